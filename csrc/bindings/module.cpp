@@ -1,0 +1,218 @@
+// fheinfer._core: the C++ core for the Python package. Private; the package re-exports what is public.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "base/error.h"
+#include "bindings/errors.h"
+#include "crypto/export.h"
+#include "evaluator/openfhe.h"
+#include "evaluator/slots.h"
+#include "evaluator/trace.h"
+#include "kernels/conv2d.h"
+#include "kernels/linear.h"
+
+namespace py = pybind11;
+using namespace fheinfer;
+
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using Release = py::gil_scoped_release;
+
+std::span<const double> view(const Doubles& a) {
+    return {a.data(), static_cast<std::size_t>(a.size())};
+}
+
+Doubles array(const std::vector<double>& v) {
+    return Doubles(static_cast<py::ssize_t>(v.size()), v.data());
+}
+
+// A view of any contiguous bytes-like object (bytes, memoryview, mmap), valid while the buffer_info lives.
+struct Buffer {
+    explicit Buffer(const py::buffer& b) : info(b.request()) {
+        if (info.ndim != 1 || info.itemsize != 1 || (info.size > 1 && info.strides[0] != 1))
+            throw Error(ErrorKind::kUsage, "expected contiguous bytes");
+    }
+    Bytes bytes() const {
+        return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size)};
+    }
+    py::buffer_info info;
+};
+
+void bind_layout(py::module_& m) {
+    py::class_<Layout>(m, "Layout")
+        .def(py::init([](int c, int h, int w, int gap, int gh, int gw) {
+                 Layout l{c, h, w, gap, gh, gw};
+                 l.check();
+                 return l;
+             }),
+             py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("gap"), py::arg("grid_height"),
+             py::arg("grid_width"))
+        .def_readonly("channels", &Layout::channels)
+        .def_readonly("height", &Layout::height)
+        .def_readonly("width", &Layout::width)
+        .def_readonly("gap", &Layout::gap)
+        .def_readonly("grid_height", &Layout::grid_height)
+        .def_readonly("grid_width", &Layout::grid_width)
+        .def_property_readonly("period", &Layout::period)
+        .def("slot", &Layout::slot)
+        .def("__repr__", &Layout::str);
+    py::class_<Conv2d>(m, "Conv2d")
+        .def(py::init<int, int, int>(), py::arg("kernel"), py::arg("stride"), py::arg("padding"));
+    m.def("conv2d_output", &conv2d_output);
+    m.def("sum_pool_output", &sum_pool_output);
+    m.def("linear_output", &linear_output);
+}
+
+void bind_evaluators(py::module_& m) {
+    py::class_<Ciphertext, std::shared_ptr<Ciphertext>>(m, "Ciphertext");
+    py::class_<LevelModel>(m, "LevelModel")
+        .def(py::init<int, int, int>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"))
+        .def_readonly("top", &LevelModel::top)
+        .def_readonly("after_bootstrap", &LevelModel::after_bootstrap)
+        .def_readonly("bootstrap_min", &LevelModel::bootstrap_min);
+    m.def("chebyshev_depth", &chebyshev_depth);
+
+    // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
+    const auto out = [](CiphertextPtr x) { return std::const_pointer_cast<Ciphertext>(x); };
+    using Ct       = std::shared_ptr<Ciphertext>;
+    py::class_<Evaluator>(m, "Evaluator")
+        .def_property_readonly("slots", &Evaluator::slots)
+        .def_property_readonly("levels", &Evaluator::levels)
+        .def("level", [](const Evaluator& e, const Ct& x) { return e.level(x); })
+        .def("add", [out](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.add(x, y)); })
+        .def("add_plain", [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.add_plain(x, view(v))); })
+        .def("multiply_plain",
+             [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
+        .def("square", [out](Evaluator& e, const Ct& x) { return Release(), out(e.square(x)); })
+        .def("rotate", [out](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
+        .def("chebyshev",
+             [out](Evaluator& e, const Ct& x, const std::vector<double>& c) { return Release(), out(e.chebyshev(x, c)); })
+        .def("bootstrap", [out](Evaluator& e, const Ct& x) { return Release(), out(e.bootstrap(x)); })
+        .def("drop_to", [out](Evaluator& e, const Ct& x, int level) { return Release(), out(e.drop_to(x, level)); });
+
+    m.def("conv2d", [out](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
+                          const Layout& o, const Conv2d& conv) {
+        const auto w = view(weight), b = view(bias);
+        Release release;
+        return out(conv2d(e, x, w, b, in, o, conv));
+    });
+    m.def("sum_pool", [out](Evaluator& e, const Ct& x, const Layout& in) { return Release(), out(sum_pool(e, x, in)); });
+    m.def("linear", [out](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
+                          const Layout& o, bool mask) {
+        const auto w = view(weight), b = view(bias);
+        Release release;
+        return out(linear(e, x, w, b, in, o, mask));
+    });
+
+    py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
+        .def(py::init<std::size_t, LevelModel>(), py::arg("slots"), py::arg("levels"))
+        .def("encrypt", [out](const SlotsEvaluator& e, const Doubles& v, int level) { return out(e.encrypt(view(v), level)); })
+        .def("decrypt", [](const SlotsEvaluator& e, const Ct& x) { return array(e.decrypt(x)); });
+
+    py::class_<TraceReport>(m, "TraceReport")
+        .def_readonly("rotation_keys", &TraceReport::rotation_keys)
+        .def_readonly("key_switches", &TraceReport::key_switches)
+        .def_readonly("hoisted_key_switches", &TraceReport::hoisted_key_switches)
+        .def_readonly("mod_ups", &TraceReport::mod_ups)
+        .def_readonly("plain_multiplications", &TraceReport::plain_multiplications)
+        .def_readonly("rescales", &TraceReport::rescales)
+        .def_readonly("polynomials", &TraceReport::polynomials)
+        .def_readonly("bootstraps", &TraceReport::bootstraps)
+        .def_readonly("squares", &TraceReport::squares);
+    py::class_<TraceEvaluator, Evaluator>(m, "TraceEvaluator")
+        .def(py::init<std::size_t, LevelModel>(), py::arg("slots"), py::arg("levels"))
+        .def("encrypt", [out](const TraceEvaluator& e, int level) { return out(e.encrypt(level)); })
+        .def("report", &TraceEvaluator::report)
+        .def("reset", &TraceEvaluator::reset);
+
+    py::class_<OpenFheEvaluator, Evaluator>(m, "OpenFheEvaluator")
+        .def(py::init<std::shared_ptr<Context>, std::string>(), py::arg("context"), py::arg("key_tag"))
+        .def("add_relinearisation_key",
+             [](OpenFheEvaluator& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); })
+        .def("add_conjugation_key",
+             [](OpenFheEvaluator& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); })
+        .def("add_rotation_key",
+             [](OpenFheEvaluator& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); })
+        .def("add_encapsulation_keys",
+             [](OpenFheEvaluator& e, const py::buffer& sparse, const py::buffer& dense) {
+                 e.add_encapsulation_keys(Buffer(sparse).bytes(), Buffer(dense).bytes());
+             })
+        .def("prepare_bootstrap", &OpenFheEvaluator::prepare_bootstrap, py::call_guard<Release>())
+        .def("read", [out](const OpenFheEvaluator& e, const py::buffer& b) { return out(e.read(Buffer(b).bytes())); })
+        .def("write", [](const OpenFheEvaluator& e, const Ct& x) { return py::bytes(e.write(x)); });
+}
+
+void bind_crypto(py::module_& m) {
+    py::class_<ParameterSet>(m, "ParameterSet")
+        .def(py::init<int, int, int, int, int, int, int, int, int, bool>(), py::arg("log_n"), py::arg("slots"),
+             py::arg("first_bits"), py::arg("scale_bits"), py::arg("special_bits"), py::arg("digits"),
+             py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("allow_insecure"));
+    m.def("bootstrap_depth", &bootstrap_depth);
+    m.def("openfhe_bootstrap_depth", [](uint32_t cts, uint32_t stc) {
+        return lbcrypto::FHECKKSRNS::GetBootstrapDepth({cts, stc}, lbcrypto::SPARSE_ENCAPSULATED);
+    });
+    m.def("set_threads", [](int threads) { omp_set_num_threads(threads); });
+
+    py::class_<Context, std::shared_ptr<Context>>(m, "Context")
+        .def(py::init(&Context::create), py::call_guard<Release>())
+        .def_property_readonly("levels", &Context::levels)
+        .def_property_readonly("q", &Context::q)
+        .def_property_readonly("p", &Context::p)
+        .def_property_readonly("log_qp", &Context::log_qp)
+        .def("bootstrap_rotations", &Context::bootstrap_rotations)
+        .def("evaluation_key_bytes", [](const Context& c, int limbs) { return evaluation_key_bytes(c, limbs); });
+
+    py::class_<ClientKeys>(m, "ClientKeys")
+        .def_static("generate", &ClientKeys::generate, py::call_guard<Release>())
+        .def_static("load",
+                    [](std::shared_ptr<Context> context, const std::string& tag, const py::buffer& secret,
+                       const py::buffer& public_key) {
+                        return ClientKeys::load(std::move(context), tag, Buffer(secret).bytes(), Buffer(public_key).bytes());
+                    })
+        .def("secret", [](const ClientKeys& k) { return py::bytes(k.secret()); })
+        .def("public_key", [](const ClientKeys& k) { return py::bytes(k.public_key()); })
+        .def("relinearisation_key", [](const ClientKeys& k) { return py::bytes(k.relinearisation_key()); })
+        .def("conjugation_key", [](const ClientKeys& k) { return py::bytes(k.conjugation_key()); })
+        .def("rotation_keys",
+             [](const ClientKeys& k, const std::vector<std::pair<int, int>>& rotations) {
+                 std::vector<std::string> made;
+                 {
+                     Release release;
+                     made = k.rotation_keys(rotations);
+                 }
+                 py::list out;
+                 for (auto& key : made) {
+                     out.append(py::bytes(key));
+                     std::string().swap(key);  // one copy at a time
+                 }
+                 return out;
+             })
+        .def("encapsulation_keys",
+             [](const ClientKeys& k) {
+                 auto [sparse, dense] = k.encapsulation_keys();
+                 return std::make_pair(py::bytes(sparse), py::bytes(dense));
+             })
+        .def("encrypt", [](const ClientKeys& k, const Doubles& v, int level) { return py::bytes(k.encrypt(view(v), level)); })
+        .def("decrypt", [](const ClientKeys& k, const py::buffer& b, std::size_t count) {
+            return array(k.decrypt(Buffer(b).bytes(), count));
+        });
+
+    m.def("export_context", [](const Context& c) { return py::bytes(export_context(c)); });
+    m.def("export_public_key", [](const ClientKeys& k) { return py::bytes(export_public_key(k)); });
+    m.def("export_secret_key", [](const ClientKeys& k) { return py::bytes(export_secret_key(k)); });
+    m.def("export_ciphertext", [](const Context& c, const std::string& tag, const py::buffer& b) {
+        return py::bytes(export_ciphertext(c, tag, Buffer(b).bytes()));
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "C++ core of fheinfer: layouts, kernels, evaluators, OpenFHE context and keys.";
+    register_errors();
+    bind_layout(m);
+    bind_evaluators(m);
+    bind_crypto(m);
+}

@@ -1,0 +1,149 @@
+#include "crypto/context.h"
+
+#include <algorithm>
+#include <mutex>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+using namespace lbcrypto;
+
+namespace {
+
+// Vectorised modular arithmetic on 52-bit multipliers works on residues below 2^50 with lazy reduction.
+constexpr int kMaxPrimeBits = 50;
+
+CryptoContext<Poly> generate(const ParameterSet& p) {
+    CCParams<CryptoContextCKKSRNS> c;
+    c.SetSecurityLevel(p.allow_insecure ? HEStd_NotSet : HEStd_128_classic);
+    c.SetSecretKeyDist(SPARSE_ENCAPSULATED);
+    c.SetRingDim(1u << p.log_n);
+    c.SetBatchSize(p.slots);
+    c.SetFirstModSize(p.first_bits);
+    c.SetScalingModSize(p.scale_bits);
+    c.SetScalingTechnique(FLEXIBLEAUTO);
+    c.SetKeySwitchTechnique(HYBRID);
+    c.SetNumLargeDigits(p.digits);
+    c.SetMultiplicativeDepth(p.top_level);
+    auto cc = GenCryptoContext(c);
+    for (auto feature : {PKE, KEYSWITCH, LEVELEDSHE, ADVANCEDSHE, FHE})
+        cc->Enable(feature);
+    return cc;
+}
+
+std::vector<uint64_t> moduli(const std::shared_ptr<Poly::Params>& params) {
+    std::vector<uint64_t> out;
+    for (const auto& limb : params->GetParams())
+        out.push_back(limb->GetModulus().ConvertToInt());
+    return out;
+}
+
+}  // namespace
+
+int bootstrap_depth(int cts_budget, int stc_budget) {
+    return cts_budget + stc_budget + 10;
+}
+
+CryptoParametersCKKSRNS& Context::crypto_parameters() const {
+    return *std::dynamic_pointer_cast<CryptoParametersCKKSRNS>(cc_->GetCryptoParameters());
+}
+
+std::shared_ptr<Context> Context::create(const ParameterSet& params) {
+    static std::mutex mutex;
+    static std::map<ParameterSet, std::shared_ptr<Context>> contexts;
+    const std::lock_guard lock(mutex);
+    auto& context = contexts[params];
+    if (!context)
+        context = make(params);
+    return context;
+}
+
+std::shared_ptr<Context> Context::make(const ParameterSet& p) {
+    const bool bootstraps = p.cts_budget > 0 && p.stc_budget > 0;
+    if (std::max({p.first_bits, p.scale_bits, p.special_bits}) > kMaxPrimeBits)
+        throw Error(ErrorKind::kPlan, "every prime must be below 2^" + std::to_string(kMaxPrimeBits));
+    if (bootstraps && p.top_level <= bootstrap_depth(p.cts_budget, p.stc_budget))
+        throw Error(ErrorKind::kPlan, "a bootstrap alone needs more than " + std::to_string(p.top_level) + " levels");
+
+    std::shared_ptr<Context> self(new Context());
+    self->params_ = p;
+    try {
+        self->cc_ = generate(p);
+        // Special primes default to 60 bits; ours are re-made at special_bits.
+        auto& cp = self->crypto_parameters();
+        cp.PrecomputeCRTTables(HYBRID, FLEXIBLEAUTO, cp.GetEncryptionTechnique(), cp.GetMultiplicationTechnique(), p.digits,
+                               p.special_bits, 0);
+        self->q_      = moduli(cp.GetElementParams());
+        self->p_      = moduli(cp.GetParamsP());
+        self->log_qp_ = static_cast<int>(cp.GetParamsQP()->GetModulus().GetMSB());
+    }
+    catch (const OpenFHEException& e) {
+        throw Error(ErrorKind::kPlan, std::string("OpenFHE refuses these parameters: ") + e.what());
+    }
+    const auto needed = StdLatticeParm::FindRingDim(HEStd_ternary, HEStd_128_classic, self->log_qp_);
+    if (!p.allow_insecure && needed > self->ring_dimension())
+        throw Error(ErrorKind::kPlan, "log2(QP) = " + std::to_string(self->log_qp_) + " is below 128 bits at N = 2^" +
+                                          std::to_string(p.log_n));
+    for (const auto& primes : {self->q_, self->p_})
+        for (uint64_t prime : primes)
+            if (prime >> kMaxPrimeBits)
+                throw Error(ErrorKind::kPlan, "a prime of this chain reaches 2^50; lower its size by one bit");
+
+    self->levels_.top             = p.top_level;
+    self->levels_.after_bootstrap = bootstraps ? p.top_level - bootstrap_depth(p.cts_budget, p.stc_budget) : 0;
+    self->levels_.bootstrap_min   = 1;  // one level goes into OpenFHE's scale adjustment
+    return self;
+}
+
+uint32_t Context::correction_factor() const {
+    return static_cast<uint32_t>(std::max(1, params_.first_bits - params_.scale_bits));
+}
+
+void Context::prepare_bootstrap() const {
+    cc_->EvalBootstrapSetup({static_cast<uint32_t>(params_.cts_budget), static_cast<uint32_t>(params_.stc_budget)}, {0, 0},
+                            params_.slots, correction_factor(), true);
+}
+
+std::map<int, int> Context::bootstrap_rotations() const {
+    std::map<int, int> keys;
+    if (levels_.after_bootstrap <= 0)
+        return keys;
+    const int quarter = static_cast<int>(ring_dimension() / 2);
+    const int top     = params_.top_level + 1;
+    // SlotToCoeff starts stc_budget levels above the level the bootstrap returns; its result is not rescaled yet.
+    const int low = std::min(top, levels_.after_bootstrap + 1 + params_.stc_budget + 1);
+
+    const auto use = [&keys](int k, int period, int limbs) {
+        k = ((k % period) + period) % period;
+        if (k != 0)
+            keys[k] = std::max(keys[k], limbs);
+    };
+    // The rotations of one collapsed FFT (ePrint 2018/1043, as OpenFHE groups its layers): baby steps around zero and
+    // giant steps, at the stride of each level.
+    const auto transform = [&](int budget, bool to_slots, int limbs) {
+        const auto fft = GetCollapsedFFTParams(params_.slots, budget, 0);
+        const int layers = fft[CKKS_BOOT_PARAMS::LAYERS_COLL], remainder = fft[CKKS_BOOT_PARAMS::LAYERS_REM];
+        const auto level = [&](int stride, int rotations, int baby, int giant, int period) {
+            for (int j = 0; j < giant; ++j)
+                use((j + 1 - (rotations + 1) / 2) * stride, period, limbs);
+            for (int i = 0; i < baby; ++i)
+                use(giant * i * stride, quarter, limbs);
+        };
+        const int full   = remainder ? budget - 1 : budget;
+        const int period = to_slots ? params_.slots : quarter;
+        for (int s = 0; s < full; ++s)
+            level(1 << (s * layers + (to_slots ? remainder : 0)), fft[CKKS_BOOT_PARAMS::NUM_ROTATIONS],
+                  fft[CKKS_BOOT_PARAMS::BABY_STEP], fft[CKKS_BOOT_PARAMS::GIANT_STEP], period);
+        if (remainder)
+            level(to_slots ? 1 : 1 << (full * layers), fft[CKKS_BOOT_PARAMS::NUM_ROTATIONS_REM],
+                  fft[CKKS_BOOT_PARAMS::BABY_STEP_REM], fft[CKKS_BOOT_PARAMS::GIANT_STEP_REM], period);
+    };
+    transform(params_.cts_budget, true, top);
+    transform(params_.stc_budget, false, low);
+    for (int k = params_.slots; k < quarter; k *= 2)  // partial sums of sparse packing, on every limb
+        use(k, quarter, top);
+    return keys;
+}
+
+}  // namespace fheinfer

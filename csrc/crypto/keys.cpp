@@ -1,0 +1,134 @@
+#include "crypto/keys.h"
+
+#include <exception>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+using namespace lbcrypto;
+
+namespace {
+
+// The slot count whose bootstrapping setup is cheapest; its key generation is used for the two encapsulation keys.
+constexpr int kFewestSlots = 2;
+
+OpenFheKey automorphism_key(const Context& context, const PrivateKey<Poly>& secret, uint32_t index) {
+    return context.openfhe()->GetScheme()->EvalAutomorphismKeyGen(secret, {index})->at(index);
+}
+
+}  // namespace
+
+ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::string& key_tag) {
+    ClientKeys keys(std::move(context), key_tag);
+    // OpenFHE draws a main secret of weight 192 in its encapsulated mode. The 128-bit tables assume a dense one, and
+    // encapsulation needs no sparse main secret: draw it as OpenFHE draws a uniform ternary secret.
+    auto& cp = keys.context_->crypto_parameters();
+    cp.SetSecretKeyDist(UNIFORM_TERNARY);
+    auto pair = keys.context_->openfhe()->KeyGen();
+    cp.SetSecretKeyDist(SPARSE_ENCAPSULATED);
+    keys.secret_ = pair.secretKey;
+    keys.public_ = pair.publicKey;
+    keys.secret_->SetKeyTag(key_tag);
+    keys.public_->SetKeyTag(key_tag);
+    return keys;
+}
+
+ClientKeys ClientKeys::load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key) {
+    ClientKeys keys(std::move(context), key_tag);
+    if (!secret.empty())
+        keys.secret_ = read_secret(*keys.context_, key_tag, secret);
+    if (!public_key.empty()) {
+        auto polys = read_polys(*keys.context_, public_key);
+        if (polys.size() != 2 || polys[0].GetNumOfElements() != keys.context_->q().size())
+            throw Error(ErrorKind::kCorrupt, "a public key has two polynomials of all limbs");
+        keys.public_ = std::make_shared<PublicKeyImpl<Poly>>(keys.context_->openfhe(), key_tag);
+        keys.public_->SetPublicElements(std::move(polys));
+    }
+    return keys;
+}
+
+std::string ClientKeys::secret() const {
+    return write_secret(*context_, secret_);
+}
+
+std::string ClientKeys::public_key() const {
+    // OpenFHE makes it modulo Q * P; encryption uses limbs of Q only.
+    auto polys = public_->GetPublicElements();
+    for (auto& poly : polys)
+        poly.DropLastElements(poly.GetNumOfElements() - context_->q().size());
+    return write_polys(polys);
+}
+
+std::string ClientKeys::relinearisation_key() const {
+    const auto key = context_->openfhe()->GetScheme()->EvalMultKeyGen(secret_);
+    return write_evaluation_key(*context_, key, static_cast<int>(context_->q().size()));
+}
+
+std::string ClientKeys::conjugation_key() const {
+    const auto index = static_cast<uint32_t>(2 * context_->ring_dimension() - 1);
+    // Used once, after CoeffToSlot.
+    const int limbs = static_cast<int>(context_->q().size()) - context_->params().cts_budget;
+    return write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
+}
+
+std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
+    std::vector<std::string> out(rotations.size());
+    std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic)
+    for (std::size_t i = 0; i < rotations.size(); ++i) {
+        try {
+            const auto [rotation, limbs] = rotations[i];
+            const auto index             = context_->openfhe()->FindAutomorphismIndex(rotation);
+            out[i] = write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
+        }
+        catch (...) {
+#pragma omp critical
+            failure = std::current_exception();
+        }
+    }
+    if (failure)
+        std::rethrow_exception(failure);
+    return out;
+}
+
+std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
+    const auto& cc = context_->openfhe();
+    cc->EvalBootstrapSetup({1, 1}, {0, 0}, kFewestSlots, context_->correction_factor(), false);
+    // OpenFHE files what it makes under the key's tag, process-wide: use a tag nobody else has.
+    auto key = std::make_shared<PrivateKeyImpl<Poly>>(*secret_);
+    key->SetKeyTag(tag_ + "/encapsulation");
+    cc->EvalBootstrapKeyGen(key, kFewestSlots);
+    const auto keys     = CryptoContextImpl<Poly>::GetEvalAutomorphismKeyMap(key->GetKeyTag());
+    const uint32_t m    = 2 * context_->ring_dimension();
+    const auto to_sparse = keys.at(m - 4), to_dense = keys.at(m - 2);
+    CryptoContextImpl<Poly>::ClearEvalAutomorphismKeys(key->GetKeyTag());
+    return {write_encapsulation_key(to_sparse),
+            write_evaluation_key(*context_, to_dense, static_cast<int>(context_->q().size()))};
+}
+
+std::string ClientKeys::encrypt(std::span<const double> values, int level) const {
+    if (!public_)
+        throw Error(ErrorKind::kUsage, "encryption needs the public key");
+    if (level < 0 || level > context_->levels().top)
+        throw Error(ErrorKind::kUsage, "no level " + std::to_string(level) + " to encrypt at");
+    const auto& cc     = context_->openfhe();
+    const auto consumed = static_cast<uint32_t>(context_->levels().top - level);
+    const auto plain   = cc->MakeCKKSPackedPlaintext(std::vector<double>(values.begin(), values.end()), 1, consumed, nullptr,
+                                                     static_cast<uint32_t>(values.size()));
+    return write_ciphertext(*context_, cc->Encrypt(public_, plain));
+}
+
+std::vector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {
+    if (!secret_)
+        throw Error(ErrorKind::kUsage, "decryption needs the secret key");
+    const auto ct = read_ciphertext(*context_, tag_, ciphertext);
+    Plaintext plain;
+    context_->openfhe()->Decrypt(secret_, ct, &plain);
+    plain->SetLength(context_->params().slots);
+    auto values = plain->GetRealPackedValue();
+    values.resize(std::min(count, values.size()));
+    return values;
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,57 @@
+// What the client makes: the secret key, the public key and the evaluation keys, one payload each.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "crypto/serial.h"
+
+namespace fheinfer {
+
+class ClientKeys {
+public:
+    // A fresh dense ternary secret and its public key.
+    static ClientKeys generate(std::shared_ptr<Context> context, const std::string& key_tag);
+    static ClientKeys load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key);
+
+    std::string secret() const;
+    std::string public_key() const;
+
+    // Evaluation keys for the server. They reveal nothing of the secret under the (circular) RLWE assumption.
+    std::string relinearisation_key() const;
+    std::string conjugation_key() const;
+    // Keys for rotations (rotation, limbs), generated in parallel.
+    std::vector<std::string> rotation_keys(const std::vector<std::pair<int, int>>& rotations) const;
+    // Sparse-secret encapsulation (ePrint 2022/024): to an ephemeral secret of weight 32 modulo q_0 * p_0, and back to
+    // the main secret. The ephemeral secret itself is forgotten here.
+    std::pair<std::string, std::string> encapsulation_keys() const;
+
+    // Encodes `values` (a power of two of them, repeating) at `level` and encrypts under the public key.
+    std::string encrypt(std::span<const double> values, int level) const;
+    // The first `count` slots.
+    std::vector<double> decrypt(Bytes ciphertext, std::size_t count) const;
+
+    const Context& context() const {
+        return *context_;
+    }
+    const lbcrypto::PublicKey<Poly>& openfhe_public() const {
+        return public_;
+    }
+    const lbcrypto::PrivateKey<Poly>& openfhe_secret() const {
+        return secret_;
+    }
+    const std::string& tag() const {
+        return tag_;
+    }
+
+private:
+    ClientKeys(std::shared_ptr<Context> context, std::string tag) : context_(std::move(context)), tag_(std::move(tag)) {}
+
+    std::shared_ptr<Context> context_;
+    std::string tag_;
+    lbcrypto::PrivateKey<Poly> secret_;
+    lbcrypto::PublicKey<Poly> public_;
+};
+
+}  // namespace fheinfer

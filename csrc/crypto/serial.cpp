@@ -1,0 +1,253 @@
+#include "crypto/serial.h"
+
+#include <bit>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+using namespace lbcrypto;
+
+namespace {
+
+static_assert(sizeof(NativeInteger) == sizeof(uint64_t), "residues are copied as 64-bit words");
+static_assert(std::endian::native == std::endian::little, "payloads are little-endian");
+
+class Writer {
+public:
+    explicit Writer(std::size_t size) {
+        out_.reserve(size);
+    }
+    void count(std::size_t v) {
+        const auto u = static_cast<uint32_t>(v);
+        out_.append(reinterpret_cast<const char*>(&u), sizeof u);
+    }
+    void limb(const LimbPoly& poly) {
+        const auto& values = poly.GetValues();
+        out_.append(reinterpret_cast<const char*>(&values[0]), values.GetLength() * sizeof(uint64_t));
+    }
+    std::string take() {
+        return std::move(out_);
+    }
+
+private:
+    std::string out_;
+};
+
+class Reader {
+public:
+    explicit Reader(Bytes bytes) : rest_(bytes) {}
+
+    uint32_t count(uint32_t max, const char* what) {
+        uint32_t v = 0;
+        if (rest_.size() < sizeof v)
+            throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
+        std::memcpy(&v, rest_.data(), sizeof v);
+        rest_ = rest_.subspan(sizeof v);
+        if (v < 1 || v > max)
+            throw Error(ErrorKind::kCorrupt, "a payload claims " + std::to_string(v) + " " + what);
+        return v;
+    }
+    void expect_limbs(std::size_t limbs, std::size_t n) const {
+        if (rest_.size() != limbs * n * sizeof(uint64_t))
+            throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
+    }
+    // Fills `poly`; throws unless every residue is below the prime.
+    void limb(LimbPoly& poly) {
+        const auto n     = poly.GetParams()->GetRingDimension();
+        const auto prime = poly.GetParams()->GetModulus();
+        NativeVector values(n, prime);
+        auto* words = reinterpret_cast<uint64_t*>(&values[0]);
+        std::memcpy(words, rest_.data(), n * sizeof(uint64_t));
+        const uint64_t q = prime.ConvertToInt();
+        bool ok          = true;
+        for (std::size_t i = 0; i < n; ++i)
+            ok &= words[i] < q;
+        if (!ok)
+            throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+        poly.SetValues(std::move(values), Format::EVALUATION);
+        rest_ = rest_.subspan(n * sizeof(uint64_t));
+    }
+
+private:
+    Bytes rest_;
+};
+
+std::shared_ptr<Poly::Params> first_limbs(const Context& context, std::size_t limbs) {
+    const auto& all = context.crypto_parameters().GetElementParams()->GetParams();
+    std::vector<NativeInteger> moduli, roots;
+    for (std::size_t i = 0; i < limbs; ++i) {
+        moduli.push_back(all[i]->GetModulus());
+        roots.push_back(all[i]->GetRootOfUnity());
+    }
+    return std::make_shared<Poly::Params>(2 * context.ring_dimension(), moduli, roots);
+}
+
+std::size_t digits_for(const Context& context, int limbs) {
+    const int per_digit = static_cast<int>(context.crypto_parameters().GetNumPerPartQ());
+    return (limbs + per_digit - 1) / per_digit;
+}
+
+OpenFheKey make_key(const Context& context, const std::string& tag, std::vector<Poly> a, std::vector<Poly> b) {
+    auto key = std::make_shared<EvalKeyRelinImpl<Poly>>(context.openfhe());
+    key->SetAVector(std::move(a));
+    key->SetBVector(std::move(b));
+    key->SetKeyTag(tag);
+    return key;
+}
+
+}  // namespace
+
+std::string write_polys(const std::vector<Poly>& polys) {
+    const std::size_t limbs = polys.at(0).GetNumOfElements();
+    Writer w(2 * sizeof(uint32_t) + polys.size() * limbs * polys[0].GetRingDimension() * sizeof(uint64_t));
+    w.count(polys.size());
+    w.count(limbs);
+    for (const auto& poly : polys)
+        for (const auto& limb : poly.GetAllElements())
+            w.limb(limb);
+    return w.take();
+}
+
+std::vector<Poly> read_polys(const Context& context, Bytes payload) {
+    Reader r(payload);
+    const auto count = r.count(2, "polynomials");
+    const auto limbs = r.count(static_cast<uint32_t>(context.q().size()), "limbs");
+    r.expect_limbs(std::size_t{count} * limbs, context.ring_dimension());
+    const auto params = first_limbs(context, limbs);
+    std::vector<Poly> polys;
+    for (uint32_t i = 0; i < count; ++i) {
+        Poly poly(params, Format::EVALUATION);
+        for (auto& limb : poly.GetAllElements())
+            r.limb(limb);
+        polys.push_back(std::move(poly));
+    }
+    return polys;
+}
+
+std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext) {
+    if (ciphertext->GetNoiseScaleDeg() != 1 || ciphertext->GetElements().size() != 2)
+        throw Error(ErrorKind::kUsage, "only a rescaled, relinearised ciphertext can be written");
+    (void)context;
+    return write_polys(ciphertext->GetElements());
+}
+
+OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes payload) {
+    auto polys = read_polys(context, payload);
+    if (polys.size() != 2)
+        throw Error(ErrorKind::kCorrupt, "a ciphertext has two polynomials");
+    const uint32_t consumed = context.q().size() - polys[0].GetNumOfElements();
+    auto ct                 = std::make_shared<CiphertextImpl<Poly>>(context.openfhe(), key_tag, CKKS_PACKED_ENCODING);
+    ct->SetElements(std::move(polys));
+    ct->SetLevel(consumed);
+    ct->SetNoiseScaleDeg(1);
+    ct->SetScalingFactor(context.crypto_parameters().GetScalingFactorReal(consumed));
+    ct->SetSlots(context.params().slots);
+    return ct;
+}
+
+std::size_t evaluation_key_bytes(const Context& context, int limbs) {
+    return 3 * sizeof(uint32_t) +
+           2 * digits_for(context, limbs) * (limbs + context.p().size()) * context.ring_dimension() * sizeof(uint64_t);
+}
+
+std::string write_evaluation_key(const Context& context, const OpenFheKey& key, int limbs) {
+    const std::size_t digits = digits_for(context, limbs), specials = context.p().size(), all = context.q().size();
+    Writer w(evaluation_key_bytes(context, limbs));
+    w.count(digits);
+    w.count(limbs);
+    w.count(specials);
+    for (std::size_t j = 0; j < digits; ++j) {
+        for (const auto* half : {&key->GetBVector()[j], &key->GetAVector()[j]}) {
+            for (int i = 0; i < limbs; ++i)
+                w.limb(half->GetElementAtIndex(i));
+            for (std::size_t i = 0; i < specials; ++i)
+                w.limb(half->GetElementAtIndex(all + i));
+        }
+    }
+    return w.take();
+}
+
+OpenFheKey read_evaluation_key(const Context& context, const std::string& key_tag, Bytes payload) {
+    const std::size_t specials = context.p().size(), all = context.q().size();
+    Reader r(payload);
+    const auto digits = r.count(context.params().digits, "digits");
+    const auto limbs  = r.count(static_cast<uint32_t>(all), "limbs");
+    if (digits != digits_for(context, static_cast<int>(limbs)) || r.count(static_cast<uint32_t>(specials), "special primes") != specials)
+        throw Error(ErrorKind::kCorrupt, "an evaluation key whose counts contradict each other");
+    r.expect_limbs(2 * std::size_t{digits} * (limbs + specials), context.ring_dimension());
+    const auto& params = context.crypto_parameters().GetParamsQP();
+    std::vector<Poly> a, b;
+    for (uint32_t j = 0; j < digits; ++j) {
+        for (auto* halves : {&b, &a}) {
+            Poly half(params, Format::EVALUATION);  // limbs that are not in the file stay without storage
+            for (std::size_t i = 0; i < limbs; ++i)
+                r.limb(half.GetAllElements()[i]);
+            for (std::size_t i = 0; i < specials; ++i)
+                r.limb(half.GetAllElements()[all + i]);
+            halves->push_back(std::move(half));
+        }
+    }
+    return make_key(context, key_tag, std::move(a), std::move(b));
+}
+
+std::string write_encapsulation_key(const OpenFheKey& key) {
+    return write_polys({key->GetBVector()[0], key->GetAVector()[0]});
+}
+
+OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes payload) {
+    const auto& q = context.crypto_parameters().GetElementParams()->GetParams()[0];
+    const auto& p = context.crypto_parameters().GetParamsP()->GetParams()[0];
+    auto params   = std::make_shared<Poly::Params>(2 * context.ring_dimension(),
+                                                 std::vector<NativeInteger>{q->GetModulus(), p->GetModulus()},
+                                                 std::vector<NativeInteger>{q->GetRootOfUnity(), p->GetRootOfUnity()});
+    Reader r(payload);
+    if (r.count(2, "polynomials") != 2 || r.count(2, "limbs") != 2)
+        throw Error(ErrorKind::kCorrupt, "not an encapsulation key");
+    r.expect_limbs(4, context.ring_dimension());
+    std::vector<Poly> halves;
+    for (int i = 0; i < 2; ++i) {
+        Poly half(params, Format::EVALUATION);
+        for (auto& limb : half.GetAllElements())
+            r.limb(limb);
+        halves.push_back(std::move(half));
+    }
+    return make_key(context, key_tag, {halves[1]}, {halves[0]});
+}
+
+std::string write_secret(const Context& context, const PrivateKey<Poly>& key) {
+    auto limb = key->GetPrivateElement().GetElementAtIndex(0);
+    limb.SetFormat(Format::COEFFICIENT);
+    const uint64_t q = context.q()[0];
+    std::string out(context.ring_dimension(), '\0');
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        const uint64_t v = limb[i].ConvertToInt();
+        out[i]           = static_cast<char>(v == q - 1 ? -1 : static_cast<int>(v));
+    }
+    return out;
+}
+
+PrivateKey<Poly> read_secret(const Context& context, const std::string& key_tag, Bytes payload) {
+    if (payload.size() != context.ring_dimension())
+        throw Error(ErrorKind::kCorrupt, "a secret key of the wrong length");
+    std::vector<int> s(payload.size());
+    for (std::size_t i = 0; i < s.size(); ++i) {
+        s[i] = static_cast<signed char>(payload[i]);
+        if (s[i] < -1 || s[i] > 1)
+            throw Error(ErrorKind::kCorrupt, "a secret key that is not ternary");
+    }
+    Poly poly(context.crypto_parameters().GetElementParams(), Format::COEFFICIENT, true);
+    for (auto& limb : poly.GetAllElements()) {
+        const auto q = limb.GetModulus();
+        for (std::size_t i = 0; i < s.size(); ++i)
+            limb[i] = s[i] < 0 ? q - NativeInteger(1) : NativeInteger(s[i]);
+    }
+    poly.SetFormat(Format::EVALUATION);
+    auto key = std::make_shared<PrivateKeyImpl<Poly>>(context.openfhe());
+    key->SetPrivateElement(std::move(poly));
+    key->SetKeyTag(key_tag);
+    return key;
+}
+
+}  // namespace fheinfer

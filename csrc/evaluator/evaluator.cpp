@@ -1,0 +1,61 @@
+#include "evaluator/evaluator.h"
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+int chebyshev_depth(int degree) {
+    if (degree < 1)
+        throw Error(ErrorKind::kUsage, "a Chebyshev series needs degree 1 or more");
+    if (degree < 6)
+        return 3;
+    // 6-13: 4, 14-27: 5, 28-59: 6, 60-119: 7, 120-247: 8, 248-495: 9, ...: each depth reaches a little less than
+    // twice as far as the one before, because OpenFHE's division by T_m leaves a baby-step remainder.
+    static constexpr int kLast[] = {13, 27, 59, 119, 247, 495, 1007, 2031};
+    int depth = 4;
+    for (int last : kLast) {
+        if (degree <= last)
+            return depth;
+        ++depth;
+    }
+    throw Error(ErrorKind::kUsage, "a Chebyshev series of degree " + std::to_string(degree) + " is too long; 2031 at most");
+}
+
+CiphertextPtr Evaluator::multiply_plain(const CiphertextPtr& x, std::span<const double> values) {
+    const Diagonal factor(values.begin(), values.end());
+    return rescale(multiply_accumulate({&x, 1}, {&factor, 1}));
+}
+
+CiphertextPtr Evaluator::linear_transform(const CiphertextPtr& x, const LinearTransform& t) {
+    std::vector<CiphertextPtr> taps(t.taps());
+    const auto columns = rotate_many(x, t.columns);
+    for (std::size_t j = 0; j < columns.size(); ++j) {
+        const auto rows = rotate_many(columns[j], t.rows);
+        for (std::size_t i = 0; i < rows.size(); ++i)
+            taps[i * columns.size() + j] = rows[i];
+    }
+    const auto horner = [this](const CiphertextPtr& sum, const CiphertextPtr& term, int stride) -> CiphertextPtr {
+        if (!sum)
+            return term;
+        const auto moved = rotate(sum, stride);
+        return term ? add(moved, term) : moved;
+    };
+    CiphertextPtr out;
+    for (int b = t.block_steps - 1; b >= 0; --b) {
+        CiphertextPtr block;
+        for (int r = t.row_steps - 1; r >= 0; --r) {
+            const std::span<const Diagonal> factors(&t.diagonal(b, r, 0), t.taps());
+            block = horner(block, multiply_accumulate(taps, factors), t.row_stride);
+        }
+        out = horner(out, block, t.block_stride);
+    }
+    if (!out)
+        throw Error(ErrorKind::kPlan, "a linear transform with no non-zero diagonal");
+    if (t.shift != 0)
+        out = rotate(out, t.shift);
+    for (int fold : t.folds)
+        out = add(out, rotate(out, fold));
+    return rescale(out);
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,64 @@
+// The operations a network may use. Kernels are written once against this interface and run on clear slots
+// (slots.h), as a cost and key-manifest trace (trace.h), or on OpenFHE ciphertexts (openfhe.h).
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "evaluator/linear_transform.h"
+
+namespace fheinfer {
+
+// What an evaluator computes on; each evaluator derives its own. Shared and never changed after it is made.
+class Ciphertext {
+public:
+    virtual ~Ciphertext() = default;
+};
+using CiphertextPtr = std::shared_ptr<const Ciphertext>;
+
+// Levels: a ciphertext at level l has l + 1 limbs and can be multiplied and rescaled l times.
+struct LevelModel {
+    int top             = 0;  // level of a fresh ciphertext that uses every limb
+    int after_bootstrap = 0;  // level a bootstrap returns
+    int bootstrap_min   = 1;  // lowest level a bootstrap accepts
+};
+
+// Levels a Chebyshev series of this degree on [-1, 1] consumes (OpenFHE 1.4.2, FUNCTION_EVALUATION.md, less the
+// one level its affine change of variable takes on other intervals).
+int chebyshev_depth(int degree);
+
+class Evaluator {
+public:
+    virtual ~Evaluator() = default;
+
+    virtual std::size_t slots() const       = 0;
+    virtual const LevelModel& levels() const = 0;
+    virtual int level(const CiphertextPtr& x) const = 0;
+
+    // Slot-wise. `values` has a power-of-two length that divides slots() and repeats.
+    virtual CiphertextPtr add(const CiphertextPtr& x, const CiphertextPtr& y)                       = 0;
+    virtual CiphertextPtr add_plain(const CiphertextPtr& x, std::span<const double> values)         = 0;
+    virtual CiphertextPtr square(const CiphertextPtr& x)                                            = 0;  // 1 level
+    // sum_i xs[i] * factors[i] over the factors that are not empty; null when all are. Not rescaled.
+    virtual CiphertextPtr multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) = 0;
+    virtual CiphertextPtr rescale(const CiphertextPtr& x) = 0;  // 1 level
+
+    // Slot i + k moves to slot i.
+    virtual CiphertextPtr rotate(const CiphertextPtr& x, int k) = 0;
+    // One decomposition (ModUp) for all rotations of the same ciphertext.
+    virtual std::vector<CiphertextPtr> rotate_many(const CiphertextPtr& x, std::span<const int> ks) = 0;
+
+    // sum_k coefficients[k] * T_k(x) for x in [-1, 1]; consumes chebyshev_depth(degree) levels.
+    virtual CiphertextPtr chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) = 0;
+    virtual CiphertextPtr bootstrap(const CiphertextPtr& x)                                       = 0;
+    virtual CiphertextPtr drop_to(const CiphertextPtr& x, int level)                              = 0;
+
+    // Slot-wise product with clear values; 1 level.
+    CiphertextPtr multiply_plain(const CiphertextPtr& x, std::span<const double> values);
+    // Baby-step giant-step by the operations above; 1 level. An evaluator with something faster overrides it.
+    virtual CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform);
+};
+
+}  // namespace fheinfer

@@ -1,0 +1,105 @@
+#include "evaluator/trace.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "evaluator/level_rules.h"
+
+namespace fheinfer {
+
+namespace {
+
+CiphertextPtr at(int level) {
+    return std::make_shared<TraceCiphertext>(level);
+}
+
+}  // namespace
+
+CiphertextPtr TraceEvaluator::encrypt(int level) const {
+    return at(check_drop(levels_.top, level));
+}
+
+int TraceEvaluator::level(const CiphertextPtr& x) const {
+    if (const auto* p = dynamic_cast<const TraceCiphertext*>(x.get()))
+        return p->level;
+    throw Error(ErrorKind::kUsage, "not a ciphertext of the trace evaluator");
+}
+
+void TraceEvaluator::use_key(int k, int limbs) {
+    int& height = report_.rotation_keys[k];
+    height      = std::max(height, limbs);
+}
+
+CiphertextPtr TraceEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& y) {
+    return at(std::min(level(x), level(y)));
+}
+
+CiphertextPtr TraceEvaluator::add_plain(const CiphertextPtr& x, std::span<const double> values) {
+    check_period(values.size(), slots_);
+    return x;
+}
+
+CiphertextPtr TraceEvaluator::square(const CiphertextPtr& x) {
+    ++report_.squares;
+    return at(level_after(level(x), 1, "square"));
+}
+
+CiphertextPtr TraceEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
+    bool any  = false;
+    int limbs = levels_.top + 1;
+    for (std::size_t t = 0; t < xs.size(); ++t) {
+        if (factors[t].empty())
+            continue;
+        check_period(factors[t].size(), slots_);
+        any   = true;
+        limbs = std::min(limbs, level(xs[t]) + 1);
+        ++report_.plain_multiplications[level(xs[t]) + 1];
+    }
+    return any ? at(limbs - 1) : nullptr;
+}
+
+CiphertextPtr TraceEvaluator::rescale(const CiphertextPtr& x) {
+    ++report_.rescales[level(x) + 1];
+    return at(level_after(level(x), 1, "multiplication"));
+}
+
+CiphertextPtr TraceEvaluator::rotate(const CiphertextPtr& x, int k) {
+    if (k == 0)
+        return x;
+    const int limbs = level(x) + 1;
+    use_key(k, limbs);
+    ++report_.key_switches[limbs];
+    return x;
+}
+
+std::vector<CiphertextPtr> TraceEvaluator::rotate_many(const CiphertextPtr& x, std::span<const int> ks) {
+    const int limbs  = level(x) + 1;
+    const auto moved = std::count_if(ks.begin(), ks.end(), [](int k) { return k != 0; });
+    for (int k : ks)
+        if (k != 0)
+            use_key(k, limbs);
+    if (moved > 0) {
+        report_.hoisted_key_switches[limbs] += static_cast<int>(moved);
+        ++report_.mod_ups[limbs];
+    }
+    return std::vector<CiphertextPtr>(ks.size(), x);
+}
+
+CiphertextPtr TraceEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
+    const int degree = static_cast<int>(coefficients.size()) - 1;
+    const int after  = level_after(level(x), chebyshev_depth(degree), "polynomial");
+    ++report_.polynomials[degree][level(x) + 1];
+    return at(after);
+}
+
+CiphertextPtr TraceEvaluator::bootstrap(const CiphertextPtr& x) {
+    check_bootstrap(level(x), levels_);
+    ++report_.bootstraps;
+    return at(levels_.after_bootstrap);
+}
+
+CiphertextPtr TraceEvaluator::drop_to(const CiphertextPtr& x, int target) {
+    return at(check_drop(level(x), target));
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,147 @@
+#include "kernels/conv2d.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+namespace {
+
+// floor(a / b) for b > 0
+int floor_div(int a, int b) {
+    return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+
+// Offsets along one axis: (k - padding) * gap_in + cell_in - cell_out over all k and cells.
+struct Span {
+    int first, last;
+    int count() const {
+        return last - first + 1;
+    }
+};
+
+Span axis_span(const Layout& in, const Layout& out, const Conv2d& conv) {
+    const int cells_in  = in.channels > 1 ? in.gap - 1 : 0;
+    const int cells_out = out.channels > 1 ? out.gap - 1 : 0;
+    return {-conv.padding * in.gap - cells_out, (conv.kernel - 1 - conv.padding) * in.gap + cells_in};
+}
+
+std::vector<int> range(Span s, int stride) {
+    std::vector<int> v(s.count());
+    for (int i = 0; i < s.count(); ++i)
+        v[i] = (s.first + i) * stride;
+    return v;
+}
+
+}  // namespace
+
+Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
+    in.check();
+    if (conv.kernel < 1 || conv.stride < 1 || conv.padding < 0 || out_channels < 1)
+        throw Error(ErrorKind::kPlan, "impossible convolution: kernel " + std::to_string(conv.kernel) + ", stride " +
+                                          std::to_string(conv.stride) + ", padding " + std::to_string(conv.padding));
+    Layout out   = in;
+    out.channels = out_channels;
+    out.height   = floor_div(in.height + 2 * conv.padding - conv.kernel, conv.stride) + 1;
+    out.width    = floor_div(in.width + 2 * conv.padding - conv.kernel, conv.stride) + 1;
+    out.gap      = in.gap * conv.stride;
+    out.check();
+    return out;
+}
+
+LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv) {
+    in.check();
+    out.check();
+    const int taps = conv.kernel * conv.kernel;
+    if (weight.size() != static_cast<std::size_t>(out.channels) * in.channels * taps)
+        throw Error(ErrorKind::kPlan, "a convolution weight of the wrong size");
+    if (in.grid_height != out.grid_height || in.grid_width != out.grid_width || out.gap != in.gap * conv.stride)
+        throw Error(ErrorKind::kPlan, "a convolution from " + in.str() + " to " + out.str() + " does not keep the grid");
+
+    const int in_blocks = in.blocks(), out_blocks = out.blocks();
+    const Span axis = axis_span(in, out, conv);
+
+    LinearTransform t;
+    t.period       = std::max(in.period(), out.period());
+    t.columns      = range(axis, 1);
+    t.block_steps  = std::min(in_blocks, out_blocks);
+    t.block_stride = in.grid();
+    const int hoisted = t.columns.size() * (axis.count() - 1);
+    const int horner  = t.block_steps * (axis.count() - 1);
+    if (hoisted <= horner) {
+        t.rows = range(axis, in.grid_width);
+    }
+    else {
+        t.row_steps  = axis.count();
+        t.row_stride = in.grid_width;
+        t.shift      = axis.first * in.grid_width;  // the Horner sum counts rows from zero
+    }
+    for (std::size_t f = out.period(); f < in.period(); f *= 2)
+        t.folds.push_back(static_cast<int>(f));
+    t.diagonals.resize(static_cast<std::size_t>(t.block_steps) * t.row_steps * t.taps());
+
+    // Every position of the computed period holds some copy of an output block; walk them all.
+    const bool rows_hoisted = t.row_steps == 1;
+    const int copies        = static_cast<int>(t.period / out.period());
+    for (int copy = 0; copy < copies; ++copy) {
+        for (int o = 0; o < out.channels; ++o) {
+            const int position = copy * out_blocks + out.block_of(o);
+            for (int c = 0; c < in.channels; ++c) {
+                const int distance = ((in.block_of(c) - position) % in_blocks + in_blocks) % in_blocks;
+                if (distance >= t.block_steps)
+                    continue;  // formed in another copy and folded in
+                for (int k = 0; k < taps; ++k) {
+                    const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
+                    const int ky = k / conv.kernel - conv.padding, kx = k % conv.kernel - conv.padding;
+                    const int dy = ky * in.gap + in.row_of(c) - out.row_of(o);
+                    const int dx = kx * in.gap + in.column_of(c) - out.column_of(o);
+                    const int row         = dy - axis.first;
+                    const std::size_t tap = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
+                    Diagonal& d           = t.diagonal(distance, rows_hoisted ? 0 : row, tap);
+                    if (d.empty())
+                        d.resize(t.period, 0.0);
+                    // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
+                    const std::size_t giant = static_cast<std::size_t>(distance) * t.block_stride +
+                                              (rows_hoisted ? 0 : static_cast<std::size_t>(row) * t.row_stride);
+                    const long moved = static_cast<long>(giant) + t.shift;
+                    for (int y = 0; y < out.height; ++y) {
+                        const int iy = y * conv.stride + ky;
+                        if (iy < 0 || iy >= in.height)
+                            continue;
+                        for (int x = 0; x < out.width; ++x) {
+                            const int ix = x * conv.stride + kx;
+                            if (ix < 0 || ix >= in.width)
+                                continue;
+                            const long slot = static_cast<long>(copy * out.period() + out.slot(o, y, x)) + moved;
+                            d[static_cast<std::size_t>(slot + static_cast<long>(t.period)) % t.period] += w;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return t;
+}
+
+std::vector<double> channel_vector(std::span<const double> values, const Layout& layout) {
+    std::vector<double> v(layout.period(), 0.0);
+    for (int c = 0; c < layout.channels; ++c)
+        for (int y = 0; y < layout.height; ++y)
+            for (int x = 0; x < layout.width; ++x)
+                v[layout.slot(c, y, x)] = values[c];
+    return v;
+}
+
+CiphertextPtr conv2d(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
+                     std::span<const double> bias, const Layout& in, const Layout& out, const Conv2d& conv) {
+    auto y = evaluator.linear_transform(x, conv2d_transform(weight, in, out, conv));
+    if (bias.empty())
+        return y;
+    if (bias.size() != static_cast<std::size_t>(out.channels))
+        throw Error(ErrorKind::kPlan, "a convolution bias of the wrong size");
+    return evaluator.add_plain(y, channel_vector(bias, out));
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,39 @@
+// 2-D convolution on multiplexed packing: any odd or even kernel, stride and padding, in one level.
+#pragma once
+
+#include <span>
+
+#include "base/layout.h"
+#include "evaluator/evaluator.h"
+
+namespace fheinfer {
+
+struct Conv2d {
+    int kernel  = 3;
+    int stride  = 1;
+    int padding = 1;
+};
+
+// The layout of the output: same grid, gap multiplied by the stride.
+// Throws Error(kPlan) when the strided output does not fit the grid.
+Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
+
+// The convolution as a linear transform. `weight` is (out, in, kernel, kernel), row-major.
+//
+// Reading the tap (ky, kx) of channel c for channel o is a rotation by dy * grid_width + dx + b * grid, where dy and
+// dx span kernel and channel cells together and b is the distance of the two channels' blocks. Columns dx are
+// hoisted; rows dy are hoisted on each column when that needs fewer key switches, otherwise a Horner sum with one
+// key; blocks are a Horner sum with one key (Optimized Vector Encoding: for a 3x3 kernel without gap the keys are
+// +-1, +-width and one block step). Where the input has more blocks than the output, each part of a sum is formed
+// in its own copy of the output and the copies are folded.
+LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv);
+
+// in -> conv -> + bias (one value per output channel; may be empty). Slots of `out` that hold no element are zero
+// if those of `in` are. One level.
+CiphertextPtr conv2d(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
+                     std::span<const double> bias, const Layout& in, const Layout& out, const Conv2d& conv);
+
+// One value per channel, written to every slot of that channel.
+std::vector<double> channel_vector(std::span<const double> values, const Layout& layout);
+
+}  // namespace fheinfer

@@ -1,0 +1,93 @@
+#include "kernels/linear.h"
+
+#include <bit>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+Layout sum_pool_output(const Layout& in) {
+    in.check();
+    Layout out = in;
+    out.height = out.width = 1;
+    return out;
+}
+
+CiphertextPtr sum_pool(Evaluator& evaluator, const CiphertextPtr& x, const Layout& in) {
+    in.check();
+    for (int size : {in.height, in.width})
+        if (!std::has_single_bit(static_cast<unsigned>(size)))
+            throw Error(ErrorKind::kPlan, "global pooling needs a height and width that are powers of two, not " + in.str());
+    auto sum = x;
+    for (int i = 1; i < in.width; i *= 2)
+        sum = evaluator.add(sum, evaluator.rotate(sum, i * in.gap));
+    for (int i = 1; i < in.height; i *= 2)
+        sum = evaluator.add(sum, evaluator.rotate(sum, i * in.gap * in.grid_width));
+    return sum;
+}
+
+Layout linear_output(const Layout& in, int out_features) {
+    in.check();
+    Layout out;
+    out.channels = out.height = out.grid_height = 1;
+    out.width      = out_features;
+    out.grid_width = static_cast<int>(in.period());
+    if (out_features > in.grid())
+        throw Error(ErrorKind::kPlan, "a linear layer of " + std::to_string(out_features) + " outputs does not fit a grid of " +
+                                          std::to_string(in.grid()) + " slots");
+    out.check();
+    return out;
+}
+
+LinearTransform linear_transform(std::span<const double> weight, const Layout& in, const Layout& out) {
+    const std::size_t features = static_cast<std::size_t>(in.channels) * in.height * in.width;
+    if (weight.size() != features * out.width)
+        throw Error(ErrorKind::kPlan, "a linear weight of the wrong size");
+    const int rows = in.height * in.gap, columns = in.width * in.gap;
+
+    LinearTransform t;
+    t.period = in.period();
+    t.columns.clear();
+    for (int d = -(out.width - 1); d < columns; ++d)
+        t.columns.push_back(d);
+    t.row_steps  = rows;
+    t.row_stride = in.grid_width;
+    for (std::size_t f = in.grid(); f < t.period; f *= 2)
+        t.folds.push_back(static_cast<int>(f));
+    t.diagonals.resize(t.row_steps * t.taps());
+
+    for (int o = 0; o < out.width; ++o) {
+        std::size_t feature = 0;
+        for (int c = 0; c < in.channels; ++c)
+            for (int y = 0; y < in.height; ++y)
+                for (int x = 0; x < in.width; ++x, ++feature) {
+                    const int row = y * in.gap + in.row_of(c), column = x * in.gap + in.column_of(c);
+                    Diagonal& d = t.diagonal(0, row, static_cast<std::size_t>(column - o + out.width - 1));
+                    if (d.empty())
+                        d.resize(t.period, 0.0);
+                    // The Horner step brings this product back by row * row_stride.
+                    const std::size_t slot = static_cast<std::size_t>(in.block_of(c)) * in.grid() + o + row * t.row_stride;
+                    d[slot % t.period] += weight[o * features + feature];
+                }
+    }
+    return t;
+}
+
+CiphertextPtr linear(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
+                     std::span<const double> bias, const Layout& in, const Layout& out, bool mask) {
+    auto y = evaluator.linear_transform(x, linear_transform(weight, in, out));
+    if (mask) {
+        std::vector<double> ones(out.period(), 0.0);
+        std::fill_n(ones.begin(), out.width, 1.0);
+        y = evaluator.multiply_plain(y, ones);
+    }
+    if (bias.empty())
+        return y;
+    if (bias.size() != static_cast<std::size_t>(out.width))
+        throw Error(ErrorKind::kPlan, "a linear bias of the wrong size");
+    std::vector<double> padded(out.period(), 0.0);
+    std::copy(bias.begin(), bias.end(), padded.begin());
+    return evaluator.add_plain(y, padded);
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,1 @@
+"""fheinfer: a neural network looks at a picture that it never sees."""

@@ -1,0 +1,67 @@
+"""Networks by name, as plain graphs with the usual PyTorch weight names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fheinfer.errors import UnknownNetworkError
+from fheinfer.graph.ir import Graph, GraphBuilder
+
+
+def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32,
+           classes: int = 10) -> Graph:
+    """A CIFAR residual network (He et al. 2015, section 4.2) with 1x1-convolution shortcuts.
+
+    Args:
+        blocks: residual blocks in each stage; every stage but the first halves the picture.
+        widths: channels of each stage.
+        size: height and width of the (3, size, size) input.
+        classes: length of the output.
+
+    An "option A" network (subsample and zero-pad) is the same graph: its shortcut is a 1x1 convolution
+    with a constant matrix, which `fheinfer.weights` writes when it imports one.
+    """
+    g = GraphBuilder(name, (3, size, size))
+    x = g.conv_bn("input", "conv1", "bn1", widths[0], 3)
+    x = g.add("relu1", "relu", x)
+    channels = widths[0]
+    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
+        for block in range(count):
+            prefix = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            shortcut = x
+            if stride != 1 or channels != width:
+                shortcut = g.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", width, 1, stride)
+            y = g.conv_bn(x, f"{prefix}.conv1", f"{prefix}.bn1", width, 3, stride)
+            y = g.add(f"{prefix}.relu1", "relu", y)
+            y = g.conv_bn(y, f"{prefix}.conv2", f"{prefix}.bn2", width, 3)
+            y = g.add(f"{prefix}.add", "add", y, shortcut)
+            x = g.add(f"{prefix}.relu2", "relu", y)
+            channels = width
+    x = g.add("avgpool", "avg_pool", x)
+    g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
+    return g.build()
+
+
+_NETWORKS: dict[str, Callable[[], Graph]] = {
+    "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
+    # The same shape, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
+    "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names `network` knows."""
+    return tuple(_NETWORKS)
+
+
+def network(name: str) -> Graph:
+    """The graph of that name.
+
+    Raises:
+        UnknownNetworkError: with the names there are.
+    """
+    try:
+        return _NETWORKS[name]()
+    except KeyError:
+        raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}") from None
