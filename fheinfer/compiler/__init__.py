@@ -1,0 +1,5 @@
+"""Graph and parameter set -> plan."""
+
+from fheinfer.compiler.pipeline import compile
+
+__all__ = ["compile"]

@@ -1,0 +1,76 @@
+"""The last pass: a scaled, levelled graph becomes plan steps, traced for rotation keys and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fheinfer import _core
+from fheinfer.approx import chebyshev
+from fheinfer.compiler.cost import BASE_MEMORY, CostModel
+from fheinfer.compiler.plan import ClientSpec, Plan, Prediction, Step, plan_identity
+from fheinfer.compiler.program import Arrays, Program
+from fheinfer.graph.ir import Node
+
+
+def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan:
+    graph, params = program.graph, program.params
+    constants = {}
+    steps = []
+    for node in graph.nodes[1:]:
+        step = _step(node, program)
+        for name in step.weights.values():
+            if node.op == "relu":
+                constants[name] = chebyshev.relu(params.relu_degree) * node.attrs["gain"]
+            else:
+                constants[name] = np.ascontiguousarray(program.constants[name])
+        steps.append(step)
+
+    context = _core.Context(params.core())
+    cost = CostModel(params, context)
+    steps, rotations = _trace(program, steps, constants, cost)
+    bootstraps = any(step.op == "bootstrap" for step in steps)
+    if bootstraps:
+        for k, limbs in context.bootstrap_rotations().items():
+            rotations[k] = max(rotations.get(k, 0), limbs)
+
+    entry, end = graph.input, graph.output
+    client = ClientSpec(
+        network=graph.name, params=params.name, input_shape=tuple(entry.attrs["shape"]), mean=tuple(mean), std=tuple(std),
+        input_scale=entry.attrs["scale"], input_level=entry.attrs["level"], output_scale=end.attrs["scale"],
+        outputs=end.attrs["out_features"], plan=plan_identity(graph.name, params, steps, constants))
+    key_bytes = cost.key_bytes(context, rotations, bootstraps=bootstraps)
+    table_bytes = cost.table_bytes() if bootstraps else 0
+    prediction = Prediction(
+        seconds=sum(step.seconds for step in steps),
+        peak_memory=BASE_MEMORY + key_bytes + table_bytes + cost.working_bytes(),
+        key_bytes=key_bytes, table_bytes=table_bytes,
+        input_bytes=2 * (client.input_level + 1) * cost.limb_bytes, output_bytes=2 * (end.attrs["level"] + 1) * cost.limb_bytes)
+    return Plan(graph.name, params, tuple(steps), constants, dict(sorted(rotations.items())), client, prediction)
+
+
+def _step(node: Node, program: Program) -> Step:
+    conv = tuple(node.attrs[k] for k in ("kernel", "stride", "padding")) if node.op == "conv2d" else None
+    weights = {"coefficients": f"{node.name}/coefficients"} if node.op == "relu" else dict(node.weights)
+    return Step(name=node.name, op=node.op, inputs=node.inputs, level=node.attrs["level"], scale=node.attrs["scale"],
+                layout=node.attrs["layout"], in_layout=program.graph[node.inputs[0]].attrs["layout"], weights=weights,
+                conv=conv, mask=node.op == "linear" and node is program.graph.output)
+
+
+def _trace(program: Program, steps: list[Step], constants: Arrays, cost: CostModel) -> tuple[list[Step], dict[int, int]]:
+    """Runs the steps on the trace evaluator: their rotation keys, and a predicted time for each."""
+    evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
+    values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
+    rotations: dict[int, int] = {}
+    timed = []
+    for step in steps:
+        evaluator.reset()
+        values[step.name] = step.apply(evaluator, constants, [values[i] for i in step.inputs])
+        report = evaluator.report()
+        for k, limbs in report.rotation_keys.items():
+            rotations[k] = max(rotations.get(k, 0), limbs)
+        timed.append(replace(step, seconds=cost.seconds(report)))
+        assert evaluator.level(values[step.name]) == step.level, f"{step.name}: the levels pass and the kernels disagree"
+    return timed, rotations

@@ -1,0 +1,135 @@
+"""The frozen result of compilation: steps, levels, scales, key manifest and what a run is predicted to take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fheinfer import _core
+from fheinfer.compiler.program import Arrays
+from fheinfer.layout import Layout, pack, unpack
+from fheinfer.params import ParameterSet
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """All a client needs to know of a network: how to prepare a picture and how to read the result. No weights."""
+
+    network: str
+    params: str
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_scale: float
+    input_level: int
+    output_scale: float
+    outputs: int
+    plan: str
+
+    def pack(self, image: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Normalised (C, H, W) picture to slots."""
+        return pack(image / self.input_scale, _core.Layout(*self.input_shape, 1, *self.input_shape[1:]))
+
+    def unpack(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Decrypted slots to logits."""
+        return np.asarray(slots[: self.outputs], dtype=np.float64) * self.output_scale
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on ciphertexts.
+
+    level    of the output; scale: value = slot * scale; seconds: predicted on the reference machine
+    weights  role -> name in `Plan.constants`
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    level: int
+    scale: float
+    layout: Layout
+    in_layout: Layout
+    weights: Mapping[str, str]
+    conv: tuple[int, int, int] | None = None
+    mask: bool = False
+    seconds: float = 0.0
+
+    def apply(self, evaluator: _core.Evaluator, constants: Arrays,
+              inputs: Sequence[_core.Ciphertext]) -> _core.Ciphertext:
+        """Runs the step on any evaluator."""
+        x = inputs[0]
+        array = {role: constants[name] for role, name in self.weights.items()}
+        none = np.zeros(0)
+        if self.op == "conv2d":
+            assert self.conv is not None
+            return _core.conv2d(evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout,
+                                _core.Conv2d(*self.conv))
+        if self.op == "linear":
+            return _core.linear(evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout, self.mask)
+        if self.op == "relu":
+            return evaluator.chebyshev(x, list(array["coefficients"]))
+        if self.op == "avg_pool":
+            return _core.sum_pool(evaluator, x, self.in_layout)
+        if self.op == "add":
+            return evaluator.add(x, inputs[1])
+        assert self.op == "bootstrap", self.op
+        return evaluator.bootstrap(x)
+
+    def values(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Slots of the output as the (C, H, W) tensor the network computes at this point."""
+        return unpack(slots, self.layout) * self.scale
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run on OpenFHE's evaluation is expected to take on the reference machine (docs/performance.md)."""
+
+    seconds: float
+    peak_memory: int
+    key_bytes: int
+    table_bytes: int
+    input_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Steps in order; the last one computes the logits.
+
+    rotations  rotation -> limbs of its key, bootstrapping included
+    """
+
+    network: str
+    params: ParameterSet
+    steps: tuple[Step, ...]
+    constants: Arrays
+    rotations: Mapping[int, int]
+    client: ClientSpec
+    prediction: Prediction
+
+    @property
+    def bootstraps(self) -> int:
+        return sum(step.op == "bootstrap" for step in self.steps)
+
+    @cached_property
+    def last_use(self) -> dict[str, int]:
+        """Value -> index of the last step that reads it."""
+        return {name: i for i, step in enumerate(self.steps) for name in step.inputs}
+
+
+def plan_identity(network: str, params: ParameterSet, steps: Sequence[Step], constants: Arrays) -> str:
+    """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same."""
+    digest = hashlib.sha256(json.dumps([network, asdict(params)], sort_keys=True).encode())
+    for step in steps:
+        fields = [step.name, step.op, step.inputs, step.level, step.scale, repr(step.layout), step.conv, step.mask]
+        digest.update(json.dumps(fields).encode())
+        for name in step.weights.values():
+            digest.update(np.ascontiguousarray(constants[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""Parameter sets: frozen, named, identified by a hash that every key and ciphertext carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from fheinfer.errors import UnknownSetError
+
+if TYPE_CHECKING:
+    from fheinfer import _core
+
+MAX_LOG_QP = {15: 881, 16: 1747}
+"""log2(QP) that 128 bits allow at N = 2^15 and 2^16: HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
+
+EVAL_MOD_DEPTH = 10
+"""Levels of EvalMod: one normalisation, six for its degree-32 series, three double angles."""
+
+
+@dataclass(frozen=True)
+class ParameterSet:
+    """Everything that fixes the CKKS context and the polynomial activation.
+
+    log_n         log2 of the ring dimension N
+    slots         slots that carry data, a power of two up to N/2
+    first_bits    size of q_0; log2(q_0 / scale) is the room EvalMod leaves around a message
+    scale_bits    size of every other prime of Q, and of the scale
+    special_bits  size of the special primes P of hybrid key switching
+    digits        dnum of hybrid key switching
+    cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff
+    levels        levels a bootstrap leaves for the network
+    relu_degree   degree of the Chebyshev ReLU
+    insecure      a set for tests, below 128 bits and marked so wherever it appears
+    """
+
+    name: str
+    log_n: int
+    slots: int
+    first_bits: int
+    scale_bits: int
+    special_bits: int
+    digits: int
+    cts_budget: int
+    stc_budget: int
+    levels: int
+    relu_degree: int
+    insecure: bool = False
+
+    @property
+    def bootstrap_depth(self) -> int:
+        """Levels one bootstrap consumes."""
+        return self.cts_budget + self.stc_budget + EVAL_MOD_DEPTH
+
+    @property
+    def top_level(self) -> int:
+        """Multiplicative depth of the modulus chain; it has one limb more."""
+        return self.levels + self.bootstrap_depth
+
+    @property
+    def identity(self) -> bytes:
+        """32 bytes over every field that changes a key or a ciphertext (not the name)."""
+        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "relu_degree")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
+
+    def core(self) -> _core.ParameterSet:
+        """The same set for the C++ core."""
+        from fheinfer import _core
+
+        return _core.ParameterSet(
+            log_n=self.log_n, slots=self.slots, first_bits=self.first_bits, scale_bits=self.scale_bits,
+            special_bits=self.special_bits, digits=self.digits, cts_budget=self.cts_budget,
+            stc_budget=self.stc_budget, top_level=self.top_level, allow_insecure=self.insecure)
+
+    def level_model(self) -> _core.LevelModel:
+        """Levels for evaluators that work without a context (slots, trace)."""
+        from fheinfer import _core
+
+        return _core.LevelModel(top=self.top_level, after_bootstrap=self.levels, bootstrap_min=1)
+
+
+# Sets 1 to 4 keep the ReLU degree, digits, bootstrapping budgets, N and slots of Rovida & Leporati's four sets
+# (ePrint 2024/460), whose modulus chains are above today's 128-bit bound. The chain is re-cut: every prime below
+# 2^50, log2(QP) at most 1747, and q_0 three bits above the scale, which keeps more precision in a bootstrap than the
+# published chains do (docs/precision.md).
+_SETS = {
+    s.name: s
+    for s in (
+        ParameterSet("1", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, relu_degree=59),
+        ParameterSet("2", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, relu_degree=200),
+        ParameterSet("3", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, relu_degree=119),
+        ParameterSet("4", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, relu_degree=59),
+        ParameterSet("insecure-tiny", 11, 512, 48, 45, 50, 2, 2, 2, levels=8, relu_degree=59, insecure=True),
+    )
+}
+
+
+def parameter_sets(*, insecure: bool = False) -> tuple[ParameterSet, ...]:
+    """The sets by number; those for tests only when asked for."""
+    return tuple(s for s in _SETS.values() if insecure or not s.insecure)
+
+
+def parameter_set(name: str | int) -> ParameterSet:
+    """The set of that name: 1, "1" and "set1" are the same.
+
+    Raises:
+        UnknownSetError: with the names there are.
+    """
+    key = str(name).removeprefix("set")
+    if key not in _SETS:
+        known = ", ".join(s.name for s in parameter_sets())
+        raise UnknownSetError(f"no parameter set {name!r}; there are {known} (see `fheinfer sets`)")
+    return _SETS[key]
