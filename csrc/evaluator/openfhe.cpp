@@ -67,10 +67,14 @@ void OpenFheEvaluator::add_conjugation_key(Bytes payload) {
 }
 
 void OpenFheEvaluator::add_rotation_key(int rotation, Bytes payload) {
-    auto key     = read_evaluation_key(*context_, tag_, payload);
-    uint32_t n   = 0;
+    const int cyclic = static_cast<int>(positive_rotation(rotation, context_->ring_dimension() / 2));
+    // Two rotations that are the same automorphism share a key; the second would silently replace a taller first.
+    if (rotation_limbs_.contains(cyclic))
+        throw Error(ErrorKind::kUsage, "rotation " + std::to_string(cyclic) + " has a key already");
+    auto key   = read_evaluation_key(*context_, tag_, payload);
+    uint32_t n = 0;
     std::memcpy(&n, payload.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
-    rotation_limbs_[static_cast<int>(positive_rotation(rotation, context_->ring_dimension() / 2))] = static_cast<int>(n);
+    rotation_limbs_[cyclic] = static_cast<int>(n);
     insert_automorphism_key(context_->openfhe()->FindAutomorphismIndex(rotation), std::move(key));
 }
 

@@ -63,6 +63,7 @@ def _trace(program: Program, steps: list[Step], constants: Arrays, cost: CostMod
     """Runs the steps on the trace evaluator: their rotation keys, and a predicted time for each."""
     evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
     values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
+    cyclic = 1 << (program.params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
     rotations: dict[int, int] = {}
     timed = []
     for step in steps:
@@ -70,7 +71,7 @@ def _trace(program: Program, steps: list[Step], constants: Arrays, cost: CostMod
         values[step.name] = step.apply(evaluator, constants, [values[i] for i in step.inputs])
         report = evaluator.report()
         for k, limbs in report.rotation_keys.items():
-            rotations[k] = max(rotations.get(k, 0), limbs)
+            rotations[k % cyclic] = max(rotations.get(k % cyclic, 0), limbs)
         timed.append(replace(step, seconds=cost.seconds(report)))
         assert evaluator.level(values[step.name]) == step.level, f"{step.name}: the levels pass and the kernels disagree"
     return timed, rotations

@@ -1,0 +1,91 @@
+"""Makes the keys of a parameter set: what the compiled key manifest names, and no more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fheinfer import _core
+from fheinfer.artifact import Kind
+from fheinfer.compiler import compile
+from fheinfer.compiler.plan import Plan
+from fheinfer.frontends import zoo
+from fheinfer.keystore import KeyWriter, Manifest, new_key_id, require_disk
+from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.runtime.memory import require_memory
+from fheinfer.weights import Weights, shapes
+
+Progress = Callable[[int, int], None]
+"""Called with bytes written and bytes in all."""
+
+_DISK_MARGIN = 64 << 20
+_MEMORY = 3 << 30  # context, and the keys in the making: OpenFHE makes each at full height
+
+
+def manifest_plan(network: str, params: ParameterSet) -> Plan:
+    """A plan of that network with weights of no meaning: rotations and levels do not depend on them."""
+    graph = zoo.network(network)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(graph).items()}
+    ranges = {node.name: 1.0 for node in graph if node.op == "relu"}
+    weights = Weights(graph, arrays, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ranges)
+    return compile(weights, params)
+
+
+def keygen(params: ParameterSet | str | int = 1, root: Path = Path("keys"), *, network: str = "resnet20",
+           force: bool = False, progress: Progress | None = None) -> Manifest:
+    """Writes `root`/set<name>/secret and `root`/set<name>/server, both or neither.
+
+    Args:
+        params: parameter set or its name.
+        root: folder for all keys.
+        network: the network whose rotations the keys must serve.
+        force: replace keys that are there.
+        progress: called after every key.
+
+    Raises:
+        KeyStoreError: there are keys already and no `force`.
+        NotEnoughMemoryError, StorageError: asked before starting, and while writing.
+    """
+    if not isinstance(params, ParameterSet):
+        params = parameter_set(params)
+    plan = manifest_plan(network, params)
+    total = plan.prediction.key_bytes
+    if not params.insecure:
+        require_memory(_MEMORY, f"key generation for set {params.name}")
+    require_disk(root, total + _DISK_MARGIN)
+
+    key_id = new_key_id()
+    with KeyWriter(root, f"set{params.name}", params_hash=params.identity, key_id=key_id, force=force) as writer:
+        written = 0
+
+        def add(name: str, kind: Kind, payload: bytes, meta: dict[str, int] | None = None) -> None:
+            nonlocal written
+            writer.add_server(name, kind, payload, meta or {})
+            written += len(payload)
+            if progress:
+                progress(min(written, total), total)
+
+        keys = _core.ClientKeys.generate(_core.Context(params.core()), key_id)
+        writer.add_secret(keys.secret())
+        add("public.key", Kind.PUBLIC_KEY, keys.public_key())
+        add("relinearisation.key", Kind.RELINEARISATION_KEY, keys.relinearisation_key())
+        if plan.bootstraps:
+            add("conjugation.key", Kind.CONJUGATION_KEY, keys.conjugation_key())
+            to_sparse, to_dense = keys.encapsulation_keys()
+            add("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE, to_sparse)
+            add("to_dense.key", Kind.ENCAPSULATION_TO_DENSE, to_dense)
+        rotations = sorted(plan.rotations.items(), key=lambda item: item[1])
+        batch = max(1, len(os.sched_getaffinity(0)))  # made in parallel, one a core
+        for start in range(0, len(rotations), batch):
+            part = rotations[start:start + batch]
+            for (rotation, limbs), payload in zip(part, keys.rotation_keys(part), strict=True):
+                add(rotation_file(rotation), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
+        return writer.finish(network=network, rotations=plan.rotations)
+
+
+def rotation_file(rotation: int) -> str:
+    """File name of a rotation key; rotations are in [0, N/2)."""
+    return f"rotation_{rotation}.key"

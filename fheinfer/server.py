@@ -1,0 +1,147 @@
+"""The server: evaluates a network on ciphertexts with keys that cannot decrypt. Opens nothing but the server folder."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fheinfer import _core
+from fheinfer.artifact import Artifact, Kind, from_bytes, read, to_bytes, write
+from fheinfer.compiler import compile
+from fheinfer.compiler.plan import Plan, Step
+from fheinfer.errors import FheinferError, MismatchError
+from fheinfer.keygen import rotation_file
+from fheinfer.keystore import Manifest, ServerKeys
+from fheinfer.params import parameter_set
+from fheinfer.runtime.executor import Observer, execute
+from fheinfer.runtime.memory import require_memory
+from fheinfer.weights import Weights
+
+Progress = Callable[[str, float], None]
+"""Called with what is being loaded ("keys", "tables") and the fraction done."""
+
+
+class Server:
+    """A network under one client's evaluation keys.
+
+    Args:
+        keys: the server folder made by `keygen`; it may have been copied from elsewhere.
+        weights: trained weights; they never leave this process.
+        progress: told how far loading is.
+
+    Raises:
+        KeyStoreError, ArtifactError: keys that are missing, damaged, or do not serve this network.
+        NotEnoughMemoryError: asked before loading.
+    """
+
+    def __init__(self, keys: Path, weights: Weights, *, progress: Progress | None = None) -> None:
+        manifest = Manifest.load(keys / "manifest.json")
+        self.params = parameter_set(manifest.set_name)
+        self.keys = ServerKeys(keys, self.params.identity)
+        self.plan = compile(weights, self.params)
+        self._check_manifest()
+        if not self.params.insecure:
+            require_memory(self.plan.prediction.peak_memory, f"set {self.params.name}")
+        self._evaluator = _core.OpenFheEvaluator(_core.Context(self.params.core()), self.keys.key_id)
+        self._load(progress or (lambda what, fraction: None))
+
+    def evaluate(self, picture: bytes | memoryview, *, observer: Observer | None = None,
+                 checkpoints: Path | None = None, resume: bool = False, keep_layers: bool = False) -> bytes:
+        """Encrypted picture to encrypted logits, as artifacts.
+
+        Args:
+            observer: called after every step.
+            checkpoints: folder for what a later run with `resume` starts from.
+            keep_layers: also write every layer's ciphertext there, for precision reports.
+
+        Raises:
+            CorruptArtifactError, MismatchError: a damaged input, or one for another key or network.
+        """
+        found = from_bytes(picture, kind=Kind.CIPHERTEXT, params_hash=self.params.identity, key_id=self.keys.key_id,
+                           max_payload=2 * (self.params.top_level + 1) * (1 << self.params.log_n) * 8 + 64)
+        if found.meta.get("role") != "input" or found.meta.get("plan") != self.plan.client.plan:
+            raise MismatchError("this ciphertext is not a picture encrypted for this network; encrypt it again with the "
+                                "weights the server runs")
+        x = self._evaluator.read(found.payload)
+        store = None
+        if checkpoints is not None:
+            store = CheckpointFolder(checkpoints, self, hashlib.sha256(picture).hexdigest())
+        watch = store.keep(observer) if store and keep_layers else observer
+        y = execute(self.plan, self._evaluator, x, observer=watch, checkpoints=store, resume=resume)
+        spec = self.plan.client
+        return self.wrap(y, {"role": "result", "plan": spec.plan, "network": spec.network, "outputs": spec.outputs,
+                             "output_scale": spec.output_scale})
+
+    def wrap(self, value: _core.Ciphertext, meta: dict[str, object]) -> bytes:
+        """A ciphertext as an artifact."""
+        return to_bytes(self._artifact(value, meta))
+
+    def _artifact(self, value: _core.Ciphertext, meta: dict[str, object]) -> Artifact:
+        return Artifact(Kind.CIPHERTEXT, self.params.identity, self.keys.key_id, meta, self._evaluator.write(value))
+
+    def _check_manifest(self) -> None:
+        have = self.keys.manifest.rotations
+        missing = [k for k, limbs in self.plan.rotations.items() if have.get(k, 0) < limbs]
+        if missing:
+            raise MismatchError(f"these keys were made for {self.keys.manifest.network} and lack {len(missing)} rotations that "
+                                f"{self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`")
+
+    def _load(self, progress: Progress) -> None:
+        evaluator, read_key = self._evaluator, self.keys.read
+        evaluator.add_relinearisation_key(read_key("relinearisation.key", Kind.RELINEARISATION_KEY))
+        if self.plan.bootstraps:
+            evaluator.add_conjugation_key(read_key("conjugation.key", Kind.CONJUGATION_KEY))
+            evaluator.add_encapsulation_keys(read_key("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE),
+                                             read_key("to_dense.key", Kind.ENCAPSULATION_TO_DENSE))
+        for done, rotation in enumerate(self.plan.rotations):
+            progress("keys", done / len(self.plan.rotations))
+            evaluator.add_rotation_key(rotation, read_key(rotation_file(rotation), Kind.ROTATION_KEY))
+        progress("keys", 1.0)
+        if self.plan.bootstraps:
+            progress("tables", 0.0)
+            evaluator.prepare_bootstrap()
+            progress("tables", 1.0)
+
+
+class CheckpointFolder:
+    """Ciphertexts of a run on disk: the last finished block to resume from, and every layer where asked for.
+
+    A checkpoint is of one picture, key and plan; anything else in the folder is passed over.
+    """
+
+    def __init__(self, folder: Path, server: Server, picture: str) -> None:
+        self._folder, self._server, self._picture = folder, server, picture
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, index: int, step: Step, value: _core.Ciphertext) -> None:
+        self._write("block.ct", index, step, value)
+
+    def latest(self) -> tuple[int, _core.Ciphertext] | None:
+        path = self._folder / "block.ct"
+        if not path.exists():
+            return None
+        try:
+            found = read(path, kind=Kind.CIPHERTEXT, params_hash=self._server.params.identity, key_id=self._server.keys.key_id,
+                         max_payload=1 << 30)
+        except FheinferError:
+            return None  # damaged or of another run: start from the beginning
+        index, steps = found.meta.get("index"), self._server.plan.steps
+        same = found.meta.get("plan") == self._server.plan.client.plan and found.meta.get("picture") == self._picture
+        if not same or not isinstance(index, int) or not 0 <= index < len(steps):
+            return None
+        return index, self._server._evaluator.read(found.payload)
+
+    def keep(self, observer: Observer | None) -> Observer:
+        """An observer that also writes each layer's ciphertext."""
+        def watch(done):  # type: ignore[no-untyped-def]
+            self._write(f"layer_{done.index:03d}.ct", done.index, done.step, done.value, done.seconds)
+            if observer:
+                observer(done)
+        return watch
+
+    def _write(self, name: str, index: int, step: Step, value: _core.Ciphertext, seconds: float = 0.0) -> None:
+        meta: dict[str, object] = {"role": "checkpoint", "index": index, "step": step.name, "plan": self._server.plan.client.plan,
+                                   "picture": self._picture, "seconds": seconds, "created": time.time()}
+        write(self._folder / name, self._server._artifact(value, meta))
