@@ -15,14 +15,9 @@ from fheinfer.artifact import Artifact, Kind, from_bytes, to_bytes
 from fheinfer.compiler.plan import ClientSpec
 from fheinfer.errors import CorruptArtifactError, MismatchError
 from fheinfer.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.params import ParameterSet, ciphertext_bound, parameter_set
 
 MAX_OUTPUTS = 65536
-
-
-def ciphertext_bound(params: ParameterSet) -> int:
-    """Bytes of the largest ciphertext payload of a set: two polynomials of all limbs, and their counts."""
-    return 2 * (params.top_level + 1) * (1 << params.log_n) * 8 + 64
 
 
 class Client:

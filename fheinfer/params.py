@@ -112,3 +112,8 @@ def parameter_set(name: str | int) -> ParameterSet:
         known = ", ".join(s.name for s in parameter_sets())
         raise UnknownSetError(f"no parameter set {name!r}; there are {known} (see `fheinfer sets`)")
     return _SETS[key]
+
+
+def ciphertext_bound(params: ParameterSet) -> int:
+    """Bytes of the largest ciphertext payload of a set: two polynomials of all limbs, and their counts."""
+    return 2 * (params.top_level + 1) * (1 << params.log_n) * 8 + 64

@@ -14,7 +14,7 @@ from fheinfer.compiler.plan import Plan, Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keygen import rotation_file
 from fheinfer.keystore import Manifest, ServerKeys
-from fheinfer.params import parameter_set
+from fheinfer.params import ciphertext_bound, parameter_set
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
 from fheinfer.weights import Weights
@@ -60,7 +60,7 @@ class Server:
             CorruptArtifactError, MismatchError: a damaged input, or one for another key or network.
         """
         found = from_bytes(picture, kind=Kind.CIPHERTEXT, params_hash=self.params.identity, key_id=self.keys.key_id,
-                           max_payload=2 * (self.params.top_level + 1) * (1 << self.params.log_n) * 8 + 64)
+                           max_payload=ciphertext_bound(self.params))
         if found.meta.get("role") != "input" or found.meta.get("plan") != self.plan.client.plan:
             raise MismatchError("this ciphertext is not a picture encrypted for this network; encrypt it again with the "
                                 "weights the server runs")
@@ -124,7 +124,7 @@ class CheckpointFolder:
             return None
         try:
             found = read(path, kind=Kind.CIPHERTEXT, params_hash=self._server.params.identity, key_id=self._server.keys.key_id,
-                         max_payload=1 << 30)
+                         max_payload=ciphertext_bound(self._server.params))
         except FheinferError:
             return None  # damaged or of another run: start from the beginning
         index, steps = found.meta.get("index"), self._server.plan.steps

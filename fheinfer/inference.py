@@ -1,0 +1,120 @@
+"""One picture from file to logits: client, server process, client. What `fheinfer infer` and `precision` run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fheinfer import errors
+from fheinfer.client import Client
+from fheinfer.compiler.plan import Plan
+from fheinfer.errors import BackendError, FheinferError
+from fheinfer.keystore import Manifest
+from fheinfer.runtime.memory import peak_memory
+from fheinfer.storage import atomic_write
+
+Event = Mapping[str, Any]
+"""A line of progress from the server process: see `server_cli.evaluate`."""
+
+
+@dataclass
+class Inference:
+    """Logits and what they took. Seconds by phase, bytes of memory by role, bytes of files by name."""
+
+    logits: NDArray[np.float64]
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def run_folder(runs: Path, plan: Plan, image: NDArray[np.uint8], key_id: str) -> Path:
+    """Where a run of this plan on this picture under this key keeps its files, so that `--resume` finds them."""
+    name = hashlib.sha256(plan.client.plan.encode() + key_id.encode() + image.tobytes()).hexdigest()[:16]
+    return runs / f"set{plan.params.name}-{name}"
+
+
+def infer_encrypted(plan: Plan, picture: NDArray[np.float64], keys: Path, weights: Path, folder: Path, *,
+                    resume: bool = False, keep_layers: bool = False,
+                    on_event: Callable[[Event], None] = lambda event: None) -> Inference:
+    """Encrypts here, evaluates in a process that gets the server folder and no secret, decrypts here.
+
+    Args:
+        picture: normalised (C, H, W).
+        keys: folder with `secret` and `server`.
+        weights: file the server process reads.
+        folder: where ciphertexts of this run are kept; `input.ct` is used again with `resume`.
+
+    Raises:
+        FheinferError: whatever either role raises; errors of the server process arrive under their own type.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source, result = folder / "input.ct", folder / "result.ct"
+    began = time.perf_counter()
+    client = Client(keys)
+    done = Inference(np.zeros(0))
+    done.seconds["client start"] = time.perf_counter() - began
+    if not (resume and source.exists()):
+        began = time.perf_counter()
+        atomic_write(source, [client.encrypt(picture, plan.client)])
+        done.seconds["encrypt"] = time.perf_counter() - began
+    arguments = ["--keys", keys / "server", "--weights", weights, "--input", source, "--output", result,
+                 "--checkpoints", folder, *(["--resume"] if resume else []), *(["--keep-layers"] if keep_layers else [])]
+    final = _run_server([str(a) for a in arguments], on_event)
+    began = time.perf_counter()
+    done.logits = client.decrypt(result.read_bytes())
+    done.seconds["decrypt"] = time.perf_counter() - began
+    done.seconds.update(final["seconds"])
+    done.memory = {"client": peak_memory(), "server": final["memory"]}
+    done.sizes = {"input": source.stat().st_size, "result": result.stat().st_size,
+                  "server keys": Manifest.load(keys / "server" / "manifest.json").total_bytes}
+    return done
+
+
+def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Event:
+    """`fheinfer evaluate` in a process of its own, in an empty folder; returns its last event."""
+    arguments = [a if a.startswith("--") else str(Path(a).absolute()) for a in arguments]
+    with tempfile.TemporaryDirectory(prefix="fheinfer-server-") as empty, subprocess.Popen(
+            [sys.executable, "-m", "fheinfer", "evaluate", *arguments, "--events"], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, text=True, cwd=empty, env=_environment()) as process:
+        assert process.stdout is not None
+        final: Event = {}
+        try:
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "error":
+                    raise _typed(event)
+                if event["event"] == "done":
+                    final = event
+                on_event(event)
+        except BaseException:
+            process.terminate()
+            raise
+        code = process.wait()
+    if code != 0 or not final:
+        how = "was killed, most likely for lack of memory" if code in (-9, 137) else f"ended with code {code}"
+        raise BackendError(f"the server process {how}; run the same command with --resume to go on from its last block")
+    return final
+
+
+def _environment() -> dict[str, str]:
+    """The server imports this very package, wherever the client found it."""
+    here = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
+
+
+def _typed(event: Event) -> FheinferError:
+    kind = getattr(errors, str(event["kind"]), FheinferError)
+    return kind(event["message"]) if isinstance(kind, type) and issubclass(kind, FheinferError) else FheinferError(event["message"])

@@ -1,0 +1,126 @@
+"""CIFAR-10 as a folder of lossless sheets.
+
+    train_00.webp ... train_49.webp, test_00.webp ...   1,000 images of 32x32 RGB each, 25 rows of 40
+    train_labels.npy, test_labels.npy                   one uint8 in 0..9 for each image, in sheet order
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fheinfer.errors import DatasetError
+
+U8 = npt.NDArray[np.uint8]
+
+SIZE = 32
+ROWS, COLUMNS = 25, 40
+PER_SHEET = ROWS * COLUMNS
+HELD_OUT = 5_000
+_SPLIT_SEED = 20  # fixed for good: numbers of two runs compare only on the same held-out images
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images: uint8 (N, H, W, 3); labels: uint8 (N,)."""
+
+    images: U8
+    labels: U8
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: npt.NDArray[np.intp]) -> Pictures:
+        return Pictures(self.images[indices], self.labels[indices])
+
+    def resized(self, size: int) -> Pictures:
+        """The same pictures at size x size by averaging squares; `size` must divide theirs.
+
+        Raises:
+            DatasetError: it does not.
+        """
+        have = self.images.shape[1]
+        if have == size:
+            return self
+        if size < 1 or have % size:
+            raise DatasetError(f"pictures of {have}x{have} cannot be averaged down to {size}x{size}")
+        step = have // size
+        squares = self.images.reshape(len(self), size, step, size, step, 3)
+        return Pictures(np.rint(squares.mean(axis=(2, 4))).astype(np.uint8), self.labels)
+
+
+def folder(given: Path | None = None) -> Path:
+    """`given`, else $FHEINFER_DATA.
+
+    Raises:
+        DatasetError: neither names an existing folder.
+    """
+    path = given or (Path(env) if (env := os.environ.get("FHEINFER_DATA")) else None)
+    if path is None:
+        raise DatasetError("no data folder: give --data FOLDER or set FHEINFER_DATA to the CIFAR-10 sheets")
+    if not path.is_dir():
+        raise DatasetError(f"{path}: no such folder of CIFAR-10 sheets")
+    return path
+
+
+@lru_cache(maxsize=4)
+def load(path: Path, part: str) -> Pictures:
+    """All images of `part` ("train" or "test") in `path`, decoded once per process; treat as read-only.
+
+    Raises:
+        DatasetError: the folder, a sheet or the labels are missing or not as described above.
+    """
+    labels = _labels(folder(path) / f"{part}_labels.npy")
+    count = len(labels) // PER_SHEET
+    if (path / f"{part}_{count:02}.webp").exists():
+        raise DatasetError(f"{path}: {part}_labels.npy is for {count} sheets, but there are more {part} sheets")
+    images = np.concatenate([_sheet(path / f"{part}_{i:02}.webp") for i in range(count)])
+    images.flags.writeable = labels.flags.writeable = False
+    return Pictures(images, labels)
+
+
+def split(pictures: Pictures, held_out: int | None = None) -> tuple[Pictures, Pictures]:
+    """(for training, held out for selection): 5,000 held out, or a tenth of a smaller set; always the same ones."""
+    if held_out is None:
+        held_out = min(HELD_OUT, len(pictures) // 10)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(pictures))
+    cut = len(pictures) - held_out
+    return pictures.take(np.sort(order[:cut])), pictures.take(np.sort(order[cut:]))
+
+
+def _labels(path: Path) -> U8:
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: missing; the data folder is incomplete") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path}: not a numpy array of labels ({error})") from None
+    if labels.ndim != 1 or labels.dtype != np.uint8:
+        raise DatasetError(f"{path}: expected a list of uint8 labels, found {labels.dtype} {labels.shape}")
+    if len(labels) == 0 or len(labels) % PER_SHEET:
+        raise DatasetError(f"{path}: {len(labels)} labels do not fill sheets of {PER_SHEET:,}")
+    if labels.max() > 9:
+        raise DatasetError(f"{path}: label {labels.max()} is not one of the ten classes 0..9")
+    return np.array(labels)
+
+
+def _sheet(path: Path) -> U8:
+    """uint8 (1000, 32, 32, 3)."""
+    try:
+        with Image.open(path) as picture:
+            if picture.size != (COLUMNS * SIZE, ROWS * SIZE):
+                raise DatasetError(f"{path}: expected a sheet of {COLUMNS * SIZE}x{ROWS * SIZE} pixels, "
+                                   f"found {picture.size[0]}x{picture.size[1]}")
+            sheet = np.asarray(picture.convert("RGB"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: missing; the data folder is incomplete") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: cannot be read as a picture ({error})") from None
+    tiles = sheet.reshape(ROWS, SIZE, COLUMNS, SIZE, 3).transpose(0, 2, 1, 3, 4)
+    return tiles.reshape(PER_SHEET, SIZE, SIZE, 3)

@@ -1,0 +1,145 @@
+"""Training a network of the zoo: epochs, checkpoints, selection. `report` writes what comes out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fheinfer.errors import UsageError
+from fheinfer.frontends import zoo
+from fheinfer.train import data as dataset
+from fheinfer.train.checkpoint import Checkpoint
+from fheinfer.train.data import Pictures
+from fheinfer.train.evaluate import accuracy
+from fheinfer.train.images import batches
+from fheinfer.train.module import GraphModule
+from fheinfer.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `held_out` is the accuracy (0..1) on held-out images at the end of an epoch, else None."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    held_out: float | None = None
+
+
+Observer = Callable[[Progress], None]
+
+
+def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
+          observe: Observer = lambda progress: None) -> None:
+    """Trains `network` on the sheets in `data`; writes `out` (safetensors) and a model card beside it.
+
+    After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
+    more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
+
+    Raises:
+        DatasetError: the data folder cannot be used.
+        UsageError: the loss is no longer a number; the last good checkpoint is kept.
+        CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
+        StorageError: a file cannot be written.
+    """
+    from fheinfer.train.report import write_report
+
+    graph = zoo.network(network)
+    size = int(graph.input.attrs["shape"][1])
+    folder = dataset.folder(data)
+    test = dataset.load(folder, "test").resized(size)  # now, so that a missing sheet does not show after the training
+    fitting, held_out = (part.resized(size) for part in dataset.split(dataset.load(folder, "train")))
+    checkpoint = checkpoint_path(out)
+    if resume and checkpoint.exists():
+        state = Checkpoint.load(checkpoint, network, recipe)
+    else:
+        state = Checkpoint(network, recipe)
+    run = Run(state, fitting, held_out, observe)
+    while state.epoch < recipe.epochs:
+        run.epoch()
+        state.save(checkpoint)
+    write_report(state, fitting, held_out, test, out)
+    checkpoint.unlink(missing_ok=True)
+
+
+def checkpoint_path(out: Path) -> Path:
+    return out.with_suffix(".checkpoint")
+
+
+class Run:
+    """The live side of a checkpoint: module, averaged copy and optimiser."""
+
+    def __init__(self, state: Checkpoint, fitting: Pictures, held_out: Pictures, observe: Observer) -> None:
+        self.state, self.fitting, self.held_out, self.observe = state, fitting, held_out, observe
+        recipe = state.recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(recipe.seed)
+        self.module, self.average = (self._module() for _ in range(2))
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
+                                         weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
+        self.average.load_state_dict(state.average or self.module.state_dict())
+        if state.model:
+            self.module.load_state_dict(state.model)
+            self.optimizer.load_state_dict(state.optimizer)
+
+    def _module(self) -> GraphModule:
+        module = GraphModule(zoo.network(self.state.network)).to(self.device)
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def epoch(self) -> None:
+        """One pass over the fitting images, then the held-out accuracy; brings `state` up to date.
+
+        Raises:
+            UsageError: the loss or a weight stopped being a number; `state` is left as it was.
+        """
+        state, recipe = self.state, self.state.recipe
+        per_epoch = max(1, len(self.fitting) // recipe.batch)
+        loss = math.nan
+        for step, (x, labels) in enumerate(batches(self.fitting, recipe, state.epoch, self.device)):
+            loss = self._step(x, labels, state.epoch * per_epoch + step, recipe.epochs * per_epoch)
+            self.observe(Progress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
+        if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
+            raise self._diverged()
+        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std)
+        state.epoch += 1
+        state.model, state.average = _copy(self.module), _copy(self.average)
+        state.optimizer = self.optimizer.state_dict()
+        if held_out >= state.best_accuracy:
+            state.best, state.best_epoch, state.best_accuracy = state.average, state.epoch, held_out
+        self.observe(Progress(state.epoch - 1, recipe.epochs, per_epoch, per_epoch, loss, held_out))
+
+    def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
+        recipe = self.state.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr(step, steps)
+        self.module.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            logits = self.module(x)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        # The average is young at first: follow quickly, then at the recipe's pace.
+        weight = 1 - min(recipe.average, (step + 1) / (step + 10))
+        for mean, now in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
+            mean.lerp_(now, weight)
+        return value
+
+    def _diverged(self) -> UsageError:
+        return UsageError(f"training diverged in epoch {self.state.epoch + 1}: the loss is not a number; try a lower "
+                          f"learning rate than {self.state.recipe.peak_lr} (the checkpoint before it is kept)")
+
+
+def _copy(module: GraphModule) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,105 @@
+"""A graph as a torch module: the plain meaning of every node, for training and as a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fheinfer.errors import GraphError
+from fheinfer.graph.ir import Graph, Node
+from fheinfer.weights import Weights
+
+
+class GraphModule(nn.Module):
+    """Interprets a `graph.ir.Graph`; its `state_dict` has exactly the graph's weight names.
+
+    The input is (batch, C, H, W), normalised; the output of node n is (batch, *graph.shapes()[n]).
+
+    Raises:
+        GraphError: the graph has an operation that has no plain meaning here.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        self._layer_of: dict[str, str] = {}
+        shapes = graph.shapes()
+        for node in graph:
+            if node.op not in _WEIGHTLESS and node.op not in _LAYERS:
+                raise GraphError(f"node {node.name!r}: the operation {node.op!r} cannot be run in torch")
+            if node.weights:
+                path = node.weights["weight"].rpartition(".")[0]
+                self._layer_of[node.name] = path
+                _place(self, path, _layer(node, shapes[node.inputs[0]][0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (batch, classes)."""
+        return self.forward_all(x)[self.graph.output.name]
+
+    def forward_all(self, x: Tensor) -> dict[str, Tensor]:
+        """The output of every node by name, in graph order."""
+        values: dict[str, Tensor] = {}
+        for node in self.graph:
+            inputs = [values[name] for name in node.inputs] or [x]
+            path = self._layer_of.get(node.name)
+            run = self.get_submodule(path) if path else _WEIGHTLESS[node.op]
+            values[node.name] = run(*inputs)
+        return values
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over (B, C, H, W) with the usual names, and no batch counter: the graph knows four tensors."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, 0.1
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                                     self.training, self.momentum, self.eps)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3))
+
+
+_WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
+    "input": lambda x: x, "relu": torch.relu, "add": torch.add, "avg_pool": _pooled,
+}
+_LAYERS = ("conv2d", "batch_norm", "linear")
+
+
+def _layer(node: Node, channels: int) -> nn.Module:
+    a = node.attrs
+    if node.op == "conv2d":
+        return nn.Conv2d(channels, a["out_channels"], a["kernel"], a["stride"], a["padding"],
+                         bias="bias" in node.weights)
+    if node.op == "batch_norm":
+        return BatchNorm(channels, a["eps"])
+    return nn.Linear(channels, a["out_features"], bias="bias" in node.weights)
+
+
+def _place(root: nn.Module, path: str, layer: nn.Module) -> None:
+    """Puts `layer` at a dotted path, with empty modules on the way, unless it is there already."""
+    *parents, last = path.split(".")
+    for name in parents:
+        if name not in root._modules:
+            root.add_module(name, nn.Module())
+        root = root.get_submodule(name)
+    if last not in root._modules:
+        root.add_module(last, layer)
+
+
+def from_weights(weights: Weights, dtype: torch.dtype = torch.float32) -> GraphModule:
+    """A module in evaluation mode that holds copies of `weights`."""
+    module = GraphModule(weights.graph)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()})
+    return module.to(dtype).eval()

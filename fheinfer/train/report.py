@@ -1,0 +1,59 @@
+"""What a finished run leaves: the weights file and its model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fheinfer.errors import StorageError
+from fheinfer.frontends import zoo
+from fheinfer.train.checkpoint import Checkpoint
+from fheinfer.train.data import Pictures
+from fheinfer.train.evaluate import accuracy, recalibrate, relu_ranges
+from fheinfer.train.module import GraphModule
+from fheinfer.weights import Weights
+
+
+def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test: Pictures, out: Path) -> Weights:
+    """Settles the best weights of a run in float32, measures them once on `test`, writes `out` and `out`.md.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    recipe = state.recipe
+    graph = zoo.network(state.network)
+    module = GraphModule(graph).to("cuda" if torch.cuda.is_available() else "cpu")
+    module.load_state_dict(state.best)
+    recalibrate(module, fitting, recipe.mean, recipe.std)
+    scores = {name: accuracy(module, part, recipe.mean, recipe.std)
+              for name, part in (("held-out images", held_out), ("test images", test))}
+    ranges = relu_ranges(module, fitting, recipe.mean, recipe.std)
+    provenance = {"trained on": f"CIFAR-10, {len(fitting):,} images", "best epoch": str(state.best_epoch),
+                  **{f"accuracy on {len(part):,} {name}": f"{100 * scores[name]:.2f} %"
+                     for name, part in (("held-out images", held_out), ("test images", test))},
+                  **{f"recipe: {name}": value for name, value in recipe.describe().items()}}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+    weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
+    weights.save(out)
+    card = out.with_suffix(".md")
+    try:
+        card.write_text(model_card(weights))
+    except OSError as error:
+        raise StorageError(f"{card}: cannot write the model card ({error.strerror})") from None
+    return weights
+
+
+def model_card(weights: Weights) -> str:
+    """Markdown: what the weights are, how they were made, and the ranges their ReLUs need."""
+    count = sum(array.size for array in weights.arrays.values())
+    facts = {"network": weights.network, "numbers": f"{count:,}", "identity (SHA-256)": f"`{weights.identity}`",
+             "input": "(picture / 255 - mean) / std, RGB",
+             "mean": str(list(weights.mean)), "std": str(list(weights.std)), **weights.provenance}
+    lines = [f"# {weights.network}", "", "Trained by `fheinfer train`. Selection used held-out training images only; "
+             "the test images were used once, for the figure below.", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += ["", "Largest \\|input\\| of every ReLU over the images it was trained on; the encrypted ReLU takes its "
+              "interval from these.", "", "| ReLU | largest input |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in weights.ranges.items()]
+    return "\n".join(lines) + "\n"
