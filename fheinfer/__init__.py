@@ -8,19 +8,33 @@ import os
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from fheinfer.client import Client  # noqa: E402
-from fheinfer.compiler import compile  # noqa: E402
-from fheinfer.compiler.plan import ClientSpec, Plan  # noqa: E402
-from fheinfer.keygen import keygen  # noqa: E402
-from fheinfer.params import ParameterSet, parameter_set, parameter_sets  # noqa: E402
-from fheinfer.preprocess import load_image, normalise  # noqa: E402
-from fheinfer.runtime.slots import run_slots  # noqa: E402
-from fheinfer.server import Server  # noqa: E402
-from fheinfer.weights import Weights, load  # noqa: E402
+from fheinfer import errors
+from fheinfer.client import Client
+from fheinfer.compiler import compile
+from fheinfer.compiler.plan import ClientSpec, Plan
+from fheinfer.keygen import keygen
+from fheinfer.params import ParameterSet, parameter_set, parameter_sets
+from fheinfer.preprocess import load_image, normalise
+from fheinfer.runtime.slots import run_slots
+from fheinfer.server import Server
+from fheinfer.weights import Weights, load
 
 load_weights = load
 
 __all__ = [
-    "Client", "ClientSpec", "ParameterSet", "Plan", "Server", "Weights", "compile", "keygen", "load_image", "load_weights",
-    "normalise", "parameter_set", "parameter_sets", "run_slots",
+    "Client",
+    "ClientSpec",
+    "ParameterSet",
+    "Plan",
+    "Server",
+    "Weights",
+    "compile",
+    "errors",
+    "keygen",
+    "load_image",
+    "load_weights",
+    "normalise",
+    "parameter_set",
+    "parameter_sets",
+    "run_slots",
 ]

@@ -36,8 +36,9 @@ class Client:
         self.key_id = manifest.key_id
         server = ServerKeys(keys / "server", self.params.identity)
         secret = SecretKeys(keys / "secret", self.params.identity, self.key_id)
-        self._keys = _core.ClientKeys.load(_core.Context(self.params.core()), self.key_id, secret.payload,
-                                           server.read("public.key", Kind.PUBLIC_KEY))
+        self._keys = _core.ClientKeys.load(
+            _core.Context(self.params.core()), self.key_id, secret.payload, server.read("public.key", Kind.PUBLIC_KEY)
+        )
 
     def encrypt(self, image: NDArray[np.floating], spec: ClientSpec) -> bytes:
         """A normalised (C, H, W) picture as a ciphertext artifact.
@@ -49,10 +50,15 @@ class Client:
             MismatchError: the network was compiled for another parameter set.
         """
         if spec.params != self.params.name:
-            raise MismatchError(f"the network is compiled for set {spec.params} and these keys are of set {self.params.name}; "
-                                f"use keys/set{spec.params} or compile for --set {self.params.name}")
+            raise MismatchError(
+                f"the network is compiled for set {spec.params} and these keys are of set {self.params.name}; "
+                f"use keys/set{spec.params} or compile for --set {self.params.name}"
+            )
         payload = self._keys.encrypt(spec.pack(image), spec.input_level)
-        meta = {"role": "input", **{k: v for k, v in asdict(spec).items() if k in ("network", "plan", "output_scale", "outputs")}}
+        meta = {
+            "role": "input",
+            **{k: v for k, v in asdict(spec).items() if k in ("network", "plan", "output_scale", "outputs")},
+        }
         return to_bytes(Artifact(Kind.CIPHERTEXT, self.params.identity, self.key_id, meta, payload))
 
     def decrypt(self, result: bytes | memoryview) -> NDArray[np.float64]:
@@ -62,23 +68,35 @@ class Client:
             CorruptArtifactError, MismatchError: damaged, or encrypted under another key.
             BackendError: the ciphertext decrypts to noise.
         """
-        found = from_bytes(result, kind=Kind.CIPHERTEXT, params_hash=self.params.identity, key_id=self.key_id,
-                           max_payload=ciphertext_bound(self.params))
+        found = from_bytes(
+            result,
+            kind=Kind.CIPHERTEXT,
+            params_hash=self.params.identity,
+            key_id=self.key_id,
+            max_payload=ciphertext_bound(self.params),
+        )
         outputs, scale = _result_meta(found.meta, self.params)
         return np.asarray(self._keys.decrypt(found.payload, outputs)) * scale
 
     def decrypt_slots(self, artifact: bytes | memoryview) -> NDArray[np.float64]:
         """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports."""
-        found = from_bytes(artifact, kind=Kind.CIPHERTEXT, params_hash=self.params.identity, key_id=self.key_id,
-                           max_payload=ciphertext_bound(self.params))
+        found = from_bytes(
+            artifact,
+            kind=Kind.CIPHERTEXT,
+            params_hash=self.params.identity,
+            key_id=self.key_id,
+            max_payload=ciphertext_bound(self.params),
+        )
         return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
 
 
 def _result_meta(meta: Any, params: ParameterSet) -> tuple[int, float]:
     outputs, scale = meta.get("outputs"), meta.get("output_scale")
     if meta.get("role") != "result":
-        raise MismatchError(f"this ciphertext is {'an encrypted picture' if meta.get('role') == 'input' else 'not a result'}; "
-                            "decrypt what `fheinfer evaluate` wrote")
+        raise MismatchError(
+            f"this ciphertext is {'an encrypted picture' if meta.get('role') == 'input' else 'not a result'}; "
+            "decrypt what `fheinfer evaluate` wrote"
+        )
     if not isinstance(outputs, int) or not 1 <= outputs <= min(params.slots, MAX_OUTPUTS):
         raise CorruptArtifactError(f"the result claims {outputs!r} outputs; evaluate the picture again")
     if not isinstance(scale, float) or not math.isfinite(scale) or scale <= 0:

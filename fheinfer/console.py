@@ -48,8 +48,16 @@ def print_json(value: Any) -> None:
 @contextmanager
 def byte_bar(title: str) -> Iterator[Any]:
     """A callback (done, total) that draws bytes and the time left."""
-    with Progress(TextColumn(title), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TextColumn("left"),
-                  TimeRemainingColumn(), console=err, transient=True) as bar:
+    with Progress(
+        TextColumn(title),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -60,8 +68,16 @@ class EvaluationView:
     def __init__(self, plan: Plan, *, verbose: bool) -> None:
         self._plan, self._verbose = plan, verbose
         self._weights = [max(step.seconds, 1e-3) for step in plan.steps]
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=err, transient=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
         # Loading takes about as long as a few bootstraps.
         self._load = 0.1 * sum(self._weights)
         self._task = self._bar.add_task("starting", total=sum(self._weights) + self._load)
@@ -79,21 +95,36 @@ class EvaluationView:
             self._bar.update(self._task, description=f"loading {event['what']}", completed=done * self._load)
         elif event["event"] == "step":
             done = sum(self._weights[: event["index"] + 1]) + self._load
-            self._bar.update(self._task, description=f"{event['index'] + 1}/{event['total']} {event['step']}", completed=done)
+            self._bar.update(
+                self._task, description=f"{event['index'] + 1}/{event['total']} {event['step']}", completed=done
+            )
             if self._verbose:
-                self._bar.console.print(f"{event['index'] + 1:4}/{event['total']}  {event['step']:<30} {event['op']:<10} level "
-                                        f"{event['level']:>2}  {event['seconds']:7.2f} s  (predicted {event['predicted']:.2f})")
+                self._bar.console.print(
+                    f"{event['index'] + 1:4}/{event['total']}  {event['step']:<30} {event['op']:<10} level "
+                    f"{event['level']:>2}  {event['seconds']:7.2f} s  (predicted {event['predicted']:.2f})"
+                )
 
 
-def result_fields(logits: NDArray[np.float64], classes: Sequence[str], plain: NDArray[np.float64] | None) -> dict[str, Any]:
+def result_fields(
+    logits: NDArray[np.float64], classes: Sequence[str], plain: NDArray[np.float64] | None
+) -> dict[str, Any]:
     """What `infer` reports of the logits, for both forms of output."""
     best = top_class(logits)
-    fields: dict[str, Any] = {"class": classes[best], "index": best, "logits": [float(v) for v in logits],
-                              "probabilities": [float(v) for v in softmax(logits)]}
+    fields: dict[str, Any] = {
+        "class": classes[best],
+        "index": best,
+        "logits": [float(v) for v in logits],
+        "probabilities": [float(v) for v in softmax(logits)],
+    }
     if plain is not None:
         bits = precision_bits(plain, logits)
-        fields["plain"] = {"class": classes[top_class(plain)], "logits": [float(v) for v in plain],
-                           "agrees": top_class(plain) == best, "worst_bits": bits.minimum, "median_bits": bits.median}
+        fields["plain"] = {
+            "class": classes[top_class(plain)],
+            "logits": [float(v) for v in plain],
+            "agrees": top_class(plain) == best,
+            "worst_bits": bits.minimum,
+            "median_bits": bits.median,
+        }
     return fields
 
 
@@ -110,8 +141,10 @@ def print_result(fields: Mapping[str, Any], classes: Sequence[str], done: Infere
     out.print(f"class: [bold]{fields['class']}[/bold]")
     if plain:
         verdict = "the same class" if plain["agrees"] else f"another class: {plain['class']}"
-        out.print(f"PyTorch says {verdict}; the worst logit keeps {plain['worst_bits']:.1f} bits, the median "
-                  f"{plain['median_bits']:.1f}")
+        out.print(
+            f"PyTorch says {verdict}; the worst logit keeps {plain['worst_bits']:.1f} bits, the median "
+            f"{plain['median_bits']:.1f}"
+        )
     if done.seconds:
         out.print("time:   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in done.seconds.items()))
     if done.memory:

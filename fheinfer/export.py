@@ -27,8 +27,13 @@ def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret:
     client = _core.ClientKeys.load(context, server.key_id, hidden, server.read("public.key", Kind.PUBLIC_KEY))
     files = {"context.bin": _core.export_context(context), "public.bin": _core.export_public_key(client)}
     for path in ciphertexts:
-        found = read(path, kind=Kind.CIPHERTEXT, params_hash=params.identity, key_id=server.key_id,
-                     max_payload=ciphertext_bound(params))
+        found = read(
+            path,
+            kind=Kind.CIPHERTEXT,
+            params_hash=params.identity,
+            key_id=server.key_id,
+            max_payload=ciphertext_bound(params),
+        )
         files[f"{path.stem}.bin"] = _core.export_ciphertext(context, server.key_id, found.payload)
     if secret:
         files["secret.bin"] = _core.export_secret_key(client)

@@ -25,6 +25,9 @@ from fheinfer.keystore import Manifest
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.storage import atomic_write
 
+GRACE = 2.0
+"""Seconds a server process gets to end by itself. Its files are written atomically, so a kill loses nothing."""
+
 Event = Mapping[str, Any]
 """A line of progress from the server process: see `server_cli.evaluate`."""
 
@@ -45,9 +48,17 @@ def run_folder(runs: Path, plan: Plan, image: NDArray[np.uint8], key_id: str) ->
     return runs / f"set{plan.params.name}-{name}"
 
 
-def infer_encrypted(plan: Plan, picture: NDArray[np.float64], keys: Path, weights: Path, folder: Path, *,
-                    resume: bool = False, keep_layers: bool = False,
-                    on_event: Callable[[Event], None] = lambda event: None) -> Inference:
+def infer_encrypted(
+    plan: Plan,
+    picture: NDArray[np.float64],
+    keys: Path,
+    weights: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    keep_layers: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Inference:
     """Encrypts here, evaluates in a process that gets the server folder and no secret, decrypts here.
 
     Args:
@@ -69,25 +80,49 @@ def infer_encrypted(plan: Plan, picture: NDArray[np.float64], keys: Path, weight
         began = time.perf_counter()
         atomic_write(source, [client.encrypt(picture, plan.client)])
         done.seconds["encrypt"] = time.perf_counter() - began
-    arguments = ["--keys", keys / "server", "--weights", weights, "--input", source, "--output", result,
-                 "--checkpoints", folder, *(["--resume"] if resume else []), *(["--keep-layers"] if keep_layers else [])]
+    arguments = [
+        "--keys",
+        keys / "server",
+        "--weights",
+        weights,
+        "--input",
+        source,
+        "--output",
+        result,
+        "--checkpoints",
+        folder,
+        *(["--resume"] if resume else []),
+        *(["--keep-layers"] if keep_layers else []),
+    ]
     final = _run_server([str(a) for a in arguments], on_event)
     began = time.perf_counter()
     done.logits = client.decrypt(result.read_bytes())
     done.seconds["decrypt"] = time.perf_counter() - began
     done.seconds.update(final["seconds"])
     done.memory = {"client": peak_memory(), "server": final["memory"]}
-    done.sizes = {"input": source.stat().st_size, "result": result.stat().st_size,
-                  "server keys": Manifest.load(keys / "server" / "manifest.json").total_bytes}
+    done.sizes = {
+        "input": source.stat().st_size,
+        "result": result.stat().st_size,
+        "server keys": Manifest.load(keys / "server" / "manifest.json").total_bytes,
+    }
     return done
 
 
 def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Event:
     """`fheinfer evaluate` in a process of its own, in an empty folder; returns its last event."""
     arguments = [a if a.startswith("--") else str(Path(a).absolute()) for a in arguments]
-    with tempfile.TemporaryDirectory(prefix="fheinfer-server-") as empty, subprocess.Popen(
-            [sys.executable, "-m", "fheinfer", "evaluate", *arguments, "--events"], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, text=True, cwd=empty, env=_environment()) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="fheinfer-server-") as empty,
+        subprocess.Popen(
+            [sys.executable, "-m", "fheinfer", "evaluate", *arguments, "--events"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=empty,
+            env=_environment(),
+            start_new_session=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         final: Event = {}
         try:
@@ -98,8 +133,12 @@ def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Even
                 if event["event"] == "done":
                     final = event
                 on_event(event)
-        except BaseException:
+        except BaseException:  # Ctrl-C included; the server may be seconds deep in a bootstrap
             process.terminate()
+            try:
+                process.wait(timeout=GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
             raise
         code = process.wait()
     if code != 0 or not final:
@@ -117,4 +156,8 @@ def _environment() -> dict[str, str]:
 
 def _typed(event: Event) -> FheinferError:
     kind = getattr(errors, str(event["kind"]), FheinferError)
-    return kind(event["message"]) if isinstance(kind, type) and issubclass(kind, FheinferError) else FheinferError(event["message"])
+    return (
+        kind(event["message"])
+        if isinstance(kind, type) and issubclass(kind, FheinferError)
+        else FheinferError(event["message"])
+    )

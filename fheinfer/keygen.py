@@ -34,8 +34,14 @@ def manifest_plan(network: str, params: ParameterSet) -> Plan:
     return compile(weights, params)
 
 
-def keygen(params: ParameterSet | str | int = 1, root: Path = Path("keys"), *, network: str = "resnet20",
-           force: bool = False, progress: Progress | None = None) -> Manifest:
+def keygen(
+    params: ParameterSet | str | int = 1,
+    root: Path = Path("keys"),
+    *,
+    network: str = "resnet20",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
     """Writes `root`/set<name>/secret and `root`/set<name>/server, both or neither.
 
     Args:
@@ -80,7 +86,7 @@ def keygen(params: ParameterSet | str | int = 1, root: Path = Path("keys"), *, n
         rotations = sorted(plan.rotations.items(), key=lambda item: item[1])
         batch = max(1, len(os.sched_getaffinity(0)))  # made in parallel, one a core
         for start in range(0, len(rotations), batch):
-            part = rotations[start:start + batch]
+            part = rotations[start : start + batch]
             for (rotation, limbs), payload in zip(part, keys.rotation_keys(part), strict=True):
                 add(rotation_file(rotation), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
         return writer.finish(network=network, rotations=plan.rotations)

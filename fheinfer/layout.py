@@ -23,7 +23,8 @@ def slot_index(layout: Layout) -> NDArray[np.int64]:
     cells, gap = layout.gap * layout.gap, layout.gap
     row = y * gap + (c % cells) // gap
     column = x * gap + c % gap
-    return (c // cells) * (layout.grid_height * layout.grid_width) + row * layout.grid_width + column
+    grid = layout.grid_height * layout.grid_width
+    return np.asarray((c // cells) * grid + row * layout.grid_width + column, dtype=np.int64)
 
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:

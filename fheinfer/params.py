@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fheinfer import _core
 
 MAX_LOG_QP = {15: 881, 16: 1747}
-"""log2(QP) that 128 bits allow at N = 2^15 and 2^16: HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
+"""log2(QP) that 128 bits allow, by log2(N): HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
 
 EVAL_MOD_DEPTH = 10
 """Levels of EvalMod: one normalisation, six for its degree-32 series, three double angles."""
@@ -69,9 +69,17 @@ class ParameterSet:
         from fheinfer import _core
 
         return _core.ParameterSet(
-            log_n=self.log_n, slots=self.slots, first_bits=self.first_bits, scale_bits=self.scale_bits,
-            special_bits=self.special_bits, digits=self.digits, cts_budget=self.cts_budget,
-            stc_budget=self.stc_budget, top_level=self.top_level, allow_insecure=self.insecure)
+            log_n=self.log_n,
+            slots=self.slots,
+            first_bits=self.first_bits,
+            scale_bits=self.scale_bits,
+            special_bits=self.special_bits,
+            digits=self.digits,
+            cts_budget=self.cts_budget,
+            stc_budget=self.stc_budget,
+            top_level=self.top_level,
+            allow_insecure=self.insecure,
+        )
 
     def level_model(self) -> _core.LevelModel:
         """Levels for evaluators that work without a context (slots, trace)."""

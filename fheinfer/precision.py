@@ -13,8 +13,8 @@ from fheinfer.artifact import Kind, read
 from fheinfer.client import Client
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import CorruptArtifactError
-from fheinfer.params import ciphertext_bound
 from fheinfer.metrics import precision_bits
+from fheinfer.params import ciphertext_bound
 
 Layers = Mapping[str, NDArray[np.float64]]
 
@@ -45,20 +45,37 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
     rows = []
     for index, step in enumerate(plan.steps):
         path = checkpoints / f"layer_{index:03d}.ct"
-        found = read(path, kind=Kind.CIPHERTEXT, params_hash=client.params.identity, key_id=client.key_id,
-                     max_payload=ciphertext_bound(client.params))
+        found = read(
+            path,
+            kind=Kind.CIPHERTEXT,
+            params_hash=client.params.identity,
+            key_id=client.key_id,
+            max_payload=ciphertext_bound(client.params),
+        )
         if found.meta.get("step") != step.name or found.meta.get("plan") != plan.client.plan:
             raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
         values = step.values(client.decrypt_slots(path.read_bytes()))
         clear = slots[step.name]
         exact = torch.get(step.name)
         if exact is not None and step.op == "avg_pool":
-            exact = exact * (step.in_layout.height * step.in_layout.width)  # ours sums; the division is in the next layer
+            exact = exact * (
+                step.in_layout.height * step.in_layout.width
+            )  # ours sums; the division is in the next layer
         ours = precision_bits(clear, values)
         theirs = precision_bits(exact.reshape(values.shape), values) if exact is not None else None
-        rows.append(LayerPrecision(
-            step.name, step.op, step.level, float(found.meta.get("seconds", 0.0)), float(np.abs(clear).max()),
-            ours.minimum, ours.median, theirs.minimum if theirs else None, theirs.median if theirs else None))
+        rows.append(
+            LayerPrecision(
+                step.name,
+                step.op,
+                step.level,
+                float(found.meta.get("seconds", 0.0)),
+                float(np.abs(clear).max()),
+                ours.minimum,
+                ours.median,
+                theirs.minimum if theirs else None,
+                theirs.median if theirs else None,
+            )
+        )
     return rows
 
 
@@ -73,8 +90,14 @@ def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
     axes.plot(x, [r.slots_minimum for r in rows], color="tab:blue", label="against slots, minimum")
     axes.plot(x, [r.slots_median for r in rows], color="tab:blue", linestyle=":", label="against slots, median")
     known = [(i, r) for i, r in enumerate(rows) if r.torch_minimum is not None]
-    axes.plot([i for i, _ in known], [r.torch_minimum for _, r in known], "o", color="tab:orange", markersize=4,
-              label="against PyTorch, minimum")
+    axes.plot(
+        [i for i, _ in known],
+        [r.torch_minimum or 0.0 for _, r in known],
+        "o",
+        color="tab:orange",
+        markersize=4,
+        label="against PyTorch, minimum",
+    )
     for i in (i for i, r in enumerate(rows) if r.op == "bootstrap"):
         axes.axvline(i, color="0.85", zorder=0)
     axes.set_xticks(list(x), [r.step for r in rows], rotation=90, fontsize=6)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fheinfer import _core
 from fheinfer.artifact import Artifact, Kind, from_bytes, read, to_bytes, write
 from fheinfer.compiler import compile
-from fheinfer.compiler.plan import Plan, Step
+from fheinfer.compiler.plan import Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keygen import rotation_file
 from fheinfer.keystore import Manifest, ServerKeys
@@ -47,8 +47,15 @@ class Server:
         self._evaluator = _core.OpenFheEvaluator(_core.Context(self.params.core()), self.keys.key_id)
         self._load(progress or (lambda what, fraction: None))
 
-    def evaluate(self, picture: bytes | memoryview, *, observer: Observer | None = None,
-                 checkpoints: Path | None = None, resume: bool = False, keep_layers: bool = False) -> bytes:
+    def evaluate(
+        self,
+        picture: bytes | memoryview,
+        *,
+        observer: Observer | None = None,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+        keep_layers: bool = False,
+    ) -> bytes:
         """Encrypted picture to encrypted logits, as artifacts.
 
         Args:
@@ -59,11 +66,18 @@ class Server:
         Raises:
             CorruptArtifactError, MismatchError: a damaged input, or one for another key or network.
         """
-        found = from_bytes(picture, kind=Kind.CIPHERTEXT, params_hash=self.params.identity, key_id=self.keys.key_id,
-                           max_payload=ciphertext_bound(self.params))
+        found = from_bytes(
+            picture,
+            kind=Kind.CIPHERTEXT,
+            params_hash=self.params.identity,
+            key_id=self.keys.key_id,
+            max_payload=ciphertext_bound(self.params),
+        )
         if found.meta.get("role") != "input" or found.meta.get("plan") != self.plan.client.plan:
-            raise MismatchError("this ciphertext is not a picture encrypted for this network; encrypt it again with the "
-                                "weights the server runs")
+            raise MismatchError(
+                "this ciphertext is not a picture encrypted for this network; encrypt it again with the "
+                "weights the server runs"
+            )
         x = self._evaluator.read(found.payload)
         store = None
         if checkpoints is not None:
@@ -71,8 +85,16 @@ class Server:
         watch = store.keep(observer) if store and keep_layers else observer
         y = execute(self.plan, self._evaluator, x, observer=watch, checkpoints=store, resume=resume)
         spec = self.plan.client
-        return self.wrap(y, {"role": "result", "plan": spec.plan, "network": spec.network, "outputs": spec.outputs,
-                             "output_scale": spec.output_scale})
+        return self.wrap(
+            y,
+            {
+                "role": "result",
+                "plan": spec.plan,
+                "network": spec.network,
+                "outputs": spec.outputs,
+                "output_scale": spec.output_scale,
+            },
+        )
 
     def wrap(self, value: _core.Ciphertext, meta: dict[str, object]) -> bytes:
         """A ciphertext as an artifact."""
@@ -85,16 +107,20 @@ class Server:
         have = self.keys.manifest.rotations
         missing = [k for k, limbs in self.plan.rotations.items() if have.get(k, 0) < limbs]
         if missing:
-            raise MismatchError(f"these keys were made for {self.keys.manifest.network} and lack {len(missing)} rotations that "
-                                f"{self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`")
+            raise MismatchError(
+                f"these keys were made for {self.keys.manifest.network} and lack {len(missing)} rotations that "
+                f"{self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`"
+            )
 
     def _load(self, progress: Progress) -> None:
         evaluator, read_key = self._evaluator, self.keys.read
         evaluator.add_relinearisation_key(read_key("relinearisation.key", Kind.RELINEARISATION_KEY))
         if self.plan.bootstraps:
             evaluator.add_conjugation_key(read_key("conjugation.key", Kind.CONJUGATION_KEY))
-            evaluator.add_encapsulation_keys(read_key("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE),
-                                             read_key("to_dense.key", Kind.ENCAPSULATION_TO_DENSE))
+            evaluator.add_encapsulation_keys(
+                read_key("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE),
+                read_key("to_dense.key", Kind.ENCAPSULATION_TO_DENSE),
+            )
         for done, rotation in enumerate(self.plan.rotations):
             progress("keys", done / len(self.plan.rotations))
             evaluator.add_rotation_key(rotation, read_key(rotation_file(rotation), Kind.ROTATION_KEY))
@@ -123,8 +149,13 @@ class CheckpointFolder:
         if not path.exists():
             return None
         try:
-            found = read(path, kind=Kind.CIPHERTEXT, params_hash=self._server.params.identity, key_id=self._server.keys.key_id,
-                         max_payload=ciphertext_bound(self._server.params))
+            found = read(
+                path,
+                kind=Kind.CIPHERTEXT,
+                params_hash=self._server.params.identity,
+                key_id=self._server.keys.key_id,
+                max_payload=ciphertext_bound(self._server.params),
+            )
         except FheinferError:
             return None  # damaged or of another run: start from the beginning
         index, steps = found.meta.get("index"), self._server.plan.steps
@@ -135,13 +166,22 @@ class CheckpointFolder:
 
     def keep(self, observer: Observer | None) -> Observer:
         """An observer that also writes each layer's ciphertext."""
+
         def watch(done):  # type: ignore[no-untyped-def]
             self._write(f"layer_{done.index:03d}.ct", done.index, done.step, done.value, done.seconds)
             if observer:
                 observer(done)
+
         return watch
 
     def _write(self, name: str, index: int, step: Step, value: _core.Ciphertext, seconds: float = 0.0) -> None:
-        meta: dict[str, object] = {"role": "checkpoint", "index": index, "step": step.name, "plan": self._server.plan.client.plan,
-                                   "picture": self._picture, "seconds": seconds, "created": time.time()}
+        meta: dict[str, object] = {
+            "role": "checkpoint",
+            "index": index,
+            "step": step.name,
+            "plan": self._server.plan.client.plan,
+            "picture": self._picture,
+            "seconds": seconds,
+            "created": time.time(),
+        }
         write(self._folder / name, self._server._artifact(value, meta))

@@ -19,15 +19,17 @@ from fheinfer.storage import atomic_write, read_small
 from fheinfer.weights import load as load_weights
 
 
-def evaluate(keys: Annotated[Path, typer.Option("--keys", help="The server folder of the keys, e.g. keys/set1/server.")],
-             source: Annotated[Path, typer.Option("--input", "-i", help="Encrypted picture.")],
-             output: Annotated[Path, typer.Option("--output", "-o", help="Where the encrypted result goes.")],
-             weights: Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")] = None,
-             checkpoints: Annotated[Path | None, typer.Option(help="Folder to resume from.")] = None,
-             resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
-             keep_layers: Annotated[bool, typer.Option("--keep-layers", help="Write every layer's ciphertext there.")] = False,
-             threads: Annotated[int | None, typer.Option(help="Cores to use; all by default.")] = None,
-             events: Annotated[bool, typer.Option("--events", hidden=True)] = False) -> None:
+def evaluate(
+    keys: Annotated[Path, typer.Option("--keys", help="The server folder of the keys, e.g. keys/set1/server.")],
+    source: Annotated[Path, typer.Option("--input", "-i", help="Encrypted picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the encrypted result goes.")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")] = None,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder to resume from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
+    keep_layers: Annotated[bool, typer.Option("--keep-layers", help="Write every layer's ciphertext there.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Cores to use; all by default.")] = None,
+    events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
+) -> None:
     """Server: evaluate the network on an encrypted picture, with no secret at hand.
 
     With the hidden --events it writes a JSON object a line: {"event": "load" | "step" | "done" | "error", ...}.
@@ -40,8 +42,16 @@ def evaluate(keys: Annotated[Path, typer.Option("--keys", help="The server folde
             sys.stdout.flush()
 
     def step(done: StepDone) -> None:
-        tell("step", index=done.index, total=done.total, step=done.step.name, op=done.step.op, level=done.level,
-             seconds=done.seconds, predicted=done.step.seconds)
+        tell(
+            "step",
+            index=done.index,
+            total=done.total,
+            step=done.step.name,
+            op=done.step.op,
+            level=done.level,
+            seconds=done.seconds,
+            predicted=done.step.seconds,
+        )
 
     try:
         if threads is not None:
@@ -51,11 +61,19 @@ def evaluate(keys: Annotated[Path, typer.Option("--keys", help="The server folde
         if (resume or keep_layers) and checkpoints is None:
             raise InputError("--resume and --keep-layers need --checkpoints FOLDER")
         began = time.perf_counter()
-        server = Server(keys, load_weights(weights or default_weights()),
-                        progress=lambda what, fraction: tell("load", what=what, fraction=fraction))
+        server = Server(
+            keys,
+            load_weights(weights or default_weights()),
+            progress=lambda what, fraction: tell("load", what=what, fraction=fraction),
+        )
         loaded = time.perf_counter()
-        result = server.evaluate(read_input(source, server.params), observer=step, checkpoints=checkpoints, resume=resume,
-                                 keep_layers=keep_layers)
+        result = server.evaluate(
+            read_input(source, server.params),
+            observer=step,
+            checkpoints=checkpoints,
+            resume=resume,
+            keep_layers=keep_layers,
+        )
         seconds = {"load keys": loaded - began, "evaluate": time.perf_counter() - loaded}
         atomic_write(output, [result])
     except FheinferError as error:
@@ -65,8 +83,11 @@ def evaluate(keys: Annotated[Path, typer.Option("--keys", help="The server folde
         sys.exit(error.exit_code)
     tell("done", seconds=seconds, memory=peak_memory())
     if not events:
-        sys.stderr.write(f"{output}: " + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
-                         + f", peak memory {peak_memory() / 1e9:.2f} GB\n")
+        sys.stderr.write(
+            f"{output}: "
+            + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+            + f", peak memory {peak_memory() / 1e9:.2f} GB\n"
+        )
 
 
 def read_input(path: Path, params: ParameterSet) -> bytes:

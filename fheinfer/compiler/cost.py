@@ -1,11 +1,13 @@
 """Predicts time, memory and key sizes of a plan on OpenFHE's evaluation, from what the trace evaluator counted.
 
-Work is counted in limb-NTTs, the unit hybrid key switching is made of, and in encoded plaintexts. The two speeds were
-fitted to runs of set 1 on the reference machine (docs/performance.md); a run prints predicted and measured side by side.
+Work is counted in limb-NTTs, the unit hybrid key switching is made of, and in encoded plaintexts. The two speeds
+were fitted to runs of set 1 on the reference machine (docs/performance.md); `fheinfer infer -v` prints predicted and
+measured side by side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from fheinfer import _core
@@ -57,7 +59,7 @@ class CostModel:
 
     def _polynomial_ntts(self, degree: int, limbs: int) -> float:
         # Paterson-Stockmeyer: about 2 sqrt(2 degree) products, each with a key switch, at falling levels.
-        products = 2 * (2 * degree) ** 0.5
+        products = 2 * math.sqrt(2 * degree)
         return products * (self.key_switch_ntts(max(1, limbs - 2)) + 4 * limbs)
 
     def _bootstrap_ntts(self) -> float:

@@ -38,28 +38,50 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
 
     entry, end = graph.input, graph.output
     client = ClientSpec(
-        network=graph.name, params=params.name, input_shape=tuple(entry.attrs["shape"]), mean=tuple(mean), std=tuple(std),
-        input_scale=entry.attrs["scale"], input_level=entry.attrs["level"], output_scale=end.attrs["scale"],
-        outputs=end.attrs["out_features"], plan=plan_identity(graph.name, params, steps, constants))
+        network=graph.name,
+        params=params.name,
+        input_shape=tuple(entry.attrs["shape"]),
+        mean=tuple(mean),
+        std=tuple(std),
+        input_scale=entry.attrs["scale"],
+        input_level=entry.attrs["level"],
+        output_scale=end.attrs["scale"],
+        outputs=end.attrs["out_features"],
+        plan=plan_identity(graph.name, params, steps, constants),
+    )
     key_bytes = cost.key_bytes(context, rotations, bootstraps=bootstraps)
     table_bytes = cost.table_bytes() if bootstraps else 0
     prediction = Prediction(
         seconds=sum(step.seconds for step in steps),
         peak_memory=BASE_MEMORY + key_bytes + table_bytes + cost.working_bytes(),
-        key_bytes=key_bytes, table_bytes=table_bytes,
-        input_bytes=2 * (client.input_level + 1) * cost.limb_bytes, output_bytes=2 * (end.attrs["level"] + 1) * cost.limb_bytes)
+        key_bytes=key_bytes,
+        table_bytes=table_bytes,
+        input_bytes=2 * (client.input_level + 1) * cost.limb_bytes,
+        output_bytes=2 * (end.attrs["level"] + 1) * cost.limb_bytes,
+    )
     return Plan(graph.name, params, tuple(steps), constants, dict(sorted(rotations.items())), client, prediction)
 
 
 def _step(node: Node, program: Program) -> Step:
     conv = tuple(node.attrs[k] for k in ("kernel", "stride", "padding")) if node.op == "conv2d" else None
     weights = {"coefficients": f"{node.name}/coefficients"} if node.op == "relu" else dict(node.weights)
-    return Step(name=node.name, op=node.op, inputs=node.inputs, level=node.attrs["level"], scale=node.attrs["scale"],
-                layout=node.attrs["layout"], in_layout=program.graph[node.inputs[0]].attrs["layout"], weights=weights,
-                conv=conv, mask=node.op == "linear" and node is program.graph.output)
+    return Step(
+        name=node.name,
+        op=node.op,
+        inputs=node.inputs,
+        level=node.attrs["level"],
+        scale=node.attrs["scale"],
+        layout=node.attrs["layout"],
+        in_layout=program.graph[node.inputs[0]].attrs["layout"],
+        weights=weights,
+        conv=conv,
+        mask=node.op == "linear" and node is program.graph.output,
+    )
 
 
-def _trace(program: Program, steps: list[Step], constants: Arrays, cost: CostModel) -> tuple[list[Step], dict[int, int]]:
+def _trace(
+    program: Program, steps: list[Step], constants: Arrays, cost: CostModel
+) -> tuple[list[Step], dict[int, int]]:
     """Runs the steps on the trace evaluator: their rotation keys, and a predicted time for each."""
     evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
     values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
@@ -73,5 +95,7 @@ def _trace(program: Program, steps: list[Step], constants: Arrays, cost: CostMod
         for k, limbs in report.rotation_keys.items():
             rotations[k % cyclic] = max(rotations.get(k % cyclic, 0), limbs)
         timed.append(replace(step, seconds=cost.seconds(report)))
-        assert evaluator.level(values[step.name]) == step.level, f"{step.name}: the levels pass and the kernels disagree"
+        assert evaluator.level(values[step.name]) == step.level, (
+            f"{step.name}: the levels pass and the kernels disagree"
+        )
     return timed, rotations

@@ -61,18 +61,28 @@ class Step:
     mask: bool = False
     seconds: float = 0.0
 
-    def apply(self, evaluator: _core.Evaluator, constants: Arrays,
-              inputs: Sequence[_core.Ciphertext]) -> _core.Ciphertext:
+    def apply(
+        self, evaluator: _core.Evaluator, constants: Arrays, inputs: Sequence[_core.Ciphertext]
+    ) -> _core.Ciphertext:
         """Runs the step on any evaluator."""
         x = inputs[0]
         array = {role: constants[name] for role, name in self.weights.items()}
         none = np.zeros(0)
         if self.op == "conv2d":
             assert self.conv is not None
-            return _core.conv2d(evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout,
-                                _core.Conv2d(*self.conv))
+            return _core.conv2d(
+                evaluator,
+                x,
+                array["weight"],
+                array.get("bias", none),
+                self.in_layout,
+                self.layout,
+                _core.Conv2d(*self.conv),
+            )
         if self.op == "linear":
-            return _core.linear(evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout, self.mask)
+            return _core.linear(
+                evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout, self.mask
+            )
         if self.op == "relu":
             return evaluator.chebyshev(x, list(array["coefficients"]))
         if self.op == "avg_pool":

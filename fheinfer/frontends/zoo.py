@@ -8,8 +8,7 @@ from fheinfer.errors import UnknownNetworkError
 from fheinfer.graph.ir import Graph, GraphBuilder
 
 
-def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32,
-           classes: int = 10) -> Graph:
+def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10) -> Graph:
     """A CIFAR residual network (He et al. 2015, section 4.2) with 1x1-convolution shortcuts.
 
     Args:

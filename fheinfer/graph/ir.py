@@ -83,15 +83,22 @@ class GraphBuilder:
         self._name = name
         self._nodes = [Node("input", "input", attrs={"shape": tuple(input_shape)})]
 
-    def add(self, name: str, op: str, *inputs: str, weights: Mapping[str, str] | None = None,
-            **attrs: Any) -> str:
+    def add(self, name: str, op: str, *inputs: str, weights: Mapping[str, str] | None = None, **attrs: Any) -> str:
         self._nodes.append(Node(name, op, inputs, weights or {}, attrs))
         return name
 
     def conv_bn(self, x: str, conv: str, bn: str | None, out: int, kernel: int, stride: int = 1) -> str:
         """A convolution without bias, same padding, then batch norm where `bn` names one."""
-        x = self.add(conv, "conv2d", x, weights={"weight": f"{conv}.weight"}, out_channels=out,
-                     kernel=kernel, stride=stride, padding=kernel // 2)
+        x = self.add(
+            conv,
+            "conv2d",
+            x,
+            weights={"weight": f"{conv}.weight"},
+            out_channels=out,
+            kernel=kernel,
+            stride=stride,
+            padding=kernel // 2,
+        )
         if bn is None:
             return x
         roles = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

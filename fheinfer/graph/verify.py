@@ -48,6 +48,8 @@ def _verify_node(node: Node, seen: set[str]) -> None:
         if name not in seen:
             raise GraphError(f"node {node.name!r} reads {name!r}, which is not computed before it")
     if unknown := set(node.weights) - roles:
-        raise GraphError(f"node {node.name!r} ({node.op}) names weights it has no use for: {', '.join(sorted(unknown))}")
+        raise GraphError(
+            f"node {node.name!r} ({node.op}) names weights it has no use for: {', '.join(sorted(unknown))}"
+        )
     if missing := attrs - set(node.attrs):
         raise GraphError(f"node {node.name!r} ({node.op}) lacks {', '.join(sorted(missing))}")

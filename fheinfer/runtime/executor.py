@@ -34,8 +34,15 @@ class Checkpoints(Protocol):
     def latest(self) -> tuple[int, _core.Ciphertext] | None: ...
 
 
-def execute(plan: Plan, evaluator: _core.Evaluator, x: _core.Ciphertext, *, observer: Observer | None = None,
-            checkpoints: Checkpoints | None = None, resume: bool = False) -> _core.Ciphertext:
+def execute(
+    plan: Plan,
+    evaluator: _core.Evaluator,
+    x: _core.Ciphertext,
+    *,
+    observer: Observer | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+) -> _core.Ciphertext:
     """Runs the plan on `x` and returns the logits' ciphertext.
 
     With `checkpoints`, every value that is alone alive after an activation is saved; with `resume`, the run starts

@@ -27,8 +27,10 @@ def require_memory(needed: int, what: str) -> None:
     """
     available = available_memory()
     if available is not None and available < needed:
-        raise NotEnoughMemoryError(f"{what} needs about {needed / _GIB:.1f} GiB of memory and {available / _GIB:.1f} GiB are "
-                                   "free; close other programs or choose a smaller set (`fheinfer sets`)")
+        raise NotEnoughMemoryError(
+            f"{what} needs about {needed / _GIB:.1f} GiB of memory and {available / _GIB:.1f} GiB are "
+            "free; close other programs or choose a smaller set (`fheinfer sets`)"
+        )
 
 
 def peak_memory() -> int:

@@ -16,8 +16,13 @@ OVERSHOOT = 1e-6
 """How far outside [-1, 1] an activation input may be before it is reported."""
 
 
-def run_slots(plan: Plan, image: NDArray[np.floating], *, layers: dict[str, NDArray[np.float64]] | None = None,
-              observer: Callable[[StepDone], None] | None = None) -> NDArray[np.float64]:
+def run_slots(
+    plan: Plan,
+    image: NDArray[np.floating],
+    *,
+    layers: dict[str, NDArray[np.float64]] | None = None,
+    observer: Callable[[StepDone], None] | None = None,
+) -> NDArray[np.float64]:
     """Logits of a normalised (C, H, W) picture.
 
     Args:
@@ -47,5 +52,7 @@ def run_slots(plan: Plan, image: NDArray[np.floating], *, layers: dict[str, NDAr
 def _check_range(source: Step, values: NDArray[np.float64], activation: str) -> None:
     largest = float(np.abs(values).max())
     if largest > source.scale * (1 + OVERSHOOT):
-        raise RangeError(f"the input of activation {activation!r} reaches {largest:.3g} and its polynomial is valid up to "
-                         f"{source.scale:.3g}; calibrate the ranges on pictures like this one or raise the margin")
+        raise RangeError(
+            f"the input of activation {activation!r} reaches {largest:.3g} and its polynomial is valid up to "
+            f"{source.scale:.3g}; calibrate the ranges on pictures like this one or raise the margin"
+        )

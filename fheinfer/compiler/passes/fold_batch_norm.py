@@ -1,6 +1,6 @@
 """conv2d -> batch_norm becomes one conv2d with a bias, under the batch norm's name.
 
-    conv (W) ; bn (g, b, mean, var)   =>   conv (W * g / sqrt(var + eps), b - mean * g / sqrt(var + eps))
+conv (W) ; bn (g, b, mean, var)   =>   conv (W * g / sqrt(var + eps), b - mean * g / sqrt(var + eps))
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """avg_pool -> linear: the pool only sums, and the linear layer's weights carry the division.
 
-    avg_pool over H x W ; linear (W)   =>   avg_pool (sum) ; linear (W / (H * W))
+avg_pool over H x W ; linear (W)   =>   avg_pool (sum) ; linear (W / (H * W))
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ def layouts(program: Program) -> Program:
     for node in program.graph:
         of[node.name] = layout = _layout(node, [of[i] for i in node.inputs])
         if layout.period > program.params.slots:
-            raise PlanError(f"node {node.name!r} needs {layout.period} slots; set {program.params.name} has "
-                            f"{program.params.slots}")
+            raise PlanError(
+                f"node {node.name!r} needs {layout.period} slots; set {program.params.name} has {program.params.slots}"
+            )
         nodes.append(node.with_attrs(layout=layout))
     return program.with_nodes(nodes)
 

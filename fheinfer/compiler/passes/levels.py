@@ -33,12 +33,15 @@ def levels(program: Program) -> Program:
     for node in reversed(graph.nodes):
         users = graph.users(node.name)
         # An activation can always be reached through a bootstrap at its input.
-        need[node.name] = max((BOOTSTRAP_INPUT if u.op == "relu" else need[u.name] + consumed[u.name] for u in users),
-                              default=0)
+        need[node.name] = max(
+            (BOOTSTRAP_INPUT if u.op == "relu" else need[u.name] + consumed[u.name] for u in users), default=0
+        )
     relu = max((n for n in graph if n.op == "relu"), key=lambda n: need[n.name], default=None)
     if relu and params.levels < consumed[relu.name] + need[relu.name]:
-        raise PlanError(f"set {params.name} leaves {params.levels} levels after a bootstrap; activation {relu.name!r} of degree "
-                        f"{params.relu_degree} and what follows it need {consumed[relu.name] + need[relu.name]}")
+        raise PlanError(
+            f"set {params.name} leaves {params.levels} levels after a bootstrap; activation {relu.name!r} of degree "
+            f"{params.relu_degree} and what follows it need {consumed[relu.name] + need[relu.name]}"
+        )
 
     at: dict[str, int] = {}
     nodes: list[Node] = []
@@ -57,8 +60,10 @@ def levels(program: Program) -> Program:
         else:
             at[node.name] = min(at[i] for i in node.inputs) - consumed[node.name]
         if at[node.name] < need[node.name]:
-            raise PlanError(f"node {node.name!r} would be at level {at[node.name]} and needs {need[node.name]}; a network "
-                            f"needs an activation at least every {params.levels} levels")
+            raise PlanError(
+                f"node {node.name!r} would be at level {at[node.name]} and needs {need[node.name]}; a network "
+                f"needs an activation at least every {params.levels} levels"
+            )
         nodes.append(node.with_attrs(level=at[node.name]))
     return program.with_nodes(nodes)
 

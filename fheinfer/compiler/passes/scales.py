@@ -59,7 +59,10 @@ def _required(program: Program, node: Node) -> float | None:
 def _asked_by(program: Program, user: Node) -> float | None:
     if user.op == "relu":
         if user.name not in program.ranges:
-            raise PlanError(f"no range is known for the activation {user.name!r}; measure it with `fheinfer weights import FILE --data FOLDER`")
+            raise PlanError(
+                f"no range is known for the activation {user.name!r}; "
+                "measure it with `fheinfer weights import FILE --data FOLDER`"
+            )
         return program.ranges[user.name]
     return _required(program, user) if user.op == "add" else None
 

@@ -1,0 +1,90 @@
+"""`fheinfer train` and `fheinfer weights`: making and importing trained networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fheinfer.console import out, print_json, table
+from fheinfer.errors import UsageError
+from fheinfer.frontends import zoo
+from fheinfer.resources import default_weights
+from fheinfer.weights import import_file, load
+
+weights_app = typer.Typer(no_args_is_help=True, help="Trained weights: import and show.")
+
+
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o")] = Path("weights/resnet20.safetensors"),
+    network: Annotated[str, typer.Option(help=f"One of {', '.join(zoo.names())}.")] = "resnet20",
+    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+) -> None:
+    """Train a network on CIFAR-10; writes weights and a model card."""
+    try:
+        from fheinfer.train.console import progress_bar
+        from fheinfer.train.loop import train as run
+        from fheinfer.train.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
+    chosen = {k: v for k, v in {"epochs": epochs, "peak_lr": lr, "seed": seed}.items() if v is not None}
+    with progress_bar() as observe:
+        run(network, output, data, Recipe(**chosen), resume, observe)  # type: ignore[arg-type]
+    out.print(f"{output} and {output.with_suffix('.md')}")
+
+
+@weights_app.command("import")
+def weights_import(
+    file: Annotated[Path, typer.Argument(help=".pt, .th, .npz or .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    network: Annotated[str, typer.Option()] = "resnet20",
+    data: Annotated[Path | None, typer.Option(help="CIFAR-10 sheets, to measure the activation ranges.")] = None,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="Also measure accuracy on the test images.")] = False,
+) -> None:
+    """Read somebody's weights and write them in our form."""
+    weights = import_file(file, network, data=data)
+    weights.save(output)
+    out.print(f"{output}: {weights.network}, {len(weights.arrays)} tensors, identity {weights.identity[:16]}")
+    if not weights.ranges:
+        out.print("no activation ranges: give --data FOLDER before encrypting with them")
+    if accuracy:
+        from fheinfer.train import data as dataset
+        from fheinfer.train.evaluate import accuracy as measure
+        from fheinfer.train.module import from_weights
+
+        top1 = measure(from_weights(weights), dataset.load(dataset.folder(data), "test"), weights.mean, weights.std)
+        out.print(f"accuracy on the test images: {100 * top1:.2f} %")
+
+
+@weights_app.command("show")
+def weights_show(
+    file: Annotated[Path | None, typer.Argument()] = None, as_json: Annotated[bool, typer.Option("--json")] = False
+) -> None:
+    """What a weights file holds."""
+    path = file or default_weights()
+    weights = load(path)
+    if as_json:
+        print_json(
+            {
+                "file": str(path),
+                "network": weights.network,
+                "identity": weights.identity,
+                "mean": weights.mean,
+                "std": weights.std,
+                "ranges": dict(weights.ranges),
+                "provenance": dict(weights.provenance),
+            }
+        )
+        return
+    table(
+        str(path), ["activation", "largest input"], [[name, f"{bound:.2f}"] for name, bound in weights.ranges.items()]
+    )
+    out.print(
+        f"{weights.network}, {sum(a.size for a in weights.arrays.values())} numbers, "
+        f"mean {weights.mean}, std {weights.std}"
+    )

@@ -1,0 +1,155 @@
+"""`fheinfer sets` and `fheinfer plan`: what a run gives and costs, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fheinfer.compiler import compile
+from fheinfer.compiler.plan import Plan
+from fheinfer.console import out, print_json, size, table
+from fheinfer.keygen import manifest_plan
+from fheinfer.params import MAX_LOG_QP, parameter_set, parameter_sets
+from fheinfer.resources import default_weights
+from fheinfer.weights import load as load_weights
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+SetOption = Annotated[str, typer.Option("--set", help="Parameter set: 1, 2, 3 or 4 (`fheinfer sets`).")]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
+
+
+def sets(as_json: JsonOption = False) -> None:
+    """Parameter sets: what each gives and costs, and what its security rests on."""
+    from fheinfer import _core
+
+    rows: list[dict[str, Any]] = []
+    for params in parameter_sets():
+        context, plan = _core.Context(params.core()), manifest_plan("resnet20", params)
+        rows.append(
+            {
+                "set": params.name,
+                "N": f"2^{params.log_n}",
+                "slots": params.slots,
+                "relu_degree": params.relu_degree,
+                "digits": params.digits,
+                "budgets": f"{params.cts_budget},{params.stc_budget}",
+                "limbs": len(context.q),
+                "specials": len(context.p),
+                "prime_bits": f"{params.first_bits}/{params.scale_bits}",
+                "log_qp": context.log_qp,
+                "levels": params.levels,
+                "key_bytes": plan.prediction.key_bytes,
+                "memory": plan.prediction.peak_memory,
+                "seconds": plan.prediction.seconds,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    table(
+        "parameter sets (ResNet20; keys, memory and time predicted)",
+        [
+            "set",
+            "N",
+            "slots",
+            "ReLU degree",
+            "digits",
+            "CtS,StC",
+            "limbs + P",
+            "q0/q bits",
+            "log2 QP",
+            "levels",
+            "keys",
+            "memory",
+            "time",
+        ],
+        [
+            [
+                r["set"],
+                r["N"],
+                r["slots"],
+                r["relu_degree"],
+                r["digits"],
+                r["budgets"],
+                f"{r['limbs']} + {r['specials']}",
+                r["prime_bits"],
+                r["log_qp"],
+                r["levels"],
+                size(r["key_bytes"]),
+                size(r["memory"]),
+                f"{r['seconds']:.0f} s",
+            ]
+            for r in rows
+        ],
+    )
+    out.print(
+        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]}, what the HomomorphicEncryption.org\n"
+        "tables (as in OpenFHE's HEStd_128_classic) allow at N = 2^16 for a ternary secret; the main secret is dense\n"
+        "ternary. Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and one special prime\n"
+        "(ePrint 2022/024). No set gives less; a chain that would is refused."
+    )
+
+
+def plan(
+    set_name: SetOption = "1",
+    weights: WeightsOption = None,
+    network: Annotated[str | None, typer.Option(help="Plan a network of the zoo without weights.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a run will do and take, before anything runs."""
+
+    made = (
+        manifest_plan(network, parameter_set(set_name))
+        if network
+        else compile(load_weights(weights or default_weights()), set_name)
+    )
+    prediction = asdict(made.prediction)
+    if as_json:
+        print_json(
+            {
+                "network": made.network,
+                "set": made.params.name,
+                "bootstraps": made.bootstraps,
+                "prediction": prediction,
+                "rotations": dict(made.rotations),
+                "client": asdict(made.client),
+                "steps": [
+                    {
+                        "name": s.name,
+                        "op": s.op,
+                        "inputs": s.inputs,
+                        "level": s.level,
+                        "scale": s.scale,
+                        "layout": repr(s.layout),
+                        "seconds": s.seconds,
+                    }
+                    for s in made.steps
+                ],
+            }
+        )
+        return
+    table(
+        f"{made.network} on set {made.params.name}",
+        ["step", "operation", "layout", "level", "scale", "predicted s"],
+        [[s.name, s.op, repr(s.layout), s.level, f"{s.scale:.3g}", f"{s.seconds:.2f}"] for s in made.steps],
+        left=3,
+    )
+    out.print(
+        f"{made.bootstraps} bootstraps, {len(made.rotations)} rotation keys; input level {made.client.input_level}"
+    )
+    out.print(
+        f"predicted: {made.prediction.seconds:.0f} s, "
+        + ", ".join(
+            f"{key.replace('_', ' ')} {size(prediction[key])}"
+            for key in ("key_bytes", "table_bytes", "peak_memory", "input_bytes", "output_bytes")
+        )
+    )
+
+
+def _plan(set_name: str, weights: Path | None, network: str | None) -> Plan:
+    if network:
+        return manifest_plan(network, parameter_set(set_name))
+    return compile(load_weights(weights or default_weights()), set_name)
