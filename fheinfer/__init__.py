@@ -8,6 +8,14 @@ import os
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+try:
+    from fheinfer import _core  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"the compiled part of fheinfer cannot be loaded ({error}); install with `pip install .` (or `make demo`), "
+        "and run from outside the source folder unless the install is editable"
+    ) from error
+
 from fheinfer import errors
 from fheinfer.client import Client
 from fheinfer.compiler import compile

@@ -13,7 +13,7 @@ from fheinfer.artifact import Kind
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.frontends import zoo
-from fheinfer.keystore import KeyWriter, Manifest, new_key_id, require_disk
+from fheinfer.keystore import KeyWriter, Manifest, new_key_id, require_disk, rotation_file
 from fheinfer.params import ParameterSet, parameter_set
 from fheinfer.runtime.memory import require_memory
 from fheinfer.weights import Weights, shapes
@@ -90,8 +90,3 @@ def keygen(
             for (rotation, limbs), payload in zip(part, keys.rotation_keys(part), strict=True):
                 add(rotation_file(rotation), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
         return writer.finish(network=network, rotations=plan.rotations)
-
-
-def rotation_file(rotation: int) -> str:
-    """File name of a rotation key; rotations are in [0, N/2)."""
-    return f"rotation_{rotation}.key"

@@ -41,8 +41,8 @@ _SET_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 def rotation_file(rotation: int) -> str:
-    """File name of a rotation key: rotation_32.key, rotation_m7.key for -7."""
-    return f"rotation_{'m' if rotation < 0 else ''}{abs(rotation)}.key"
+    """File name of a rotation key; rotations are in [0, N/2)."""
+    return f"rotation_{rotation}.key"
 
 
 def new_key_id() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fheinfer.errors import ImageError
+from fheinfer.resources import input_folders
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
@@ -62,7 +63,7 @@ def normalise(image: U8, mean: Sequence[float], std: Sequence[float]) -> F64:
 def _find(path_or_name: Path | str) -> Path:
     given = Path(path_or_name)
     bare = given.name == str(path_or_name) and given.name != ""
-    folders = tuple(_input_folders()) if bare else ()
+    folders = input_folders() if bare else ()
     try:
         for path in (given, *(folder / given.name for folder in folders)):
             if path.is_dir():
@@ -75,13 +76,6 @@ def _find(path_or_name: Path | str) -> Path:
                     if p.suffix in {".png", ".jpg"}})
     hint = f"; inputs/ has {', '.join(there)}" if there else ""
     raise ImageError(f"{given}: no such picture{hint}")
-
-
-def _input_folders() -> Iterator[Path]:
-    yield Path("inputs")
-    here = Path(__file__).resolve().parent
-    yield here.parent / "inputs"  # a checkout
-    yield here / "inputs"  # an installed package
 
 
 def _check_header(path: Path, picture: Image.Image) -> None:

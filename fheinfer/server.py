@@ -12,8 +12,7 @@ from fheinfer.artifact import Artifact, Kind, from_bytes, read, to_bytes, write
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Step
 from fheinfer.errors import FheinferError, MismatchError
-from fheinfer.keygen import rotation_file
-from fheinfer.keystore import Manifest, ServerKeys
+from fheinfer.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.params import ciphertext_bound, parameter_set
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory

@@ -1,0 +1,52 @@
+# make demo    classify inputs/vale.jpg under encryption, from nothing
+# make test    what CI runs
+# make lint    ruff and mypy
+# make wheel   dist/fheinfer-*.whl
+# make clean   everything made here, except keys
+
+PYTHON ?= python3
+VENV   ?= .venv
+SET    ?= 1
+IMAGE  ?= vale.jpg
+# First and exact: a looser pin lets pip trade a CPU build that is there for a CUDA build.
+TORCH  ?= torch==2.13.0
+
+BIN     := $(VENV)/bin
+NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
+
+.PHONY: demo test lint wheel clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	test -e keys/set$(SET)/server/manifest.json || $(BIN)/fheinfer keygen --set $(SET)
+	$(BIN)/fheinfer infer --set $(SET) --image $(IMAGE) --plain
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.venv
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fheinfer needs Python 3.11 or later: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.venv
+	$(BIN)/pip install '$(TORCH)'
+	touch $@
+
+# One install serves the demo and the tests: the native part takes minutes to build. Editable, because a plain one would
+# be hidden in this folder by the sources, which lack the native part.
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+	$(BIN)/pip install --editable '.[dev,plain]'
+	touch $@
