@@ -10,17 +10,25 @@ from numpy.typing import NDArray
 
 Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-
-def interpolate(function: Function, degree: int) -> NDArray[np.float64]:
-    """Coefficients c_0 .. c_degree of the series that meets `function` at the degree + 1 Chebyshev nodes of [-1, 1]."""
-    n = degree + 1
-    nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
-    return np.asarray(chebyshev.chebvander(nodes, degree).T @ function(nodes)) * np.where(np.arange(n) == 0, 1, 2) / n
+_SAMPLES = 4000
 
 
 def relu(degree: int) -> NDArray[np.float64]:
-    """max(x, 0) on [-1, 1]; the largest error, about 0.5 / degree, is at zero."""
-    return interpolate(lambda x: np.maximum(x, 0.0), degree)
+    """max(x, 0) on [-1, 1] by least squares, weighted towards small inputs.
+
+    A layer's range is its largest input over many pictures; most of its inputs are a tenth of that. The weight
+    exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still holds the ends. ResNet20 keeps two bits more of
+    its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
+
+    ReLU is x / 2 plus an even function, so only even coefficients are fitted.
+    """
+    x = np.cos(np.pi * (np.arange(_SAMPLES) + 0.5) / _SAMPLES)
+    weight = np.sqrt(np.exp(-(x**2) / (2 * 0.15**2)) + 1e-4)
+    even = chebyshev.chebvander(x, degree)[:, ::2]
+    coefficients = np.zeros(degree + 1)
+    coefficients[::2] = np.linalg.lstsq(even * weight[:, None], np.abs(x) / 2 * weight, rcond=None)[0]
+    coefficients[1] = 0.5
+    return coefficients
 
 
 def max_error(

@@ -63,7 +63,7 @@ def _asked_by(program: Program, user: Node) -> float | None:
                 f"no range is known for the activation {user.name!r}; "
                 "measure it with `fheinfer weights import FILE --data FOLDER`"
             )
-        return program.ranges[user.name]
+        return program.ranges[user.name] or 1.0  # a layer that is all zero fits any scale
     return _required(program, user) if user.op == "add" else None
 
 
@@ -76,4 +76,4 @@ def _bound(program: Program, node: Node, scale: dict[str, float]) -> float:
         _, height, width = program.graph.shapes()[source.inputs[0]]
         rows = rows * height * width
     bias = np.abs(program.constants[node.weights["bias"]]) if "bias" in node.weights else 0.0
-    return float((rows + bias).max())
+    return float((rows + bias).max()) or 1.0
