@@ -20,6 +20,8 @@ from fheinfer.train.evaluate import accuracy
 from fheinfer.train.images import batches
 from fheinfer.train.module import GraphModule
 from fheinfer.train.recipe import Recipe
+from fheinfer.train.report import write_report
+from fheinfer.weights import load
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,6 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
     """
-    from fheinfer.train.report import write_report
-
     graph = zoo.network(network)
     size = int(graph.input.attrs["shape"][1])
     folder = dataset.folder(data)
@@ -67,6 +67,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         run.epoch()
         state.save(checkpoint)
     write_report(state, fitting, held_out, test, out)
+    load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
 
 

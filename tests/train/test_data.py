@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fheinfer.errors import DatasetError
+from fheinfer.train import data
+
+
+@pytest.fixture
+def copy(sheets: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sheets, tmp_path / "copy"))
+
+
+def test_pictures_are_cut_out_in_order(sheets: Path) -> None:
+    pictures = data.load(sheets, "train")
+    assert pictures.images.shape == (2000, 32, 32, 3)
+    assert pictures.labels.shape == (2000,)
+    sheet = np.asarray(Image.open(sheets / "train_01.webp"))
+    assert np.array_equal(pictures.images[1000 + 41], sheet[32:64, 32:64])
+
+
+def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
+    pictures = data.load(sheets, "train")
+    fitting, held_out = data.split(pictures)
+    again = data.split(pictures)[1]
+    assert (len(fitting), len(held_out)) == (1800, 200)
+    assert np.array_equal(held_out.images, again.images)
+    both = np.concatenate([fitting.images, held_out.images]).reshape(2000, -1)
+    assert len(np.unique(both, axis=0)) == 2000
+
+
+def test_resizing_averages_squares(sheets: Path) -> None:
+    pictures = data.load(sheets, "test").take(np.arange(3))
+    small = pictures.resized(8)
+    assert small.images.shape == (3, 8, 8, 3)
+    assert small.images[2, 1, 7, 0] == np.rint(pictures.images[2, 4:8, 28:32, 0].mean())
+    with pytest.raises(DatasetError, match="averaged"):
+        pictures.resized(7)
+
+
+def test_the_folder_comes_from_the_argument_or_the_environment(sheets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FHEINFER_DATA", raising=False)
+    with pytest.raises(DatasetError, match="FHEINFER_DATA"):
+        data.folder()
+    monkeypatch.setenv("FHEINFER_DATA", str(sheets))
+    assert data.folder() == sheets
+    with pytest.raises(DatasetError, match="no such folder"):
+        data.folder(sheets / "gone")
+
+
+def test_a_missing_sheet_is_named(copy: Path) -> None:
+    (copy / "train_01.webp").unlink()
+    with pytest.raises(DatasetError, match=r"train_01\.webp.*missing"):
+        data.load(copy, "train")
+
+
+def test_missing_labels_are_named(copy: Path) -> None:
+    (copy / "test_labels.npy").unlink()
+    with pytest.raises(DatasetError, match=r"test_labels\.npy.*missing"):
+        data.load(copy, "test")
+
+
+@pytest.mark.parametrize("labels, words", [
+    (np.zeros(1999, np.uint8), "do not fill"),
+    (np.zeros(0, np.uint8), "do not fill"),
+    (np.zeros(1000, np.uint8), "more train sheets"),
+    (np.full(2000, 10, np.uint8), "label 10"),
+    (np.zeros(2000, np.int64), "int64"),
+    (np.zeros((2000, 1), np.uint8), "expected a list"),
+])
+def test_bad_labels_are_refused(copy: Path, labels: np.ndarray, words: str) -> None:
+    np.save(copy / "train_labels.npy", labels)
+    with pytest.raises(DatasetError, match=words):
+        data.load(copy, "train")
+
+
+def test_damaged_files_are_refused(copy: Path) -> None:
+    whole = (copy / "train_00.webp").read_bytes()
+    (copy / "train_00.webp").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match="cannot be read"):
+        data.load(copy, "train")
+    Image.new("RGB", (64, 64)).save(copy / "train_00.webp")
+    with pytest.raises(DatasetError, match="1280x800"):
+        data.load(copy, "train")
+    (copy / "train_labels.npy").write_bytes(b"\x93NUMPY nonsense")
+    with pytest.raises(DatasetError, match="not a numpy array"):
+        data.load(copy, "train")

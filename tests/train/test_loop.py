@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
+from fheinfer.train import checkpoint as checkpoint_module
+from fheinfer.train import data, loop
+from fheinfer.train.checkpoint import Checkpoint
+from fheinfer.train.console import progress_bar
+from fheinfer.train.evaluate import accuracy, relu_ranges
+from fheinfer.train.loop import Progress, checkpoint_path, train
+from fheinfer.train.module import from_weights
+from fheinfer.train.recipe import Recipe
+from fheinfer.weights import import_file, load
+
+NETWORK = "resnet8-tiny"
+QUICK = Recipe(epochs=3, batch=50, peak_lr=0.2, average=0.9, crop=2, bfloat16=False, seed=5)
+
+
+@pytest.fixture(scope="module")
+def trained(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "tiny.safetensors"
+    train(NETWORK, out, sheets, QUICK)
+    return out
+
+
+def stop_in_epoch(epoch: int) -> loop.Observer:
+    def observe(progress: Progress) -> None:
+        if progress.epoch == epoch and progress.step == 7:
+            raise KeyboardInterrupt
+
+    return observe
+
+
+def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: Path) -> None:
+    weights = load(trained)
+    test = data.load(sheets, "test").resized(8)
+    score = accuracy(from_weights(weights), test, weights.mean, weights.std)
+    assert score > 0.8
+    card = trained.with_suffix(".md").read_text()
+    assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in card
+    assert weights.identity in card
+    assert not checkpoint_path(trained).exists()
+
+
+def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
+    weights = load(trained)
+    fitting = data.split(data.load(sheets, "train"))[0].resized(8)
+    measured = relu_ranges(from_weights(weights), fitting, weights.mean, weights.std)
+    assert weights.ranges == pytest.approx(measured, rel=1e-5)
+    assert list(measured) == [node.name for node in weights.graph if node.op == "relu"]
+    assert min(measured.values()) > 0
+
+
+def test_an_import_with_data_is_calibrated(trained: Path, sheets: Path) -> None:
+    again = import_file(trained, NETWORK, data=sheets)
+    assert again.identity == load(trained).identity
+    assert set(again.ranges) == set(load(trained).ranges)
+    assert min(again.ranges.values()) > 0
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.checkpoint"]
+    epochs: list[int] = []
+    train(NETWORK, out, sheets, QUICK, resume=True, observe=lambda progress: epochs.append(progress.epoch))
+    assert set(epochs) == {1, 2}
+    assert load(out).identity == load(trained).identity
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.batches
+
+    def poisoned(*args: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for x, labels in real(*args):
+            yield x * (np.nan if args[2] == 1 else 1), labels
+
+    monkeypatch.setattr(loop, "batches", poisoned)
+    out = tmp_path / "tiny.safetensors"
+    with pytest.raises(UsageError, match=r"epoch 2.*lower learning rate"):
+        train(NETWORK, out, sheets, QUICK)
+    kept = Checkpoint.load(checkpoint_path(out), NETWORK, QUICK)
+    assert kept.epoch == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.model.values())
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_something_else_is_not_resumed(sheets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.safetensors"
+    Checkpoint(NETWORK, replace(QUICK, seed=6)).save(checkpoint_path(out))
+    with pytest.raises(MismatchError, match="another"):
+        train(NETWORK, out, sheets, QUICK, resume=True)
+    whole = checkpoint_path(out).read_bytes()
+    for content in (b"", b"nonsense", whole[: len(whole) // 2]):
+        checkpoint_path(out).write_bytes(content)
+        with pytest.raises(CorruptArtifactError, match="start again") as caught:
+            train(NETWORK, out, sheets, QUICK, resume=True)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError("full"), StorageError)])
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      error: BaseException, raised: type[BaseException]) -> None:
+    path = tmp_path / "a.checkpoint"
+    Checkpoint(NETWORK, QUICK).save(path)
+    before = path.read_bytes()
+
+    def breaks(content: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(checkpoint_module.torch, "save", breaks)
+    with pytest.raises(raised):
+        Checkpoint(NETWORK, QUICK, epoch=1).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
+    recipe = Recipe(peak_lr=0.3, warmup=0.25)
+    rates = [recipe.lr(step, 100) for step in range(100)]
+    top = int(np.argmax(rates))
+    assert 20 <= top <= 30
+    assert max(rates) == pytest.approx(0.3, rel=0.05)
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"peak_lr": 0.0}, {"peak_lr": np.inf}, {"batch": 1}, {"warmup": 1.0},
+                                 {"std": (1, 0, 1)}, {"seed": -1}])
+def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        Recipe(**bad)
+
+
+def test_the_bar_prints_a_line_an_epoch() -> None:
+    console = Console(record=True, width=100, force_terminal=False)
+    with progress_bar(console) as observe:
+        observe(Progress(0, 2, 1, 2, 2.3))
+        observe(Progress(0, 2, 2, 2, 2.2, held_out=0.25))
+    assert "epoch   1/2  loss 2.200  held out 25.00 %" in console.export_text()
