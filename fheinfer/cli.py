@@ -26,7 +26,7 @@ from fheinfer.params import parameter_set
 from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
 from fheinfer.preprocess import CLASSES, load_image, normalise
 from fheinfer.resources import default_weights
-from fheinfer.storage import atomic_write
+from fheinfer.storage import atomic_write, require_writable
 from fheinfer.weights import Weights
 from fheinfer.weights import load as load_weights
 
@@ -171,6 +171,9 @@ def precision(
     from fheinfer.precision import compare, plot
     from fheinfer.runtime.slots import run_slots
 
+    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"{output}: no plot of that kind; name a .png, .svg or .pdf")
+    require_writable(output)
     path, trained = _weights(weights)
     pixels, picture = _picture(image, trained)
     made, folder = compile(trained, set_name), _set_folder(keys, set_name)
@@ -286,7 +289,9 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)
-    except KeyboardInterrupt:
+    except SystemExit as stop:
+        if stop.code != 130:  # what typer makes of Ctrl-C
+            raise
         _fail("stopped; `fheinfer infer --resume` and `fheinfer train --resume` go on from where they were", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,6 +57,7 @@ def byte_bar(title: str) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -77,6 +78,7 @@ class EvaluationView:
             TimeRemainingColumn(),
             console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
         # Loading takes about as long as a few bootstraps.
         self._load = 0.1 * sum(self._weights)

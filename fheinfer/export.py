@@ -8,7 +8,7 @@ from fheinfer import _core
 from fheinfer.artifact import Kind, read
 from fheinfer.keystore import Manifest, SecretKeys, ServerKeys
 from fheinfer.params import ciphertext_bound, parameter_set
-from fheinfer.storage import atomic_write
+from fheinfer.storage import atomic_write, storage_errors
 
 
 def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret: bool = False) -> list[Path]:
@@ -37,7 +37,18 @@ def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret:
         files[f"{path.stem}.bin"] = _core.export_ciphertext(context, server.key_id, found.payload)
     if secret:
         files["secret.bin"] = _core.export_secret_key(client)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        atomic_write(folder / name, [data], mode=0o600 if name == "secret.bin" else 0o644)
-    return [folder / name for name in files]
+    new = not folder.exists()
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    try:
+        for name, data in files.items():
+            atomic_write(folder / name, [data], mode=0o600 if name == "secret.bin" else 0o644)
+            written.append(folder / name)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if new:
+            folder.rmdir()
+        raise
+    return written

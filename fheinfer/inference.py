@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.errors import BackendError, FheinferError
 from fheinfer.keystore import Manifest
 from fheinfer.runtime.memory import peak_memory
-from fheinfer.storage import atomic_write
+from fheinfer.storage import atomic_write, storage_errors
 
 GRACE = 2.0
 """Seconds a server process gets to end by itself. Its files are written atomically, so a kill loses nothing."""
@@ -70,7 +72,38 @@ def infer_encrypted(
     Raises:
         FheinferError: whatever either role raises; errors of the server process arrive under their own type.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _run_files(folder):
+        return _infer(plan, picture, keys, weights, folder, resume=resume, keep_layers=keep_layers, on_event=on_event)
+
+
+@contextmanager
+def _run_files(folder: Path) -> Iterator[None]:
+    """Makes the folder; a run that fails before it has a block to resume from takes away all that was made."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not (folder / "block.ct").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                for path in made[1:]:
+                    path.rmdir()
+        raise
+
+
+def _infer(
+    plan: Plan,
+    picture: NDArray[np.float64],
+    keys: Path,
+    weights: Path,
+    folder: Path,
+    *,
+    resume: bool,
+    keep_layers: bool,
+    on_event: Callable[[Event], None],
+) -> Inference:
     source, result = folder / "input.ct", folder / "result.ct"
     began = time.perf_counter()
     client = Client(keys)
@@ -129,6 +162,8 @@ def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Even
             for line in process.stdout:
                 event = json.loads(line)
                 if event["event"] == "error":
+                    with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
+                        process.wait(timeout=GRACE)
                     raise _typed(event)
                 if event["event"] == "done":
                     final = event

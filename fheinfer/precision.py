@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.metrics import precision_bits
 from fheinfer.params import ciphertext_bound
+from fheinfer.storage import atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
 
@@ -105,4 +107,6 @@ def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="upper right", title="grey lines: bootstraps")
-    figure.savefig(path, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix.lower().removeprefix("."))
+    atomic_write(path, [picture.getvalue()])

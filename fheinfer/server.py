@@ -16,6 +16,7 @@ from fheinfer.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.params import ciphertext_bound, parameter_set
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
+from fheinfer.storage import storage_errors
 from fheinfer.weights import Weights
 
 Progress = Callable[[str, float], None]
@@ -138,7 +139,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, server: Server, picture: str) -> None:
         self._folder, self._server, self._picture = folder, server, picture
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, index: int, step: Step, value: _core.Ciphertext) -> None:
         self._write("block.ct", index, step, value)

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from fheinfer import _core
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.params import ParameterSet, ciphertext_bound
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.server import Server
-from fheinfer.storage import atomic_write, read_small
+from fheinfer.storage import atomic_write, read_small, require_writable
 from fheinfer.weights import load as load_weights
 
 
@@ -54,12 +55,12 @@ def evaluate(
         )
 
     try:
+        _core.keep_freed_memory()
         if threads is not None:
-            from fheinfer import _core
-
             _core.set_threads(max(1, threads))
         if (resume or keep_layers) and checkpoints is None:
             raise InputError("--resume and --keep-layers need --checkpoints FOLDER")
+        require_writable(output)
         began = time.perf_counter()
         server = Server(
             keys,

@@ -118,6 +118,19 @@ def require_disk(path: Path, size: int) -> None:
                            "free some or choose a folder on another disk")
 
 
+def require_writable(path: Path) -> None:
+    """Asks, before the work whose result `path` takes, whether a file can be made there.
+
+    Raises:
+        StorageError: its folder is missing, or not to be written in.
+    """
+    with storage_errors(path):
+        if not path.absolute().parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+
+
 def sync_folder(folder: Path) -> None:
     """Asks the system to make names in `folder` durable; not every file system can."""
     with suppress(OSError):

@@ -13,6 +13,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +108,8 @@ class Weights:
         except OSError as error:
             raise StorageError(f"{path}: cannot write the weights ({error.strerror})") from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # on a read-only disk even this fails
+                temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, graph: Graph | None = None) -> Weights:

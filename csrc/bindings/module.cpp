@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "bindings/errors.h"
 #include "crypto/export.h"
 #include "evaluator/openfhe.h"
@@ -153,6 +154,7 @@ void bind_crypto(py::module_& m) {
     m.def("openfhe_bootstrap_depth", [](uint32_t cts, uint32_t stc) {
         return lbcrypto::FHECKKSRNS::GetBootstrapDepth({cts, stc}, lbcrypto::SPARSE_ENCAPSULATED);
     });
+    m.def("keep_freed_memory", &keep_freed_memory);
     m.def("set_threads", [](int threads) { omp_set_num_threads(threads); });
 
     py::class_<Context, std::shared_ptr<Context>>(m, "Context")

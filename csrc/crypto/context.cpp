@@ -13,6 +13,7 @@ namespace {
 
 // Vectorised modular arithmetic on 52-bit multipliers works on residues below 2^50 with lazy reduction.
 constexpr int kMaxPrimeBits = 50;
+constexpr int kMaxLogN      = 17;
 
 CryptoContext<Poly> generate(const ParameterSet& p) {
     CCParams<CryptoContextCKKSRNS> c;
@@ -61,6 +62,10 @@ std::shared_ptr<Context> Context::create(const ParameterSet& params) {
 
 std::shared_ptr<Context> Context::make(const ParameterSet& p) {
     const bool bootstraps = p.cts_budget > 0 && p.stc_budget > 0;
+    if (p.log_n < 4 || p.log_n > kMaxLogN || p.slots < 1 || p.slots > 1 << (p.log_n - 1) || p.top_level < 1 || p.digits < 1)
+        throw Error(ErrorKind::kPlan, "impossible ring, slots, levels or digits");
+    if (p.slots < 1LL << std::clamp(std::max(p.cts_budget, p.stc_budget), 0, 62))
+        throw Error(ErrorKind::kPlan, "CoeffToSlot and SlotToCoeff take at most log2(slots) levels each");
     if (std::max({p.first_bits, p.scale_bits, p.special_bits}) > kMaxPrimeBits)
         throw Error(ErrorKind::kPlan, "every prime must be below 2^" + std::to_string(kMaxPrimeBits));
     if (bootstraps && p.top_level <= bootstrap_depth(p.cts_budget, p.stc_budget))

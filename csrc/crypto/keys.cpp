@@ -1,8 +1,11 @@
 #include "crypto/keys.h"
 
+#include <algorithm>
+#include <cmath>
 #include <exception>
 
 #include "base/error.h"
+#include "evaluator/level_rules.h"
 
 namespace fheinfer {
 
@@ -17,7 +20,22 @@ OpenFheKey automorphism_key(const Context& context, const PrivateKey<Poly>& secr
     return context.openfhe()->GetScheme()->EvalAutomorphismKeyGen(secret, {index})->at(index);
 }
 
+template <typename Key>
+const Key& present(const Key& key, const char* what) {
+    if (!key)
+        throw Error(ErrorKind::kUsage, std::string("this needs the ") + what + " key");
+    return key;
+}
+
 }  // namespace
+
+const PublicKey<Poly>& ClientKeys::openfhe_public() const {
+    return present(public_, "public");
+}
+
+const PrivateKey<Poly>& ClientKeys::openfhe_secret() const {
+    return present(secret_, "secret");
+}
 
 ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::string& key_tag) {
     ClientKeys keys(std::move(context), key_tag);
@@ -49,19 +67,19 @@ ClientKeys ClientKeys::load(std::shared_ptr<Context> context, const std::string&
 }
 
 std::string ClientKeys::secret() const {
-    return write_secret(*context_, secret_);
+    return write_secret(*context_, openfhe_secret());
 }
 
 std::string ClientKeys::public_key() const {
     // OpenFHE makes it modulo Q * P; encryption uses limbs of Q only.
-    auto polys = public_->GetPublicElements();
+    auto polys = openfhe_public()->GetPublicElements();
     for (auto& poly : polys)
         poly.DropLastElements(poly.GetNumOfElements() - context_->q().size());
     return write_polys(polys);
 }
 
 std::string ClientKeys::relinearisation_key() const {
-    const auto key = context_->openfhe()->GetScheme()->EvalMultKeyGen(secret_);
+    const auto key = context_->openfhe()->GetScheme()->EvalMultKeyGen(openfhe_secret());
     return write_evaluation_key(*context_, key, static_cast<int>(context_->q().size()));
 }
 
@@ -69,10 +87,11 @@ std::string ClientKeys::conjugation_key() const {
     const auto index = static_cast<uint32_t>(2 * context_->ring_dimension() - 1);
     // Used once, after CoeffToSlot.
     const int limbs = static_cast<int>(context_->q().size()) - context_->params().cts_budget;
-    return write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
+    return write_evaluation_key(*context_, automorphism_key(*context_, openfhe_secret(), index), limbs);
 }
 
 std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
+    openfhe_secret();
     std::vector<std::string> out(rotations.size());
     std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic)
@@ -96,7 +115,7 @@ std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
     const auto& cc = context_->openfhe();
     cc->EvalBootstrapSetup({1, 1}, {0, 0}, kFewestSlots, context_->correction_factor(), false);
     // OpenFHE files what it makes under the key's tag, process-wide: use a tag nobody else has.
-    auto key = std::make_shared<PrivateKeyImpl<Poly>>(*secret_);
+    auto key = std::make_shared<PrivateKeyImpl<Poly>>(*openfhe_secret());
     key->SetKeyTag(tag_ + "/encapsulation");
     cc->EvalBootstrapKeyGen(key, kFewestSlots);
     const auto keys     = CryptoContextImpl<Poly>::GetEvalAutomorphismKeyMap(key->GetKeyTag());
@@ -108,8 +127,10 @@ std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
 }
 
 std::string ClientKeys::encrypt(std::span<const double> values, int level) const {
-    if (!public_)
-        throw Error(ErrorKind::kUsage, "encryption needs the public key");
+    openfhe_public();
+    check_period(values.size(), context_->params().slots);
+    if (!std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }))
+        throw Error(ErrorKind::kUsage, "only finite values can be encrypted");
     if (level < 0 || level > context_->levels().top)
         throw Error(ErrorKind::kUsage, "no level " + std::to_string(level) + " to encrypt at");
     const auto& cc     = context_->openfhe();
@@ -120,8 +141,7 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
 }
 
 std::vector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {
-    if (!secret_)
-        throw Error(ErrorKind::kUsage, "decryption needs the secret key");
+    openfhe_secret();
     const auto ct = read_ciphertext(*context_, tag_, ciphertext);
     Plaintext plain;
     context_->openfhe()->Decrypt(secret_, ct, &plain);

@@ -35,12 +35,9 @@ public:
     const Context& context() const {
         return *context_;
     }
-    const lbcrypto::PublicKey<Poly>& openfhe_public() const {
-        return public_;
-    }
-    const lbcrypto::PrivateKey<Poly>& openfhe_secret() const {
-        return secret_;
-    }
+    // Throw Error(kUsage) where only the other key was loaded.
+    const lbcrypto::PublicKey<Poly>& openfhe_public() const;
+    const lbcrypto::PrivateKey<Poly>& openfhe_secret() const;
     const std::string& tag() const {
         return tag_;
     }

@@ -153,6 +153,8 @@ std::size_t evaluation_key_bytes(const Context& context, int limbs) {
 }
 
 std::string write_evaluation_key(const Context& context, const OpenFheKey& key, int limbs) {
+    if (limbs < 1 || limbs > static_cast<int>(context.q().size()))
+        throw Error(ErrorKind::kUsage, "no evaluation key of " + std::to_string(limbs) + " limbs");
     const std::size_t digits = digits_for(context, limbs), specials = context.p().size(), all = context.q().size();
     Writer w(evaluation_key_bytes(context, limbs));
     w.count(digits);

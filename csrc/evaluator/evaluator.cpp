@@ -1,6 +1,7 @@
 #include "evaluator/evaluator.h"
 
 #include "base/error.h"
+#include "evaluator/level_rules.h"
 
 namespace fheinfer {
 
@@ -22,6 +23,7 @@ int chebyshev_depth(int degree) {
 }
 
 CiphertextPtr Evaluator::multiply_plain(const CiphertextPtr& x, std::span<const double> values) {
+    check_period(values.size(), slots());
     const Diagonal factor(values.begin(), values.end());
     return rescale(multiply_accumulate({&x, 1}, {&factor, 1}));
 }

@@ -1,5 +1,6 @@
 #include "evaluator/openfhe.h"
 
+#include <atomic>
 #include <cstring>
 #include <exception>
 
@@ -36,6 +37,13 @@ CiphertextPtr rescaled(const Context& context, OpenFheCt ct) {
     return wrap(std::move(ct));
 }
 
+// OpenFHE keeps keys in process-wide maps by tag: a tag for every evaluator, so that two under the same keys live side
+// by side.
+std::string own_tag(const std::string& key_tag) {
+    static std::atomic<unsigned> count{0};
+    return key_tag + "/" + std::to_string(count++);
+}
+
 std::vector<double> copy(std::span<const double> values) {
     return {values.begin(), values.end()};
 }
@@ -43,12 +51,21 @@ std::vector<double> copy(std::span<const double> values) {
 }  // namespace
 
 OpenFheEvaluator::OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag)
-    : context_(std::move(context)), tag_(std::move(key_tag)) {}
+    : context_(std::move(context)), tag_(own_tag(key_tag)) {}
 
 OpenFheEvaluator::~OpenFheEvaluator() {
-    // OpenFHE keeps keys in process-wide maps.
     KeyMaps::ClearEvalAutomorphismKeys(tag_);
     KeyMaps::ClearEvalMultKeys(tag_);
+}
+
+OpenFheKey OpenFheEvaluator::read_key(Bytes payload, std::size_t limbs, const char* what) const {
+    auto key   = read_evaluation_key(*context_, tag_, payload);
+    uint32_t n = 0;
+    std::memcpy(&n, payload.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
+    if (n < limbs)
+        throw Error(ErrorKind::kBackend, std::string("the ") + what + " key has " + std::to_string(n) + " limbs, " +
+                                             std::to_string(limbs) + " are needed");
+    return key;
 }
 
 void OpenFheEvaluator::insert_automorphism_key(uint32_t index, OpenFheKey key) {
@@ -58,12 +75,14 @@ void OpenFheEvaluator::insert_automorphism_key(uint32_t index, OpenFheKey key) {
 }
 
 void OpenFheEvaluator::add_relinearisation_key(Bytes payload) {
-    KeyMaps::InsertEvalMultKey({read_evaluation_key(*context_, tag_, payload)}, tag_);
+    KeyMaps::InsertEvalMultKey({read_key(payload, context_->q().size(), "relinearisation")}, tag_);
+    has_relinearisation_ = true;
 }
 
 void OpenFheEvaluator::add_conjugation_key(Bytes payload) {
     insert_automorphism_key(static_cast<uint32_t>(2 * context_->ring_dimension() - 1),
-                            read_evaluation_key(*context_, tag_, payload));
+                            read_key(payload, context_->q().size() - context_->params().cts_budget, "conjugation"));
+    has_conjugation_ = true;
 }
 
 void OpenFheEvaluator::add_rotation_key(int rotation, Bytes payload) {
@@ -81,11 +100,14 @@ void OpenFheEvaluator::add_rotation_key(int rotation, Bytes payload) {
 void OpenFheEvaluator::add_encapsulation_keys(Bytes to_sparse, Bytes to_dense) {
     const auto m = static_cast<uint32_t>(2 * context_->ring_dimension());
     insert_automorphism_key(m - 4, read_encapsulation_key(*context_, tag_, to_sparse));
-    insert_automorphism_key(m - 2, read_evaluation_key(*context_, tag_, to_dense));
+    insert_automorphism_key(m - 2, read_key(to_dense, context_->q().size(), "to_dense"));
+    has_encapsulation_ = true;
 }
 
 void OpenFheEvaluator::prepare_bootstrap() {
     // OpenFHE would read past a key that is missing or too short, so look before.
+    if (!has_relinearisation_ || !has_conjugation_ || !has_encapsulation_)
+        throw Error(ErrorKind::kBackend, "bootstrapping needs the relinearisation, conjugation and encapsulation keys");
     for (const auto& [rotation, limbs] : context_->bootstrap_rotations())
         require_rotation(rotation, limbs);
     context_->prepare_bootstrap();
@@ -208,6 +230,8 @@ CiphertextPtr OpenFheEvaluator::chebyshev(const CiphertextPtr& x, std::span<cons
     const int left = level_after(level(x), chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
     auto c = copy(coefficients);
     c[0] *= 2;  // OpenFHE's series starts with c_0 / 2
+    while (c.size() > 2 && c.back() == 0)  // OpenFHE spends a level too many on six coefficients that end in zero
+        c.pop_back();
     const auto y = rescaled(*context_, context_->openfhe()->EvalChebyshevSeries(get(x), c, -1, 1));
     return drop_to(y, left);
 }
@@ -216,6 +240,9 @@ CiphertextPtr OpenFheEvaluator::bootstrap(const CiphertextPtr& x) {
     check_bootstrap(level(x), levels());
     if (!bootstrap_ready_)
         throw Error(ErrorKind::kBackend, "bootstrapping was not prepared");
+    // There OpenFHE returns its input, at whatever level it is.
+    if (level(x) > levels().after_bootstrap)
+        return drop_to(x, levels().after_bootstrap);
     auto ct = get(x)->Clone();
     ct->SetSlots(slots());
     return rescaled(*context_, context_->openfhe()->EvalBootstrap(ct));

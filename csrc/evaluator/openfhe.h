@@ -50,12 +50,15 @@ public:
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override;
 
 private:
+    // Throws Error(kBackend) for a key of fewer limbs: OpenFHE would read past its end.
+    OpenFheKey read_key(Bytes payload, std::size_t limbs, const char* what) const;
     void insert_automorphism_key(uint32_t index, OpenFheKey key);
     void require_rotation(int k, int limbs) const;
 
     std::shared_ptr<Context> context_;
     std::string tag_;
     std::map<int, int> rotation_limbs_;  // what was loaded: rotation -> limbs
+    bool has_relinearisation_ = false, has_conjugation_ = false, has_encapsulation_ = false;
     bool bootstrap_ready_ = false;
 };
 

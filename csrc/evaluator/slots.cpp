@@ -47,6 +47,8 @@ int SlotsEvaluator::level(const CiphertextPtr& x) const {
 CiphertextPtr SlotsEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& y) {
     std::vector<double> out(get(x).values);
     const auto& other = get(y).values;
+    if (out.size() != other.size())
+        throw Error(ErrorKind::kUsage, "ciphertexts of different numbers of slots");
     for (std::size_t i = 0; i < slots_; ++i)
         out[i] += other[i];
     return make(std::move(out), std::min(get(x).level, get(y).level));

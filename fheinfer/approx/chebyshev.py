@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -13,12 +14,13 @@ Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _SAMPLES = 4000
 
 
+@cache
 def relu(degree: int) -> NDArray[np.float64]:
     """max(x, 0) on [-1, 1] by least squares, weighted towards small inputs.
 
     A layer's range is its largest input over many pictures; most of its inputs are a tenth of that. The weight
-    exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still holds the ends. ResNet20 keeps two bits more of
-    its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
+    exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still holds the ends. ResNet20 keeps two bits more
+    of its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
 
     ReLU is x / 2 plus an even function, so only even coefficients are fitted.
     """
@@ -28,6 +30,7 @@ def relu(degree: int) -> NDArray[np.float64]:
     coefficients = np.zeros(degree + 1)
     coefficients[::2] = np.linalg.lstsq(even * weight[:, None], np.abs(x) / 2 * weight, rcond=None)[0]
     coefficients[1] = 0.5
+    coefficients.flags.writeable = False  # everybody gets the same array
     return coefficients
 
 

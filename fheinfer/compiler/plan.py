@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.compiler.program import Arrays
+from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
 
@@ -33,7 +34,13 @@ class ClientSpec:
     plan: str
 
     def pack(self, image: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Normalised (C, H, W) picture to slots."""
+        """Normalised (C, H, W) picture to slots.
+
+        Raises:
+            InputError: a picture of another shape.
+        """
+        if np.shape(image) != tuple(self.input_shape):
+            raise InputError(f"{self.network} takes pictures of {tuple(self.input_shape)}, not {np.shape(image)}")
         return pack(image / self.input_scale, _core.Layout(*self.input_shape, 1, *self.input_shape[1:]))
 
     def unpack(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:

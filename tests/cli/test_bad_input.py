@@ -1,0 +1,369 @@
+"""What can be wrong with what a person gives: a typed error, its exit code, one line, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fheinfer import artifact, cli
+from fheinfer.artifact import Artifact, Kind
+from fheinfer.params import parameter_set
+from fheinfer.runtime import memory
+
+Refused = Callable[..., None]
+SET = ("--set", "insecure-tiny")
+WEIGHTS = ("--weights", "tiny.safetensors")
+INFER = ("infer", *SET, *WEIGHTS)
+KEYGEN = ("keygen", *SET, "--network", "resnet8-tiny")
+
+
+@pytest.fixture
+def evaluate(desk: Any, tiny_input_file: Path) -> tuple[object, ...]:
+    return ("evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
+
+
+def replace(path: Path, data: bytes) -> None:
+    """A new file of that name and mode: the old one is a hard link."""
+    mode = path.stat().st_mode
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    at = len(data) * 2 // 3
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+DAMAGE = pytest.mark.parametrize(
+    "damage",
+    [truncate, flip, lambda data: b"", lambda data: data + b"\0"],
+    ids=["truncated", "flipped", "empty", "extended"],
+)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    "start",
+    [("encrypt", *SET, *WEIGHTS, "-o", "in.ct"), INFER, (*INFER, "--backend", "slots")],
+    ids=["encrypt", "infer", "slots"],
+)
+def test_pictures(refused: Refused, desk: Any, start: tuple[object, ...]) -> None:
+    refused(3, "none.png: no such picture", *start, "--image", "none.png")
+    refused(3, "a folder, not a picture", *start, "--image", "keys")
+    refused(3, "not a picture", *start, "--image", "tiny.safetensors")
+    (desk.folder / "half.png").write_bytes(truncate(desk.image.read_bytes()))
+    refused(3, "damaged or truncated picture", *start, "--image", "half.png")
+
+
+def test_an_image_bomb(refused: Refused, desk: Any) -> None:
+    """A PNG of a few bytes that declares 30,000 x 30,000 pixels, 2.7 GB of them."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1 << 20))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (desk.folder / "bomb.png").write_bytes(png)
+    refused(3, "megapixels", *INFER, "--image", "bomb.png")
+
+
+# Keys
+
+
+@DAMAGE
+@pytest.mark.parametrize("name", ["manifest.json", "public.key", "relinearisation.key", "to_sparse.key", "rotation"])
+def test_damaged_server_keys(
+    refused: Refused, desk: Any, evaluate: tuple[object, ...], name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = next(desk.server.glob("rotation_*")) if name == "rotation" else desk.server / name
+    if name == "manifest.json" and damage(b"xx") == b"xx\0":
+        replace(path, path.read_bytes() + b"}")
+    else:
+        replace(path, damage(path.read_bytes()) if name != "manifest.json" or damage is not flip else b'{"format": 1}')
+    if name == "public.key":
+        refused(4, "public.key", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", "in.ct")
+    else:
+        refused(4, path.name, *evaluate)
+
+
+@DAMAGE
+def test_a_damaged_secret(
+    refused: Refused, desk: Any, tiny_result_file: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    replace(desk.secret, damage(desk.secret.read_bytes()))
+    refused(4, "secret.key", "decrypt", *SET, tiny_result_file)
+    refused(4, "secret.key", *INFER, "--image", "tiny.png")
+
+
+def test_damaged_server_keys_reach_the_client_as_the_same_error(refused: Refused, desk: Any) -> None:
+    """`infer` evaluates in another process: its error arrives under its own type, and the run it began is gone."""
+    path = desk.server / "relinearisation.key"
+    replace(path, flip(path.read_bytes()))
+    refused(4, "relinearisation.key", *INFER, "--image", "tiny.png")
+
+
+def test_a_secret_that_others_can_read(refused: Refused, desk: Any, tiny_result_file: Path) -> None:
+    replace(desk.secret, desk.secret.read_bytes())
+    desk.secret.chmod(0o644)
+    refused(5, "chmod 600", "decrypt", *SET, tiny_result_file)
+
+
+def test_missing_keys(refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path) -> None:
+    refused(5, "no keys in", *INFER, "--keys", "nothing", "--image", "tiny.png")
+    refused(5, "no keys in", "decrypt", *SET, "--keys", "nothing", tiny_result_file)
+    refused(5, "no keys in", "evaluate", "--keys", "keys", *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
+    refused(5, "no keys in", "export", "out", *SET, "--keys", "nothing")
+    next(desk.server.glob("rotation_*")).unlink()
+    refused(5, "rotation_", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
+
+
+def forged(source: Path, kind: Kind, **change: Any) -> bytes:
+    """The same file with another parameter set or key in its header, and a checksum to match."""
+    found = artifact.read(source, kind=kind, max_payload=1 << 30)
+    fields = {"params_hash": found.params_hash, "key_id": found.key_id, **change}
+    return artifact.to_bytes(Artifact(kind, fields["params_hash"], fields["key_id"], found.meta, bytes(found.payload)))
+
+
+OTHER_SET = {"params_hash": parameter_set(2).identity}
+OTHER_KEY = {"key_id": "0f" * 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(OTHER_SET, "another parameter set"), (OTHER_KEY, "another key")], ids=["set", "key"]
+)
+def test_keys_of_another_set_or_owner(
+    refused: Refused, desk: Any, evaluate: tuple[object, ...], tiny_result_file: Path, change: dict[str, Any], says: str
+) -> None:
+    replace(desk.secret, forged(desk.secret, Kind.SECRET_KEY, **change))
+    refused(4, says, "decrypt", *SET, tiny_result_file)
+    path = desk.server / "conjugation.key"
+    replace(path, forged(path, Kind.CONJUGATION_KEY, **change))
+    refused(4, says, *evaluate)
+
+
+def test_a_folder_of_keys_of_another_set(refused: Refused, desk: Any) -> None:
+    (desk.keys / "setinsecure-tiny").rename(desk.keys / "set1")
+    for start in (("encrypt", "-o", "in.ct"), ("infer",)):
+        refused(4, "set", *start, "--set", "1", *WEIGHTS, "--image", "tiny.png")
+
+
+def test_keys_are_not_replaced_without_force(refused: Refused, desk: Any) -> None:
+    refused(5, "--force", *KEYGEN)
+
+
+# Ciphertexts
+
+
+@DAMAGE
+def test_damaged_ciphertexts(
+    refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    (desk.folder / "bad.ct").write_bytes(damage(tiny_input_file.read_bytes()))
+    refused(4, "", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "bad.ct", "-o", "out.ct")
+    (desk.folder / "bad.ct").write_bytes(damage(tiny_result_file.read_bytes()))
+    refused(4, "", "decrypt", *SET, "bad.ct")
+    refused(4, "bad.ct", "export", "out", *SET, "--ciphertext", "bad.ct")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(OTHER_SET, "another parameter set"), (OTHER_KEY, "another key")], ids=["set", "key"]
+)
+def test_ciphertexts_of_another_set_or_key(
+    refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path, change: dict[str, Any], says: str
+) -> None:
+    (desk.folder / "bad.ct").write_bytes(forged(tiny_input_file, Kind.CIPHERTEXT, **change))
+    refused(4, says, "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "bad.ct", "-o", "out.ct")
+    (desk.folder / "bad.ct").write_bytes(forged(tiny_result_file, Kind.CIPHERTEXT, **change))
+    refused(4, says, "decrypt", *SET, "bad.ct")
+
+
+def test_files_mistaken_for_one_another(
+    refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path
+) -> None:
+    refused(4, "encrypted picture", "decrypt", *SET, tiny_input_file)
+    refused(
+        4, "not a picture encrypted", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_result_file, "-o", "o.ct"
+    )
+    refused(4, "secret key, not a ciphertext", "decrypt", *SET, desk.secret)
+    refused(4, "not a key or ciphertext", "decrypt", *SET, desk.image)
+    refused(4, "not a regular file", "decrypt", *SET, desk.keys)
+    refused(4, "larger than", "decrypt", *SET, desk.server / "relinearisation.key")
+
+
+def test_missing_ciphertexts(refused: Refused, desk: Any) -> None:
+    refused(3, "none.ct: no such file", "decrypt", *SET, "none.ct")
+    refused(3, "none.ct: no such file", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "none.ct", "-o", "out.ct")
+
+
+# Weights, sets, networks
+
+
+def rewritten(path: Path, name: str, change: Callable[[Any], Any]) -> None:
+    with safe_open(path, framework="np") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: np.ascontiguousarray(a[:, :-1]), "expected floats"),
+        (lambda a: np.full_like(a, np.nan), "holds NaN"),
+        (lambda a: np.full_like(a, np.inf), "holds NaN or infinite"),
+        (lambda a: a.astype(np.int32), "expected floats"),
+        (lambda a: a + 1, "changed since it was written"),
+    ],
+    ids=["shape", "nan", "infinite", "integers", "changed"],
+)
+def test_weights(
+    refused: Refused, desk: Any, evaluate: tuple[object, ...], change: Callable[[Any], Any], says: str
+) -> None:
+    rewritten(desk.weights, "layer1.0.conv1.weight", change)
+    refused(3, says, *INFER, "--image", "tiny.png")
+    refused(3, says, *evaluate)
+    refused(3, says, "plan", *SET, *WEIGHTS)
+
+
+def test_weights_files_that_are_no_weights(refused: Refused, desk: Any) -> None:
+    for name, says in (
+        ("none.safetensors", "none.safetensors"),
+        ("tiny.png", "not a whole safetensors"),
+        ("keys", "keys"),
+    ):
+        refused(3, says, "infer", *SET, "--weights", name, "--image", "tiny.png")
+    (desk.folder / "half.safetensors").write_bytes(truncate(desk.weights.read_bytes()))
+    refused(3, "not a whole safetensors", "plan", *SET, "--weights", "half.safetensors")
+    refused(3, "unknown kind of weights file", "weights", "import", "tiny.png", "-o", "new.safetensors")
+
+
+def test_unknown_names(refused: Refused, desk: Any, tiny_result_file: Path) -> None:
+    says = "no parameter set '9'; there are 1, 2, 3, 4"
+    refused(2, says, "infer", "--set", "9", *WEIGHTS, "--image", "tiny.png")
+    refused(2, says, "keygen", "--set", "9")
+    refused(2, says, "plan", "--set", "9", *WEIGHTS)
+    refused(2, says, "decrypt", "--set", "9", tiny_result_file)
+    refused(2, says, "export", "out", "--set", "9")
+    refused(2, "no network called 'resnet21'", "keygen", *SET, "--network", "resnet21", "--keys", "new")
+    refused(2, "no network called 'resnet21'", "plan", *SET, "--network", "resnet21")
+    refused(2, "no backend 'gpu'", *INFER, "--image", "tiny.png", "--backend", "gpu")
+
+
+def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> None:
+    refused(7, "slots", "plan", *SET, "--network", "resnet20")
+    refused(7, "slots", "keygen", *SET, "--network", "resnet20", "--keys", "new")
+
+
+def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
+    refused(3, "nothing to resume", *INFER, "--image", "tiny.png", "--resume")
+    refused(3, "--checkpoints", *evaluate, "--resume")
+    refused(3, "--checkpoints", *evaluate, "--keep-layers")
+
+
+# The machine
+
+
+def test_too_little_memory_is_said_before_anything_is_made(
+    refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
+    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "--set", "1", "--keys", "new")
+
+
+def test_too_little_disk_is_said_before_anything_is_made(
+    refused: Refused, desk: Any, disk: Callable[[str], Path]
+) -> None:
+    small = disk("size=20m")
+    refused(6, "its disk has", *KEYGEN, "--keys", small / "keys")
+    assert list(small.iterdir()) == []
+
+
+def test_a_disk_that_fills_up(
+    refused: Refused,
+    desk: Any,
+    disk: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    evaluate: tuple[object, ...],
+) -> None:
+    small = disk("size=20m")
+    # `fheinfer.keygen` is the function; the module of that name is behind it.
+    monkeypatch.setattr(sys.modules["fheinfer.keygen"], "require_disk", lambda path, size: None)
+    refused(6, "the disk is full", *KEYGEN, "--keys", small / "keys")
+    assert list(small.iterdir()) == []
+    tiny = disk("size=16k")
+    refused(6, "the disk is full", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", tiny / "in.ct")
+    refused(6, "the disk is full", *evaluate[:-1], tiny / "out.ct")
+    refused(6, "the disk is full", *INFER, "--image", "tiny.png", "--runs", tiny / "runs")
+    refused(6, "the disk is full", "export", tiny / "out", *SET)
+    assert list(tiny.iterdir()) == []
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    if os.geteuid() == 0:  # permissions do not stop root
+        disk: Callable[[str], Path] = request.getfixturevalue("disk")
+        return disk("ro")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    return tmp_path / "closed"
+
+
+def test_a_read_only_folder(refused: Refused, desk: Any, read_only: Path, evaluate: tuple[object, ...]) -> None:
+    says = "cannot write in"
+    refused(6, says, *KEYGEN, "--keys", read_only / "keys")
+    refused(6, says, "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", read_only / "in.ct")
+    refused(6, says, *evaluate[:-1], read_only / "out.ct")
+    refused(6, says, *evaluate, "--checkpoints", read_only / "run")
+    refused(6, says, *INFER, "--image", "tiny.png", "--runs", read_only / "runs")
+    refused(6, says, "export", read_only / "out", *SET)
+    refused(6, says, "precision", *SET, *WEIGHTS, "--image", "tiny.png", "--plot", read_only / "bits.png")
+    refused(
+        6,
+        "cannot write",
+        "weights",
+        "import",
+        "tiny.safetensors",
+        "-o",
+        read_only / "w.safetensors",
+        "--network",
+        "resnet8-tiny",
+    )
+
+
+def test_a_folder_that_is_a_file(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
+    refused(6, "", *KEYGEN, "--keys", "tiny.png")
+    refused(6, "", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", "tiny.png/in.ct")
+    refused(6, "", *evaluate[:-1], "tiny.png/out.ct")
+    refused(6, "", *INFER, "--image", "tiny.png", "--runs", "tiny.png")
+    refused(6, "", "export", "tiny.png", *SET)
+
+
+def test_a_stop_is_not_an_error_of_the_program(refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_image", stop)
+    refused(130, "stopped", *INFER, "--image", "tiny.png")
+
+
+def test_errors_of_a_process_are_one_line_without_a_traceback(desk: Any, process: Callable[..., Any]) -> None:
+    result = process("decrypt", *SET, "none.ct", cwd=desk.folder)
+    assert (result.code, result.out) == (3, "")
+    assert result.err.splitlines() == ["error: none.ct: no such file; check the path"]

@@ -1,0 +1,235 @@
+"""Each pass by its contract."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fheinfer import _core
+from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
+from fheinfer.compiler.passes.fold_pool import fold_pool
+from fheinfer.compiler.passes.layouts import layouts
+from fheinfer.compiler.passes.levels import levels
+from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.pipeline import PASSES
+from fheinfer.compiler.program import Program
+from fheinfer.errors import PlanError
+from fheinfer.frontends import zoo
+from fheinfer.graph.ir import Graph, GraphBuilder, Node
+from fheinfer.graph.verify import verify
+from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.weights import shapes
+
+TINY = parameter_set("insecure-tiny")
+
+
+def program(graph: Graph, params: ParameterSet = TINY, seed: int = 0) -> Program:
+    rng = np.random.default_rng(seed)
+    constants = {}
+    for name, shape in shapes(graph).items():
+        constants[name] = rng.uniform(0.5, 1.5, shape) if "var" in name else rng.normal(size=shape)
+    ranges = {n.name: 2.0 + i for i, n in enumerate(graph) if n.op == "relu"}
+    return Program(verify(graph), constants, ranges, params, 2.5)
+
+
+def small(build: Callable[[GraphBuilder], object]) -> Program:
+    builder = GraphBuilder("small", (3, 8, 8))
+    build(builder)
+    return program(builder.build())
+
+
+def run(start: Program, *passes: Callable[[Program], Program]) -> Program:
+    for one in passes:
+        start = one(start)
+        verify(start.graph)
+    return start
+
+
+def test_folding_a_batch_norm_equals_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    before = small(lambda b: b.conv_bn("input", "conv", "bn", 5, 3, 2))
+    after = run(before, fold_batch_norm)
+    assert [n.op for n in after.graph] == ["input", "conv2d"]
+    node, c = after.graph["bn"], {k: torch.tensor(v) for k, v in before.constants.items()}
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    functional = torch.nn.functional
+    expected = functional.batch_norm(
+        functional.conv2d(x, c["conv.weight"], None, 2, 1),
+        c["bn.running_mean"],
+        c["bn.running_var"],
+        c["bn.weight"],
+        c["bn.bias"],
+        False,
+        0.0,
+        1e-5,
+    )
+    weight, bias = (torch.tensor(after.constants[node.weights[role]]) for role in ("weight", "bias"))
+    assert (functional.conv2d(x, weight, bias, 2, 1) - expected).abs().max() < 1e-12
+    assert "bn/weight" not in before.constants  # trained weights stay as they are
+
+
+def test_a_batch_norm_after_anything_else_cannot_be_folded() -> None:
+    roles = {"weight": "bn.weight", "bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+
+    def after_relu(b: GraphBuilder) -> None:
+        b.add(
+            "bn", "batch_norm", b.add("relu", "relu", b.conv_bn("input", "conv", None, 4, 3)), weights=roles, eps=1e-5
+        )
+
+    def shared(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "conv", None, 4, 3)
+        b.add("sum", "add", b.add("bn", "batch_norm", x, weights=roles, eps=1e-5), x)
+
+    for build in (after_relu, shared):
+        with pytest.raises(PlanError, match="'bn' does not follow a convolution of its own"):
+            fold_batch_norm(small(build))
+
+
+def test_folding_a_pool_moves_its_division_into_the_linear_layer() -> None:
+    before = small(
+        lambda b: b.add(
+            "fc", "linear", b.add("pool", "avg_pool", "input"), weights={"weight": "fc.weight"}, out_features=4
+        )
+    )
+    after = run(before, fold_pool)
+    x = np.random.default_rng(1).normal(size=(3, 8, 8))
+    expected = before.constants["fc.weight"] @ x.mean(axis=(1, 2))
+    folded = after.constants[after.graph["fc"].weights["weight"]]
+    assert np.abs(folded @ x.sum(axis=(1, 2)) - expected).max() < 1e-12
+
+
+def test_a_pool_without_a_linear_layer_is_refused() -> None:
+    with pytest.raises(PlanError, match="must be followed by a linear layer"):
+        fold_pool(small(lambda b: b.add("relu", "relu", b.add("pool", "avg_pool", "input"))))
+
+
+def test_strides_widen_the_gap_and_keep_the_grid() -> None:
+    placed = run(program(zoo.network("resnet20"), parameter_set(1)), fold_batch_norm, fold_pool, layouts)
+    gaps = {(n.attrs["layout"].channels, n.attrs["layout"].gap) for n in placed.graph if n.op == "conv2d"}
+    assert gaps == {(16, 1), (32, 2), (64, 4)}
+    grids = {(n.attrs["layout"].grid_height, n.attrs["layout"].grid_width) for n in placed.graph if n.op != "linear"}
+    assert grids == {(32, 32)}
+
+
+def test_a_layer_of_more_slots_than_the_set_has_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"'conv1' needs 16384 slots; set insecure-tiny has 512|needs \d+ slots"):
+        run(program(zoo.network("resnet20")), fold_batch_norm, fold_pool, layouts)
+
+
+def scaled(name: str = "resnet8-tiny") -> Program:
+    return run(program(zoo.network(name)), fold_batch_norm, fold_pool, layouts, scales)
+
+
+def test_an_activation_sees_its_range_as_one_and_addends_have_one_scale() -> None:
+    after = scaled()
+    for node in after.graph:
+        if node.op == "relu":
+            source = after.graph[node.inputs[0]]
+            assert source.attrs["scale"] == after.ranges[node.name]
+            assert node.attrs["gain"] == pytest.approx(source.attrs["scale"] / node.attrs["scale"])
+        if node.op == "add":
+            assert {after.graph[i].attrs["scale"] for i in node.inputs} == {node.attrs["scale"]}
+
+
+def test_scales_change_no_value() -> None:
+    """weight' = weight * scale_in / scale_out, so slot * scale is what the layer computes."""
+    start = run(program(zoo.network("resnet8-tiny")), fold_batch_norm, fold_pool, layouts)
+    after = scaled()
+    for node in after.graph:
+        if node.op not in ("conv2d", "linear"):
+            continue
+        ratio = after.graph[node.inputs[0]].attrs["scale"] / node.attrs["scale"]
+        before = start.graph[node.name].weights
+        assert np.allclose(after.constants[node.weights["weight"]], start.constants[before["weight"]] * ratio)
+        assert np.allclose(after.constants[node.weights["bias"]], start.constants[before["bias"]] / node.attrs["scale"])
+
+
+def test_a_range_that_is_missing_is_named() -> None:
+    start = program(zoo.network("resnet8-tiny"))
+    start = dataclasses.replace(start, ranges={k: v for k, v in start.ranges.items() if k != "layer2.0.relu1"})
+    with pytest.raises(PlanError, match=r"no range is known for the activation 'layer2\.0\.relu1'"):
+        run(start, fold_batch_norm, fold_pool, layouts, scales)
+
+
+def test_a_value_for_activations_of_different_ranges_is_refused() -> None:
+    def build(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "conv", None, 4, 3)
+        y, z = b.add("r1", "relu", x), b.add("r2", "relu", x)
+        b.add("sum", "add", y, z)
+
+    with pytest.raises(PlanError, match="'conv' feeds activations of different ranges"):
+        run(small(build), layouts, scales)
+
+
+def test_levels_bootstrap_only_where_an_activation_would_run_out() -> None:
+    after = run(scaled(), levels)
+    relu = _core.chebyshev_depth(TINY.relu_degree)
+    for node in after.graph:
+        if node.op == "bootstrap":
+            assert node.attrs["level"] == TINY.levels
+            assert after.graph[node.inputs[0]].attrs["level"] >= 1
+            (user,) = after.graph.users(node.name)
+            assert user.op == "relu"
+            # Without it, the activation would leave less than the next convolution and bootstrap need.
+            assert after.graph[node.inputs[0]].attrs["level"] - relu < 2
+    assert sum(n.op == "bootstrap" for n in after.graph) == 6
+    assert after.graph.nodes[2].op == "relu"  # the first is saved by encrypting high enough
+    assert after.graph.output.attrs["level"] == 0
+
+
+def test_levels_are_what_the_kernels_consume() -> None:
+    after = run(scaled(), levels)
+    cost = {"conv2d": 1, "relu": _core.chebyshev_depth(TINY.relu_degree), "add": 0, "avg_pool": 0, "linear": 2}
+    for node in after.graph.nodes[1:]:
+        if node.op != "bootstrap":
+            low = min(after.graph[i].attrs["level"] for i in node.inputs)
+            assert node.attrs["level"] == low - cost[node.op]
+
+
+@pytest.mark.parametrize("degree", [5, 13, 27, 59])
+def test_the_input_is_no_higher_than_it_must_be(degree: int) -> None:
+    """One convolution and one activation, then a convolution and the level a bootstrap needs."""
+    start = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, relu_degree=degree))
+    entry = run(start, levels).graph.input
+    assert entry.attrs["level"] == 1 + _core.chebyshev_depth(degree) + 2
+
+
+def test_spare_levels_save_bootstraps() -> None:
+    """With a series of degree 5 and 8 levels, two activations fit between bootstraps."""
+    cheap = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, relu_degree=5, levels=12))
+    assert sum(n.op == "bootstrap" for n in run(cheap, levels).graph) < 6
+
+
+def test_a_set_of_too_few_levels_is_refused() -> None:
+    for change in ({"levels": 7}, {"relu_degree": 119}):
+        start = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, **change))  # type: ignore[arg-type]
+        with pytest.raises(PlanError, match="levels after a bootstrap; activation"):
+            levels(start)
+
+
+def test_a_network_with_too_few_activations_to_bootstrap_at_is_refused() -> None:
+    def build(b: GraphBuilder) -> None:
+        x = b.add("r1", "relu", b.conv_bn("input", "c0", None, 2, 3))
+        for i in range(1, 12):
+            x = b.conv_bn(x, f"c{i}", None, 2, 3)
+
+    with pytest.raises(PlanError, match="levels"):
+        run(small(build), layouts, scales, levels)
+
+
+def test_passes_come_in_this_order_and_each_leaves_a_legal_graph() -> None:
+    assert (fold_batch_norm, fold_pool, layouts, scales, levels) == PASSES
+    run(program(zoo.network("resnet8-tiny")), *PASSES)
+
+
+def test_a_pass_does_not_change_its_argument() -> None:
+    start: Any = program(zoo.network("resnet8-tiny"))
+    names, nodes = set(start.constants), start.graph.nodes
+    run(start, *PASSES)
+    assert set(start.constants) == names
+    assert start.graph.nodes is nodes
+    assert all(isinstance(n, Node) and "level" not in n.attrs for n in nodes)

@@ -1,0 +1,138 @@
+"""Plans: what they promise before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fheinfer
+from fheinfer import _core
+from fheinfer.errors import PlanError
+from fheinfer.frontends import zoo
+from fheinfer.keygen import manifest_plan
+from fheinfer.keystore import Manifest
+from fheinfer.params import parameter_set, parameter_sets
+from fheinfer.weights import Weights, shapes
+
+F64 = NDArray[np.float64]
+SET = "insecure-tiny"
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, fheinfer.Plan]:
+    return {params.name: manifest_plan("resnet20", params) for params in parameter_sets()}
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_resnet20_takes_a_bootstrap_before_every_activation_but_the_first(plans: dict[str, Any], name: str) -> None:
+    plan = plans[name]
+    assert plan.bootstraps == 18
+    steps = {step.name: step for step in plan.steps}
+    for step in plan.steps:
+        if step.op == "relu" and step.name != "relu1":
+            assert steps[step.inputs[0]].op == "bootstrap"
+    assert plan.steps[1].name == "relu1"
+    assert plan.client.input_level == 1 + _core.chebyshev_depth(plan.params.relu_degree) + 2
+    assert plan.steps[-1].level == 0
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_rotation_keys_are_named_once_and_no_taller_than_the_chain(plans: dict[str, Any], name: str) -> None:
+    plan = plans[name]
+    assert all(0 < k < 1 << 15 for k in plan.rotations)
+    assert all(1 <= limbs <= plan.params.top_level + 1 for limbs in plan.rotations.values())
+    bootstrap = _core.Context(plan.params.core()).bootstrap_rotations()
+    assert all(plan.rotations[k] >= limbs for k, limbs in bootstrap.items())
+
+
+def test_set_1_keeps_within_what_it_promises(plans: dict[str, Any]) -> None:
+    """The issue: at most 9 minutes, 14 GB of memory and 9 GB of keys on the reference machine."""
+    prediction = plans["1"].prediction
+    assert prediction.key_bytes < 9e9
+    assert prediction.peak_memory < 14e9
+    assert prediction.seconds < 9 * 60
+    assert min(dataclasses.astuple(prediction)) > 0
+
+
+def test_keys_do_not_depend_on_weights(tiny_plan: fheinfer.Plan) -> None:
+    """Keys are made before the server has weights; even all-zero layers must find theirs."""
+    assert manifest_plan("resnet8-tiny", parameter_set(SET)).rotations == tiny_plan.rotations
+    graph = zoo.network("resnet8-tiny")
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes(graph).items()}
+    zeros = Weights(graph, arrays, (0.5,) * 3, (0.5,) * 3, {n.name: 1.0 for n in graph if n.op == "relu"})
+    assert fheinfer.compile(zeros, SET).rotations == tiny_plan.rotations
+
+
+def test_the_same_input_gives_the_same_plan(tiny_weights: Weights, tiny_plan: fheinfer.Plan) -> None:
+    again = fheinfer.compile(tiny_weights, SET)
+    assert again.client == tiny_plan.client
+    assert again.rotations == tiny_plan.rotations
+    assert again.prediction == tiny_plan.prediction
+    for one, other in zip(again.steps, tiny_plan.steps, strict=True):
+        assert repr(one.layout) == repr(other.layout)
+        assert dataclasses.replace(one, layout=other.layout, in_layout=other.in_layout) == other
+
+
+def test_identity_changes_with_weights_ranges_margin_and_set(tiny_weights: Weights, tiny_plan: fheinfer.Plan) -> None:
+    arrays = dict(tiny_weights.arrays)
+    name = "layer2.0.conv1.weight"
+    arrays[name] = arrays[name].copy()
+    arrays[name][0, 0, 0, 0] += 1e-3
+    wider = {k: v * 1.01 for k, v in tiny_weights.ranges.items()}
+    plans = [
+        tiny_plan,
+        fheinfer.compile(dataclasses.replace(tiny_weights, arrays=arrays), SET),
+        fheinfer.compile(dataclasses.replace(tiny_weights, ranges=wider), SET),
+        fheinfer.compile(tiny_weights, SET, margin=1.3),
+        fheinfer.compile(tiny_weights, "1"),
+        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), relu_degree=27)),
+    ]
+    assert len({plan.client.plan for plan in plans}) == len(plans)
+
+
+def test_key_bytes_are_predicted(tiny_plan: fheinfer.Plan, tiny_keys: Path) -> None:
+    manifest = Manifest.load(tiny_keys / f"set{SET}" / "server" / "manifest.json")
+    assert tiny_plan.prediction.key_bytes == pytest.approx(manifest.total_bytes, rel=0.02)
+    assert manifest.rotations == dict(tiny_plan.rotations)
+
+
+def test_ciphertext_bytes_are_predicted(
+    tiny_plan: fheinfer.Plan, tiny_client: fheinfer.Client, tiny_picture: F64
+) -> None:
+    size = len(tiny_client.encrypt(tiny_picture, tiny_plan.client))
+    assert tiny_plan.prediction.input_bytes == pytest.approx(size, rel=0.02)
+
+
+def test_weights_without_ranges_cannot_be_compiled(tiny_weights: Weights) -> None:
+    with pytest.raises(PlanError, match="no range is known for the activation 'relu1'"):
+        fheinfer.compile(dataclasses.replace(tiny_weights, ranges={}), SET)
+
+
+def test_a_set_with_too_few_levels_cannot_be_compiled_for(tiny_weights: Weights) -> None:
+    with pytest.raises(PlanError, match="levels after a bootstrap"):
+        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), relu_degree=119))
+
+
+def test_a_network_too_large_for_the_set_cannot_be_compiled(tiny_weights: Weights) -> None:
+    with pytest.raises(PlanError, match="slots"):
+        manifest_plan("resnet20", parameter_set(SET))
+
+
+def test_the_client_needs_no_weights_to_prepare_a_picture(tiny_plan: fheinfer.Plan, tiny_picture: F64) -> None:
+    spec = tiny_plan.client
+    slots = spec.pack(tiny_picture)
+    assert np.abs(slots).max() <= 1
+    assert slots.shape == (256,)
+    assert np.array_equal(spec.unpack(np.arange(512.0)), np.arange(10.0) * spec.output_scale)
+
+
+def test_every_picture_fits_the_input_scale(tiny_plan: fheinfer.Plan) -> None:
+    spec = tiny_plan.client
+    for value in (0, 255):
+        picture = fheinfer.normalise(np.full((8, 8, 3), value, np.uint8), spec.mean, spec.std)
+        assert np.abs(spec.pack(picture)).max() <= 1

@@ -1,0 +1,212 @@
+"""What all tests share: a small network with random weights, its keys on a small ring, and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+from PIL import Image
+
+import fheinfer
+from fheinfer import _core, cli, preprocess
+from fheinfer.frontends import zoo
+from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.weights import Weights, shapes
+
+# A time limit per example would make tests fail on a busy machine, and show nothing else.
+settings.register_profile("fheinfer", deadline=None)
+settings.load_profile("fheinfer")
+
+TINY = "insecure-tiny"
+NETWORK = "resnet8-tiny"
+F64 = NDArray[np.float64]
+
+
+def tiny_pixels(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def calibrated(weights: Weights, seeds: range) -> Weights:
+    """The same weights with ranges measured in PyTorch on random pictures."""
+    pytest.importorskip("torch")
+    from fheinfer.plain import plain_layers
+
+    ranges: dict[str, float] = {}
+    for seed in seeds:
+        layers = plain_layers(weights, preprocess.normalise(tiny_pixels(seed), weights.mean, weights.std))
+        for node in weights.graph:
+            if node.op == "relu":
+                largest = float(np.abs(layers[node.inputs[0]]).max())
+                ranges[node.name] = max(ranges.get(node.name, 0.0), largest)
+    return dataclasses.replace(weights, ranges=ranges)
+
+
+def random_weights(network: str, seed: int) -> Weights:
+    """Variance-preserving weights, batch norms that do something, and ranges of 1 yet to be measured."""
+    graph, rng = zoo.network(network), np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in shapes(graph).items():
+        if len(shape) > 1:
+            arrays[name] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        elif name.endswith(("running_var", "weight")):
+            arrays[name] = rng.uniform(0.8, 1.2, shape).astype(np.float32)
+        else:
+            arrays[name] = rng.normal(0, 0.1, shape).astype(np.float32)
+    ranges = {node.name: 1.0 for node in graph if node.op == "relu"}
+    return Weights(graph, arrays, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3), ranges)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> Weights:
+    return calibrated(random_weights(NETWORK, 1), range(1000, 1040))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights_file(tiny_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    tiny_weights.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_weights: Weights) -> fheinfer.Plan:
+    return fheinfer.compile(tiny_weights, TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all keys, with those of `insecure-tiny` in it. Do not change them: copy the folder."""
+    root = tmp_path_factory.mktemp("keys")
+    fheinfer.keygen(TINY, root, network=NETWORK)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_keys: Path, tiny_weights: Weights) -> fheinfer.Server:
+    return fheinfer.Server(tiny_keys / f"set{TINY}" / "server", tiny_weights)
+
+
+@pytest.fixture(scope="session")
+def tiny_client(tiny_keys: Path) -> fheinfer.Client:
+    return fheinfer.Client(tiny_keys / f"set{TINY}")
+
+
+@pytest.fixture(scope="session")
+def tiny_image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "tiny.png"
+    Image.fromarray(tiny_pixels(7)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_picture(tiny_weights: Weights, tiny_image_file: Path) -> F64:
+    """(3, 8, 8), normalised: what is in `tiny_image_file`."""
+    return preprocess.normalise(preprocess.load_image(tiny_image_file, 8), tiny_weights.mean, tiny_weights.std)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The chain of a published set on a small ring: client keys, and an evaluator that has all it needs."""
+
+    params: ParameterSet
+    context: Any
+    keys: Any
+    evaluator: Any
+    rotations: Mapping[int, int]
+
+    def encrypt(self, values: F64, level: int) -> Any:
+        return self.evaluator.read(self.keys.encrypt(values, level))
+
+    def decrypt(self, x: Any) -> F64:
+        return np.asarray(self.keys.decrypt(self.evaluator.write(x), self.params.slots))
+
+
+EXTRA_ROTATIONS = (3, 5, 11, 250)
+"""Rotations of full height for tests, beside those of bootstrapping."""
+
+
+@pytest.fixture(scope="session")
+def rig() -> Callable[[str], Rig]:
+    """rig("3"): everything of set 3 but the ring, which has N = 2^11 and 256 slots. Made once each."""
+    made: dict[str, Rig] = {}
+
+    def get(name: str) -> Rig:
+        if name not in made:
+            params = dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=256, insecure=True)
+            context, tag = _core.Context(params.core()), f"{name:0>32}"
+            keys = _core.ClientKeys.generate(context, tag)
+            evaluator = _core.OpenFheEvaluator(context, tag)
+            evaluator.add_relinearisation_key(keys.relinearisation_key())
+            evaluator.add_conjugation_key(keys.conjugation_key())
+            evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+            rotations = dict.fromkeys(EXTRA_ROTATIONS, params.top_level + 1) | context.bootstrap_rotations()
+            wanted = list(rotations.items())
+            for (rotation, _), payload in zip(wanted, keys.rotation_keys(wanted), strict=True):
+                evaluator.add_rotation_key(rotation, payload)
+            evaluator.prepare_bootstrap()
+            made[name] = Rig(params, context, keys, evaluator, rotations)
+        return made[name]
+
+    return get
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """command("sets", "--json"): the command line in this process, exit code and both streams included."""
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["fheinfer", *map(str, arguments)])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capfd.readouterr()
+        assert isinstance(code, int)
+        return Result(code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., Result]:
+    """The same in a process of its own, in an empty folder; `python` runs other code than the command line."""
+
+    def run(*arguments: object, cwd: Path | None = None, python: str | None = None, timeout: float = 300) -> Result:
+        program = ["-c", python] if python else ["-m", "fheinfer"]
+        folder = cwd or tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        here = str(Path(fheinfer.__file__).parent.parent)
+        done = subprocess.run(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": here},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,162 @@
+"""Every reader of serial.h against hostile bytes: CorruptArtifactError, and never a crash or a wrong object.
+
+Payloads come behind a checksum, but who can write a file can write its checksum too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fheinfer import _core
+from fheinfer.errors import CorruptArtifactError
+
+TAG = "ab" * 16
+N = 64
+
+
+@dataclass(frozen=True)
+class Reader:
+    payload: bytes
+    read: Callable[[Any], Any]
+    counts: int  # u32 counts at the front
+    primes: tuple[int, ...]  # of the limbs, in file order
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    context = _core.Context(_core.ParameterSet(6, 8, 48, 45, 50, 2, 0, 0, 3, True))
+    keys = _core.ClientKeys.generate(context, TAG)
+    q, p = tuple(context.q), tuple(context.p)
+    assert len(q) == 4
+
+    def evaluator() -> Any:
+        return _core.OpenFheEvaluator(context, TAG)
+
+    short = keys.rotation_keys([(1, 3)])[0]
+    relinearisation = keys.relinearisation_key()
+    sparse = np.array([2, 2], "<u4").tobytes() + bytes(4 * N * 8)
+    ciphertext = keys.encrypt(np.ones(8), 2)
+    return {
+        "ciphertext": Reader(ciphertext, lambda b: evaluator().read(b), 2, q[:3] * 2),
+        "ciphertext of the client": Reader(ciphertext, lambda b: keys.decrypt(b, 8), 2, q[:3] * 2),
+        "public key": Reader(keys.public_key(), lambda b: _core.ClientKeys.load(context, TAG, b"", b), 2, q * 2),
+        "rotation key": Reader(short, lambda b: evaluator().add_rotation_key(1, b), 3, (q[:3] + p) * 4),
+        "relinearisation key": Reader(
+            relinearisation, lambda b: evaluator().add_relinearisation_key(b), 3, (q + p) * 4
+        ),
+        "conjugation key": Reader(relinearisation, lambda b: evaluator().add_conjugation_key(b), 3, (q + p) * 4),
+        "to_sparse": Reader(
+            sparse, lambda b: evaluator().add_encapsulation_keys(b, relinearisation), 2, (q[0], p[0]) * 2
+        ),
+        "to_dense": Reader(relinearisation, lambda b: evaluator().add_encapsulation_keys(sparse, b), 3, (q + p) * 4),
+        "secret": Reader(keys.secret(), lambda b: _core.ClientKeys.load(context, TAG, b, b""), 0, ()),
+    }
+
+
+NAMES = [
+    "ciphertext",
+    "ciphertext of the client",
+    "public key",
+    "rotation key",
+    "relinearisation key",
+    "conjugation key",
+    "to_sparse",
+    "to_dense",
+]
+ALL = [*NAMES, "secret"]
+
+
+def refused(name: str, payload: bytes) -> None:
+    with pytest.raises(CorruptArtifactError):
+        readers()[name].read(payload)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_payloads_themselves_are_read(name: str) -> None:
+    reader = readers()[name]
+    reader.read(reader.payload)
+    reader.read(bytearray(reader.payload))
+    reader.read(memoryview(reader.payload))
+    assert len(reader.payload) == 4 * reader.counts + (8 * N * len(reader.primes) or N)
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=30)
+@given(st.data())
+def test_truncated(name: str, data: st.DataObject) -> None:
+    payload = readers()[name].payload
+    refused(name, payload[: data.draw(st.integers(1, len(payload) - 1))])
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=20)
+@given(st.binary(min_size=1, max_size=64))
+def test_extended(name: str, more: bytes) -> None:
+    refused(name, readers()[name].payload + more)
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=50)
+@given(st.binary(min_size=1, max_size=4 * N))
+def test_random(name: str, noise: bytes) -> None:
+    if name != "secret" or len(noise) != N:
+        refused(name, noise)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60)
+@given(st.data())
+def test_absurd_counts(name: str, data: st.DataObject) -> None:
+    """2^32 - 1 limbs must not become an allocation, nor an overflow that makes a length fit."""
+    reader = readers()[name]
+    header = np.frombuffer(reader.payload[: 4 * reader.counts], "<u4").copy()
+    which = data.draw(st.integers(0, reader.counts - 1))
+    absurd = st.sampled_from([0, 1, 2, 3, 4, 5, 2**16, 2**31 - 1, 2**31, 2**32 - 1]) | st.integers(0, 2**32 - 1)
+    value = data.draw(absurd)
+    if value != header[which]:
+        header[which] = value
+        refused(name, header.tobytes() + reader.payload[4 * reader.counts :])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40)
+@given(st.data())
+def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
+    reader = readers()[name]
+    words = np.frombuffer(reader.payload[4 * reader.counts :], "<u8").copy()
+    limb = data.draw(st.integers(0, len(reader.primes) - 1))
+    at = limb * N + data.draw(st.integers(0, N - 1))
+    prime = reader.primes[limb]
+    words[at] = data.draw(st.sampled_from([prime, prime + 1, 2**63, 2**64 - 1]) | st.integers(prime, 2**64 - 1))
+    refused(name, reader.payload[: 4 * reader.counts] + words.tobytes())
+    words[at] = prime - 1
+    if name != "ciphertext of the client":  # OpenFHE notices that it decrypts to noise
+        reader.read(reader.payload[: 4 * reader.counts] + words.tobytes())
+
+
+@settings(max_examples=60)
+@given(st.integers(0, N - 1), st.integers(2, 254))
+def test_a_secret_is_ternary(at: int, value: int) -> None:
+    secret = bytearray(readers()["secret"].payload)
+    secret[at] = value
+    refused("secret", bytes(secret))
+
+
+@pytest.mark.parametrize("polynomials", [1, 2])
+def test_a_public_key_has_two_polynomials_of_every_limb(polynomials: int) -> None:
+    """A ciphertext is made of the same bytes and must not pass for one."""
+    limbs = 4 if polynomials == 1 else 3
+    payload = np.array([polynomials, limbs], "<u4").tobytes() + bytes(polynomials * limbs * N * 8)
+    refused("public key", payload)
+
+
+def test_a_ciphertext_has_two_polynomials() -> None:
+    refused("ciphertext", np.array([1, 3], "<u4").tobytes() + bytes(3 * N * 8))

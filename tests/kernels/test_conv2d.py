@@ -1,0 +1,212 @@
+"""The convolution kernel against PyTorch in float64, and its cost against what the papers publish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fheinfer import _core
+from fheinfer.errors import PlanError, UsageError
+from fheinfer.layout import Layout, pack, unpack
+
+torch = pytest.importorskip("torch")
+
+F64 = NDArray[np.float64]
+LEVELS = _core.LevelModel(top=6, after_bootstrap=4, bootstrap_min=1)
+EXACT = 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    channels: int
+    out: int
+    height: int
+    width: int
+    gap: int
+    grid: tuple[int, int]
+    kernel: int
+    stride: int
+    padding: int
+    repeats: int = 1
+    bias: bool = True
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.channels, self.height, self.width, self.gap, *self.grid)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    gap = draw(st.sampled_from([1, 2, 4]))
+    grid = tuple(gap * 2 ** draw(st.integers(0, 3)) for _ in "hw")
+    height, width = (draw(st.integers(1, size // gap)) for size in grid)
+    kernel = draw(st.integers(1, 5))
+    return Case(
+        channels=draw(st.integers(1, 10)),
+        out=draw(st.integers(1, 10)),
+        height=height,
+        width=width,
+        gap=gap,
+        grid=(grid[0], grid[1]),
+        kernel=kernel,
+        stride=draw(st.sampled_from([1, 2, 4])),
+        padding=draw(st.integers(0, kernel)),
+        repeats=draw(st.sampled_from([1, 2, 4])),
+        bias=draw(st.booleans()),
+    )
+
+
+def convolve(case: Case, x: F64, weight: F64, bias: F64) -> tuple[Layout, F64, int]:
+    """Output layout, all slots and level of the kernel on the slots evaluator."""
+    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
+    out = _core.conv2d_output(case.layout, case.out, conv)
+    slots = max(case.layout.period, out.period) * case.repeats
+    evaluator = _core.SlotsEvaluator(slots, LEVELS)
+    y = _core.conv2d(evaluator, evaluator.encrypt(pack(x, case.layout), 5), weight, bias, case.layout, out, conv)
+    return out, evaluator.decrypt(y), evaluator.level(y)
+
+
+def tensors(case: Case, seed: int) -> tuple[F64, F64, F64]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(case.channels, case.height, case.width))
+    weight = rng.normal(size=(case.out, case.channels, case.kernel, case.kernel))
+    return x, weight, rng.normal(size=case.out) if case.bias else np.zeros(0)
+
+
+@settings(max_examples=300)
+@given(cases(), st.integers(0, 2**32 - 1))
+@example(Case(16, 16, 32, 32, 1, (32, 32), 3, 1, 1), 0)
+@example(Case(16, 32, 32, 32, 1, (32, 32), 3, 2, 1, bias=False), 1)
+@example(Case(16, 32, 16, 16, 2, (32, 32), 1, 2, 0), 2)
+@example(Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1), 3)
+@example(Case(5, 7, 8, 8, 2, (16, 16), 5, 1, 2, repeats=4), 4)
+def test_equals_pytorch_and_repeats_through_all_slots(case: Case, seed: int) -> None:
+    height, width = ((s + 2 * case.padding - case.kernel) // case.stride + 1 for s in (case.height, case.width))
+    assume(height > 0 and width > 0)
+    assume(height * case.gap * case.stride <= case.grid[0] and width * case.gap * case.stride <= case.grid[1])
+    x, weight, bias = tensors(case, seed)
+    out, slots, level = convolve(case, x, weight, bias)
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(x)[None],
+        torch.tensor(weight),
+        torch.tensor(bias) if case.bias else None,
+        case.stride,
+        case.padding,
+    )[0].numpy()
+    assert np.abs(unpack(slots, out) - expected).max() < EXACT
+    periods = slots.reshape(-1, out.period)
+    assert np.abs(periods - periods[0]).max() < EXACT
+    # Nothing but the output: the next layer, and a bootstrap, take every slot as it is.
+    assert np.abs(periods[0] - pack(expected, out)).max() < EXACT
+    assert level == 4
+
+
+def traced(case: Case, slots: int = 32768) -> Any:
+    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
+    out = _core.conv2d_output(case.layout, case.out, conv)
+    trace = _core.TraceEvaluator(slots, LEVELS)
+    _, weight, bias = tensors(case, 0)
+    _core.conv2d(trace, trace.encrypt(5), weight, bias, case.layout, out, conv)
+    return trace.report()
+
+
+def test_five_keys_serve_the_3x3_convolution_by_optimized_vector_encoding() -> None:
+    """Nine taps: 2 column rotations hoisted on the input, 2 row rotations hoisted on each of 3 columns; then a Horner
+    sum over 16 channel distances."""
+    report = traced(Case(16, 16, 32, 32, 1, (32, 32), 3, 1, 1), 16384)
+    assert set(report.rotation_keys) == {-32, -1, 1, 32, 1024}
+    assert sum(report.hoisted_key_switches.values()) == 8
+    assert sum(report.key_switches.values()) == 15
+    assert sum(report.plain_multiplications.values()) == 9 * 16
+    assert dict(report.rescales) == {6: 1}
+
+
+@pytest.mark.parametrize(
+    ("case", "diagonals"),
+    [
+        (Case(16, 16, 32, 32, 1, (32, 32), 3, 1, 1), 144),
+        (Case(16, 32, 32, 32, 1, (32, 32), 3, 2, 1), 128),
+        (Case(16, 32, 32, 32, 1, (32, 32), 1, 2, 0), 32),
+        (Case(32, 32, 16, 16, 2, (32, 32), 3, 1, 1), 392),
+        (Case(32, 64, 16, 16, 2, (32, 32), 3, 2, 1), 324),
+        (Case(32, 64, 16, 16, 2, (32, 32), 1, 2, 0), 100),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1), 900),
+    ],
+    ids=["16-16", "16-32/2", "short 16-32", "32-32", "32-64/2", "short 32-64", "64-64"],
+)
+def test_as_many_diagonals_as_published(case: Case, diagonals: int) -> None:
+    """reference/activations.md, section 4.3: single-shot multiplexed packing of ResNet20's layers, one level each."""
+    report = traced(case)
+    assert sum(report.plain_multiplications.values()) == diagonals
+    assert sum(report.rescales.values()) == 1
+
+
+def test_the_stem_needs_a_quarter_of_the_published_diagonals() -> None:
+    """144 published. Our three input channels repeat after four blocks, so diagonals that far apart are one."""
+    assert sum(traced(Case(3, 16, 32, 32, 1, (32, 32), 3, 1, 1)).plain_multiplications.values()) == 144 // 4
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_keys_and_work_depend_on_shapes_alone(case: Case) -> None:
+    """Keys are made before the weights are known: zeros in a weight must not take a rotation away."""
+    try:
+        dense = traced(case)
+    except PlanError:
+        assume(False)
+    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
+    out = _core.conv2d_output(case.layout, case.out, conv)
+    trace = _core.TraceEvaluator(32768, LEVELS)
+    zeros = np.zeros(case.out * case.channels * case.kernel**2)
+    _core.conv2d(trace, trace.encrypt(5), zeros, np.zeros(0), case.layout, out, conv)
+    assert trace.report().rotation_keys == dense.rotation_keys
+    assert trace.report().plain_multiplications == dense.plain_multiplications
+
+
+CASE = Case(2, 3, 4, 4, 1, (4, 4), 3, 1, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2 * 3 * 9 - 1, 2 * 3 * 9 + 1])
+def test_a_weight_of_the_wrong_size_is_refused(size: int) -> None:
+    with pytest.raises(PlanError, match="weight of the wrong size"):
+        convolve(CASE, np.zeros((2, 4, 4)), np.ones(size), np.zeros(0))
+
+
+def test_a_bias_of_the_wrong_size_is_refused() -> None:
+    with pytest.raises(PlanError, match="bias of the wrong size"):
+        convolve(CASE, np.zeros((2, 4, 4)), np.ones(54), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "conv", [(0, 1, 0), (3, 0, 1), (3, 1, -1), (3, -2, 1), (5, 1, 0), (3, 3, 1), (1, 8, 0), (1, 1, 1)]
+)
+def test_impossible_convolutions_are_refused(conv: tuple[int, int, int]) -> None:
+    with pytest.raises(PlanError, match="impossible"):
+        _core.conv2d_output(CASE.layout, 3, _core.Conv2d(*conv))
+
+
+def test_no_channels_are_refused() -> None:
+    with pytest.raises(PlanError, match="impossible"):
+        _core.conv2d_output(CASE.layout, 0, _core.Conv2d(3, 1, 1))
+
+
+def test_an_output_in_another_grid_is_refused() -> None:
+    conv, other = _core.Conv2d(3, 1, 1), Layout(3, 4, 4, 1, 8, 8)
+    evaluator = _core.SlotsEvaluator(256, LEVELS)
+    x = evaluator.encrypt(np.zeros(32), 5)
+    with pytest.raises(PlanError, match="does not keep the grid"):
+        _core.conv2d(evaluator, x, np.ones(54), np.zeros(0), CASE.layout, other, conv)
+
+
+def test_a_layer_of_more_slots_than_there_are_is_refused() -> None:
+    conv, out = _core.Conv2d(3, 1, 1), _core.conv2d_output(CASE.layout, 3, _core.Conv2d(3, 1, 1))
+    evaluator = _core.SlotsEvaluator(32, LEVELS)  # the output needs 4 blocks of 16
+    x = evaluator.encrypt(np.zeros(32), 5)
+    with pytest.raises(UsageError, match="do not repeat in 32 slots"):
+        _core.conv2d(evaluator, x, np.ones(54), np.zeros(0), CASE.layout, out, conv)

@@ -1,0 +1,35 @@
+"""The public surface: a name that is added or removed is a decision, not an accident."""
+
+from __future__ import annotations
+
+import inspect
+
+import fheinfer
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(fheinfer.__all__) == [
+        "Client",
+        "ClientSpec",
+        "ParameterSet",
+        "Plan",
+        "Server",
+        "Weights",
+        "compile",
+        "errors",
+        "keygen",
+        "load_image",
+        "load_weights",
+        "normalise",
+        "parameter_set",
+        "parameter_sets",
+        "run_slots",
+    ]
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in fheinfer.__all__:
+        found = getattr(fheinfer, name)
+        assert inspect.getdoc(found), name
+        if inspect.isfunction(found):
+            assert all(p.annotation is not p.empty for p in inspect.signature(found).parameters.values()), name
