@@ -47,7 +47,7 @@ void register_errors() {
             raise(python_name(e.kind()), e.what());
         }
         catch (const lbcrypto::OpenFHEException& e) {
-            raise("BackendError", std::string("OpenFHE: ") + e.what());
+            raise("BackendError", "OpenFHE: " + reason(e));
         }
         catch (const std::bad_alloc&) {
             raise("NotEnoughMemoryError", "the machine ran out of memory");

@@ -84,7 +84,7 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         self->log_qp_ = static_cast<int>(cp.GetParamsQP()->GetModulus().GetMSB());
     }
     catch (const OpenFHEException& e) {
-        throw Error(ErrorKind::kPlan, std::string("OpenFHE refuses these parameters: ") + e.what());
+        throw Error(ErrorKind::kPlan, "OpenFHE refuses these parameters: " + reason(e));
     }
     const auto needed = StdLatticeParm::FindRingDim(HEStd_ternary, HEStd_128_classic, self->log_qp_);
     if (!p.allow_insecure && needed > self->ring_dimension())
