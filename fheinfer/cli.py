@@ -181,7 +181,8 @@ def precision(
     slots: dict[str, NDArray[np.float64]] = {}
     run_slots(made, picture, layers=slots)
     client = Client(folder)
-    run = run_folder(runs / "precision", made, pixels, client.key_id)
+    run = run_folder(runs, made, pixels, client.key_id)
+    run = run.with_name(f"precision-{run.name}")  # an interrupted `infer` keeps its own
     with EvaluationView(made, verbose=verbose) as view:
         infer_encrypted(made, picture, folder, path, run, keep_layers=True, on_event=view)
     rows = compare(made, client, run, slots, exact)
