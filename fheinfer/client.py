@@ -68,26 +68,23 @@ class Client:
             CorruptArtifactError, MismatchError: damaged, or encrypted under another key.
             BackendError: the ciphertext decrypts to noise.
         """
-        found = from_bytes(
-            result,
-            kind=Kind.CIPHERTEXT,
-            params_hash=self.params.identity,
-            key_id=self.key_id,
-            max_payload=ciphertext_bound(self.params),
-        )
+        found = self._open(result)
         outputs, scale = _result_meta(found.meta, self.params)
         return np.asarray(self._keys.decrypt(found.payload, outputs)) * scale
 
     def decrypt_slots(self, artifact: bytes | memoryview) -> NDArray[np.float64]:
         """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports."""
-        found = from_bytes(
-            artifact,
+        found = self._open(artifact)
+        return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
+
+    def _open(self, data: bytes | memoryview) -> Artifact:
+        return from_bytes(
+            data,
             kind=Kind.CIPHERTEXT,
             params_hash=self.params.identity,
             key_id=self.key_id,
             max_payload=ciphertext_bound(self.params),
         )
-        return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
 
 
 def _result_meta(meta: Any, params: ParameterSet) -> tuple[int, float]:
