@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "bindings/errors.h"
+#include "bindings/ring.h"
 #include "crypto/export.h"
 #include "evaluator/openfhe.h"
 #include "evaluator/slots.h"
@@ -217,4 +218,5 @@ PYBIND11_MODULE(_core, m) {
     bind_layout(m);
     bind_evaluators(m);
     bind_crypto(m);
+    bind_ring(m);
 }

@@ -1,6 +1,7 @@
 #include "crypto/context.h"
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include "base/error.h"
@@ -31,6 +32,32 @@ CryptoContext<Poly> generate(const ParameterSet& p) {
     for (auto feature : {PKE, KEYSWITCH, LEVELEDSHE, ADVANCEDSHE, FHE})
         cc->Enable(feature);
     return cc;
+}
+
+// EvalBootstrap takes a raised coefficient m + q_0 I for (m + q_0 I) * q_0 / (2^(first + first - scale bits) q_top): its
+// CoeffToSlot matrices hold q_0 / 2^round(log2 q_0), and its scale at the top is q_top. Only where q_0^2 is
+// 2^(first + first - scale bits) * q_top does I stay an integer; what is left of it comes back as noise. With the primes
+// of OpenFHE's choice a bootstrap at scale 2^43 and N = 2^16 kept 6 bits (docs/precision.md). So q_0 becomes the prime
+// nearest to where it fits.
+void fit_first_prime(CryptoParametersCKKSRNS& cp, int first_bits, int scale_bits) {
+    std::vector<NativeInteger> primes, roots;
+    for (const auto& limb : cp.GetElementParams()->GetParams()) {
+        primes.push_back(limb->GetModulus());
+        roots.push_back(limb->GetRootOfUnity());
+    }
+    const uint64_t order = cp.GetElementParams()->GetCyclotomicOrder();
+    const double fit     = std::sqrt(std::ldexp(primes.back().ConvertToDouble(), first_bits - scale_bits + first_bits));
+    const auto start     = static_cast<uint64_t>(fit) / order * order + 1;
+    const auto usable    = [&](uint64_t v) {
+        return std::find(primes.begin() + 1, primes.end(), NativeInteger(v)) == primes.end() &&
+               MillerRabinPrimalityTest(NativeInteger(v));
+    };
+    uint64_t distance = 0;
+    while (!usable(start + distance) && !usable(start - distance))
+        distance += order;
+    primes[0] = usable(start + distance) ? start + distance : start - distance;
+    roots[0]  = RootOfUnity(static_cast<uint32_t>(order), primes[0]);
+    cp.SetElementParams(std::make_shared<Poly::Params>(static_cast<uint32_t>(order), primes, roots));
 }
 
 std::vector<uint64_t> moduli(const std::shared_ptr<Poly::Params>& params) {
@@ -75,8 +102,9 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
     self->params_ = p;
     try {
         self->cc_ = generate(p);
-        // Special primes default to 60 bits; ours are re-made at special_bits.
         auto& cp = self->crypto_parameters();
+        fit_first_prime(cp, p.first_bits, p.scale_bits);
+        // Special primes default to 60 bits; ours are re-made at special_bits.
         cp.PrecomputeCRTTables(HYBRID, FLEXIBLEAUTO, cp.GetEncryptionTechnique(), cp.GetMultiplicationTechnique(), p.digits,
                                p.special_bits, 0);
         self->q_      = moduli(cp.GetElementParams());

@@ -1,0 +1,59 @@
+#include "base/cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/error.h"
+
+namespace fheinfer {
+
+namespace {
+
+constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+
+CpuForm best() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512ifma"))
+        return CpuForm::kAvx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return CpuForm::kAvx2;
+#endif
+    return CpuForm::kPortable;
+}
+
+CpuForm named(const char* name) {
+    for (int i = 0; i < 3; ++i)
+        if (std::strcmp(name, kNames[i]) == 0) {
+            if (i > static_cast<int>(best()))
+                throw Error(ErrorKind::kUsage, std::string("this processor has no ") + name);
+            return static_cast<CpuForm>(i);
+        }
+    throw Error(ErrorKind::kUsage, std::string("no CPU form ") + name + "; there are portable, avx2, avx512");
+}
+
+std::atomic<int> chosen{-1};
+
+}  // namespace
+
+CpuForm cpu_form() {
+    int form = chosen.load(std::memory_order_relaxed);
+    if (form < 0) {
+        const char* asked = std::getenv("FHEINFER_CPU");
+        form              = static_cast<int>(asked && *asked ? named(asked) : best());
+        chosen            = form;
+    }
+    return static_cast<CpuForm>(form);
+}
+
+void set_cpu_form(const char* name) {
+    chosen = static_cast<int>(named(name));
+}
+
+const char* cpu_form_name() {
+    return kNames[static_cast<int>(cpu_form())];
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,16 @@
+// Which form of the arithmetic this processor runs: asked once at run time, never at build time.
+#pragma once
+
+namespace fheinfer {
+
+// Every form gives the same bits; they differ in speed only.
+enum class CpuForm { kPortable, kAvx2, kAvx512 };
+
+// The best form this processor has (kAvx512 means AVX-512 F, DQ, VL and IFMA), or the one that the environment variable
+// FHEINFER_CPU names ("portable", "avx2", "avx512"). Throws Error(kUsage) for a form it does not have.
+CpuForm cpu_form();
+// For tests and benchmarks. Throws as above.
+void set_cpu_form(const char* name);
+const char* cpu_form_name();
+
+}  // namespace fheinfer

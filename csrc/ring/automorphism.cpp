@@ -1,0 +1,44 @@
+#include "ring/automorphism.h"
+
+#include <bit>
+
+namespace fheinfer::ring {
+
+namespace {
+
+uint32_t reverse_bits(uint32_t i, int bits) {
+    uint32_t r = 0;
+    for (int b = 0; b < bits; ++b, i >>= 1)
+        r = r << 1 | (i & 1);
+    return r;
+}
+
+}  // namespace
+
+std::vector<uint32_t> automorphism(std::size_t n, uint64_t k) {
+    const int bits      = std::countr_zero(n);
+    const uint64_t mask = 2 * n - 1;
+    std::vector<uint32_t> out(n);
+    for (std::size_t j = 0; j < n; ++j) {
+        const uint64_t power = ((2 * j + 1) * k) & mask;
+        out[reverse_bits(static_cast<uint32_t>(j), bits)] = reverse_bits(static_cast<uint32_t>(power >> 1), bits);
+    }
+    return out;
+}
+
+void permute(uint64_t* out, const uint64_t* x, const std::vector<uint32_t>& permutation) {
+    for (std::size_t i = 0; i < permutation.size(); ++i)
+        out[i] = x[permutation[i]];
+}
+
+uint64_t rotation_exponent(std::size_t n, long k) {
+    const uint64_t mask = 2 * n - 1;
+    const long half     = static_cast<long>(n / 2);
+    uint64_t out = 1, base = 5;
+    for (auto e = static_cast<uint64_t>(((k % half) + half) % half); e; e >>= 1, base = base * base & mask)
+        if (e & 1)
+            out = out * base & mask;
+    return out;
+}
+
+}  // namespace fheinfer::ring

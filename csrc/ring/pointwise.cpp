@@ -1,0 +1,41 @@
+#include "ring/pointwise.h"
+
+namespace fheinfer::ring {
+
+void add(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = m.add(x[i], y[i]);
+}
+
+void subtract(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = m.subtract(x[i], y[i]);
+}
+
+void multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = m.multiply(x[i], y[i]);
+}
+
+void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = f.multiply(x[i], m);
+}
+
+void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = f.multiply(x[i] + m.p - y[i], m);
+}
+
+void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m) {
+    const uint64_t half = from.p >> 1, shift = m.p - m.reduce(from.p);
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = m.reduce(x[i] + (x[i] > half ? shift : 0));
+}
+
+void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = m.from_signed(x[i]);
+}
+
+}  // namespace fheinfer::ring
