@@ -2,7 +2,9 @@
 
 #include <bit>
 
+#include "base/cpu.h"
 #include "base/error.h"
+#include "ring/ntt_forms.h"
 
 namespace fheinfer::ring {
 
@@ -32,6 +34,53 @@ Ntt::Table table(std::size_t n, const Modulus& m, uint64_t root) {
     return t;
 }
 
+// Cooley-Tukey butterflies with values below 4p between stages (Harvey, arXiv 1205.2926).
+void forward_portable(uint64_t* x, const Ntt& ntt) {
+    const std::size_t n = ntt.size();
+    const uint64_t p = ntt.modulus().p, twice = 2 * p;
+    for (std::size_t groups = 1, half = n / 2; groups < n; groups *= 2, half /= 2) {
+        for (std::size_t g = 0; g < groups; ++g) {
+            const uint64_t w = ntt.powers().value[groups + g], q = ntt.powers().quotient64[groups + g];
+            uint64_t* lo = x + 2 * g * half;
+            uint64_t* hi = lo + half;
+            for (std::size_t i = 0; i < half; ++i) {
+                const uint64_t u = lo[i] >= twice ? lo[i] - twice : lo[i];
+                const uint64_t v = hi[i] * w - static_cast<uint64_t>((uint128{hi[i]} * q) >> 64) * p;
+                lo[i]            = u + v;
+                hi[i]            = u + twice - v;
+            }
+        }
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+        const uint64_t v = x[i] >= twice ? x[i] - twice : x[i];
+        x[i]             = v >= p ? v - p : v;
+    }
+}
+
+// Gentleman-Sande butterflies with values below 2p between stages.
+void inverse_portable(uint64_t* x, const Ntt& ntt) {
+    const std::size_t n = ntt.size();
+    const Modulus& m    = ntt.modulus();
+    const uint64_t p = m.p, twice = 2 * p;
+    for (std::size_t groups = n / 2, half = 1; groups > 1; groups /= 2, half *= 2) {
+        for (std::size_t g = 0; g < groups; ++g) {
+            const uint64_t w = ntt.inverse_powers().value[groups + g], q = ntt.inverse_powers().quotient64[groups + g];
+            uint64_t* lo = x + 2 * g * half;
+            uint64_t* hi = lo + half;
+            for (std::size_t i = 0; i < half; ++i) {
+                const uint64_t s = lo[i] + hi[i], d = lo[i] + twice - hi[i];
+                lo[i] = s >= twice ? s - twice : s;
+                hi[i] = d * w - static_cast<uint64_t>((uint128{d} * q) >> 64) * p;
+            }
+        }
+    }
+    for (std::size_t i = 0; i < n / 2; ++i) {
+        const uint64_t s = x[i] + x[i + n / 2], d = x[i] + twice - x[i + n / 2];
+        x[i]         = ntt.inverse_n().multiply(s, m);
+        x[i + n / 2] = ntt.last_over_n().multiply(d, m);
+    }
+}
+
 }  // namespace
 
 Ntt::Ntt(std::size_t n, const Modulus& m, uint64_t psi) : n_(n), m_(m), psi_(psi) {
@@ -43,48 +92,20 @@ Ntt::Ntt(std::size_t n, const Modulus& m, uint64_t psi) : n_(n), m_(m), psi_(psi
     last_over_n_    = Factor(m.multiply(inverse_powers_.value[1], inverse_n_.value), m);
 }
 
-// Cooley-Tukey butterflies with values below 4p between stages (Harvey, arXiv 1205.2926).
 void Ntt::forward(uint64_t* x) const {
-    const uint64_t p = m_.p, twice = 2 * p;
-    for (std::size_t groups = 1, half = n_ / 2; groups < n_; groups *= 2, half /= 2) {
-        for (std::size_t g = 0; g < groups; ++g) {
-            const uint64_t w = powers_.value[groups + g], q = powers_.quotient64[groups + g];
-            uint64_t* lo = x + 2 * g * half;
-            uint64_t* hi = lo + half;
-            for (std::size_t i = 0; i < half; ++i) {
-                const uint64_t u = lo[i] >= twice ? lo[i] - twice : lo[i];
-                const uint64_t v = hi[i] * w - static_cast<uint64_t>((uint128{hi[i]} * q) >> 64) * p;
-                lo[i]            = u + v;
-                hi[i]            = u + twice - v;
-            }
-        }
-    }
-    for (std::size_t i = 0; i < n_; ++i) {
-        const uint64_t v = x[i] >= twice ? x[i] - twice : x[i];
-        x[i]             = v >= p ? v - p : v;
-    }
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512 && n_ >= kLeastAvx512)
+        return forward_avx512(x, *this);
+#endif
+    forward_portable(x, *this);
 }
 
-// Gentleman-Sande butterflies with values below 2p between stages.
 void Ntt::inverse(uint64_t* x) const {
-    const uint64_t p = m_.p, twice = 2 * p;
-    for (std::size_t groups = n_ / 2, half = 1; groups > 1; groups /= 2, half *= 2) {
-        for (std::size_t g = 0; g < groups; ++g) {
-            const uint64_t w = inverse_powers_.value[groups + g], q = inverse_powers_.quotient64[groups + g];
-            uint64_t* lo = x + 2 * g * half;
-            uint64_t* hi = lo + half;
-            for (std::size_t i = 0; i < half; ++i) {
-                const uint64_t s = lo[i] + hi[i], d = lo[i] + twice - hi[i];
-                lo[i] = s >= twice ? s - twice : s;
-                hi[i] = d * w - static_cast<uint64_t>((uint128{d} * q) >> 64) * p;
-            }
-        }
-    }
-    for (std::size_t i = 0; i < n_ / 2; ++i) {
-        const uint64_t s = x[i] + x[i + n_ / 2], d = x[i] + twice - x[i + n_ / 2];
-        x[i]          = inverse_n_.multiply(s, m_);
-        x[i + n_ / 2] = last_over_n_.multiply(d, m_);
-    }
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512 && n_ >= kLeastAvx512)
+        return inverse_avx512(x, *this);
+#endif
+    inverse_portable(x, *this);
 }
 
 }  // namespace fheinfer::ring

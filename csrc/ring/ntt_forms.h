@@ -1,0 +1,18 @@
+// The transforms of ntt.h, one form of the arithmetic each. Only ntt.cpp calls them.
+#pragma once
+
+#include "ring/ntt.h"
+
+#if defined(__x86_64__)
+
+namespace fheinfer::ring {
+
+// The least n they take.
+inline constexpr std::size_t kLeastAvx512 = 128;
+
+void forward_avx512(uint64_t* x, const Ntt& ntt);
+void inverse_avx512(uint64_t* x, const Ntt& ntt);
+
+}  // namespace fheinfer::ring
+
+#endif

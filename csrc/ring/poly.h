@@ -1,0 +1,54 @@
+// A polynomial as residues: `limbs` rows of n words, contiguous and 64-byte aligned. Which prime a row belongs to is known
+// to whoever holds it. Not initialised when made.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace fheinfer::ring {
+
+class Poly {
+public:
+    Poly() = default;
+    Poly(std::size_t limbs, std::size_t n) : limbs_(limbs), n_(n) {
+        if (limbs == 0)
+            return;
+        words_.reset(static_cast<uint64_t*>(std::aligned_alloc(64, limbs * n * sizeof(uint64_t))));
+        if (!words_)
+            throw std::bad_alloc();
+    }
+    // A copy of the first `limbs` rows.
+    Poly first(std::size_t limbs) const {
+        Poly out(limbs, n_);
+        std::memcpy(out.words_.get(), words_.get(), limbs * n_ * sizeof(uint64_t));
+        return out;
+    }
+
+    uint64_t* operator[](std::size_t limb) {
+        return words_.get() + limb * n_;
+    }
+    const uint64_t* operator[](std::size_t limb) const {
+        return words_.get() + limb * n_;
+    }
+    std::size_t limbs() const {
+        return limbs_;
+    }
+    std::size_t n() const {
+        return n_;
+    }
+
+private:
+    struct Free {
+        void operator()(uint64_t* p) const {
+            std::free(p);
+        }
+    };
+    std::size_t limbs_ = 0, n_ = 0;
+    std::unique_ptr<uint64_t[], Free> words_;
+};
+
+}  // namespace fheinfer::ring
