@@ -56,14 +56,12 @@ struct Prime {
     FHEINFER_AVX512_INLINE Lanes minus_2p(Lanes x) const {
         return _mm512_min_epu64(x, _mm512_sub_epi64(x, twice));
     }
-    // sum + x * w modulo p, for sum below 2p, any x and w below p with its quotient52: below sum + 2p modulo 2^52, and
-    // anything above bit 52. Adding q * (2^52 - p) subtracts q * p there.
-    FHEINFER_AVX512_INLINE Lanes multiply_add(Lanes sum, Lanes x, Lanes w, Lanes quotient52) const {
-        const Lanes q = _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, quotient52);
-        return _mm512_madd52lo_epu64(_mm512_madd52lo_epu64(sum, x, w), q, minus);
-    }
+    // x * w modulo p, for any x below 2^52 and w below p with its quotient52: below 2p modulo 2^52, and anything above
+    // bit 52. Adding q * (2^52 - p) subtracts q * p there.
     FHEINFER_AVX512_INLINE Lanes multiply(Lanes x, Lanes w, Lanes quotient52) const {
-        return multiply_add(_mm512_setzero_si512(), x, w, quotient52);
+        const Lanes zero = _mm512_setzero_si512();
+        const Lanes q    = _mm512_madd52hi_epu64(zero, x, quotient52);
+        return _mm512_madd52lo_epu64(_mm512_madd52lo_epu64(zero, x, w), q, minus);
     }
 };
 

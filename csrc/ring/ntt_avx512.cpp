@@ -5,8 +5,9 @@
 // The block that uses powers[k] in its first stage uses powers[2k], powers[2k + 1] in its second, and its quarters are the
 // blocks of 4k .. 4k + 3. The whole is block 1.
 //
-// Residues are below 4p < 2^52 between stages, modulo 2^52: a lane may hold anything above bit 52, which the multipliers do
-// not see; only before comparing is it masked off.
+// Residues are reduced only as far as the multipliers need, whose operands are below 2^52: at every stage where p is near
+// 2^50, at every second stage where p is below 2^49, as most primes are. A lane may hold anything above bit 52, which the
+// multipliers do not see; only before comparing is it masked off.
 #if defined(__x86_64__)
 
 #include <bit>
@@ -19,6 +20,40 @@ namespace fheinfer::ring {
 namespace {
 
 using namespace avx512;
+
+// p below 2^50. Between stages residues are below 4p forward, below 2p backward.
+struct WidePrime : Prime {
+    static constexpr bool kEveryStage = true;
+    Lanes most;  // what no residue between stages of the inverse exceeds, a multiple of p
+
+    FHEINFER_AVX512_INLINE explicit WidePrime(const Modulus& m) : Prime(m), most(twice) {}
+
+    // x below 4p, to below 2p.
+    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
+        return minus_2p(mask(x));
+    }
+    FHEINFER_AVX512_INLINE Lanes canonical(Lanes x) const {
+        return minus_p(reduce(x));
+    }
+};
+
+// p below 2^49. A stage that reduces leaves residues below 4p forward, below 2p backward; one that does not, below 6p and
+// below 4p.
+struct NarrowPrime : Prime {
+    static constexpr bool kEveryStage = false;
+    Lanes most, inverse52;
+
+    FHEINFER_AVX512_INLINE explicit NarrowPrime(const Modulus& m)
+        : Prime(m), most(all(4 * m.p)), inverse52(all(m.inverse52)) {}
+
+    // x below 8p, to below 2p.
+    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
+        return _mm512_madd52lo_epu64(x, _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, inverse52), minus);
+    }
+    FHEINFER_AVX512_INLINE Lanes canonical(Lanes x) const {
+        return minus_p(mask(reduce(x)));
+    }
+};
 
 struct Twiddle {
     Lanes value, quotient;
@@ -67,61 +102,85 @@ FHEINFER_AVX512_INLINE void deinterleave(Lanes& x, Lanes& y) {
 }
 
 // x, y become x + w y, x - w y.
-FHEINFER_AVX512_INLINE void forward_butterfly(Lanes& x, Lanes& y, const Twiddle& w, const Prime& m) {
-    const Lanes u    = m.minus_2p(m.mask(x));
-    const Lanes both = _mm512_add_epi64(u, _mm512_add_epi64(u, m.twice));
-    x = m.multiply_add(u, y, w.value, w.quotient);
-    y = _mm512_sub_epi64(both, x);
+template <bool kReduce, class P>
+FHEINFER_AVX512_INLINE void forward_butterfly(Lanes& x, Lanes& y, const Twiddle& w, const P& m) {
+    const Lanes u = kReduce || P::kEveryStage ? m.reduce(x) : x;
+    const Lanes v = m.multiply(y, w.value, w.quotient);
+    x = _mm512_add_epi64(u, v);
+    y = _mm512_sub_epi64(_mm512_add_epi64(u, m.twice), v);
 }
 
-// x, y become x + y, (x - y) w, all below 2p.
-FHEINFER_AVX512_INLINE void inverse_butterfly(Lanes& x, Lanes& y, const Twiddle& w, const Prime& m) {
-    const Lanes difference = _mm512_sub_epi64(_mm512_add_epi64(x, m.twice), y);
-    x = m.minus_2p(m.mask(_mm512_add_epi64(x, y)));
+// x, y become x + y, (x - y) w.
+template <bool kReduce, class P>
+FHEINFER_AVX512_INLINE void inverse_butterfly(Lanes& x, Lanes& y, const Twiddle& w, const P& m) {
+    const Lanes difference = _mm512_sub_epi64(_mm512_add_epi64(x, kReduce ? m.most : m.twice), y);
+    x = _mm512_add_epi64(x, y);
+    x = kReduce || P::kEveryStage ? m.reduce(x) : x;
     y = m.multiply(difference, w.value, w.quotient);
 }
 
+// One stage between vectors kHalf apart.
+template <int kHalf, bool kReduce, int kVectors, class P>
+FHEINFER_AVX512_INLINE void forward_stage(Lanes (&v)[kVectors], std::size_t k, const Powers& powers, const P& m) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i)
+        if ((i & kHalf) == 0)
+            forward_butterfly<kReduce>(v[i], v[i + kHalf], powers.one((k + i) / (2 * kHalf)), m);
+}
+
+template <int kHalf, bool kReduce, int kVectors, class P>
+FHEINFER_AVX512_INLINE void inverse_stage(Lanes (&v)[kVectors], std::size_t k, const Powers& powers, const P& m) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i)
+        if ((i & kHalf) == 0)
+            inverse_butterfly<kReduce>(v[i], v[i + kHalf], powers.one((k + i) / (2 * kHalf)), m);
+}
+
 // The last stages: a block of 8 kVectors residues.
-template <int kVectors>
-FHEINFER_AVX512_INLINE void forward_last(uint64_t* x, std::size_t k, const Powers& powers, const Prime& m) {
+template <int kVectors, class P>
+FHEINFER_AVX512_INLINE void forward_last(uint64_t* x, std::size_t k, const Powers& powers, const P& m) {
     Lanes v[kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i)
         v[i] = load(x + i * kLanes);
     k *= kVectors;
-#pragma GCC unroll 8
-    for (int half = kVectors / 2; half; half /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < kVectors; ++i)
-            if ((i & half) == 0)
-                forward_butterfly(v[i], v[i + half], powers.one((k + i) / (2 * half)), m);
+    if constexpr (kVectors == 8) {
+        forward_stage<4, true>(v, k, powers, m);
+        forward_stage<2, false>(v, k, powers, m);
+        forward_stage<1, true>(v, k, powers, m);
+    }
+    else {
+        forward_stage<2, true>(v, k, powers, m);
+        forward_stage<1, false>(v, k, powers, m);
+    }
+    constexpr bool kReduceNext = kVectors == 4;
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; i += 2) {
         Lanes &a = v[i], &b = v[i + 1];
         interleave(a, b);
-        forward_butterfly(a, b, powers.several<2>(k + i), m);
+        forward_butterfly<kReduceNext>(a, b, powers.several<2>(k + i), m);
         interleave(a, b);
-        forward_butterfly(a, b, powers.several<4>(2 * (k + i)), m);
+        forward_butterfly<!kReduceNext>(a, b, powers.several<4>(2 * (k + i)), m);
         interleave(a, b);
-        forward_butterfly(a, b, powers.several<8>(4 * (k + i)), m);
+        forward_butterfly<kReduceNext>(a, b, powers.several<8>(4 * (k + i)), m);
         interleave(a, b);
-        store(x + i * kLanes, m.minus_p(m.minus_2p(m.mask(a))));
-        store(x + (i + 1) * kLanes, m.minus_p(m.minus_2p(m.mask(b))));
+        store(x + i * kLanes, m.canonical(a));
+        store(x + (i + 1) * kLanes, m.canonical(b));
     }
 }
 
-template <int kVectors>
-FHEINFER_AVX512 void forward_block(uint64_t* x, std::size_t size, std::size_t k, const Powers& powers, const Prime& m) {
+template <int kVectors, class P>
+FHEINFER_AVX512 void forward_block(uint64_t* x, std::size_t size, std::size_t k, const Powers& powers, const P& m) {
     if (size == kVectors * kLanes)
         return forward_last<kVectors>(x, k, powers, m);
     const std::size_t quarter = size / 4;
     const Twiddle first = powers.one(k), low = powers.one(2 * k), high = powers.one(2 * k + 1);
     for (std::size_t i = 0; i < quarter; i += kLanes) {
         Lanes a = load(x + i), b = load(x + quarter + i), c = load(x + 2 * quarter + i), d = load(x + 3 * quarter + i);
-        forward_butterfly(a, c, first, m);
-        forward_butterfly(b, d, first, m);
-        forward_butterfly(a, b, low, m);
-        forward_butterfly(c, d, high, m);
+        forward_butterfly<true>(a, c, first, m);
+        forward_butterfly<false>(b, d, first, m);  // b and d are multiplied next
+        forward_butterfly<false>(a, b, low, m);
+        forward_butterfly<false>(c, d, high, m);
         store(x + i, a);
         store(x + quarter + i, b);
         store(x + 2 * quarter + i, c);
@@ -132,8 +191,9 @@ FHEINFER_AVX512 void forward_block(uint64_t* x, std::size_t size, std::size_t k,
 }
 
 // The first stages.
-template <int kVectors>
-FHEINFER_AVX512_INLINE void inverse_first(uint64_t* x, std::size_t k, const Powers& powers, const Prime& m) {
+template <int kVectors, class P>
+FHEINFER_AVX512_INLINE void inverse_first(uint64_t* x, std::size_t k, const Powers& powers, const P& m) {
+    constexpr bool kReduceFirst = kVectors == 4;  // so that the last stage does
     Lanes v[kVectors];
     k *= kVectors;
 #pragma GCC unroll 8
@@ -142,19 +202,22 @@ FHEINFER_AVX512_INLINE void inverse_first(uint64_t* x, std::size_t k, const Powe
         a = load(x + i * kLanes);
         b = load(x + (i + 1) * kLanes);
         deinterleave(a, b);
-        inverse_butterfly(a, b, powers.several<8>(4 * (k + i)), m);
+        inverse_butterfly<kReduceFirst>(a, b, powers.several<8>(4 * (k + i)), m);
         deinterleave(a, b);
-        inverse_butterfly(a, b, powers.several<4>(2 * (k + i)), m);
+        inverse_butterfly<!kReduceFirst>(a, b, powers.several<4>(2 * (k + i)), m);
         deinterleave(a, b);
-        inverse_butterfly(a, b, powers.several<2>(k + i), m);
+        inverse_butterfly<kReduceFirst>(a, b, powers.several<2>(k + i), m);
         deinterleave(a, b);
     }
-#pragma GCC unroll 8
-    for (int half = 1; half < kVectors; half *= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < kVectors; ++i)
-            if ((i & half) == 0)
-                inverse_butterfly(v[i], v[i + half], powers.one((k + i) / (2 * half)), m);
+    if constexpr (kVectors == 8) {
+        inverse_stage<1, true>(v, k, powers, m);
+        inverse_stage<2, false>(v, k, powers, m);
+        inverse_stage<4, true>(v, k, powers, m);
+    }
+    else {
+        inverse_stage<1, false>(v, k, powers, m);
+        inverse_stage<2, true>(v, k, powers, m);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i)
         store(x + i * kLanes, v[i]);
@@ -163,28 +226,30 @@ FHEINFER_AVX512_INLINE void inverse_first(uint64_t* x, std::size_t k, const Powe
 // What the last stage of a block does, and at the end of the whole, where it divides by n.
 struct Last {
     Twiddle difference;
-    FHEINFER_AVX512_INLINE void operator()(Lanes& x, Lanes& y, const Prime& m) const {
-        inverse_butterfly(x, y, difference, m);
+    template <class P>
+    FHEINFER_AVX512_INLINE void operator()(Lanes& x, Lanes& y, const P& m) const {
+        inverse_butterfly<true>(x, y, difference, m);
     }
 };
 
 struct LastOverN {
     Twiddle sum, difference;
-    FHEINFER_AVX512_INLINE void operator()(Lanes& x, Lanes& y, const Prime& m) const {
-        const Lanes s = _mm512_add_epi64(x, y), d = _mm512_sub_epi64(_mm512_add_epi64(x, m.twice), y);
+    template <class P>
+    FHEINFER_AVX512_INLINE void operator()(Lanes& x, Lanes& y, const P& m) const {
+        const Lanes s = _mm512_add_epi64(x, y), d = _mm512_sub_epi64(_mm512_add_epi64(x, m.most), y);
         x = m.minus_p(m.mask(m.multiply(s, sum.value, sum.quotient)));
         y = m.minus_p(m.mask(m.multiply(d, difference.value, difference.quotient)));
     }
 };
 
-template <class LastStage>
+template <class LastStage, class P>
 FHEINFER_AVX512_INLINE void inverse_join(uint64_t* x, std::size_t size, const Twiddle& low, const Twiddle& high,
-                                         const LastStage& last, const Prime& m) {
+                                         const LastStage& last, const P& m) {
     const std::size_t quarter = size / 4;
     for (std::size_t i = 0; i < quarter; i += kLanes) {
         Lanes a = load(x + i), b = load(x + quarter + i), c = load(x + 2 * quarter + i), d = load(x + 3 * quarter + i);
-        inverse_butterfly(a, b, low, m);
-        inverse_butterfly(c, d, high, m);
+        inverse_butterfly<false>(a, b, low, m);
+        inverse_butterfly<false>(c, d, high, m);
         last(a, c, m);
         last(b, d, m);
         store(x + i, a);
@@ -194,8 +259,8 @@ FHEINFER_AVX512_INLINE void inverse_join(uint64_t* x, std::size_t size, const Tw
     }
 }
 
-template <int kVectors>
-FHEINFER_AVX512 void inverse_block(uint64_t* x, std::size_t size, std::size_t k, const Powers& powers, const Prime& m) {
+template <int kVectors, class P>
+FHEINFER_AVX512 void inverse_block(uint64_t* x, std::size_t size, std::size_t k, const Powers& powers, const P& m) {
     if (size == kVectors * kLanes)
         return inverse_first<kVectors>(x, k, powers, m);
     for (std::size_t i = 0; i < 4; ++i)
@@ -203,9 +268,14 @@ FHEINFER_AVX512 void inverse_block(uint64_t* x, std::size_t size, std::size_t k,
     inverse_join(x, size, powers.one(2 * k), powers.one(2 * k + 1), Last{powers.one(k)}, m);
 }
 
-template <int kVectors>
-FHEINFER_AVX512 void inverse_whole(uint64_t* x, const Ntt& ntt) {
-    const Prime m(ntt.modulus());
+template <int kVectors, class P>
+FHEINFER_AVX512_INLINE void forward_whole(uint64_t* x, const Ntt& ntt) {
+    forward_block<kVectors>(x, ntt.size(), 1, Powers(ntt.powers()), P(ntt.modulus()));
+}
+
+template <int kVectors, class P>
+FHEINFER_AVX512_INLINE void inverse_whole(uint64_t* x, const Ntt& ntt) {
+    const P m(ntt.modulus());
     const Powers powers(ntt.inverse_powers());
     const std::size_t n = ntt.size();
     for (std::size_t i = 0; i < 4; ++i)
@@ -215,23 +285,29 @@ FHEINFER_AVX512 void inverse_whole(uint64_t* x, const Ntt& ntt) {
     inverse_join(x, n, powers.one(2), powers.one(3), last, m);
 }
 
+bool narrow(const Ntt& ntt) {
+    return ntt.modulus().p >> 49 == 0;
+}
+
+// Quarters of quarters come down to 32 or to 64 residues, as n is an odd or an even power of two.
+bool odd_power(const Ntt& ntt) {
+    return std::countr_zero(ntt.size()) % 2;
+}
+
 }  // namespace
 
-// Four blocks at a time come down from n to 32 or to 64, as n is an odd or an even power of two.
 FHEINFER_AVX512 void forward_avx512(uint64_t* x, const Ntt& ntt) {
-    const Prime m(ntt.modulus());
-    const Powers powers(ntt.powers());
-    if (std::countr_zero(ntt.size()) % 2)
-        forward_block<4>(x, ntt.size(), 1, powers, m);
+    if (narrow(ntt))
+        odd_power(ntt) ? forward_whole<4, NarrowPrime>(x, ntt) : forward_whole<8, NarrowPrime>(x, ntt);
     else
-        forward_block<8>(x, ntt.size(), 1, powers, m);
+        odd_power(ntt) ? forward_whole<4, WidePrime>(x, ntt) : forward_whole<8, WidePrime>(x, ntt);
 }
 
 FHEINFER_AVX512 void inverse_avx512(uint64_t* x, const Ntt& ntt) {
-    if (std::countr_zero(ntt.size()) % 2)
-        inverse_whole<4>(x, ntt);
+    if (narrow(ntt))
+        odd_power(ntt) ? inverse_whole<4, NarrowPrime>(x, ntt) : inverse_whole<8, NarrowPrime>(x, ntt);
     else
-        inverse_whole<8>(x, ntt);
+        odd_power(ntt) ? inverse_whole<4, WidePrime>(x, ntt) : inverse_whole<8, WidePrime>(x, ntt);
 }
 
 }  // namespace fheinfer::ring
