@@ -78,6 +78,7 @@ class ParameterSet:
             cts_budget=self.cts_budget,
             stc_budget=self.stc_budget,
             top_level=self.top_level,
+            native=False,
             allow_insecure=self.insecure,
         )
 

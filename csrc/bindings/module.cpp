@@ -8,6 +8,7 @@
 #include "bindings/errors.h"
 #include "bindings/ring.h"
 #include "crypto/export.h"
+#include "crypto/native.h"
 #include "evaluator/openfhe.h"
 #include "evaluator/slots.h"
 #include "evaluator/trace.h"
@@ -146,12 +147,54 @@ void bind_evaluators(py::module_& m) {
         .def("write", [](const OpenFheEvaluator& e, const Ct& x) { return py::bytes(e.write(x)); });
 }
 
+void bind_native(py::module_& m) {
+    using Ct = std::shared_ptr<Ciphertext>;
+    py::class_<NativeKeys>(m, "NativeKeys")
+        .def(py::init<const ClientKeys&>(), py::arg("keys"))
+        .def("relinearisation_key", [](const NativeKeys& k) { return py::bytes(k.relinearisation_key()); })
+        .def("conjugation_key", [](const NativeKeys& k) { return py::bytes(k.conjugation_key()); })
+        .def("rotation_key", [](const NativeKeys& k, int rotation, int limbs) { return py::bytes(k.rotation_key(rotation, limbs)); })
+        .def("encapsulation_keys", [](const NativeKeys& k) {
+            auto [sparse, dense] = k.encapsulation_keys();
+            return std::make_pair(py::bytes(sparse), py::bytes(dense));
+        });
+
+    py::class_<NativeEvaluator, Evaluator>(m, "NativeEvaluator")
+        .def(py::init([](const Context& c) { return native_evaluator(c); }), py::arg("context"))
+        .def("add_relinearisation_key",
+             [](NativeEvaluator& e, const py::buffer& b) { e.set_relinearisation_key(read_switching_key(e.chain(), Buffer(b).bytes())); })
+        .def("add_conjugation_key",
+             [](NativeEvaluator& e, const py::buffer& b) { e.set_conjugation_key(read_switching_key(e.chain(), Buffer(b).bytes())); })
+        .def("add_rotation_key",
+             [](NativeEvaluator& e, int k, const py::buffer& b) { e.add_rotation_key(k, read_switching_key(e.chain(), Buffer(b).bytes())); })
+        .def("add_encapsulation_keys",
+             [](NativeEvaluator& e, const py::buffer& sparse, const py::buffer& dense) {
+                 e.set_encapsulation_keys(read_switching_key(e.chain(), Buffer(sparse).bytes()),
+                                          read_switching_key(e.chain(), Buffer(dense).bytes()));
+             })
+        .def("prepare_bootstrap", &NativeEvaluator::prepare_bootstrap, py::call_guard<Release>())
+        .def("read",
+             [](const NativeEvaluator& e, const Context& c, const py::buffer& b) {
+                 return std::const_pointer_cast<Ciphertext>(e.wrap(read_native_ciphertext(c, Buffer(b).bytes())));
+             })
+        .def("write", [](const NativeEvaluator&, const Ct& x) { return py::bytes(write_native_ciphertext(NativeEvaluator::get(x))); });
+    m.def("native_bootstrap_rotations", [](const Context& c) {
+        std::vector<std::pair<int, std::size_t>> out;
+        const auto chain = native_chain(c);
+        for (const auto& need : ckks::Bootstrap::rotations(*chain, native_bootstrap(c)))
+            out.emplace_back(need.rotation, need.limbs);
+        return out;
+    });
+    m.def("native_key_bytes", [](const Context& c, std::size_t limbs) { return switching_key_bytes(*native_chain(c), limbs); });
+}
+
 void bind_crypto(py::module_& m) {
     py::class_<ParameterSet>(m, "ParameterSet")
-        .def(py::init<int, int, int, int, int, int, int, int, int, bool>(), py::arg("log_n"), py::arg("slots"),
+        .def(py::init<int, int, int, int, int, int, int, int, int, bool, bool>(), py::arg("log_n"), py::arg("slots"),
              py::arg("first_bits"), py::arg("scale_bits"), py::arg("special_bits"), py::arg("digits"),
-             py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("allow_insecure"));
+             py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("native"), py::arg("allow_insecure"));
     m.def("bootstrap_depth", &bootstrap_depth);
+    m.attr("eval_mod_depth") = ckks::kEvalModDepth;
     m.def("openfhe_bootstrap_depth", [](uint32_t cts, uint32_t stc) {
         return lbcrypto::FHECKKSRNS::GetBootstrapDepth({cts, stc}, lbcrypto::SPARSE_ENCAPSULATED);
     });
@@ -218,5 +261,6 @@ PYBIND11_MODULE(_core, m) {
     bind_layout(m);
     bind_evaluators(m);
     bind_crypto(m);
+    bind_native(m);
     bind_ring(m);
 }

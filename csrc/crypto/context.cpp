@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "ckks/bootstrap.h"
 
 namespace fheinfer {
 
@@ -19,7 +20,7 @@ constexpr int kMaxLogN      = 17;
 CryptoContext<Poly> generate(const ParameterSet& p) {
     CCParams<CryptoContextCKKSRNS> c;
     c.SetSecurityLevel(p.allow_insecure ? HEStd_NotSet : HEStd_128_classic);
-    c.SetSecretKeyDist(SPARSE_ENCAPSULATED);
+    c.SetSecretKeyDist(p.native ? UNIFORM_TERNARY : SPARSE_ENCAPSULATED);
     c.SetRingDim(1u << p.log_n);
     c.SetBatchSize(p.slots);
     c.SetFirstModSize(p.first_bits);
@@ -95,7 +96,9 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         throw Error(ErrorKind::kPlan, "CoeffToSlot and SlotToCoeff take at most log2(slots) levels each");
     if (std::max({p.first_bits, p.scale_bits, p.special_bits}) > kMaxPrimeBits)
         throw Error(ErrorKind::kPlan, "every prime must be below 2^" + std::to_string(kMaxPrimeBits));
-    if (bootstraps && p.top_level <= bootstrap_depth(p.cts_budget, p.stc_budget))
+    // SlotToCoeff comes first in ours, and is paid for by the levels before a bootstrap.
+    const int depth = p.native ? p.cts_budget + ckks::kEvalModDepth : bootstrap_depth(p.cts_budget, p.stc_budget);
+    if (bootstraps && p.top_level <= depth)
         throw Error(ErrorKind::kPlan, "a bootstrap alone needs more than " + std::to_string(p.top_level) + " levels");
 
     std::shared_ptr<Context> self(new Context());
@@ -103,7 +106,8 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
     try {
         self->cc_ = generate(p);
         auto& cp = self->crypto_parameters();
-        fit_first_prime(cp, p.first_bits, p.scale_bits);
+        if (!p.native)
+            fit_first_prime(cp, p.first_bits, p.scale_bits);
         // Special primes default to 60 bits; ours are re-made at special_bits.
         cp.PrecomputeCRTTables(HYBRID, FLEXIBLEAUTO, cp.GetEncryptionTechnique(), cp.GetMultiplicationTechnique(), p.digits,
                                p.special_bits, 0);
@@ -124,8 +128,8 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
                 throw Error(ErrorKind::kPlan, "a prime of this chain reaches 2^50; lower its size by one bit");
 
     self->levels_.top             = p.top_level;
-    self->levels_.after_bootstrap = bootstraps ? p.top_level - bootstrap_depth(p.cts_budget, p.stc_budget) : 0;
-    self->levels_.bootstrap_min   = 1;  // one level goes into OpenFHE's scale adjustment
+    self->levels_.after_bootstrap = bootstraps ? p.top_level - depth : 0;
+    self->levels_.bootstrap_min   = p.native ? p.stc_budget : 1;  // one level goes into OpenFHE's scale adjustment
     return self;
 }
 

@@ -22,13 +22,14 @@ struct ParameterSet {
     int cts_budget      = 3;      // levels of CoeffToSlot; 0 together with stc_budget: no bootstrapping
     int stc_budget      = 3;      // levels of SlotToCoeff
     int top_level       = 24;     // multiplicative depth, bootstrapping included
+    bool native         = false;  // for our own evaluation (csrc/ckks) instead of OpenFHE's
     bool allow_insecure = false;  // tests only: skip the 128-bit check
 
     auto operator<=>(const ParameterSet&) const = default;
 };
 
-// Levels one bootstrap consumes: CoeffToSlot, EvalMod (1 normalisation + 6 for its degree-32 series + 3 double angles)
-// and SlotToCoeff.
+// Levels one bootstrap of OpenFHE consumes: CoeffToSlot, EvalMod (1 normalisation + 6 for its degree-32 series + 3 double
+// angles) and SlotToCoeff.
 int bootstrap_depth(int cts_budget, int stc_budget);
 
 class Context {

@@ -42,9 +42,10 @@ ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::str
     // OpenFHE draws a main secret of weight 192 in its encapsulated mode. The 128-bit tables assume a dense one, and
     // encapsulation needs no sparse main secret: draw it as OpenFHE draws a uniform ternary secret.
     auto& cp = keys.context_->crypto_parameters();
+    const auto distribution = cp.GetSecretKeyDist();
     cp.SetSecretKeyDist(UNIFORM_TERNARY);
     auto pair = keys.context_->openfhe()->KeyGen();
-    cp.SetSecretKeyDist(SPARSE_ENCAPSULATED);
+    cp.SetSecretKeyDist(distribution);
     keys.secret_ = pair.secretKey;
     keys.public_ = pair.publicKey;
     keys.secret_->SetKeyTag(key_tag);

@@ -35,6 +35,9 @@ public:
     const Context& context() const {
         return *context_;
     }
+    const std::shared_ptr<Context>& shared_context() const {
+        return context_;
+    }
     // Throw Error(kUsage) where only the other key was loaded.
     const lbcrypto::PublicKey<Poly>& openfhe_public() const;
     const lbcrypto::PrivateKey<Poly>& openfhe_secret() const;

@@ -1,0 +1,61 @@
+// Bootstrapping: SlotToCoeff at the lowest levels, ModRaise under an ephemeral sparse secret (ePrint 2022/024),
+// CoeffToSlot, EvalMod (Chebyshev series of a cosine and double angles). For real slots.
+#pragma once
+
+#include <vector>
+
+#include "ckks/polynomial.h"
+#include "ckks/transform.h"
+
+namespace fheinfer::ckks {
+
+struct BootstrapParameters {
+    std::size_t slots = 0;
+    int cts_budget    = 0;  // levels of CoeffToSlot
+    int stc_budget    = 0;  // levels of SlotToCoeff
+};
+
+// Levels of EvalMod: a series of degree 30, then three double angles.
+inline constexpr int kEvalModSeriesDegree = 30;
+inline constexpr int kDoubleAngles        = 3;
+inline constexpr int kEvalModDepth        = 5 + kDoubleAngles;
+// What ModRaise adds is at most this many times q_0, but for a probability that docs/precision.md states.
+inline constexpr int kRange = 12;
+// log2(q_0 / scale) at the bottom: the message's share of a period of the sine. More costs noise, less linearity.
+inline constexpr int kRatioBits = 10;
+// Weight of the ephemeral secret.
+inline constexpr int kSparseWeight = 32;
+
+inline int bootstrap_depth(const BootstrapParameters& p) {
+    return p.cts_budget + p.stc_budget + kEvalModDepth;
+}
+
+struct RotationNeed {
+    int rotation;
+    std::size_t limbs;
+};
+
+class Bootstrap {
+public:
+    // scales: by level of the chain.
+    Bootstrap(const Chain& chain, const BootstrapParameters& parameters, const std::vector<double>& scales);
+
+    // Slots of x in [-1, 1], at level stc_budget or higher; the result is at level top - cts_budget - kEvalModDepth and
+    // the scale of that level.
+    Ciphertext apply(const Keys& keys, const Ciphertext& x) const;
+
+    static std::vector<RotationNeed> rotations(const Chain& chain, const BootstrapParameters& parameters);
+    std::size_t table_bytes() const;
+
+private:
+    Ciphertext raise(const Keys& keys, const Ciphertext& x) const;
+
+    const Chain& chain_;
+    BootstrapParameters parameters_;
+    const std::vector<double>& scales_;
+    std::vector<Transform> slot_to_coeff_, coeff_to_slot_;
+    std::vector<double> cosine_;
+    double bottom_scale_;
+};
+
+}  // namespace fheinfer::ckks

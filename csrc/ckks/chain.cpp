@@ -1,0 +1,86 @@
+#include "ckks/chain.h"
+
+#include <bit>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace fheinfer::ckks {
+
+using namespace ring;
+
+namespace {
+
+// Key switching adds noise of about sqrt(n) * sigma * digits * D / P in units of the last bit, rescaling one of
+// sqrt(n): P larger than D by this many bits makes the first the smaller.
+constexpr double kSpecialMarginBits = 6;
+
+}  // namespace
+
+Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits)
+    : n_(n), q_count_(q.size()), per_digit_((q.size() + digits - 1) / digits) {
+    for (const auto* primes : {&q, &special})
+        for (const auto& prime : *primes)
+            transforms_.push_back(std::make_unique<Ntt>(n, Modulus(prime.p), prime.psi));
+}
+
+const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
+    if (size == n_)
+        return ntt(prime);
+    const std::lock_guard lock(mutex_);
+    auto& made = subrings_[{prime, size}];
+    if (!made)
+        made = std::make_unique<Ntt>(size, modulus(prime), modulus(prime).power(ntt(prime).psi(), n_ / size));
+    return *made;
+}
+
+std::size_t Chain::specials_for(std::size_t limbs) const {
+    double digit = 0, widest = 0;
+    for (std::size_t i = 0; i < limbs; ++i) {
+        digit = (i % per_digit_ == 0 ? 0 : digit) + std::log2(static_cast<double>(modulus(i).p));
+        widest = std::max(widest, digit);
+    }
+    double bits = 0;
+    for (std::size_t k = 0; k < special_count(); ++k) {
+        bits += std::log2(static_cast<double>(modulus(q_count_ + k).p));
+        if (bits >= widest + kSpecialMarginBits)
+            return k + 1;
+    }
+    return special_count();
+}
+
+const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from) const {
+    const std::lock_guard lock(mutex_);
+    auto& made = conversions_[from];
+    if (made)
+        return *made;
+    made       = std::make_unique<BasisConversion>();
+    made->from = from;
+    const auto product_but = [&](std::size_t skip, const Modulus& m) {
+        uint64_t product = 1;
+        for (std::size_t i : from)
+            if (i != skip)
+                product = m.multiply(product, m.reduce(modulus(i).p));
+        return product;
+    };
+    made->bits = 63;
+    for (std::size_t i : from)
+        made->bits = std::min(made->bits, static_cast<int>(std::bit_width(modulus(i).p)) - 1);
+    for (std::size_t i : from) {
+        const auto& m = modulus(i);
+        made->inverse_hat.emplace_back(m.inverse(product_but(i, m)), m);
+        made->fraction.push_back(static_cast<uint64_t>((uint128{1} << (52 + made->bits)) / m.p));
+    }
+    for (std::size_t t = 0; t < transforms_.size(); ++t) {
+        const auto& m = modulus(t);
+        auto& row     = made->hat.emplace_back();
+        for (std::size_t i : from)
+            row.push_back(product_but(i, m));
+        const uint64_t product = product_but(transforms_.size(), m);
+        row.push_back(m.subtract(0, product));
+        made->inverse_product.emplace_back(product ? m.inverse(product) : 0, m);
+    }
+    return *made;
+}
+
+}  // namespace fheinfer::ckks

@@ -1,0 +1,79 @@
+// The primes of a parameter set with what every operation needs of them: transforms, digits, basis conversions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "ring/ntt.h"
+
+namespace fheinfer::ckks {
+
+struct Prime {
+    uint64_t p   = 0;
+    uint64_t psi = 0;  // primitive 2n-th root of unity
+};
+
+// From the residues of a product D of primes to another basis: x = sum_i y_i D/d_i - v D with
+// y_i = [x (D/d_i)^-1] mod d_i. Approximate without the last term (ePrint 2018/931), centred and exact with
+// v = round(sum_i y_i / d_i), which is taken in fixed point so that every CPU form has the same bits.
+struct BasisConversion {
+    std::vector<std::size_t> from;                // indices of primes in the chain
+    std::vector<ring::Factor> inverse_hat;        // [(D/d_i)^-1] mod d_i
+    std::vector<uint64_t> fraction;               // floor(2^(52 + bits) / d_i)
+    int bits = 0;                                 // of the fixed-point fraction
+    std::vector<std::vector<uint64_t>> hat;       // by target prime: D/d_i modulo it, and -D at the end
+    std::vector<ring::Factor> inverse_product;    // by target prime: D^-1 modulo it; zero for the d_i themselves
+};
+
+// Limbs 0 .. q_count-1 are the primes of Q, the rest the special primes. A polynomial of l limbs and k specials has
+// rows 0 .. l-1 of Q and then k special rows.
+class Chain {
+public:
+    Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits);
+
+    std::size_t n() const {
+        return n_;
+    }
+    std::size_t q_count() const {
+        return q_count_;
+    }
+    std::size_t special_count() const {
+        return transforms_.size() - q_count_;
+    }
+    // Limbs of one digit of hybrid key switching.
+    std::size_t per_digit() const {
+        return per_digit_;
+    }
+    std::size_t digits(std::size_t limbs) const {
+        return (limbs + per_digit_ - 1) / per_digit_;
+    }
+    // Index of the prime of a row of a polynomial of `limbs` limbs of Q.
+    std::size_t prime(std::size_t row, std::size_t limbs) const {
+        return row < limbs ? row : q_count_ + row - limbs;
+    }
+    const ring::Ntt& ntt(std::size_t prime) const {
+        return *transforms_[prime];
+    }
+    const ring::Modulus& modulus(std::size_t prime) const {
+        return transforms_[prime]->modulus();
+    }
+    // Transform of the subring of X^(n / size).
+    const ring::Ntt& subring_ntt(std::size_t prime, std::size_t size) const;
+    // Special primes a key of that many limbs needs: as many as keep its noise below that of rescaling.
+    std::size_t specials_for(std::size_t limbs) const;
+    // Made once, kept.
+    const BasisConversion& conversion(const std::vector<std::size_t>& from) const;
+
+private:
+    std::size_t n_, q_count_, per_digit_;
+    std::vector<std::unique_ptr<ring::Ntt>> transforms_;
+    mutable std::mutex mutex_;
+    mutable std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<ring::Ntt>> subrings_;
+    mutable std::map<std::vector<std::size_t>, std::unique_ptr<BasisConversion>> conversions_;
+};
+
+}  // namespace fheinfer::ckks

@@ -1,0 +1,203 @@
+#include "ckks/ciphertext.h"
+
+#include <cmath>
+#include <mutex>
+
+#include "base/error.h"
+#include "ring/accumulate.h"
+#include "ring/pointwise.h"
+
+namespace fheinfer::ckks {
+
+using namespace ring;
+
+namespace {
+
+// Residue of a constant that may be larger than a word.
+uint64_t residue(long double x, const Modulus& m) {
+    __extension__ using int128 = __int128;
+    const auto v    = static_cast<int128>(std::rint(x));
+    const uint64_t r = m.reduce(static_cast<uint128>(v < 0 ? -v : v));
+    return v < 0 ? m.subtract(0, r) : r;
+}
+
+Poly permuted(const Chain& chain, const Poly& x, uint64_t exponent) {
+    const auto& order = permutation(chain, exponent);
+    Poly out(x.limbs(), x.n());
+#pragma omp parallel for
+    for (std::size_t row = 0; row < x.limbs(); ++row)
+        permute(out[row], x[row], order);
+    return out;
+}
+
+Ciphertext rotated(const Chain& chain, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
+                   uint64_t exponent) {
+    const std::size_t limbs = x.limbs();
+    const auto product      = inner_product(chain, digits, key, limbs);
+    Poly b                  = divide(chain, product.b, limbs, key.specials, 0);
+    const Poly a            = divide(chain, product.a, limbs, key.specials, 0);
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i)
+        add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(i));
+    return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
+}
+
+template <typename Operation>
+Ciphertext limb_wise(const Chain& chain, const Ciphertext& x, const Ciphertext& y, Operation operation) {
+    if (x.limbs() != y.limbs() || std::abs(x.scale / y.scale - 1) > 1e-7)
+        throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
+    const std::size_t limbs = x.limbs();
+    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        operation(out.c0[i], x.c0[i], y.c0[i], chain.n(), chain.modulus(i));
+        operation(out.c1[i], x.c1[i], y.c1[i], chain.n(), chain.modulus(i));
+    }
+    return out;
+}
+
+}  // namespace
+
+void Keys::add(uint64_t exponent, SwitchingKey key) {
+    const std::size_t limbs = key.limbs;
+    if (!automorphisms[exponent].emplace(limbs, std::move(key)).second)
+        throw Error(ErrorKind::kUsage, "an automorphism has a key of this height already");
+}
+
+bool Keys::has(uint64_t exponent, std::size_t limbs) const {
+    const auto found = automorphisms.find(exponent);
+    return found != automorphisms.end() && found->second.lower_bound(limbs) != found->second.end();
+}
+
+const SwitchingKey& Keys::automorphism(uint64_t exponent, std::size_t limbs) const {
+    if (!has(exponent, limbs))
+        throw Error(ErrorKind::kBackend, "no key of " + std::to_string(limbs) + " limbs for the automorphism by " +
+                                             std::to_string(exponent));
+    return automorphisms.at(exponent).lower_bound(limbs)->second;
+}
+
+const std::vector<uint32_t>& permutation(const Chain& chain, uint64_t exponent) {
+    static std::mutex mutex;
+    static std::map<std::pair<std::size_t, uint64_t>, std::unique_ptr<std::vector<uint32_t>>> made;
+    const std::lock_guard lock(mutex);
+    auto& out = made[{chain.n(), exponent}];
+    if (!out)
+        out = std::make_unique<std::vector<uint32_t>>(ring::automorphism(chain.n(), exponent));
+    return *out;
+}
+
+Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+    return limb_wise(chain, x, y, [](auto... args) { ring::add(args...); });
+}
+
+Ciphertext subtract(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+    return limb_wise(chain, x, y, [](auto... args) { ring::subtract(args...); });
+}
+
+void add_constant(const Chain& chain, Ciphertext& x, double value) {
+    const long double constant = static_cast<long double>(value) * x.scale;
+#pragma omp parallel for
+    for (std::size_t i = 0; i < x.limbs(); ++i) {
+        const auto& m    = chain.modulus(i);
+        const uint64_t c = residue(constant, m);
+        for (std::size_t k = 0; k < chain.n(); ++k)
+            x.c0[i][k] = m.add(x.c0[i][k], c);
+    }
+}
+
+Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k) {
+    const std::size_t limbs = x.limbs();
+    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& m = chain.modulus(i);
+        const Factor f(m.from_signed(k), m);
+        multiply(out.c0[i], x.c0[i], f, chain.n(), m);
+        multiply(out.c1[i], x.c1[i], f, chain.n(), m);
+    }
+    return out;
+}
+
+Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale) {
+    const std::size_t limbs = static_cast<std::size_t>(level) + 2, terms = xs.size();
+    const long double before = static_cast<long double>(scale) * chain.modulus(limbs - 1).p;
+    Ciphertext sum{Poly(limbs, chain.n()), Poly(limbs, chain.n()), static_cast<double>(before)};
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& m = chain.modulus(i);
+        std::vector<const uint64_t*> c0(terms), c1(terms);
+        std::vector<uint64_t> factors(terms);
+        for (std::size_t t = 0; t < terms; ++t) {
+            c0[t]      = xs[t]->c0[i];
+            c1[t]      = xs[t]->c1[i];
+            factors[t] = residue(cs[t] * before / xs[t]->scale, m);
+        }
+        linear_combination(sum.c0[i], c0.data(), factors.data(), terms, false, chain.n(), m);
+        linear_combination(sum.c1[i], c1.data(), factors.data(), terms, false, chain.n(), m);
+    }
+    auto out  = rescale(chain, sum);
+    out.scale = scale;
+    return out;
+}
+
+Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+    const std::size_t limbs = std::min(x.limbs(), y.limbs()), n = chain.n();
+    Product out{Poly(limbs, n), Poly(limbs, n), Poly(limbs, n), x.scale * y.scale};
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& m = chain.modulus(i);
+        multiply(out.d0[i], x.c0[i], y.c0[i], n, m);
+        multiply(out.d2[i], x.c1[i], y.c1[i], n, m);
+        const uint64_t* xs[] = {x.c0[i], x.c1[i]};
+        const uint64_t* ys[] = {y.c1[i], y.c0[i]};
+        sum_of_products(out.d1[i], xs, ys, 2, 1, false, n, m);
+    }
+    return out;
+}
+
+Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& key) {
+    const std::size_t limbs = product.d0.limbs(), n = chain.n();
+    if (limbs < 2)
+        throw Error(ErrorKind::kBackend, "no level left for a multiplication");
+    auto sum = inner_product(chain, mod_up(chain, product.d2, key.specials), key, limbs);
+    // P * d0 and P * d1 join before the division by P and the last prime at once: one rounding instead of two, and no
+    // transforms of its own for rescaling.
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& m = chain.modulus(i);
+        uint64_t p    = 1;
+        for (std::size_t k = 0; k < key.specials; ++k)
+            p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
+        const uint64_t* d0 = product.d0[i];
+        const uint64_t* d1 = product.d1[i];
+        linear_combination(sum.b[i], &d0, &p, 1, true, n, m);
+        linear_combination(sum.a[i], &d1, &p, 1, true, n, m);
+    }
+    return {divide(chain, sum.b, limbs, key.specials, 1), divide(chain, sum.a, limbs, key.specials, 1),
+            product.scale / static_cast<double>(chain.modulus(limbs - 1).p)};
+}
+
+Ciphertext rescale(const Chain& chain, const Ciphertext& x) {
+    const std::size_t limbs = x.limbs();
+    return {divide(chain, x.c0, limbs, 0, 1), divide(chain, x.c1, limbs, 0, 1),
+            x.scale / static_cast<double>(chain.modulus(limbs - 1).p)};
+}
+
+Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uint64_t exponent) {
+    return std::move(rotate_many(chain, keys, x, {&exponent, 1})[0]);
+}
+
+std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const Ciphertext& x, std::span<const uint64_t> exponents) {
+    std::map<std::size_t, std::vector<Poly>> digits;  // by special primes: keys of another height have others
+    std::vector<Ciphertext> out;
+    for (uint64_t exponent : exponents) {
+        const auto& key = keys.automorphism(exponent, x.limbs());
+        auto& up        = digits[key.specials];
+        if (up.empty())
+            up = mod_up(chain, x.c1, key.specials);
+        out.push_back(rotated(chain, x, up, key, exponent));
+    }
+    return out;
+}
+
+}  // namespace fheinfer::ckks

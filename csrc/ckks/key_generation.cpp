@@ -1,0 +1,72 @@
+#include "ckks/key_generation.h"
+
+#include "ring/pointwise.h"
+
+namespace fheinfer::ckks {
+
+Poly evaluate(const Chain& chain, std::span<const int64_t> x) {
+    const std::size_t primes = chain.q_count() + chain.special_count();
+    Poly out(primes, chain.n());
+#pragma omp parallel for schedule(dynamic)
+    for (std::size_t i = 0; i < primes; ++i) {
+        ring::lift(out[i], x.data(), chain.n(), chain.modulus(i));
+        chain.ntt(i).forward(out[i]);
+    }
+    return out;
+}
+
+SmallPoly automorphism(std::span<const int64_t> x, uint64_t exponent) {
+    const std::size_t n = x.size();
+    SmallPoly out(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t at = i * exponent % (2 * n);
+        out[at % n]          = at < n ? x[i] : -x[i];
+    }
+    return out;
+}
+
+SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to, std::size_t limbs, std::size_t specials,
+                           bool one_digit, const Seed& seed, const Noise& noise) {
+    const std::size_t n = chain.n(), all = limbs + specials, digits = one_digit ? 1 : chain.digits(limbs);
+    const std::size_t size = one_digit ? limbs : chain.per_digit();
+    SwitchingKey key{limbs, specials, {}, {}};
+    for (std::size_t j = 0; j < digits; ++j)
+        key.b.emplace_back(all, n);
+    expand(chain, key, seed);
+    for (std::size_t j = 0; j < digits; ++j) {
+        const auto error = noise();
+#pragma omp parallel for schedule(dynamic)
+        for (std::size_t row = 0; row < all; ++row) {
+            const std::size_t prime = chain.prime(row, limbs);
+            const auto& m           = chain.modulus(prime);
+            uint64_t* b             = key.b[j][row];
+            Poly product(1, n);
+            ring::lift(b, error.data(), n, m);
+            chain.ntt(prime).forward(b);
+            ring::multiply(product[0], key.a[j][row], to[prime], n, m);
+            ring::subtract(b, b, product[0], n, m);
+            if (row >= limbs || row / size != j)
+                continue;
+            uint64_t p = 1;
+            for (std::size_t k = 0; k < specials; ++k)
+                p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
+            ring::multiply(product[0], from[prime], ring::Factor(p, m), n, m);
+            ring::add(b, b, product[0], n, m);
+        }
+    }
+    return key;
+}
+
+void expand(const Chain& chain, SwitchingKey& key, const Seed& seed) {
+    const std::size_t all = key.limbs + key.specials;
+    for (std::size_t j = 0; j < key.b.size(); ++j) {
+        key.a.emplace_back(all, chain.n());
+#pragma omp parallel for schedule(dynamic)
+        for (std::size_t row = 0; row < all; ++row) {
+            const std::size_t prime = chain.prime(row, key.limbs);
+            uniform(key.a[j][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(j), static_cast<uint32_t>(prime));
+        }
+    }
+}
+
+}  // namespace fheinfer::ckks

@@ -1,0 +1,29 @@
+// Switching keys from a secret. The client's side: no file of the server includes this.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "ckks/key_switch.h"
+#include "ckks/random.h"
+
+namespace fheinfer::ckks {
+
+// One signed value per coefficient.
+using SmallPoly = std::vector<int64_t>;
+using Noise     = std::function<SmallPoly()>;  // n values of the error distribution
+
+// x modulo every prime of the chain, in evaluation form.
+Poly evaluate(const Chain& chain, std::span<const int64_t> x);
+// x(X^exponent).
+SmallPoly automorphism(std::span<const int64_t> x, uint64_t exponent);
+
+// Encrypts P * from under `to`, digit by digit, for ciphertexts of at most `limbs` limbs. `one_digit`: a single digit
+// that holds all limbs, for polynomials below the special primes. Only the b halves; `a` is expand(seed).
+SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to, std::size_t limbs, std::size_t specials,
+                           bool one_digit, const Seed& seed, const Noise& noise);
+// Fills in the uniform halves of a key.
+void expand(const Chain& chain, SwitchingKey& key, const Seed& seed);
+
+}  // namespace fheinfer::ckks

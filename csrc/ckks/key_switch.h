@@ -1,0 +1,40 @@
+// Hybrid key switching (ePrint 2019/688): ModUp, inner product with the key, ModDown. Polynomials are in evaluation form.
+#pragma once
+
+#include <vector>
+
+#include "ckks/chain.h"
+#include "ring/poly.h"
+
+namespace fheinfer::ckks {
+
+using ring::Poly;
+
+// Encrypts, digit by digit, P * s' under s. Works for every ciphertext of at most `limbs` limbs.
+struct SwitchingKey {
+    std::size_t limbs    = 0;
+    std::size_t specials = 0;
+    std::vector<Poly> b, a;  // by digit; limbs + specials rows each
+};
+
+// How a remainder is taken off in a division. kApproximate is OpenFHE's ModDown: short by up to the number of primes
+// divided by, which costs one to four bits; kRounded is the nearest integer.
+enum class Rounding { kApproximate, kRounded };
+
+// The digits of x in the basis of its limbs and `specials` special primes.
+std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials);
+
+// Both halves of sum_j digits[j] * key[j], for digits of `limbs` limbs.
+struct Pair {
+    Poly b, a;
+};
+Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs);
+
+// x of `limbs` limbs and `specials` specials, divided by all its specials and the last `drop` of its limbs.
+Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t specials, std::size_t drop,
+            Rounding rounding = Rounding::kRounded);
+
+// A ciphertext part c of l limbs under s' becomes one under s.
+Pair switch_key(const Chain& chain, const Poly& c, const SwitchingKey& key, Rounding rounding = Rounding::kRounded);
+
+}  // namespace fheinfer::ckks

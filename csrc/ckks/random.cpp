@@ -1,0 +1,78 @@
+#include "ckks/random.h"
+
+#include <bit>
+#include <cstring>
+
+namespace fheinfer::ckks {
+
+namespace {
+
+constexpr std::size_t kLanes = 8;  // blocks at once: the compiler makes vectors of them
+using Lanes                  = uint32_t[kLanes];
+
+void quarter_round(Lanes& a, Lanes& b, Lanes& c, Lanes& d) {
+    for (std::size_t i = 0; i < kLanes; ++i) {
+        a[i] += b[i];
+        d[i] = std::rotl(d[i] ^ a[i], 16);
+        c[i] += d[i];
+        b[i] = std::rotl(b[i] ^ c[i], 12);
+        a[i] += b[i];
+        d[i] = std::rotl(d[i] ^ a[i], 8);
+        c[i] += d[i];
+        b[i] = std::rotl(b[i] ^ c[i], 7);
+    }
+}
+
+// Blocks counter .. counter + kLanes - 1, word by word.
+void blocks(Lanes (&out)[16], const Seed& key, uint32_t counter, const std::array<uint32_t, 3>& nonce) {
+    uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+    std::memcpy(start + 4, key.data(), key.size());
+    start[12] = 0;
+    for (std::size_t i = 0; i < 3; ++i)
+        start[13 + i] = nonce[i];
+    for (std::size_t w = 0; w < 16; ++w)
+        for (std::size_t i = 0; i < kLanes; ++i)
+            out[w][i] = w == 12 ? counter + static_cast<uint32_t>(i) : start[w];
+    auto& x = out;
+    for (int round = 0; round < 10; ++round) {
+        quarter_round(x[0], x[4], x[8], x[12]);
+        quarter_round(x[1], x[5], x[9], x[13]);
+        quarter_round(x[2], x[6], x[10], x[14]);
+        quarter_round(x[3], x[7], x[11], x[15]);
+        quarter_round(x[0], x[5], x[10], x[15]);
+        quarter_round(x[1], x[6], x[11], x[12]);
+        quarter_round(x[2], x[7], x[8], x[13]);
+        quarter_round(x[3], x[4], x[9], x[14]);
+    }
+    for (std::size_t w = 0; w < 16; ++w)
+        for (std::size_t i = 0; i < kLanes; ++i)
+            out[w][i] += w == 12 ? counter + static_cast<uint32_t>(i) : start[w];
+}
+
+}  // namespace
+
+std::array<uint32_t, 16> chacha20_block(const Seed& key, uint32_t counter, const std::array<uint32_t, 3>& nonce) {
+    Lanes words[16];
+    blocks(words, key, counter, nonce);
+    std::array<uint32_t, 16> out;
+    for (std::size_t w = 0; w < 16; ++w)
+        out[w] = words[w][0];
+    return out;
+}
+
+void uniform(uint64_t* out, std::size_t n, const ring::Modulus& m, const Seed& seed, uint32_t digit, uint32_t row) {
+    const uint64_t mask = (uint64_t{1} << std::bit_width(m.p)) - 1;
+    Lanes words[16];
+    std::size_t made = 0;
+    for (uint32_t counter = 0; made < n; counter += kLanes) {
+        blocks(words, seed, counter, {digit, row, 0});
+        for (std::size_t i = 0; i < kLanes; ++i)
+            for (std::size_t w = 0; w < 16 && made < n; w += 2) {
+                const uint64_t x = (uint64_t{words[w + 1][i]} << 32 | words[w][i]) & mask;
+                out[made]        = x;
+                made += x < m.p;
+            }
+    }
+}
+
+}  // namespace fheinfer::ckks

@@ -1,0 +1,209 @@
+#include "crypto/native.h"
+
+#include <cstring>
+#include <mutex>
+
+#include "base/error.h"
+#include "ring/pointwise.h"
+
+namespace fheinfer {
+
+using namespace lbcrypto;
+using Residues = ckks::Poly;  // ours; Poly is OpenFHE's
+
+namespace {
+
+constexpr std::size_t kHeader = 3 * sizeof(uint32_t) + sizeof(ckks::Seed);
+
+ckks::Seed random_seed() {
+    ckks::Seed seed;
+    auto& generator = PseudoRandomNumberGenerator::GetPRNG();
+    for (std::size_t i = 0; i < seed.size(); i += sizeof(uint32_t)) {
+        const auto word = static_cast<uint32_t>(generator());
+        std::memcpy(seed.data() + i, &word, sizeof word);
+    }
+    return seed;
+}
+
+void append(std::string& out, std::size_t v) {
+    const auto u = static_cast<uint32_t>(v);
+    out.append(reinterpret_cast<const char*>(&u), sizeof u);
+}
+
+std::string write_key(const ckks::SwitchingKey& key, const ckks::Seed& seed) {
+    std::string out;
+    const std::size_t row = key.b[0].n() * sizeof(uint64_t), rows = key.limbs + key.specials;
+    out.reserve(kHeader + key.b.size() * rows * row);
+    append(out, key.b.size());
+    append(out, key.limbs);
+    append(out, key.specials);
+    out.append(reinterpret_cast<const char*>(seed.data()), seed.size());
+    for (const auto& half : key.b)
+        out.append(reinterpret_cast<const char*>(half[0]), rows * row);
+    return out;
+}
+
+void read_rows(const ckks::Chain& chain, Residues& out, std::size_t limbs, const std::byte* from) {
+    const std::size_t row = chain.n() * sizeof(uint64_t);
+    std::memcpy(out[0], from, out.limbs() * row);
+    bool ok = true;
+#pragma omp parallel for reduction(&& : ok)
+    for (std::size_t i = 0; i < out.limbs(); ++i) {
+        const uint64_t p = chain.modulus(chain.prime(i, limbs)).p;
+        bool fine        = true;
+        for (std::size_t k = 0; k < chain.n(); ++k)
+            fine &= out[i][k] < p;
+        ok = ok && fine;
+    }
+    if (!ok)
+        throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+}
+
+}  // namespace
+
+std::shared_ptr<const ckks::Chain> native_chain(const Context& context) {
+    static std::mutex mutex;
+    static std::map<ParameterSet, std::shared_ptr<const ckks::Chain>> chains;
+    const std::lock_guard lock(mutex);
+    auto& chain = chains[context.params()];
+    if (chain)
+        return chain;
+    const auto primes = [](const auto& params) {
+        std::vector<ckks::Prime> out;
+        for (const auto& limb : params->GetParams())
+            out.push_back({limb->GetModulus().ConvertToInt(), limb->GetRootOfUnity().ConvertToInt()});
+        return out;
+    };
+    const auto& cp = context.crypto_parameters();
+    chain = std::make_shared<ckks::Chain>(context.ring_dimension(), primes(cp.GetElementParams()), primes(cp.GetParamsP()),
+                                          context.params().digits);
+    return chain;
+}
+
+std::vector<double> native_scales(const Context& context) {
+    std::vector<double> out;
+    for (int level = 0; level <= context.levels().top; ++level)
+        out.push_back(context.crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(context.levels().top - level)));
+    return out;
+}
+
+ckks::BootstrapParameters native_bootstrap(const Context& context) {
+    const auto& p = context.params();
+    return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget};
+}
+
+std::unique_ptr<NativeEvaluator> native_evaluator(const Context& context) {
+    return std::make_unique<NativeEvaluator>(native_chain(context), native_scales(context), context.levels(),
+                                             static_cast<std::size_t>(context.params().slots), native_bootstrap(context));
+}
+
+ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload) {
+    const auto polys = read_polys(context, payload);
+    if (polys.size() != 2)
+        throw Error(ErrorKind::kCorrupt, "a ciphertext has two polynomials");
+    const std::size_t n = context.ring_dimension(), limbs = polys[0].GetNumOfElements();
+    ckks::Ciphertext out{Residues(limbs, n), Residues(limbs, n),
+                         context.crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(context.q().size() - limbs))};
+    for (std::size_t i = 0; i < limbs; ++i) {
+        std::memcpy(out.c0[i], &polys[0].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
+        std::memcpy(out.c1[i], &polys[1].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
+    }
+    return out;
+}
+
+std::string write_native_ciphertext(const ckks::Ciphertext& x) {
+    std::string out;
+    append(out, 2);
+    append(out, x.limbs());
+    for (const auto* half : {&x.c0, &x.c1})
+        out.append(reinterpret_cast<const char*>((*half)[0]), x.limbs() * half->n() * sizeof(uint64_t));
+    return out;
+}
+
+ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
+    uint32_t counts[3];
+    if (payload.size() < kHeader)
+        throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
+    std::memcpy(counts, payload.data(), sizeof counts);
+    const auto [digits, limbs, specials] = counts;
+    if (limbs < 1 || limbs > chain.q_count() || specials < 1 || specials > chain.special_count() || digits < 1 ||
+        (digits != 1 && digits != chain.digits(limbs)))
+        throw Error(ErrorKind::kCorrupt, "a switching key whose counts contradict each other");
+    const std::size_t rows = limbs + specials, bytes = rows * chain.n() * sizeof(uint64_t);
+    if (payload.size() != kHeader + digits * bytes)
+        throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
+    ckks::Seed seed;
+    std::memcpy(seed.data(), payload.data() + sizeof counts, seed.size());
+    ckks::SwitchingKey key{limbs, specials, {}, {}};
+    for (uint32_t j = 0; j < digits; ++j) {
+        key.b.emplace_back(rows, chain.n());
+        read_rows(chain, key.b[j], limbs, payload.data() + kHeader + j * bytes);
+    }
+    ckks::expand(chain, key, seed);
+    return key;
+}
+
+std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
+    return kHeader + chain.digits(limbs) * (limbs + chain.specials_for(limbs)) * chain.n() * sizeof(uint64_t);
+}
+
+NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(native_chain(client.context())) {
+    const auto bytes = client.secret();
+    for (char c : bytes)
+        secret_.push_back(static_cast<signed char>(c));
+    evaluated_ = ckks::evaluate(*chain_, secret_);
+}
+
+std::string NativeKeys::make(const Residues& from, const Residues& to, std::size_t limbs, std::size_t specials, bool one_digit) const {
+    const auto& gaussian = context_->crypto_parameters().GetDiscreteGaussianGenerator();
+    const auto noise     = [&] {
+        const auto drawn = gaussian.GenerateIntVector(static_cast<uint32_t>(chain_->n()));
+        return ckks::SmallPoly(drawn.get(), drawn.get() + chain_->n());
+    };
+    const auto seed = random_seed();
+    return write_key(ckks::switching_key(*chain_, from, to, limbs, specials, one_digit, seed, noise), seed);
+}
+
+std::string NativeKeys::automorphism_key(uint64_t exponent, std::size_t limbs) const {
+    // Key switching comes first, the automorphism after it: the key leads to the secret that the automorphism takes back.
+    uint64_t inverse = 1;
+    const uint64_t order = 2 * chain_->n();
+    for (uint64_t base = exponent, e = order / 2 - 1; e; e >>= 1, base = base * base % order)  // exponent^(n-1): the group's exponent divides n
+        if (e & 1)
+            inverse = inverse * base % order;
+    return make(evaluated_, ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse)), limbs, chain_->specials_for(limbs), false);
+}
+
+std::string NativeKeys::relinearisation_key() const {
+    Residues square(evaluated_.limbs(), chain_->n());
+    for (std::size_t i = 0; i < square.limbs(); ++i)
+        ring::multiply(square[i], evaluated_[i], evaluated_[i], chain_->n(), chain_->modulus(i));
+    return make(square, evaluated_, chain_->q_count(), chain_->specials_for(chain_->q_count()), false);
+}
+
+std::string NativeKeys::conjugation_key() const {
+    return automorphism_key(2 * chain_->n() - 1, chain_->q_count() - static_cast<std::size_t>(context_->params().cts_budget));
+}
+
+std::string NativeKeys::rotation_key(int rotation, int limbs) const {
+    if (limbs < 1 || limbs > static_cast<int>(chain_->q_count()))
+        throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
+    return automorphism_key(ring::rotation_exponent(chain_->n(), rotation), static_cast<std::size_t>(limbs));
+}
+
+std::pair<std::string, std::string> NativeKeys::encapsulation_keys() const {
+    ckks::SmallPoly sparse(chain_->n(), 0);
+    auto& generator = PseudoRandomNumberGenerator::GetPRNG();
+    for (int placed = 0; placed < ckks::kSparseWeight;) {
+        const auto word = static_cast<uint32_t>(generator());
+        auto& place     = sparse[(word >> 1) % chain_->n()];  // n is a power of two: uniform
+        if (place != 0)
+            continue;
+        place = word & 1 ? 1 : -1;
+        ++placed;
+    }
+    const auto evaluated = ckks::evaluate(*chain_, sparse);
+    return {make(evaluated_, evaluated, 1, 1, false), make(evaluated, evaluated_, chain_->q_count(), 1, true)};
+}
+
+}  // namespace fheinfer

@@ -1,0 +1,49 @@
+// Between OpenFHE's context, keys and payloads and our own evaluation (csrc/ckks).
+#pragma once
+
+#include <string>
+
+#include "ckks/bootstrap.h"
+#include "ckks/key_generation.h"
+#include "crypto/keys.h"
+#include "evaluator/native.h"
+
+namespace fheinfer {
+
+std::shared_ptr<const ckks::Chain> native_chain(const Context& context);
+// The scale of every level, as OpenFHE encodes there.
+std::vector<double> native_scales(const Context& context);
+ckks::BootstrapParameters native_bootstrap(const Context& context);
+std::unique_ptr<NativeEvaluator> native_evaluator(const Context& context);
+
+// Payloads of ciphertexts are those of crypto/serial.h.
+ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload);
+std::string write_native_ciphertext(const ckks::Ciphertext& ciphertext);
+
+// [digits u32][limbs u32][specials u32][seed, 32 bytes] then per digit the b half, (limbs + specials) x N residues. The
+// uniform half is the keystream of the seed (ckks/random.h).
+ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload);
+std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
+
+// Makes evaluation keys from a client's secret.
+class NativeKeys {
+public:
+    explicit NativeKeys(const ClientKeys& client);
+
+    std::string relinearisation_key() const;
+    std::string conjugation_key() const;
+    std::string rotation_key(int rotation, int limbs) const;
+    // Draws the ephemeral sparse secret; it is forgotten with this call. To the sparse secret modulo q_0 * p_0, and back.
+    std::pair<std::string, std::string> encapsulation_keys() const;
+
+private:
+    std::string automorphism_key(uint64_t exponent, std::size_t limbs) const;
+    std::string make(const ckks::Poly& from, const ckks::Poly& to, std::size_t limbs, std::size_t specials, bool one_digit) const;
+
+    std::shared_ptr<Context> context_;
+    std::shared_ptr<const ckks::Chain> chain_;
+    ckks::SmallPoly secret_;
+    ckks::Poly evaluated_;
+};
+
+}  // namespace fheinfer
