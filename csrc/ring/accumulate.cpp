@@ -1,10 +1,17 @@
 #include "ring/accumulate.h"
 
+#include <algorithm>
+
+#include "base/cpu.h"
+#include "ring/accumulate_forms.h"
+
 namespace fheinfer::ring {
 
-void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys, std::size_t terms, std::size_t repeat,
-                     bool accumulate, std::size_t n, const Modulus& m) {
-    for (std::size_t i = 0; i < n; ++i) {
+namespace {
+
+void sum_of_products_portable(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys, std::size_t terms,
+                              std::size_t repeat, bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
+    for (std::size_t i = begin; i < end; ++i) {
         uint128 sum = accumulate ? out[i] : 0;
         for (std::size_t t = 0; t < terms; ++t)
             sum += uint128{xs[t][i]} * ys[t][i / repeat];
@@ -12,14 +19,47 @@ void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* c
     }
 }
 
-void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,
-                        std::size_t n, const Modulus& m) {
-    for (std::size_t i = 0; i < n; ++i) {
+void linear_combination_portable(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms,
+                                 bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
+    for (std::size_t i = begin; i < end; ++i) {
         uint128 sum = accumulate ? out[i] : 0;
         for (std::size_t t = 0; t < terms; ++t)
             sum += uint128{xs[t][i]} * cs[t];
         out[i] = m.reduce(sum);
     }
+}
+
+auto linear_combination_form() {
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512)
+        return linear_combination_avx512;
+#endif
+    return linear_combination_portable;
+}
+
+}  // namespace
+
+void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys, std::size_t terms, std::size_t repeat,
+                     bool accumulate, std::size_t n, const Modulus& m) {
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512)
+        return sum_of_products_avx512(out, xs, ys, terms, repeat, accumulate, 0, n, m);
+#endif
+    sum_of_products_portable(out, xs, ys, terms, repeat, accumulate, 0, n, m);
+}
+
+void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,
+                        std::size_t n, const Modulus& m) {
+    linear_combination_form()(out, xs, cs, terms, accumulate, 0, n, m);
+}
+
+void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs, const uint64_t* cs,
+                         std::size_t terms, bool accumulate, std::size_t n, const Modulus* const* ms) {
+    constexpr std::size_t kBlock = 256;  // of a dozen xs fits the first cache
+    const auto form              = linear_combination_form();
+    for (std::size_t begin = 0; begin < n; begin += kBlock)
+        for (std::size_t k = 0; k < count; ++k)
+            form(outs[k], xs, cs + k * terms, terms, accumulate, begin, std::min(begin + kBlock, n), *ms[k]);
 }
 
 }  // namespace fheinfer::ring

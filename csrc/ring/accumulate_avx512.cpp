@@ -1,0 +1,146 @@
+// Sums of products in AVX-512 IFMA: the low and the high 52 bits of the products are added up in two lanes of 64 bits, and
+// reduced once.
+#if defined(__x86_64__)
+
+#include <bit>
+
+#include "ring/accumulate_forms.h"
+#include "ring/avx512.h"
+
+namespace fheinfer::ring {
+
+namespace {
+
+using namespace avx512;
+
+// The high halves of products of numbers below 2^50 are below 2^48: this many, and what the low halves carry, are below
+// 2^52.
+constexpr std::size_t kFewTerms = 15;
+
+// Sums below 2^52 high + 2^64, where high is below 2^52 for few terms and below 2^60 for kMaxTerms.
+template <bool kFew>
+struct Reducer {
+    Prime m;
+    Lanes inverse52, r52, r52_52;
+
+    FHEINFER_AVX512_INLINE explicit Reducer(const Modulus& m)
+        : m(m), inverse52(all(m.inverse52)), r52(all(m.r52)), r52_52(all(m.r52_52)) {}
+
+    FHEINFER_AVX512_INLINE Lanes operator()(Lanes low, Lanes high) const {
+        high = _mm512_add_epi64(high, _mm512_srli_epi64(low, 52));
+        if constexpr (!kFew) {
+            const Lanes top = m.multiply(_mm512_srli_epi64(high, 52), r52, r52_52);
+            high            = _mm512_add_epi64(reduce(high), top);  // below 4p
+        }
+        const Lanes sum = _mm512_add_epi64(reduce(low), m.multiply(high, r52, r52_52));  // below 4p
+        return m.minus_p(m.minus_2p(m.mask(sum)));
+    }
+
+private:
+    // The low 52 bits of x modulo p: below 2p modulo 2^52.
+    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
+        return _mm512_madd52lo_epu64(x, _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, inverse52), m.minus);
+    }
+};
+
+// The second operands of the products of residues i .. i + 7.
+struct Constants {
+    const uint64_t* cs;
+
+    FHEINFER_AVX512_INLINE Lanes operator()(std::size_t t, std::size_t) const {
+        return all(cs[t]);
+    }
+};
+
+// kRepeat: of each residue in 8 lanes.
+template <int kRepeat>
+struct Repeated {
+    const uint64_t* const* ys;
+    int shift;  // log2 of repeat
+
+    FHEINFER_AVX512_INLINE Lanes operator()(std::size_t t, std::size_t i) const {
+        const uint64_t* y = ys[t] + (i >> shift);
+        if constexpr (kRepeat == 1)
+            return load(y);
+        else if constexpr (kRepeat == 2)
+            return _mm512_permutexvar_epi64(
+                _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),
+                _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(y))));
+        else if constexpr (kRepeat == 4)
+            return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1),
+                                            _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(y))));
+        else
+            return all(*y);
+    }
+};
+
+// kVectors vectors at once: enough independent sums to keep the multipliers busy.
+template <int kVectors, class Second, class Reduce>
+FHEINFER_AVX512_INLINE void sum(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms,
+                                bool accumulate, std::size_t i, const Reduce& reduce) {
+    Lanes low[kVectors], high[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+        low[v]  = accumulate ? load(out + i + v * kLanes) : _mm512_setzero_si512();
+        high[v] = _mm512_setzero_si512();
+    }
+    for (std::size_t t = 0; t < terms; ++t) {
+        const uint64_t* x = xs[t] + i;
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            const Lanes a = load(x + v * kLanes), b = second(t, i + v * kLanes);
+            low[v]  = _mm512_madd52lo_epu64(low[v], a, b);
+            high[v] = _mm512_madd52hi_epu64(high[v], a, b);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+        store(out + i + v * kLanes, reduce(low[v], high[v]));
+}
+
+template <class Second, class Reduce>
+FHEINFER_AVX512_INLINE void sums(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms,
+                                 bool accumulate, std::size_t begin, std::size_t end, const Reduce& reduce) {
+    std::size_t i = begin;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes)
+        sum<4>(out, xs, second, terms, accumulate, i, reduce);
+    for (; i < end; i += 2 * kLanes)
+        sum<2>(out, xs, second, terms, accumulate, i, reduce);
+}
+
+template <class Second>
+FHEINFER_AVX512 void sums(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms,
+                          bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
+    if (terms <= kFewTerms)
+        sums(out, xs, second, terms, accumulate, begin, end, Reducer<true>(m));
+    else
+        sums(out, xs, second, terms, accumulate, begin, end, Reducer<false>(m));
+}
+
+}  // namespace
+
+FHEINFER_AVX512 void sum_of_products_avx512(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys,
+                                            std::size_t terms, std::size_t repeat, bool accumulate, std::size_t begin,
+                                            std::size_t end, const Modulus& m) {
+    const int shift = std::countr_zero(repeat);
+    switch (repeat) {
+        case 1:
+            return sums(out, xs, Repeated<1>{ys, shift}, terms, accumulate, begin, end, m);
+        case 2:
+            return sums(out, xs, Repeated<2>{ys, shift}, terms, accumulate, begin, end, m);
+        case 4:
+            return sums(out, xs, Repeated<4>{ys, shift}, terms, accumulate, begin, end, m);
+        default:
+            return sums(out, xs, Repeated<8>{ys, shift}, terms, accumulate, begin, end, m);
+    }
+}
+
+FHEINFER_AVX512 void linear_combination_avx512(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs,
+                                               std::size_t terms, bool accumulate, std::size_t begin, std::size_t end,
+                                               const Modulus& m) {
+    sums(out, xs, Constants{cs}, terms, accumulate, begin, end, m);
+}
+
+}  // namespace fheinfer::ring
+
+#endif
