@@ -127,7 +127,7 @@ def infer(
     set_name: SetOption = "1",
     keys: KeysOption = KEYS,
     weights: WeightsOption = None,
-    backend: Annotated[str, typer.Option(help="openfhe: encrypted; slots: the same plan in clear.")] = "openfhe",
+    backend: Annotated[str, typer.Option(help="native: our kernels; openfhe: the reference; slots: in clear.")] = "native",
     plain: Annotated[bool, typer.Option("--plain", help="Compare with PyTorch on the clear picture.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,
@@ -136,8 +136,10 @@ def infer(
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt a picture, evaluate it in a process without the secret, decrypt the result."""
-    if backend not in ("openfhe", "slots"):
-        raise UsageError(f"no backend {backend!r}; there are openfhe and slots")
+    if backend not in ("native", "openfhe", "slots"):
+        raise UsageError(f"no backend {backend!r}; there are native, openfhe and slots")
+    if backend == "openfhe" and not set_name.endswith("-openfhe"):
+        set_name += "-openfhe"  # a set of its own: OpenFHE's bootstrap needs another chain and other keys
     path, trained = _weights(weights)
     pixels, picture = _picture(image, trained)
     made = compile(trained, set_name)

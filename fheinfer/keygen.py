@@ -74,19 +74,20 @@ def keygen(
             if progress:
                 progress(min(written, total), total)
 
-        keys = _core.ClientKeys.generate(_core.Context(params.core()), key_id)
-        writer.add_secret(keys.secret())
-        add("public.key", Kind.PUBLIC_KEY, keys.public_key())
+        client = _core.ClientKeys.generate(_core.Context(params.core()), key_id)
+        writer.add_secret(client.secret())
+        add("public.key", Kind.PUBLIC_KEY, client.public_key())
+        keys = _core.NativeKeys(client) if params.native else client
         add("relinearisation.key", Kind.RELINEARISATION_KEY, keys.relinearisation_key())
         if plan.bootstraps:
             add("conjugation.key", Kind.CONJUGATION_KEY, keys.conjugation_key())
             to_sparse, to_dense = keys.encapsulation_keys()
             add("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE, to_sparse)
             add("to_dense.key", Kind.ENCAPSULATION_TO_DENSE, to_dense)
-        rotations = sorted(plan.rotations.items(), key=lambda item: item[1])
+        rotations = sorted(plan.rotations, key=lambda item: item[1])
         batch = max(1, len(os.sched_getaffinity(0)))  # made in parallel, one a core
         for start in range(0, len(rotations), batch):
             part = rotations[start : start + batch]
             for (rotation, limbs), payload in zip(part, keys.rotation_keys(part), strict=True):
-                add(rotation_file(rotation), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
+                add(rotation_file(rotation, limbs), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
         return writer.finish(network=network, rotations=plan.rotations)

@@ -3,7 +3,7 @@
     keys/set1/secret/secret.key             0600; the only thing here that can decrypt
     keys/set1/server/manifest.json          what is in this folder, with sizes and checksums
     keys/set1/server/public.key             encrypts
-    keys/set1/server/{relinearisation,conjugation,to_sparse,to_dense,rotation_<k>}.key
+    keys/set1/server/{relinearisation,conjugation,to_sparse,to_dense,rotation_<k>_<limbs>}.key
 
 The server folder stands by itself: copy it to another machine as it is. Nothing in it is secret.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from fheinfer.storage import read_small, require_disk, storage_errors, sync_fold
 
 __all__ = ["FileEntry", "KeyWriter", "Manifest", "SecretKeys", "ServerKeys", "new_key_id", "require_disk"]
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 MAX_MANIFEST = 1 << 20
 """Bytes of a manifest."""
 MAX_SECRET = 1 << 20
@@ -40,9 +40,9 @@ _FILE_NAME = r"^[a-z0-9_-]{1,64}\.key$"
 _SET_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
-def rotation_file(rotation: int) -> str:
+def rotation_file(rotation: int, limbs: int) -> str:
     """File name of a rotation key; rotations are in [0, N/2)."""
-    return f"rotation_{rotation}.key"
+    return f"rotation_{rotation}_{limbs}.key"
 
 
 def new_key_id() -> str:
@@ -60,17 +60,17 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a server folder holds. `rotations` maps each rotation to the limbs of its key."""
+    """What a server folder holds. `rotations`: each with the limbs of its key."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     set_name: Annotated[str, Field(pattern=_SET_NAME)]
     params_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     network: Annotated[str, Field(max_length=200)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
-    rotations: dict[int, Annotated[int, Field(ge=1, le=1000)]]
+    rotations: list[tuple[int, Annotated[int, Field(ge=1, le=1000)]]]
     files: dict[Annotated[str, Field(pattern=_FILE_NAME)], FileEntry]
 
     @property
@@ -116,7 +116,7 @@ class KeyWriter:
         with KeyWriter(root, "set1", params_hash=h, key_id=new_key_id()) as writer:
             writer.add_secret(payload)
             writer.add_server("public.key", Kind.PUBLIC_KEY, payload)
-            writer.finish(network="resnet20", rotations={1: 8})
+            writer.finish(network="resnet20", rotations=[(1, 8)])
 
     With `force`, keys of that name are moved aside to `<set_name>.old-*` first and deleted last.
 
@@ -171,11 +171,11 @@ class KeyWriter:
         self._files[name] = FileEntry(bytes=size, sha256=checksum.hex())
         return size
 
-    def finish(self, *, network: str, rotations: Mapping[int, int]) -> Manifest:
+    def finish(self, *, network: str, rotations: Iterable[tuple[int, int]]) -> Manifest:
         """Writes the manifest and gives the folder its name. After this the keys are there for good."""
         manifest = Manifest(set_name=self.folder.name, params_hash=self._params_hash.hex(), key_id=self._key_id,
                             network=network, created=datetime.now(UTC).isoformat(timespec="seconds"),
-                            rotations=dict(sorted(rotations.items())), files=self._files)
+                            rotations=sorted(rotations), files=self._files)
         write_json(self._temp / _SERVER / _MANIFEST_FILE, manifest.model_dump(mode="json"))
         sync_folder(self._temp)
         self._refuse_overwrite()

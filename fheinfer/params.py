@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 MAX_LOG_QP = {15: 881, 16: 1747}
 """log2(QP) that 128 bits allow, by log2(N): HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
 
-EVAL_MOD_DEPTH = 10
-"""Levels of EvalMod: one normalisation, six for its degree-32 series, three double angles."""
+OPENFHE_EVAL_MOD_DEPTH = 10
+"""Levels of OpenFHE's EvalMod: one normalisation, six for its degree-32 series, three double angles."""
+EVAL_MOD_DEPTH = 8
+"""Levels of ours: five for a series of degree 30, three double angles."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class ParameterSet:
     special_bits  size of the special primes P of hybrid key switching
     digits        dnum of hybrid key switching
     cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff
-    levels        levels a bootstrap leaves for the network
+    levels        level of what a bootstrap returns; ours takes its SlotToCoeff out of these, OpenFHE's does not
     relu_degree   degree of the Chebyshev ReLU
+    native        evaluated by our own kernels; otherwise by OpenFHE
     insecure      a set for tests, below 128 bits and marked so wherever it appears
     """
 
@@ -46,12 +49,20 @@ class ParameterSet:
     stc_budget: int
     levels: int
     relu_degree: int
+    native: bool = True
     insecure: bool = False
 
     @property
     def bootstrap_depth(self) -> int:
-        """Levels one bootstrap consumes."""
-        return self.cts_budget + self.stc_budget + EVAL_MOD_DEPTH
+        """Levels a bootstrap consumes above the level it returns."""
+        if self.native:
+            return self.cts_budget + EVAL_MOD_DEPTH
+        return self.cts_budget + self.stc_budget + OPENFHE_EVAL_MOD_DEPTH
+
+    @property
+    def bootstrap_input(self) -> int:
+        """Lowest level a bootstrap takes its input at: SlotToCoeff comes first in ours; OpenFHE adjusts the scale."""
+        return self.stc_budget if self.native else 1
 
     @property
     def top_level(self) -> int:
@@ -78,7 +89,7 @@ class ParameterSet:
             cts_budget=self.cts_budget,
             stc_budget=self.stc_budget,
             top_level=self.top_level,
-            native=False,
+            native=self.native,
             allow_insecure=self.insecure,
         )
 
@@ -86,21 +97,28 @@ class ParameterSet:
         """Levels for evaluators that work without a context (slots, trace)."""
         from fheinfer import _core
 
-        return _core.LevelModel(top=self.top_level, after_bootstrap=self.levels, bootstrap_min=1)
+        return _core.LevelModel(top=self.top_level, after_bootstrap=self.levels, bootstrap_min=self.bootstrap_input)
 
 
 # Sets 1 to 4 keep the ReLU degree, digits, bootstrapping budgets, N and slots of Rovida & Leporati's four sets
-# (ePrint 2024/460), whose modulus chains are above today's 128-bit bound. The chain is re-cut: every prime below
-# 2^50, log2(QP) at most 1747, and q_0 three bits above the scale, which keeps more precision in a bootstrap than the
-# published chains do (docs/precision.md).
+# (ePrint 2024/460), whose modulus chains are above today's 128-bit bound. The chain is re-cut, with every prime below
+# 2^50 and log2(QP) at most 1747: for our own evaluation, and for OpenFHE's as the reference. Ours has fewer levels (no
+# normalisation in EvalMod, one less in its series), so its primes can be larger and its bootstraps are finer.
 _SETS = {
     s.name: s
     for s in (
-        ParameterSet("1", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, relu_degree=59),
-        ParameterSet("2", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, relu_degree=200),
-        ParameterSet("3", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, relu_degree=119),
-        ParameterSet("4", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, relu_degree=59),
-        ParameterSet("insecure-tiny", 11, 512, 48, 45, 50, 2, 2, 2, levels=8, relu_degree=59, insecure=True),
+        ParameterSet("1", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, relu_degree=59),
+        ParameterSet("2", 16, 16384, 49, 47, 49, 3, 4, 4, levels=13, relu_degree=200),
+        ParameterSet("3", 16, 16384, 49, 47, 49, 3, 5, 4, levels=12, relu_degree=119),
+        ParameterSet("4", 16, 16384, 49, 47, 49, 2, 4, 4, levels=11, relu_degree=59),
+        ParameterSet("1-openfhe", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, relu_degree=59, native=False),
+        ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, relu_degree=200, native=False),
+        ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, relu_degree=119, native=False),
+        ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, relu_degree=59, native=False),
+        ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, relu_degree=59, insecure=True),
+        ParameterSet(
+            "insecure-tiny-openfhe", 11, 512, 48, 45, 50, 2, 2, 2, levels=8, relu_degree=59, native=False, insecure=True
+        ),
     )
 }
 

@@ -114,7 +114,7 @@ def plan(
                 "set": made.params.name,
                 "bootstraps": made.bootstraps,
                 "prediction": prediction,
-                "rotations": dict(made.rotations),
+                "rotations": made.rotations,
                 "client": asdict(made.client),
                 "steps": [
                     {

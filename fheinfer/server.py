@@ -44,7 +44,10 @@ class Server:
         self._check_manifest()
         if not self.params.insecure:
             require_memory(self.plan.prediction.peak_memory, f"set {self.params.name}")
-        self._evaluator = _core.OpenFheEvaluator(_core.Context(self.params.core()), self.keys.key_id)
+        context = _core.Context(self.params.core())
+        self._evaluator: _core.NativeEvaluator | _core.OpenFheEvaluator = (
+            _core.NativeEvaluator(context) if self.params.native else _core.OpenFheEvaluator(context, self.keys.key_id)
+        )
         self._load(progress or (lambda what, fraction: None))
 
     def evaluate(
@@ -104,13 +107,18 @@ class Server:
         return Artifact(Kind.CIPHERTEXT, self.params.identity, self.keys.key_id, meta, self._evaluator.write(value))
 
     def _check_manifest(self) -> None:
-        have = self.keys.manifest.rotations
-        missing = [k for k, limbs in self.plan.rotations.items() if have.get(k, 0) < limbs]
+        missing = [need for need in self.plan.rotations if self._key_for(need) is None]
         if missing:
             raise MismatchError(
                 f"these keys were made for {self.keys.manifest.network} and lack {len(missing)} rotations that "
                 f"{self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`"
             )
+
+    def _key_for(self, need: tuple[int, int]) -> tuple[int, int] | None:
+        """The lowest key there is that serves this rotation at this height."""
+        rotation, limbs = need
+        heights = [have for k, have in self.keys.manifest.rotations if k == rotation and have >= limbs]
+        return (rotation, min(heights)) if heights else None
 
     def _load(self, progress: Progress) -> None:
         evaluator, read_key = self._evaluator, self.keys.read
@@ -121,9 +129,10 @@ class Server:
                 read_key("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE),
                 read_key("to_dense.key", Kind.ENCAPSULATION_TO_DENSE),
             )
-        for done, rotation in enumerate(self.plan.rotations):
-            progress("keys", done / len(self.plan.rotations))
-            evaluator.add_rotation_key(rotation, read_key(rotation_file(rotation), Kind.ROTATION_KEY))
+        rotations = {key for need in self.plan.rotations if (key := self._key_for(need))}
+        for done, (rotation, limbs) in enumerate(sorted(rotations)):
+            progress("keys", done / len(rotations))
+            evaluator.add_rotation_key(rotation, read_key(rotation_file(rotation, limbs), Kind.ROTATION_KEY))
         progress("keys", 1.0)
         if self.plan.bootstraps:
             progress("tables", 0.0)

@@ -159,25 +159,23 @@ void bind_native(py::module_& m) {
             return std::make_pair(py::bytes(sparse), py::bytes(dense));
         });
 
-    py::class_<NativeEvaluator, Evaluator>(m, "NativeEvaluator")
-        .def(py::init([](const Context& c) { return native_evaluator(c); }), py::arg("context"))
+    py::class_<NativeBackend, Evaluator>(m, "NativeEvaluator")
+        .def(py::init<std::shared_ptr<Context>>(), py::arg("context"))
         .def("add_relinearisation_key",
-             [](NativeEvaluator& e, const py::buffer& b) { e.set_relinearisation_key(read_switching_key(e.chain(), Buffer(b).bytes())); })
-        .def("add_conjugation_key",
-             [](NativeEvaluator& e, const py::buffer& b) { e.set_conjugation_key(read_switching_key(e.chain(), Buffer(b).bytes())); })
+             [](NativeBackend& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); })
+        .def("add_conjugation_key", [](NativeBackend& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); })
         .def("add_rotation_key",
-             [](NativeEvaluator& e, int k, const py::buffer& b) { e.add_rotation_key(k, read_switching_key(e.chain(), Buffer(b).bytes())); })
+             [](NativeBackend& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); })
         .def("add_encapsulation_keys",
-             [](NativeEvaluator& e, const py::buffer& sparse, const py::buffer& dense) {
-                 e.set_encapsulation_keys(read_switching_key(e.chain(), Buffer(sparse).bytes()),
-                                          read_switching_key(e.chain(), Buffer(dense).bytes()));
+             [](NativeBackend& e, const py::buffer& sparse, const py::buffer& dense) {
+                 e.add_encapsulation_keys(Buffer(sparse).bytes(), Buffer(dense).bytes());
              })
-        .def("prepare_bootstrap", &NativeEvaluator::prepare_bootstrap, py::call_guard<Release>())
+        .def("prepare_bootstrap", &NativeBackend::prepare_bootstrap, py::call_guard<Release>())
         .def("read",
-             [](const NativeEvaluator& e, const Context& c, const py::buffer& b) {
-                 return std::const_pointer_cast<Ciphertext>(e.wrap(read_native_ciphertext(c, Buffer(b).bytes())));
+             [](const NativeBackend& e, const py::buffer& b) {
+                 return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
              })
-        .def("write", [](const NativeEvaluator&, const Ct& x) { return py::bytes(write_native_ciphertext(NativeEvaluator::get(x))); });
+        .def("write", [](const NativeBackend& e, const Ct& x) { return py::bytes(e.write(x)); });
     m.def("native_bootstrap_rotations", [](const Context& c) {
         std::vector<std::pair<int, std::size_t>> out;
         const auto chain = native_chain(c);

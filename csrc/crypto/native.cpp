@@ -92,11 +92,6 @@ ckks::BootstrapParameters native_bootstrap(const Context& context) {
     return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget};
 }
 
-std::unique_ptr<NativeEvaluator> native_evaluator(const Context& context) {
-    return std::make_unique<NativeEvaluator>(native_chain(context), native_scales(context), context.levels(),
-                                             static_cast<std::size_t>(context.params().slots), native_bootstrap(context));
-}
-
 ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload) {
     const auto polys = read_polys(context, payload);
     if (polys.size() != 2)
@@ -145,6 +140,35 @@ ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
 
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
     return kHeader + chain.digits(limbs) * (limbs + chain.specials_for(limbs)) * chain.n() * sizeof(uint64_t);
+}
+
+NativeBackend::NativeBackend(std::shared_ptr<Context> context)
+    : NativeEvaluator(native_chain(*context), native_scales(*context), context->levels(),
+                      static_cast<std::size_t>(context->params().slots), native_bootstrap(*context)),
+      context_(std::move(context)) {}
+
+void NativeBackend::add_relinearisation_key(Bytes payload) {
+    set_relinearisation_key(read_switching_key(chain(), payload));
+}
+
+void NativeBackend::add_conjugation_key(Bytes payload) {
+    set_conjugation_key(read_switching_key(chain(), payload));
+}
+
+void NativeBackend::add_rotation_key(int rotation, Bytes payload) {
+    NativeEvaluator::add_rotation_key(rotation, read_switching_key(chain(), payload));
+}
+
+void NativeBackend::add_encapsulation_keys(Bytes to_sparse, Bytes to_dense) {
+    set_encapsulation_keys(read_switching_key(chain(), to_sparse), read_switching_key(chain(), to_dense));
+}
+
+CiphertextPtr NativeBackend::read(Bytes payload) const {
+    return wrap(read_native_ciphertext(*context_, payload));
+}
+
+std::string NativeBackend::write(const CiphertextPtr& x) const {
+    return write_native_ciphertext(get(x));
 }
 
 NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(native_chain(client.context())) {

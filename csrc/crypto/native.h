@@ -14,7 +14,6 @@ std::shared_ptr<const ckks::Chain> native_chain(const Context& context);
 // The scale of every level, as OpenFHE encodes there.
 std::vector<double> native_scales(const Context& context);
 ckks::BootstrapParameters native_bootstrap(const Context& context);
-std::unique_ptr<NativeEvaluator> native_evaluator(const Context& context);
 
 // Payloads of ciphertexts are those of crypto/serial.h.
 ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload);
@@ -24,6 +23,22 @@ std::string write_native_ciphertext(const ckks::Ciphertext& ciphertext);
 // uniform half is the keystream of the seed (ckks/random.h).
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload);
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
+
+// The native evaluator of a context, fed with payloads.
+class NativeBackend final : public NativeEvaluator {
+public:
+    explicit NativeBackend(std::shared_ptr<Context> context);
+
+    void add_relinearisation_key(Bytes payload);
+    void add_conjugation_key(Bytes payload);
+    void add_rotation_key(int rotation, Bytes payload);
+    void add_encapsulation_keys(Bytes to_sparse, Bytes to_dense);
+    CiphertextPtr read(Bytes payload) const;
+    std::string write(const CiphertextPtr& x) const;
+
+private:
+    std::shared_ptr<Context> context_;
+};
 
 // Makes evaluation keys from a client's secret.
 class NativeKeys {

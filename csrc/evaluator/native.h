@@ -18,7 +18,7 @@ public:
 
 // Holds evaluation keys and no secret. What it returns is rescaled and at the scale of its level, except the sums of
 // multiply_accumulate and what rotate and add make of them, until `rescale`.
-class NativeEvaluator final : public Evaluator {
+class NativeEvaluator : public Evaluator {
 public:
     // scales: by level. bootstrap: what a bootstrap is made of; null for a chain without.
     NativeEvaluator(std::shared_ptr<const ckks::Chain> chain, std::vector<double> scales, LevelModel levels,

@@ -8,9 +8,9 @@ measured side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from fheinfer import _core
+from fheinfer.compiler.plan import Rotations
 from fheinfer.params import ParameterSet
 
 NTT_SECONDS = 1.0e-3
@@ -86,9 +86,14 @@ class CostModel:
         """Ciphertexts alive at once inside a bootstrap: hoisted digits and rotations in the extended basis."""
         return 48 * 2 * (self._all + self._specials) * self.limb_bytes
 
-    def key_bytes(self, context: _core.Context, rotations: Mapping[int, int], *, bootstraps: bool) -> int:
-        """Server keys on disk and in memory."""
+    def key_bytes(self, context: _core.Context, rotations: Rotations, *, bootstraps: bool) -> int:
+        """Evaluation keys on disk."""
+        if self.params.native:
+            heights = [limbs for _, limbs in rotations] + [self._all]
+            heights += [self._all - self.params.cts_budget] if bootstraps else []
+            to_dense = (self._all + 1) * self.limb_bytes if bootstraps else 0
+            return sum(_core.native_key_bytes(context, limbs) for limbs in heights) + to_dense
         full = context.evaluation_key_bytes(self._all)
-        rotation = sum(context.evaluation_key_bytes(limbs) for limbs in rotations.values())
+        rotation = sum(context.evaluation_key_bytes(limbs) for _, limbs in rotations)
         extra = (context.evaluation_key_bytes(self._all - self.params.cts_budget) + full) if bootstraps else 0
         return full + rotation + extra

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from fheinfer import _core
 from fheinfer.approx import chebyshev
 from fheinfer.compiler.cost import BASE_MEMORY, CostModel
-from fheinfer.compiler.plan import ClientSpec, Plan, Prediction, Step, plan_identity
+from fheinfer.compiler.plan import ClientSpec, Plan, Prediction, Rotations, Step, plan_identity
 from fheinfer.compiler.program import Arrays, Program
 from fheinfer.graph.ir import Node
+from fheinfer.params import ParameterSet
 
 
 def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan:
@@ -33,8 +34,10 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
     steps, rotations = _trace(program, steps, constants, cost)
     bootstraps = any(step.op == "bootstrap" for step in steps)
     if bootstraps:
-        for k, limbs in context.bootstrap_rotations().items():
-            rotations[k] = max(rotations.get(k, 0), limbs)
+        rotations += (
+            _core.native_bootstrap_rotations(context) if params.native else context.bootstrap_rotations().items()
+        )
+    manifest = _manifest(rotations, params)
 
     entry, end = graph.input, graph.output
     client = ClientSpec(
@@ -49,7 +52,7 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         outputs=end.attrs["out_features"],
         plan=plan_identity(graph.name, params, steps, constants),
     )
-    key_bytes = cost.key_bytes(context, rotations, bootstraps=bootstraps)
+    key_bytes = cost.key_bytes(context, manifest, bootstraps=bootstraps)
     table_bytes = cost.table_bytes() if bootstraps else 0
     prediction = Prediction(
         seconds=sum(step.seconds for step in steps),
@@ -59,7 +62,7 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         input_bytes=2 * (client.input_level + 1) * cost.limb_bytes,
         output_bytes=2 * (end.attrs["level"] + 1) * cost.limb_bytes,
     )
-    return Plan(graph.name, params, tuple(steps), constants, dict(sorted(rotations.items())), client, prediction)
+    return Plan(graph.name, params, tuple(steps), constants, manifest, client, prediction)
 
 
 def _step(node: Node, program: Program) -> Step:
@@ -81,21 +84,38 @@ def _step(node: Node, program: Program) -> Step:
 
 def _trace(
     program: Program, steps: list[Step], constants: Arrays, cost: CostModel
-) -> tuple[list[Step], dict[int, int]]:
-    """Runs the steps on the trace evaluator: their rotation keys, and a predicted time for each."""
+) -> tuple[list[Step], list[tuple[int, int]]]:
+    """Runs the steps on the trace evaluator: the rotations they use at which height, and a predicted time for each."""
     evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
     values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
-    cyclic = 1 << (program.params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
-    rotations: dict[int, int] = {}
+    rotations: list[tuple[int, int]] = []
     timed = []
     for step in steps:
         evaluator.reset()
         values[step.name] = step.apply(evaluator, constants, [values[i] for i in step.inputs])
         report = evaluator.report()
-        for k, limbs in report.rotation_keys.items():
-            rotations[k % cyclic] = max(rotations.get(k % cyclic, 0), limbs)
+        rotations += report.rotation_keys.items()
         timed.append(replace(step, seconds=cost.seconds(report)))
         assert evaluator.level(values[step.name]) == step.level, (
             f"{step.name}: the levels pass and the kernels disagree"
         )
     return timed, rotations
+
+
+def _manifest(needs: Iterable[tuple[int, int]], params: ParameterSet) -> Rotations:
+    """The keys that serve these (rotation, limbs).
+
+    OpenFHE takes one key for a rotation. Ours come in two heights: the tallest that the network and SlotToCoeff need,
+    and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work, and the rotations of
+    one transform share a ModUp only if their keys have the same special primes.
+    """
+    cyclic = 1 << (params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
+    tallest: dict[tuple[int, bool], int] = {}
+    for k, limbs in needs:
+        key = (k % cyclic, params.native and limbs > params.levels + 1)
+        tallest[key] = max(tallest.get(key, 0), limbs)
+    if params.native:
+        for high in (False, True):
+            most = max((limbs for key, limbs in tallest.items() if key[1] is high), default=0)
+            tallest.update({key: most for key in tallest if key[1] is high})
+    return tuple(sorted((k, limbs) for (k, _), limbs in tallest.items()))

@@ -18,6 +18,10 @@ from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
 
 
+Rotations = tuple[tuple[int, int], ...]
+"""(rotation, limbs of its key), sorted."""
+
+
 @dataclass(frozen=True)
 class ClientSpec:
     """All a client needs to know of a network: how to prepare a picture and how to read the result. No weights."""
@@ -120,14 +124,14 @@ class Prediction:
 class Plan:
     """Steps in order; the last one computes the logits.
 
-    rotations  rotation -> limbs of its key, bootstrapping included
+    rotations  (rotation, limbs of its key), bootstrapping included; one rotation may need keys of several heights
     """
 
     network: str
     params: ParameterSet
     steps: tuple[Step, ...]
     constants: Arrays
-    rotations: Mapping[int, int]
+    rotations: Rotations
     client: ClientSpec
     prediction: Prediction
 

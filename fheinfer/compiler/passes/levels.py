@@ -2,8 +2,9 @@
 
 A bootstrap may stand before an activation, whose input is in [-1, 1]. Backwards, `need` is the lowest level a value may
 have so that everything after it still reaches the next such place; forwards, a bootstrap goes in where an activation
-would otherwise leave less than that. The input is encrypted at the level that saves the first bootstrap, if the chain
-is long enough, and no higher.
+would otherwise leave less than that. On OpenFHE's evaluation the input is encrypted at the level that saves the first
+bootstrap, if the chain is long enough; on ours a bootstrap costs less than sending the limbs, and it is no higher than
+it must be.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from fheinfer import _core
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
-
-BOOTSTRAP_INPUT = 1
-"""Level a bootstrap takes its input at: OpenFHE spends one on adjusting the scale."""
 
 
 def depth(node: Node, relu_degree: int, *, is_output: bool = False) -> int:
@@ -34,7 +32,7 @@ def levels(program: Program) -> Program:
         users = graph.users(node.name)
         # An activation can always be reached through a bootstrap at its input.
         need[node.name] = max(
-            (BOOTSTRAP_INPUT if u.op == "relu" else need[u.name] + consumed[u.name] for u in users), default=0
+            (params.bootstrap_input if u.op == "relu" else need[u.name] + consumed[u.name] for u in users), default=0
         )
     relu = max((n for n in graph if n.op == "relu"), key=lambda n: need[n.name], default=None)
     if relu and params.levels < consumed[relu.name] + need[relu.name]:
@@ -73,7 +71,7 @@ def _input_level(program: Program, need: dict[str, int], consumed: dict[str, int
     graph = program.graph
     first = next((n for n in graph if n.op == "relu"), None)
     lowest = need[graph.input.name]
-    if first is None:
+    if first is None or program.params.native:
         return lowest
     level, node = consumed[first.name] + need[first.name], graph[first.inputs[0]]
     while node.op != "input":
