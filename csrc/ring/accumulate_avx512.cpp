@@ -17,32 +17,6 @@ using namespace avx512;
 // 2^52.
 constexpr std::size_t kFewTerms = 15;
 
-// Sums below 2^52 high + 2^64, where high is below 2^52 for few terms and below 2^60 for kMaxTerms.
-template <bool kFew>
-struct Reducer {
-    Prime m;
-    Lanes inverse52, r52, r52_52;
-
-    FHEINFER_AVX512_INLINE explicit Reducer(const Modulus& m)
-        : m(m), inverse52(all(m.inverse52)), r52(all(m.r52)), r52_52(all(m.r52_52)) {}
-
-    FHEINFER_AVX512_INLINE Lanes operator()(Lanes low, Lanes high) const {
-        high = _mm512_add_epi64(high, _mm512_srli_epi64(low, 52));
-        if constexpr (!kFew) {
-            const Lanes top = m.multiply(_mm512_srli_epi64(high, 52), r52, r52_52);
-            high            = _mm512_add_epi64(reduce(high), top);  // below 4p
-        }
-        const Lanes sum = _mm512_add_epi64(reduce(low), m.multiply(high, r52, r52_52));  // below 4p
-        return m.minus_p(m.minus_2p(m.mask(sum)));
-    }
-
-private:
-    // The low 52 bits of x modulo p: below 2p modulo 2^52.
-    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
-        return _mm512_madd52lo_epu64(x, _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, inverse52), m.minus);
-    }
-};
-
 // The second operands of the products of residues i .. i + 7.
 struct Constants {
     const uint64_t* cs;
@@ -112,9 +86,9 @@ template <class Second>
 FHEINFER_AVX512 void sums(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms,
                           bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
     if (terms <= kFewTerms)
-        sums(out, xs, second, terms, accumulate, begin, end, Reducer<true>(m));
+        sums(out, xs, second, terms, accumulate, begin, end, Reducer<52>(m));
     else
-        sums(out, xs, second, terms, accumulate, begin, end, Reducer<false>(m));
+        sums(out, xs, second, terms, accumulate, begin, end, Reducer<60>(m));
 }
 
 }  // namespace

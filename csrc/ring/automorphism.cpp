@@ -2,6 +2,12 @@
 
 #include <bit>
 
+#include "base/cpu.h"
+
+#if defined(__x86_64__)
+#include "ring/avx512.h"
+#endif
+
 namespace fheinfer::ring {
 
 namespace {
@@ -12,6 +18,19 @@ uint32_t reverse_bits(uint32_t i, int bits) {
         r = r << 1 | (i & 1);
     return r;
 }
+
+#if defined(__x86_64__)
+
+FHEINFER_AVX512 void permute_avx512(uint64_t* out, const uint64_t* x, const std::vector<uint32_t>& permutation) {
+    using namespace avx512;
+    for (std::size_t i = 0; i < permutation.size(); i += kLanes) {
+        const uint32_t* from = permutation.data() + i;
+        const Lanes lanes    = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        store(out + i, _mm512_permutexvar_epi64(lanes, load(x + *from / kLanes * kLanes)));  // looks at 3 bits of lanes
+    }
+}
+
+#endif
 
 }  // namespace
 
@@ -27,6 +46,10 @@ std::vector<uint32_t> automorphism(std::size_t n, uint64_t k) {
 }
 
 void permute(uint64_t* out, const uint64_t* x, const std::vector<uint32_t>& permutation) {
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512)
+        return permute_avx512(out, x, permutation);
+#endif
     for (std::size_t i = 0; i < permutation.size(); ++i)
         out[i] = x[permutation[i]];
 }

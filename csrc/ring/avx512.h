@@ -40,11 +40,15 @@ FHEINFER_AVX512_INLINE Lanes all(uint64_t v) {
 
 // What the lanes need of a prime.
 struct Prime {
-    Lanes p, twice, minus;  // minus: 2^52 - p
-    Lanes low52;            // the mask of the low 52 bits
+    Lanes p, twice, minus, inverse52;  // minus: 2^52 - p
+    Lanes low52;                       // the mask of the low 52 bits
 
     FHEINFER_AVX512_INLINE explicit Prime(const Modulus& m)
-        : p(all(m.p)), twice(all(2 * m.p)), minus(all((uint64_t{1} << 52) - m.p)), low52(all((uint64_t{1} << 52) - 1)) {}
+        : p(all(m.p)),
+          twice(all(2 * m.p)),
+          minus(all((uint64_t{1} << 52) - m.p)),
+          inverse52(all(m.inverse52)),
+          low52(all((uint64_t{1} << 52) - 1)) {}
 
     FHEINFER_AVX512_INLINE Lanes mask(Lanes x) const {
         return _mm512_and_si512(x, low52);
@@ -56,12 +60,36 @@ struct Prime {
     FHEINFER_AVX512_INLINE Lanes minus_2p(Lanes x) const {
         return _mm512_min_epu64(x, _mm512_sub_epi64(x, twice));
     }
-    // x * w modulo p, for any x below 2^52 and w below p with its quotient52: below 2p modulo 2^52, and anything above
-    // bit 52. Adding q * (2^52 - p) subtracts q * p there.
+    // The low 52 bits of x modulo p: below 2p modulo 2^52, and anything above bit 52. Adding q * (2^52 - p) subtracts
+    // q * p there.
+    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
+        return _mm512_madd52lo_epu64(x, _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, inverse52), minus);
+    }
+    // x * w modulo p, for any x below 2^52 and w below p with its quotient52: as reduce.
     FHEINFER_AVX512_INLINE Lanes multiply(Lanes x, Lanes w, Lanes quotient52) const {
         const Lanes zero = _mm512_setzero_si512();
         const Lanes q    = _mm512_madd52hi_epu64(zero, x, quotient52);
         return _mm512_madd52lo_epu64(_mm512_madd52lo_epu64(zero, x, w), q, minus);
+    }
+};
+
+// Reduces low + 2^52 high, where low is any 64-bit number and high + 2^12 is at most 2^kHighBits: 52 or 60, which takes
+// longer.
+template <int kHighBits>
+struct Reducer {
+    Prime m;
+    Lanes r52, r52_52;
+
+    FHEINFER_AVX512_INLINE explicit Reducer(const Modulus& m) : m(m), r52(all(m.r52)), r52_52(all(m.r52_52)) {}
+
+    FHEINFER_AVX512_INLINE Lanes operator()(Lanes low, Lanes high) const {
+        high = _mm512_add_epi64(high, _mm512_srli_epi64(low, 52));
+        if constexpr (kHighBits > 52) {
+            const Lanes top = m.multiply(_mm512_srli_epi64(high, 52), r52, r52_52);
+            high            = _mm512_add_epi64(m.reduce(high), top);  // below 4p
+        }
+        const Lanes sum = _mm512_add_epi64(m.reduce(low), m.multiply(high, r52, r52_52));  // below 4p
+        return m.minus_p(m.minus_2p(m.mask(sum)));
     }
 };
 

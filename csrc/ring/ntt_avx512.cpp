@@ -41,15 +41,10 @@ struct WidePrime : Prime {
 // below 4p.
 struct NarrowPrime : Prime {
     static constexpr bool kEveryStage = false;
-    Lanes most, inverse52;
+    Lanes most;
 
-    FHEINFER_AVX512_INLINE explicit NarrowPrime(const Modulus& m)
-        : Prime(m), most(all(4 * m.p)), inverse52(all(m.inverse52)) {}
+    FHEINFER_AVX512_INLINE explicit NarrowPrime(const Modulus& m) : Prime(m), most(all(4 * m.p)) {}
 
-    // x below 8p, to below 2p.
-    FHEINFER_AVX512_INLINE Lanes reduce(Lanes x) const {
-        return _mm512_madd52lo_epu64(x, _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, inverse52), minus);
-    }
     FHEINFER_AVX512_INLINE Lanes canonical(Lanes x) const {
         return minus_p(mask(reduce(x)));
     }

@@ -1,6 +1,11 @@
 #include "ring/pointwise.h"
 
+#include "base/cpu.h"
+#include "ring/pointwise_forms.h"
+
 namespace fheinfer::ring {
+
+namespace portable {
 
 void add(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; ++i)
@@ -36,6 +41,49 @@ void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modul
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; ++i)
         out[i] = m.from_signed(x[i]);
+}
+
+}  // namespace portable
+
+// Calls the form that this processor runs.
+#if defined(__x86_64__)
+#define FHEINFER_FORM(call)                   \
+    switch (cpu_form()) {                     \
+        case CpuForm::kAvx512:                \
+            return avx512::call;              \
+        default:                              \
+            return portable::call;            \
+    }
+#else
+#define FHEINFER_FORM(call) return portable::call
+#endif
+
+void add(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(add(out, x, y, n, m));
+}
+
+void subtract(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(subtract(out, x, y, n, m));
+}
+
+void multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(multiply(out, x, y, n, m));
+}
+
+void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(multiply(out, x, f, n, m));
+}
+
+void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(subtract_multiply(out, x, y, f, n, m));
+}
+
+void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m) {
+    FHEINFER_FORM(switch_modulus(out, x, n, from, m));
+}
+
+void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(lift(out, x, n, m));
 }
 
 }  // namespace fheinfer::ring
