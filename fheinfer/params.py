@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MAX_LOG_QP = {15: 881, 16: 1747}
 """log2(QP) that 128 bits allow, by log2(N): HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
 
+CHAIN = 2
+"""Version of how primes follow from the sizes below. 2: q_0 is fitted to what a bootstrap assumes (docs/precision.md)."""
+
 OPENFHE_EVAL_MOD_DEPTH = 10
 """Levels of OpenFHE's EvalMod: one normalisation, six for its degree-32 series, three double angles."""
 EVAL_MOD_DEPTH = 8
@@ -71,8 +74,8 @@ class ParameterSet:
 
     @property
     def identity(self) -> bytes:
-        """32 bytes over every field that changes a key or a ciphertext (not the name)."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "relu_degree")}
+        """32 bytes over every field that changes a key or a ciphertext (not the name), and the version of the chain."""
+        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "relu_degree")} | {"chain": CHAIN}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
 
     def core(self) -> _core.ParameterSet:

@@ -147,13 +147,28 @@ void bind_evaluators(py::module_& m) {
         .def("write", [](const OpenFheEvaluator& e, const Ct& x) { return py::bytes(e.write(x)); });
 }
 
+template <typename Keys>
+py::list rotation_keys(const Keys& keys, const std::vector<std::pair<int, int>>& rotations) {
+    std::vector<std::string> made;
+    {
+        Release release;
+        made = keys.rotation_keys(rotations);
+    }
+    py::list out;
+    for (auto& key : made) {
+        out.append(py::bytes(key));
+        std::string().swap(key);  // one copy at a time
+    }
+    return out;
+}
+
 void bind_native(py::module_& m) {
     using Ct = std::shared_ptr<Ciphertext>;
     py::class_<NativeKeys>(m, "NativeKeys")
         .def(py::init<const ClientKeys&>(), py::arg("keys"))
         .def("relinearisation_key", [](const NativeKeys& k) { return py::bytes(k.relinearisation_key()); })
         .def("conjugation_key", [](const NativeKeys& k) { return py::bytes(k.conjugation_key()); })
-        .def("rotation_key", [](const NativeKeys& k, int rotation, int limbs) { return py::bytes(k.rotation_key(rotation, limbs)); })
+        .def("rotation_keys", &rotation_keys<NativeKeys>)
         .def("encapsulation_keys", [](const NativeKeys& k) {
             auto [sparse, dense] = k.encapsulation_keys();
             return std::make_pair(py::bytes(sparse), py::bytes(dense));
@@ -219,20 +234,7 @@ void bind_crypto(py::module_& m) {
         .def("public_key", [](const ClientKeys& k) { return py::bytes(k.public_key()); })
         .def("relinearisation_key", [](const ClientKeys& k) { return py::bytes(k.relinearisation_key()); })
         .def("conjugation_key", [](const ClientKeys& k) { return py::bytes(k.conjugation_key()); })
-        .def("rotation_keys",
-             [](const ClientKeys& k, const std::vector<std::pair<int, int>>& rotations) {
-                 std::vector<std::string> made;
-                 {
-                     Release release;
-                     made = k.rotation_keys(rotations);
-                 }
-                 py::list out;
-                 for (auto& key : made) {
-                     out.append(py::bytes(key));
-                     std::string().swap(key);  // one copy at a time
-                 }
-                 return out;
-             })
+        .def("rotation_keys", &rotation_keys<ClientKeys>)
         .def("encapsulation_keys",
              [](const ClientKeys& k) {
                  auto [sparse, dense] = k.encapsulation_keys();

@@ -209,10 +209,14 @@ std::string NativeKeys::conjugation_key() const {
     return automorphism_key(2 * chain_->n() - 1, chain_->q_count() - static_cast<std::size_t>(context_->params().cts_budget));
 }
 
-std::string NativeKeys::rotation_key(int rotation, int limbs) const {
-    if (limbs < 1 || limbs > static_cast<int>(chain_->q_count()))
-        throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
-    return automorphism_key(ring::rotation_exponent(chain_->n(), rotation), static_cast<std::size_t>(limbs));
+std::vector<std::string> NativeKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
+    std::vector<std::string> out;
+    for (const auto& [rotation, limbs] : rotations) {
+        if (limbs < 1 || limbs > static_cast<int>(chain_->q_count()))
+            throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
+        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), rotation), static_cast<std::size_t>(limbs)));
+    }
+    return out;
 }
 
 std::pair<std::string, std::string> NativeKeys::encapsulation_keys() const {

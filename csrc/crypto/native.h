@@ -47,7 +47,8 @@ public:
 
     std::string relinearisation_key() const;
     std::string conjugation_key() const;
-    std::string rotation_key(int rotation, int limbs) const;
+    // Keys for rotations (rotation, limbs).
+    std::vector<std::string> rotation_keys(const std::vector<std::pair<int, int>>& rotations) const;
     // Draws the ephemeral sparse secret; it is forgotten with this call. To the sparse secret modulo q_0 * p_0, and back.
     std::pair<std::string, std::string> encapsulation_keys() const;
 
