@@ -94,16 +94,20 @@ Ntt::Ntt(std::size_t n, const Modulus& m, uint64_t psi) : n_(n), m_(m), psi_(psi
 
 void Ntt::forward(uint64_t* x) const {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512 && n_ >= kLeastAvx512)
+    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx512)
         return forward_avx512(x, *this);
+    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx2)
+        return forward_avx2(x, *this);
 #endif
     forward_portable(x, *this);
 }
 
 void Ntt::inverse(uint64_t* x) const {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512 && n_ >= kLeastAvx512)
+    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx512)
         return inverse_avx512(x, *this);
+    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx2)
+        return inverse_avx2(x, *this);
 #endif
     inverse_portable(x, *this);
 }

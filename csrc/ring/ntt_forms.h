@@ -7,9 +7,11 @@
 
 namespace fheinfer::ring {
 
-// The least n they take.
-inline constexpr std::size_t kLeastAvx512 = 128;
+// The least n that every one of these takes.
+inline constexpr std::size_t kLeastVector = 128;
 
+void forward_avx2(uint64_t* x, const Ntt& ntt);
+void inverse_avx2(uint64_t* x, const Ntt& ntt);
 void forward_avx512(uint64_t* x, const Ntt& ntt);
 void inverse_avx512(uint64_t* x, const Ntt& ntt);
 
