@@ -33,6 +33,8 @@ auto linear_combination_form() {
 #if defined(__x86_64__)
     if (cpu_form() == CpuForm::kAvx512)
         return linear_combination_avx512;
+    if (cpu_form() == CpuForm::kAvx2)
+        return linear_combination_avx2;
 #endif
     return linear_combination_portable;
 }
@@ -44,6 +46,8 @@ void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* c
 #if defined(__x86_64__)
     if (cpu_form() == CpuForm::kAvx512)
         return sum_of_products_avx512(out, xs, ys, terms, repeat, accumulate, 0, n, m);
+    if (cpu_form() == CpuForm::kAvx2)
+        return sum_of_products_avx2(out, xs, ys, terms, repeat, accumulate, 0, n, m);
 #endif
     sum_of_products_portable(out, xs, ys, terms, repeat, accumulate, 0, n, m);
 }

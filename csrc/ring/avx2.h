@@ -58,7 +58,7 @@ struct Prime {
           inverse(all(1.0 / static_cast<double>(m.p))),
           round(all(0x1.8p52)) {}
 
-    // x / p to the nearest integer, for x of at most 2^51 p, with an error of the quotient below 1.
+    // x / p, at most 2^51, to the nearest integer or the next.
     FHEINFER_AVX2_INLINE Lanes quotient(Lanes x) const {
         return _mm256_sub_pd(_mm256_fmadd_pd(x, inverse, round), round);
     }
@@ -66,7 +66,8 @@ struct Prime {
     FHEINFER_AVX2_INLINE Lanes reduce(Lanes x) const {
         return _mm256_fnmadd_pd(quotient(x), p, x);
     }
-    // x * w modulo p, for x of at most 4p and w of at most p / 2: of (1/2 + |x| / 8p) p, thus of p.
+    // x * w modulo p, for |x * w / p| of at most 2^51: at most p (1/2 + |x * w / p| / 2^52). So at most p for x of 4p and w
+    // of p / 2.
     FHEINFER_AVX2_INLINE Lanes multiply(Lanes x, Lanes w) const {
         const Lanes high = _mm256_mul_pd(x, w);
         const Lanes low  = _mm256_fmsub_pd(x, w, high);

@@ -47,12 +47,14 @@ void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
 
 // Calls the form that this processor runs.
 #if defined(__x86_64__)
-#define FHEINFER_FORM(call)                   \
-    switch (cpu_form()) {                     \
-        case CpuForm::kAvx512:                \
-            return avx512::call;              \
-        default:                              \
-            return portable::call;            \
+#define FHEINFER_FORM(call)         \
+    switch (cpu_form()) {           \
+        case CpuForm::kAvx512:      \
+            return avx512::call;    \
+        case CpuForm::kAvx2:        \
+            return avx2::call;      \
+        default:                    \
+            return portable::call;  \
     }
 #else
 #define FHEINFER_FORM(call) return portable::call
