@@ -136,29 +136,30 @@ std::vector<RotationNeed> Bootstrap::rotations(const Chain& chain, const Bootstr
     return out;
 }
 
-Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std::vector<double>& scales)
+Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std::vector<double>& scales, const Keys& keys)
     : chain_(chain), parameters_(p), scales_(scales), cosine_(cosine()) {
     const double q0 = static_cast<double>(chain.modulus(0).p);
     bottom_scale_   = std::ldexp(q0, -kRatioBits);
 
     // Every matrix brings the scale an equal part of the way.
-    const auto make = [&](bool to_slots, int budget, std::size_t limbs, std::size_t key_limbs, double from, double to, double factor) {
+    const auto make = [&](bool to_slots, int budget, std::size_t limbs, double from, double to, double factor) {
         std::vector<Transform> out;
         const double part = std::pow(to / from, 1.0 / budget);
         for (const auto& group : groups(p.slots, budget, to_slots)) {
             const double q = static_cast<double>(chain.modulus(limbs - 1).p);
-            out.emplace_back(chain, matrix(group, p.slots, to_slots, factor), steps(group), limbs, chain.specials_for(key_limbs),
-                             q * part);
+            const auto order = steps(group);
+            const auto& key  = keys.automorphism(ring::rotation_exponent(chain.n(), order.rotations().at(0)), limbs);
+            out.emplace_back(chain, matrix(group, p.slots, to_slots, factor), order, limbs, key.specials, q * part);
             factor = 1;
             --limbs;
         }
         return out;
     };
     const std::size_t low = static_cast<std::size_t>(p.stc_budget) + 1, top = chain.q_count();
-    slot_to_coeff_ = make(false, p.stc_budget, low, low, scales[p.stc_budget], bottom_scale_, 1);
+    slot_to_coeff_ = make(false, p.stc_budget, low, scales[p.stc_budget], bottom_scale_, 1);
     // After ModRaise a coefficient is m + q_0 I; the trace multiplies it, the conjugate that is added doubles it.
     const double trace = static_cast<double>(chain.n() / (2 * p.slots));
-    coeff_to_slot_ = make(true, p.cts_budget, top, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
+    coeff_to_slot_ = make(true, p.cts_budget, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
 }
 
 std::size_t Bootstrap::table_bytes() const {

@@ -37,8 +37,9 @@ struct RotationNeed {
 
 class Bootstrap {
 public:
-    // scales: by level of the chain.
-    Bootstrap(const Chain& chain, const BootstrapParameters& parameters, const std::vector<double>& scales);
+    // scales: by level of the chain. The matrices are encoded for the special primes that the rotation keys have; those of
+    // one matrix have to be of one height.
+    Bootstrap(const Chain& chain, const BootstrapParameters& parameters, const std::vector<double>& scales, const Keys& keys);
 
     // Slots of x in [-1, 1], at level stc_budget or higher; the result is at level top - cts_budget - kEvalModDepth and
     // the scale of that level.

@@ -39,7 +39,7 @@ void NativeEvaluator::prepare_bootstrap() {
     keys_.automorphism(2 * chain_->n() - 1, chain_->q_count() - parameters_.cts_budget);
     if (keys_.to_sparse.b.empty() || keys_.to_dense.b.empty() || keys_.relinearisation.b.empty())
         throw Error(ErrorKind::kBackend, "bootstrapping needs the relinearisation and encapsulation keys");
-    bootstrap_ = std::make_unique<ckks::Bootstrap>(*chain_, parameters_, scales_);
+    bootstrap_ = std::make_unique<ckks::Bootstrap>(*chain_, parameters_, scales_, keys_);
 }
 
 CiphertextPtr NativeEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& y) {
