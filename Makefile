@@ -1,6 +1,7 @@
 # make demo    classify inputs/vale.jpg under encryption, from nothing
 # make test    what CI runs
 # make lint    ruff and mypy
+# make sanitize  C++ tests under the address and undefined behaviour sanitizers
 # make wheel   dist/fheinfer-*.whl
 # make clean   everything made here, except keys
 
@@ -11,10 +12,12 @@ IMAGE  ?= vale.jpg
 # First and exact: a looser pin lets pip trade a CPU build that is there for a CUDA build.
 TORCH  ?= torch==2.13.0
 
+CMAKE  ?= cmake
+
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,6 +30,12 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+sanitize:
+	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_CXX_FLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all'
+	$(CMAKE) --build build/sanitize
+	build/sanitize/ring_test
 
 wheel: $(VENV)/.venv
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .

@@ -56,4 +56,8 @@ const char* cpu_form_name() {
     return kNames[static_cast<int>(cpu_form())];
 }
 
+std::vector<std::string> cpu_forms() {
+    return {kNames, kNames + static_cast<int>(best()) + 1};
+}
+
 }  // namespace fheinfer

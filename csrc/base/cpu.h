@@ -1,6 +1,9 @@
 // Which form of the arithmetic this processor runs: asked once at run time, never at build time.
 #pragma once
 
+#include <string>
+#include <vector>
+
 namespace fheinfer {
 
 // Every form gives the same bits; they differ in speed only.
@@ -12,5 +15,7 @@ CpuForm cpu_form();
 // For tests and benchmarks. Throws as above.
 void set_cpu_form(const char* name);
 const char* cpu_form_name();
+// The names of the forms this processor has.
+std::vector<std::string> cpu_forms();
 
 }  // namespace fheinfer

@@ -1,13 +1,221 @@
-// fheinfer._core.ring: the ring arithmetic, for tests and benchmarks.
+// fheinfer._core.ring: the ring arithmetic, and OpenFHE's to compare it with, for tests and benchmarks.
 #include "bindings/ring.h"
 
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <string>
+
 #include "base/cpu.h"
+#include "base/error.h"
+#include "crypto/oracle.h"
+#include "ring/accumulate.h"
+#include "ring/automorphism.h"
+#include "ring/convert.h"
+#include "ring/ntt.h"
+#include "ring/pointwise.h"
 
 namespace py = pybind11;
 using namespace fheinfer;
+using namespace fheinfer::ring;
+
+namespace {
+
+using Limb = py::array_t<uint64_t, py::array::c_style | py::array::forcecast>;
+
+std::size_t length(const Limb& x) {
+    if (x.ndim() != 1 || x.size() % 16)
+        throw Error(ErrorKind::kUsage, "a limb has one dimension, of a multiple of 16");
+    return static_cast<std::size_t>(x.size());
+}
+
+std::size_t common_length(const Limb& x, const Limb& y) {
+    if (length(x) != length(y))
+        throw Error(ErrorKind::kUsage, "limbs of different sizes");
+    return length(x);
+}
+
+Limb empty(std::size_t n) {
+    return Limb(static_cast<py::ssize_t>(n));
+}
+
+Limb copy(const Limb& x) {
+    return Limb(x.size(), x.data());
+}
+
+// The rows of a matrix of `columns`.
+std::vector<const uint64_t*> rows(const Limb& x, std::size_t columns) {
+    if (x.ndim() != 2 || static_cast<std::size_t>(x.shape(1)) != columns || x.shape(0) > static_cast<py::ssize_t>(kMaxTerms))
+        throw Error(ErrorKind::kUsage, "a matrix of another shape");
+    std::vector<const uint64_t*> out;
+    for (py::ssize_t r = 0; r < x.shape(0); ++r)
+        out.push_back(x.data(r, 0));
+    return out;
+}
+
+void bind_elements(py::module_& m) {
+    using Binary = void (*)(uint64_t*, const uint64_t*, const uint64_t*, std::size_t, const Modulus&);
+    const auto binary = [&m](const char* name, Binary f) {
+        m.def(name, [f](const Limb& x, const Limb& y, uint64_t p) {
+            Limb out = empty(common_length(x, y));
+            f(out.mutable_data(), x.data(), y.data(), length(x), Modulus(p));
+            return out;
+        });
+    };
+    binary("add", &add);
+    binary("subtract", &subtract);
+    binary("multiply", &multiply);
+    m.def("multiply_by", [](const Limb& x, uint64_t factor, uint64_t p) {
+        const Modulus modulus(p);
+        Limb out = empty(length(x));
+        multiply(out.mutable_data(), x.data(), Factor(factor, modulus), length(x), modulus);
+        return out;
+    });
+    m.def("subtract_multiply", [](const Limb& x, const Limb& y, uint64_t factor, uint64_t p) {
+        const Modulus modulus(p);
+        Limb out = empty(common_length(x, y));
+        subtract_multiply(out.mutable_data(), x.data(), y.data(), Factor(factor, modulus), length(x), modulus);
+        return out;
+    });
+    m.def("switch_modulus", [](const Limb& x, uint64_t from, uint64_t p) {
+        Limb out = empty(length(x));
+        switch_modulus(out.mutable_data(), x.data(), length(x), Modulus(from), Modulus(p));
+        return out;
+    });
+    m.def("lift", [](const py::array_t<int64_t, py::array::c_style | py::array::forcecast>& x, uint64_t p) {
+        if (x.size() % 16)
+            throw Error(ErrorKind::kUsage, "a limb has a multiple of 16 residues");
+        Limb out = empty(static_cast<std::size_t>(x.size()));
+        lift(out.mutable_data(), x.data(), static_cast<std::size_t>(x.size()), Modulus(p));
+        return out;
+    });
+}
+
+// start: what the sums are added to, or None.
+void bind_sums(py::module_& m) {
+    m.def("sum_of_products",
+          [](const Limb& xs, const Limb& ys, std::size_t repeat, uint64_t p, const std::optional<Limb>& start) {
+              const auto n = static_cast<std::size_t>(xs.shape(xs.ndim() - 1));
+              const auto x = rows(xs, n), y = rows(ys, n / repeat);
+              Limb out     = start ? copy(*start) : empty(n);
+              if (length(out) != n || x.size() != y.size() || n % repeat)
+                  throw Error(ErrorKind::kUsage, "operands of different shapes");
+              sum_of_products(out.mutable_data(), x.data(), y.data(), x.size(), repeat, start.has_value(), n, Modulus(p));
+              return out;
+          });
+    m.def("linear_combinations",
+          [](const Limb& xs, const Limb& cs, const std::vector<uint64_t>& primes, const std::optional<Limb>& start) {
+              const auto n    = static_cast<std::size_t>(xs.shape(xs.ndim() - 1));
+              const auto x    = rows(xs, n);
+              const auto c    = rows(cs, x.size());
+              const auto from = start ? rows(*start, n) : std::vector<const uint64_t*>(c.size());
+              if (n % 16 || c.size() != primes.size() || from.size() != c.size())
+                  throw Error(ErrorKind::kUsage, "operands of different shapes");
+              Limb out({c.size(), n});
+              std::vector<uint64_t*> outs;
+              std::vector<Modulus> moduli(primes.begin(), primes.end());
+              std::vector<const Modulus*> ms;
+              for (std::size_t k = 0; k < c.size(); ++k) {
+                  outs.push_back(out.mutable_data(static_cast<py::ssize_t>(k), 0));
+                  ms.push_back(&moduli[k]);
+                  if (start)
+                      std::copy_n(from[k], n, outs[k]);
+              }
+              linear_combinations(outs.data(), outs.size(), x.data(), c.data(), x.size(), start.has_value(), n, ms.data());
+              return out;
+          });
+    m.def("rounded_quotient", [](const Limb& ys, const std::vector<uint64_t>& fractions, int bits) {
+        const auto n = static_cast<std::size_t>(ys.shape(ys.ndim() - 1));
+        const auto y = rows(ys, n);
+        if (n % 16 || y.size() != fractions.size())
+            throw Error(ErrorKind::kUsage, "operands of different shapes");
+        Limb out = empty(n);
+        rounded_quotient(out.mutable_data(), y.data(), fractions.data(), y.size(), bits, n);
+        return out;
+    });
+}
+
+void bind_automorphism(py::module_& m) {
+    m.def("rotation_exponent", &rotation_exponent);
+    m.def("automorphism", [](const Limb& x, uint64_t k) {
+        Limb out = empty(length(x));
+        permute(out.mutable_data(), x.data(), automorphism(length(x), k));
+        return out;
+    });
+}
+
+template <class F>
+double least_ms(int repeats, const F& f) {
+    double least = 1e9;
+    for (int i = 0; i < repeats; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        f();
+        least = std::min(least, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    }
+    return least;
+}
+
+void bind_transform(py::module_& m) {
+    py::class_<Ntt>(m, "Ntt")
+        .def(py::init([](std::size_t n, uint64_t p, uint64_t psi) { return Ntt(n, Modulus(p), psi); }))
+        .def("forward",
+             [](const Ntt& ntt, const Limb& x) {
+                 Limb out = copy(x);
+                 if (length(out) != ntt.size())
+                     throw Error(ErrorKind::kUsage, "a limb of another size");
+                 ntt.forward(out.mutable_data());
+                 return out;
+             })
+        .def("inverse",
+             [](const Ntt& ntt, const Limb& x) {
+                 Limb out = copy(x);
+                 if (length(out) != ntt.size())
+                     throw Error(ErrorKind::kUsage, "a limb of another size");
+                 ntt.inverse(out.mutable_data());
+                 return out;
+             })
+        .def("least_ms", [](const Ntt& ntt, int repeats) {
+            std::vector<uint64_t> room(ntt.size() + 8, 1);
+            uint64_t* x = room.data();
+            while (reinterpret_cast<std::uintptr_t>(x) % 64)
+                ++x;
+            const double forward = least_ms(repeats, [&] { ntt.forward(x); });
+            return std::pair{forward, least_ms(repeats, [&] { ntt.inverse(x); })};
+        });
+    py::class_<OpenFheLimb>(m, "OpenFheLimb")
+        .def(py::init([](std::size_t n, uint64_t p, const std::vector<uint64_t>& x, bool evaluation) {
+            return std::make_unique<OpenFheLimb>(n, p, x, evaluation);
+        }))
+        .def_property_readonly("psi", &OpenFheLimb::psi)
+        .def("values",
+             [](const OpenFheLimb& limb) {
+                 const auto v = limb.values();
+                 return Limb(static_cast<py::ssize_t>(v.size()), v.data());
+             })
+        .def("transform", &OpenFheLimb::transform)
+        .def("automorphism", &OpenFheLimb::automorphism)
+        .def("least_ms", [](OpenFheLimb& limb, int repeats) {  // of coefficients, which it leaves
+            double forward = 1e9, inverse = 1e9;
+            for (int i = 0; i < repeats; ++i) {
+                forward = std::min(forward, least_ms(1, [&] { limb.transform(); }));
+                inverse = std::min(inverse, least_ms(1, [&] { limb.transform(); }));
+            }
+            return std::pair{forward, inverse};
+        });
+}
+
+}  // namespace
 
 void bind_ring(py::module_& m) {
-    auto ring = m.def_submodule("ring", "Ring arithmetic, for tests and benchmarks.");
+    auto ring = m.def_submodule("ring", "Ring arithmetic, for tests and benchmarks. Limbs are arrays of uint64.");
     ring.def("cpu_form", &cpu_form_name);
+    ring.def("cpu_forms", &cpu_forms);
     ring.def("set_cpu_form", [](const std::string& name) { set_cpu_form(name.c_str()); });
+    bind_elements(ring);
+    bind_sums(ring);
+    bind_automorphism(ring);
+    bind_transform(ring);
 }

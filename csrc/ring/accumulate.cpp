@@ -57,13 +57,14 @@ void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t
     linear_combination_form()(out, xs, cs, terms, accumulate, 0, n, m);
 }
 
-void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs, const uint64_t* cs,
-                         std::size_t terms, bool accumulate, std::size_t n, const Modulus* const* ms) {
+void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs,
+                         const uint64_t* const* cs, std::size_t terms, bool accumulate, std::size_t n,
+                         const Modulus* const* ms) {
     constexpr std::size_t kBlock = 256;  // of a dozen xs fits the first cache
     const auto form              = linear_combination_form();
     for (std::size_t begin = 0; begin < n; begin += kBlock)
         for (std::size_t k = 0; k < count; ++k)
-            form(outs[k], xs, cs + k * terms, terms, accumulate, begin, std::min(begin + kBlock, n), *ms[k]);
+            form(outs[k], xs, cs[k], terms, accumulate, begin, std::min(begin + kBlock, n), *ms[k]);
 }
 
 }  // namespace fheinfer::ring

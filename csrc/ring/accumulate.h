@@ -20,8 +20,9 @@ void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* c
 void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,
                         std::size_t n, const Modulus& m);
 
-// linear_combination to `count` primes, with cs[k * terms + t] in outs[k]: base conversion. Goes over the xs once.
-void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs, const uint64_t* cs,
-                         std::size_t terms, bool accumulate, std::size_t n, const Modulus* const* ms);
+// linear_combination to `count` primes, with the factors cs[k] for outs[k]: base conversion. Goes over the xs once.
+void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs,
+                         const uint64_t* const* cs, std::size_t terms, bool accumulate, std::size_t n,
+                         const Modulus* const* ms);
 
 }  // namespace fheinfer::ring
