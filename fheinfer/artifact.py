@@ -28,9 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
+from fheinfer.params import ParameterSet, ciphertext_bound
 from fheinfer.storage import Buffer, atomic_write, open_regular, write_json
 
-__all__ = ["VERSION", "Artifact", "Kind", "atomic_write", "from_bytes", "read", "to_bytes", "write", "write_json"]
+__all__ = [
+    "VERSION", "Artifact", "Kind", "atomic_write", "from_bytes", "open_ciphertext", "read", "to_bytes", "write",
+    "write_json",
+]
 
 VERSION = 1
 MAX_META = 64 * 1024
@@ -142,6 +146,18 @@ def read(path: Path, *, kind: Kind, params_hash: bytes | None = None, key_id: st
         raise StorageError(f"cannot read {path}: {error}") from error
     finally:
         os.close(fd)
+
+
+def open_ciphertext(source: Buffer | Path, params: ParameterSet, key_id: str) -> Artifact:
+    """A ciphertext of this set under this key, from bytes or from a file.
+
+    Raises:
+        InputError, CorruptArtifactError, MismatchError, StorageError: see `from_bytes` and `read`.
+    """
+    bound = ciphertext_bound(params)
+    if isinstance(source, Path):
+        return read(source, kind=Kind.CIPHERTEXT, params_hash=params.identity, key_id=key_id, max_payload=bound)
+    return from_bytes(source, kind=Kind.CIPHERTEXT, params_hash=params.identity, key_id=key_id, max_payload=bound)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.artifact import Artifact, Kind, from_bytes, to_bytes
+from fheinfer.artifact import Artifact, Kind, open_ciphertext, to_bytes
 from fheinfer.compiler.plan import ClientSpec
 from fheinfer.errors import CorruptArtifactError, MismatchError
 from fheinfer.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.params import ParameterSet, ciphertext_bound, parameter_set
+from fheinfer.params import ParameterSet, parameter_set
 
 MAX_OUTPUTS = 65536
 
@@ -68,23 +69,21 @@ class Client:
             CorruptArtifactError, MismatchError: damaged, or encrypted under another key.
             BackendError: the ciphertext decrypts to noise.
         """
-        found = self._open(result)
+        found = open_ciphertext(result, self.params, self.key_id)
         outputs, scale = _result_meta(found.meta, self.params)
         return np.asarray(self._keys.decrypt(found.payload, outputs)) * scale
 
     def decrypt_slots(self, artifact: bytes | memoryview) -> NDArray[np.float64]:
         """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports."""
-        found = self._open(artifact)
-        return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
+        return self._slots(open_ciphertext(artifact, self.params, self.key_id))
 
-    def _open(self, data: bytes | memoryview) -> Artifact:
-        return from_bytes(
-            data,
-            kind=Kind.CIPHERTEXT,
-            params_hash=self.params.identity,
-            key_id=self.key_id,
-            max_payload=ciphertext_bound(self.params),
-        )
+    def read_slots(self, path: Path) -> tuple[Mapping[str, Any], NDArray[np.float64]]:
+        """Meta and every slot of the ciphertext in a file, which is read once."""
+        found = open_ciphertext(path, self.params, self.key_id)
+        return found.meta, self._slots(found)
+
+    def _slots(self, found: Artifact) -> NDArray[np.float64]:
+        return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
 
 
 def _result_meta(meta: Any, params: ParameterSet) -> tuple[int, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.artifact import Kind, read
+from fheinfer.artifact import Kind, open_ciphertext
 from fheinfer.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.params import ciphertext_bound, parameter_set
+from fheinfer.params import parameter_set
 from fheinfer.storage import atomic_write, storage_errors
 
 
@@ -27,13 +27,7 @@ def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret:
     client = _core.ClientKeys.load(context, server.key_id, hidden, server.read("public.key", Kind.PUBLIC_KEY))
     files = {"context.bin": _core.export_context(context), "public.bin": _core.export_public_key(client)}
     for path in ciphertexts:
-        found = read(
-            path,
-            kind=Kind.CIPHERTEXT,
-            params_hash=params.identity,
-            key_id=server.key_id,
-            max_payload=ciphertext_bound(params),
-        )
+        found = open_ciphertext(path, params, server.key_id)
         files[f"{path.stem}.bin"] = _core.export_ciphertext(context, server.key_id, found.payload)
     if secret:
         files["secret.bin"] = _core.export_secret_key(client)

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fheinfer.artifact import Kind, read
 from fheinfer.client import Client
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.metrics import precision_bits
-from fheinfer.params import ciphertext_bound
 from fheinfer.storage import atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
@@ -47,16 +45,10 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
     rows = []
     for index, step in enumerate(plan.steps):
         path = checkpoints / f"layer_{index:03d}.ct"
-        found = read(
-            path,
-            kind=Kind.CIPHERTEXT,
-            params_hash=client.params.identity,
-            key_id=client.key_id,
-            max_payload=ciphertext_bound(client.params),
-        )
-        if found.meta.get("step") != step.name or found.meta.get("plan") != plan.client.plan:
+        meta, decrypted = client.read_slots(path)
+        if meta.get("step") != step.name or meta.get("plan") != plan.client.plan:
             raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
-        values = step.values(client.decrypt_slots(path.read_bytes()))
+        values = step.values(decrypted)
         clear = slots[step.name]
         exact = torch.get(step.name)
         if exact is not None and step.op == "avg_pool":
@@ -70,7 +62,7 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
                 step.name,
                 step.op,
                 step.level,
-                float(found.meta.get("seconds", 0.0)),
+                float(meta.get("seconds", 0.0)),
                 float(np.abs(clear).max()),
                 ours.minimum,
                 ours.median,

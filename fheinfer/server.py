@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.artifact import Artifact, Kind, from_bytes, read, to_bytes, write
+from fheinfer.artifact import Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keystore import Manifest, ServerKeys, rotation_file
-from fheinfer.params import ciphertext_bound, parameter_set
+from fheinfer.params import parameter_set
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
 from fheinfer.storage import storage_errors
@@ -69,13 +69,7 @@ class Server:
         Raises:
             CorruptArtifactError, MismatchError: a damaged input, or one for another key or network.
         """
-        found = from_bytes(
-            picture,
-            kind=Kind.CIPHERTEXT,
-            params_hash=self.params.identity,
-            key_id=self.keys.key_id,
-            max_payload=ciphertext_bound(self.params),
-        )
+        found = open_ciphertext(picture, self.params, self.keys.key_id)
         if found.meta.get("role") != "input" or found.meta.get("plan") != self.plan.client.plan:
             raise MismatchError(
                 "this ciphertext is not a picture encrypted for this network; encrypt it again with the "
@@ -159,13 +153,7 @@ class CheckpointFolder:
         if not path.exists():
             return None
         try:
-            found = read(
-                path,
-                kind=Kind.CIPHERTEXT,
-                params_hash=self._server.params.identity,
-                key_id=self._server.keys.key_id,
-                max_payload=ciphertext_bound(self._server.params),
-            )
+            found = open_ciphertext(path, self._server.params, self._server.keys.key_id)
         except FheinferError:
             return None  # damaged or of another run: start from the beginning
         index, steps = found.meta.get("index"), self._server.plan.steps
