@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,6 @@ class Rig:
     context: Any
     keys: Any
     evaluator: Any
-    rotations: Mapping[int, int]
 
     def encrypt(self, values: F64, level: int) -> Any:
         return self.evaluator.read(self.keys.encrypt(values, level))
@@ -136,26 +135,52 @@ EXTRA_ROTATIONS = (3, 5, 11, 250)
 """Rotations of full height for tests, beside those of bootstrapping."""
 
 
+def small(name: str) -> ParameterSet:
+    """Everything of a set but the ring, which has N = 2^11 and 256 slots."""
+    return dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=256, insecure=True)
+
+
+def load(evaluator: Any, keys: Any, rotations: list[tuple[int, int]]) -> None:
+    """Makes and loads all that bootstrapping and these (rotation, limbs) need."""
+    evaluator.add_relinearisation_key(keys.relinearisation_key())
+    evaluator.add_conjugation_key(keys.conjugation_key())
+    evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+    for (rotation, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
+        evaluator.add_rotation_key(rotation, payload)
+    evaluator.prepare_bootstrap()
+
+
 @pytest.fixture(scope="session")
 def rig() -> Callable[[str], Rig]:
-    """rig("3"): everything of set 3 but the ring, which has N = 2^11 and 256 slots. Made once each."""
+    """rig("3"): the chain and the evaluator of set 3-openfhe on a small ring. Made once each."""
     made: dict[str, Rig] = {}
 
     def get(name: str) -> Rig:
         if name not in made:
-            params = dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=256, insecure=True)
+            params = small(f"{name}-openfhe")
             context, tag = _core.Context(params.core()), f"{name:0>32}"
-            keys = _core.ClientKeys.generate(context, tag)
-            evaluator = _core.OpenFheEvaluator(context, tag)
-            evaluator.add_relinearisation_key(keys.relinearisation_key())
-            evaluator.add_conjugation_key(keys.conjugation_key())
-            evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+            keys, evaluator = _core.ClientKeys.generate(context, tag), _core.OpenFheEvaluator(context, tag)
             rotations = dict.fromkeys(EXTRA_ROTATIONS, params.top_level + 1) | context.bootstrap_rotations()
-            wanted = list(rotations.items())
-            for (rotation, _), payload in zip(wanted, keys.rotation_keys(wanted), strict=True):
-                evaluator.add_rotation_key(rotation, payload)
-            evaluator.prepare_bootstrap()
-            made[name] = Rig(params, context, keys, evaluator, rotations)
+            load(evaluator, keys, list(rotations.items()))
+            made[name] = Rig(params, context, keys, evaluator)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def native_rig() -> Callable[[str], Rig]:
+    """native_rig("3"): the same of set 3, on our own evaluator."""
+    made: dict[str, Rig] = {}
+
+    def get(name: str) -> Rig:
+        if name not in made:
+            params = small(name)
+            context = _core.Context(params.core())
+            keys, evaluator = _core.ClientKeys.generate(context, f"{name:0>32}"), _core.NativeEvaluator(context)
+            tall = [(k, params.top_level + 1) for k in EXTRA_ROTATIONS]
+            load(evaluator, _core.NativeKeys(keys), sorted({*tall, *_core.native_bootstrap_rotations(context)}))
+            made[name] = Rig(params, context, keys, evaluator)
         return made[name]
 
     return get

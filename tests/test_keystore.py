@@ -28,10 +28,10 @@ def generate(root: Path, *, key_id: str = KEY, force: bool = False, stop: BaseEx
     with KeyWriter(root, "set1", params_hash=HASH, key_id=key_id, force=force) as writer:
         writer.add_secret(b"\0\1\xff" * 100)
         writer.add_server("public.key", Kind.PUBLIC_KEY, b"public")
-        writer.add_server("rotation_5.key", Kind.ROTATION_KEY, b"rotation", {"rotation": 5})
+        writer.add_server("rotation_5_3.key", Kind.ROTATION_KEY, b"rotation", {"rotation": 5, "limbs": 3})
         if stop:
             raise stop
-        return writer.finish(network="resnet20", rotations={5: 3, -1: 2})
+        return writer.finish(network="resnet20", rotations=[(5, 3), (5, 2), (-1, 2)])
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def read_all(keys: Path) -> None:
     SecretKeys(keys / "secret", HASH)
     server = ServerKeys(keys / "server", HASH)
     server.read("public.key", Kind.PUBLIC_KEY)
-    server.read("rotation_5.key", Kind.ROTATION_KEY)
+    server.read("rotation_5_3.key", Kind.ROTATION_KEY)
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def keys(tmp_path: Path) -> Path:
 
 def test_layout_permissions_and_round_trip(keys: Path) -> None:
     assert sorted(tree(keys)) == ["secret/secret.key", "server/manifest.json", "server/public.key",
-                                  "server/rotation_5.key"]
+                                  "server/rotation_5_3.key"]
     assert stat.S_IMODE((keys / "secret").stat().st_mode) == 0o700
     assert stat.S_IMODE((keys / "secret" / "secret.key").stat().st_mode) == 0o600
     server, secret = ServerKeys(keys / "server", HASH, KEY), SecretKeys(keys / "secret", HASH, KEY)
-    assert bytes(server.read("rotation_5.key", Kind.ROTATION_KEY)) == b"rotation"
+    assert bytes(server.read("rotation_5_3.key", Kind.ROTATION_KEY)) == b"rotation"
     assert bytes(secret.payload) == b"\0\1\xff" * 100
     assert secret.key_id == server.key_id == KEY
-    assert server.manifest.rotations == {5: 3, -1: 2}
+    assert server.manifest.rotations == [(-1, 2), (5, 2), (5, 3)]
     assert server.total_bytes == sum(p.stat().st_size for p in (keys / "server").glob("*.key"))
 
 
@@ -183,8 +183,8 @@ def test_missing_keys_say_how_to_make_them(keys: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyStoreError, match="no such secret key"):
         SecretKeys(tmp_path / "none", HASH)
     server = ServerKeys(keys / "server", HASH)
-    with pytest.raises(KeyStoreError, match=r"has no rotation_6\.key"):
-        server.read("rotation_6.key", Kind.ROTATION_KEY)
+    with pytest.raises(KeyStoreError, match=r"has no rotation_6_3\.key"):
+        server.read("rotation_6_3.key", Kind.ROTATION_KEY)
     (keys / "server" / "public.key").unlink()
     with pytest.raises(KeyStoreError, match="no such public key"):
         server.read("public.key", Kind.PUBLIC_KEY)
@@ -209,7 +209,7 @@ def damage(data: bytes, draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_damaged_keys_raise_only_typed_errors(keys: Path, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(["server/public.key", "server/rotation_5.key", "secret/secret.key"]))
+    name = data.draw(st.sampled_from(["server/public.key", "server/rotation_5_3.key", "secret/secret.key"]))
     path = keys / name
     good = path.read_bytes()
     path.write_bytes(damage(good, data.draw))
@@ -237,7 +237,9 @@ def test_a_damaged_manifest_raises_only_typed_errors(keys: Path, data: st.DataOb
 
 @pytest.mark.parametrize("change", [
     {"files": {"../secret/secret.key": {"bytes": 1, "sha256": "0" * 64}}}, {"files": {"a.key": {"bytes": -1}}},
-    {"unknown": 1}, {"rotations": {"x": 1}}, {"rotations": {"1": 0}}, {"set_name": "../x"}, {"key_id": "AB" * 16},
+    {"unknown": 1}, {"rotations": {"5": 3}}, {"rotations": [[5, 0]]}, {"rotations": [[5]]}, {"rotations": [5, 3]},
+    {"rotations": [[5, 3, 1]]}, {"rotations": [["5", 3]]}, {"rotations": [[5, 1001]]},
+    {"set_name": "../x"}, {"key_id": "AB" * 16},
     {"params_hash": HASH.hex() + "\n"}, {"created": "yesterday"}, {"format": "1"}, {"network": None},
 ])
 def test_impossible_manifests_are_corrupt(keys: Path, change: dict[str, Any]) -> None:
@@ -248,11 +250,12 @@ def test_impossible_manifests_are_corrupt(keys: Path, change: dict[str, Any]) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_manifest_of_the_future_or_over_a_mebibyte(keys: Path) -> None:
+def test_a_manifest_of_the_future_of_the_past_or_over_a_mebibyte(keys: Path) -> None:
     path = keys / "server" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2, "more": 1}))
-    with pytest.raises(MismatchError, match="version 2"):
-        ServerKeys(keys / "server", HASH)
+    for version in (keystore.FORMAT - 1, keystore.FORMAT + 1):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": version, "more": 1}))
+        with pytest.raises(MismatchError, match=f"version {version} of the format"):
+            ServerKeys(keys / "server", HASH)
     path.write_bytes(b" " * (keystore.MAX_MANIFEST + 1))
     with pytest.raises(CorruptArtifactError, match="larger"):
         ServerKeys(keys / "server", HASH)
@@ -261,7 +264,7 @@ def test_a_manifest_of_the_future_or_over_a_mebibyte(keys: Path) -> None:
 def test_a_file_that_the_manifest_does_not_list_is_corrupt(keys: Path, tmp_path: Path) -> None:
     with KeyWriter(tmp_path / "third", "set1", params_hash=HASH, key_id=KEY) as writer:
         writer.add_server("public.key", Kind.PUBLIC_KEY, b"PUBLIC")
-        writer.finish(network="", rotations={})
+        writer.finish(network="", rotations=[])
     shutil.copy(tmp_path / "third" / "set1" / "server" / "public.key", keys / "server")
     with pytest.raises(CorruptArtifactError, match="not the file that the manifest lists"):
         ServerKeys(keys / "server", HASH).read("public.key", Kind.PUBLIC_KEY)

@@ -25,6 +25,7 @@ from fheinfer.params import ParameterSet, parameter_set
 from fheinfer.weights import shapes
 
 TINY = parameter_set("insecure-tiny")
+REFERENCE = parameter_set("insecure-tiny-openfhe")
 
 
 def program(graph: Graph, params: ParameterSet = TINY, seed: int = 0) -> Program:
@@ -165,20 +166,22 @@ def test_a_value_for_activations_of_different_ranges_is_refused() -> None:
         run(small(build), layouts, scales)
 
 
-def test_levels_bootstrap_only_where_an_activation_would_run_out() -> None:
-    after = run(scaled(), levels)
-    relu = _core.chebyshev_depth(TINY.relu_degree)
+@pytest.mark.parametrize("params", [TINY, REFERENCE], ids=lambda s: s.name)
+def test_levels_bootstrap_only_where_an_activation_would_run_out(params: ParameterSet) -> None:
+    after = run(dataclasses.replace(scaled(), params=params), levels)
+    relu = _core.chebyshev_depth(params.relu_degree)
     for node in after.graph:
         if node.op == "bootstrap":
-            assert node.attrs["level"] == TINY.levels
-            assert after.graph[node.inputs[0]].attrs["level"] >= 1
+            assert node.attrs["level"] == params.levels
+            assert after.graph[node.inputs[0]].attrs["level"] >= params.bootstrap_input
             (user,) = after.graph.users(node.name)
             assert user.op == "relu"
             # Without it, the activation would leave less than the next convolution and bootstrap need.
-            assert after.graph[node.inputs[0]].attrs["level"] - relu < 2
-    assert sum(n.op == "bootstrap" for n in after.graph) == 6
-    assert after.graph.nodes[2].op == "relu"  # the first is saved by encrypting high enough
-    assert after.graph.output.attrs["level"] == 0
+            assert after.graph[node.inputs[0]].attrs["level"] - relu < 1 + params.bootstrap_input
+    # OpenFHE's first is saved by encrypting high enough.
+    assert after.graph.nodes[2].op == ("bootstrap" if params.native else "relu")
+    assert sum(n.op == "bootstrap" for n in after.graph) == (7 if params.native else 6)
+    assert after.graph.output.attrs["level"] == params.levels - relu - 2
 
 
 def test_levels_are_what_the_kernels_consume() -> None:
@@ -192,16 +195,18 @@ def test_levels_are_what_the_kernels_consume() -> None:
 
 @pytest.mark.parametrize("degree", [5, 13, 27, 59])
 def test_the_input_is_no_higher_than_it_must_be(degree: int) -> None:
-    """One convolution and one activation, then a convolution and the level a bootstrap needs."""
-    start = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, relu_degree=degree))
-    entry = run(start, levels).graph.input
-    assert entry.attrs["level"] == 1 + _core.chebyshev_depth(degree) + 2
+    """OpenFHE: one convolution and one activation, then a convolution and the level a bootstrap needs. Ours: one
+    convolution, and the level a bootstrap needs."""
+    for params, level in ((REFERENCE, 1 + _core.chebyshev_depth(degree) + 2), (TINY, 1 + TINY.bootstrap_input)):
+        start = dataclasses.replace(scaled(), params=dataclasses.replace(params, relu_degree=degree))
+        assert run(start, levels).graph.input.attrs["level"] == level
 
 
 def test_spare_levels_save_bootstraps() -> None:
-    """With a series of degree 5 and 8 levels, two activations fit between bootstraps."""
-    cheap = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, relu_degree=5, levels=12))
-    assert sum(n.op == "bootstrap" for n in run(cheap, levels).graph) < 6
+    """With a series of degree 5 and 12 levels, two activations fit between bootstraps."""
+    for params in (TINY, REFERENCE):
+        cheap = dataclasses.replace(scaled(), params=dataclasses.replace(params, relu_degree=5, levels=12))
+        assert sum(n.op == "bootstrap" for n in run(cheap, levels).graph) < 6
 
 
 def test_a_set_of_too_few_levels_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from fheinfer import _core
 from fheinfer.errors import BackendError
 from fheinfer.metrics import precision_bits
-from fheinfer.params import parameter_set, parameter_sets
+from fheinfer.params import ParameterSet, parameter_set, parameter_sets
 
 Rigs = Callable[[str], Any]
 BITS = {"1": 11.0, "2": 11.0, "3": 11.0, "4": 11.0}
@@ -24,7 +24,7 @@ def test_the_chain_of_every_set_bootstraps_with_its_trimmed_keys(rig: Rigs, name
     r = rig(name)
     x = np.random.default_rng(int(name)).uniform(-1, 1, 256) / 2
     y = r.evaluator.bootstrap(r.encrypt(x, 1))
-    assert r.evaluator.level(y) == parameter_set(name).levels
+    assert r.evaluator.level(y) == parameter_set(f"{name}-openfhe").levels
     assert precision_bits(x, r.decrypt(y)).minimum > BITS[name]
     # The result is good for all its levels.
     last = r.evaluator.drop_to(y, 1)
@@ -46,16 +46,13 @@ def test_a_constant_offset_is_the_worst_case_of_the_sine(rig: Rigs) -> None:
         assert error == pytest.approx(-8 * (2 * np.pi) ** 2 / 6 * (mean / 8) ** 3, rel=0.15)
 
 
-@pytest.mark.parametrize(
-    "budgets", sorted({(s.cts_budget, s.stc_budget) for s in parameter_sets(insecure=True)}), ids=str
-)
-def test_the_depth_of_a_bootstrap_is_openfhes(budgets: tuple[int, int]) -> None:
-    assert _core.bootstrap_depth(*budgets) == _core.openfhe_bootstrap_depth(*budgets)
+OPENFHE = [s for s in parameter_sets(insecure=True) if not s.native]
 
 
-def test_the_depth_in_python_is_the_cores() -> None:
-    for params in parameter_sets(insecure=True):
-        assert params.bootstrap_depth == _core.bootstrap_depth(params.cts_budget, params.stc_budget)
+@pytest.mark.parametrize("params", OPENFHE, ids=lambda s: s.name)
+def test_the_depth_of_a_bootstrap_is_openfhes(params: ParameterSet) -> None:
+    budgets = params.cts_budget, params.stc_budget
+    assert params.bootstrap_depth == _core.bootstrap_depth(*budgets) == _core.openfhe_bootstrap_depth(*budgets)
 
 
 def test_level_zero_cannot_be_bootstrapped(rig: Rigs) -> None:
@@ -95,7 +92,7 @@ def test_preparing_asks_for_every_key(rig: Rigs, missing: str) -> None:
 
 def test_rotations_of_a_bootstrap_are_keys_of_their_own() -> None:
     """In [1, N/2) and so no two the same automorphism; none taller than the chain."""
-    for params in parameter_sets(insecure=True):
+    for params in OPENFHE:
         rotations = _core.Context(params.core()).bootstrap_rotations()
         assert all(0 < k < 1 << (params.log_n - 1) for k in rotations)
         assert set(rotations.values()) <= set(range(1, params.top_level + 2))

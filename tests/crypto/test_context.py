@@ -11,7 +11,7 @@ from fheinfer import _core
 from fheinfer.errors import PlanError, UnknownSetError
 from fheinfer.params import MAX_LOG_QP, ParameterSet, ciphertext_bound, parameter_set, parameter_sets
 
-SMALL = dataclasses.replace(parameter_set("1"), log_n=11, slots=256, insecure=True)
+SMALL = dataclasses.replace(parameter_set("1-openfhe"), log_n=11, slots=256, insecure=True)
 
 
 def context(params: ParameterSet) -> _core.Context:
@@ -35,7 +35,9 @@ def test_every_set_reaches_128_bits_with_short_primes(params: ParameterSet) -> N
 def test_the_published_sets_stay_what_they_are() -> None:
     """ReLU degree, large digits, CoeffToSlot and SlotToCoeff budgets of Rovida & Leporati, ePrint 2024/460."""
     what = {s.name: (s.relu_degree, s.digits, (s.cts_budget, s.stc_budget)) for s in parameter_sets()}
-    assert what == {"1": (59, 2, (3, 3)), "2": (200, 3, (4, 4)), "3": (119, 3, (5, 4)), "4": (59, 2, (4, 4))}
+    published = {"1": (59, 2, (3, 3)), "2": (200, 3, (4, 4)), "3": (119, 3, (5, 4)), "4": (59, 2, (4, 4))}
+    assert what == published | {f"{name}-openfhe": value for name, value in published.items()}
+    assert all(s.native != s.name.endswith("-openfhe") for s in parameter_sets(insecure=True))
     assert {(s.log_n, s.slots, s.insecure) for s in parameter_sets()} == {(16, 16384, False)}
 
 

@@ -32,7 +32,7 @@ class Reader:
 
 @cache
 def readers() -> dict[str, Reader]:
-    context = _core.Context(_core.ParameterSet(6, 8, 48, 45, 50, 2, 0, 0, 3, True))
+    context = _core.Context(_core.ParameterSet(6, 8, 48, 45, 50, 2, 0, 0, 3, native=False, allow_insecure=True))
     keys = _core.ClientKeys.generate(context, TAG)
     q, p = tuple(context.q), tuple(context.p)
     assert len(q) == 4

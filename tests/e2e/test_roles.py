@@ -33,8 +33,8 @@ from fheinfer.runtime.executor import StepDone
 from fheinfer.weights import Weights
 
 F64 = NDArray[np.float64]
-BITS = 8.0
-"""What six bootstraps on this ring leave of the worst logit, at least."""
+BITS = 15.0
+"""What seven bootstraps on this ring leave of the worst logit, at least."""
 
 
 @dataclasses.dataclass
@@ -176,7 +176,7 @@ def test_precision_is_reported_for_every_step(
     rows = compare(plan, tiny_client, tmp_path, layers, plain_layers(tiny_weights, tiny_picture))
     assert [(row.step, row.op, row.level) for row in rows] == [(s.name, s.op, s.level) for s in plan.steps]
     assert all(np.isfinite([row.slots_minimum, row.slots_median, row.largest]).all() for row in rows)
-    assert all(row.slots_median >= row.slots_minimum > 6 for row in rows)
+    assert all(row.slots_median >= row.slots_minimum > 12 for row in rows)
     assert all(row.seconds > 0 for row in rows if row.op != "add")
     # PyTorch has every layer but bootstraps, and differs from slots by the polynomials.
     assert all((row.torch_minimum is None) == (row.op == "bootstrap") for row in rows)
@@ -212,15 +212,15 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 def test_one_core_and_two_compute_the_same(
     tiny_server: fheinfer.Server,
-    tiny_client: fheinfer.Client,
     picture_bytes: bytes,
     threads: Callable[[int], None],
 ) -> None:
+    """To the last bit, over a whole network."""
     results = []
     for n in (1, 2):
         threads(n)
-        results.append(tiny_client.decrypt(tiny_server.evaluate(picture_bytes)))
-    assert precision_bits(results[0], results[1]).minimum > BITS + 2
+        results.append(tiny_server.evaluate(picture_bytes))
+    assert results[0] == results[1]
 
 
 def test_server_refuses_what_is_not_a_picture_for_its_network(
@@ -296,9 +296,9 @@ def test_a_picture_that_is_not_finite_is_refused(tiny_client: fheinfer.Client, t
 def test_keys_that_lack_a_rotation_are_refused_before_they_are_loaded(parties: Parties, tiny_weights: Weights) -> None:
     path = parties.server / "manifest.json"
     manifest = Manifest.load(path)
-    rotations = dict(list(manifest.rotations.items())[1:])
+    rotations = [need for need in manifest.rotations if need[0] != manifest.rotations[0][0]]
     path.write_text(manifest.model_copy(update={"rotations": rotations}).model_dump_json())
-    with pytest.raises(MismatchError, match="lack 1 rotations"):
+    with pytest.raises(MismatchError, match=rf"lack {len(manifest.rotations) - len(rotations)} rotations"):
         fheinfer.Server(parties.server, tiny_weights)
 
 
@@ -323,7 +323,7 @@ def test_memory_is_asked_for_before_a_real_set_is_loaded(
     path = parties.server / "manifest.json"
     params = parameter_set(1)
     plan = fheinfer.compile(tiny_weights, params)
-    claims = {"set_name": "set1", "params_hash": params.identity.hex(), "rotations": dict(plan.rotations)}
+    claims = {"set_name": "set1", "params_hash": params.identity.hex(), "rotations": list(plan.rotations)}
     path.write_text(Manifest.load(path).model_copy(update=claims).model_dump_json())
     monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
     with pytest.raises(NotEnoughMemoryError, match=r"set 1 needs about .* GiB of memory and 1\.0 GiB are free"):

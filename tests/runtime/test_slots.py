@@ -48,7 +48,7 @@ def test_a_longer_polynomial_is_closer(tiny_weights: Weights, tiny_picture: F64)
             )
             - exact
         ).max()
-        for degree, levels in ((13, 8), (59, 8), (247, 10))
+        for degree, levels in ((13, 9), (59, 9), (247, 11))
     ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
