@@ -16,7 +16,7 @@ MAX_LOG_QP = {15: 881, 16: 1747}
 """log2(QP) that 128 bits allow, by log2(N): HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
 
 CHAIN = 2
-"""Version of how primes follow from the sizes below. 2: q_0 is fitted to what a bootstrap assumes (docs/precision.md)."""
+"""Version of how primes follow from sizes. 2: q_0 is fitted to what OpenFHE's bootstrap assumes (docs/precision.md)."""
 
 OPENFHE_EVAL_MOD_DEPTH = 10
 """Levels of OpenFHE's EvalMod: one normalisation, six for its degree-32 series, three double angles."""
@@ -145,5 +145,10 @@ def parameter_set(name: str | int) -> ParameterSet:
 
 
 def ciphertext_bound(params: ParameterSet) -> int:
-    """Bytes of the largest ciphertext payload of a set: two polynomials of all limbs, and their counts."""
-    return 2 * (params.top_level + 1) * (1 << params.log_n) * 8 + 64
+    """Bytes of the largest ciphertext payload of a set."""
+    return ciphertext_bytes(params, params.top_level)
+
+
+def ciphertext_bytes(params: ParameterSet, level: int) -> int:
+    """Bytes of a ciphertext payload at a level, at most: two polynomials, and their counts."""
+    return 2 * (level + 1) * (1 << params.log_n) * 8 + 64

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.artifact import Artifact, Kind, open_ciphertext, to_bytes, write
+from fheinfer.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keystore import Manifest, ServerKeys, rotation_file
-from fheinfer.params import parameter_set
+from fheinfer.params import ciphertext_bytes, parameter_set
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
-from fheinfer.storage import storage_errors
+from fheinfer.storage import require_disk, storage_errors
 from fheinfer.weights import Weights
 
 Progress = Callable[[str, float], None]
@@ -68,6 +68,7 @@ class Server:
 
         Raises:
             CorruptArtifactError, MismatchError: a damaged input, or one for another key or network.
+            StorageError: no room for the checkpoints; asked before evaluating.
         """
         found = open_ciphertext(picture, self.params, self.keys.key_id)
         if found.meta.get("role") != "input" or found.meta.get("plan") != self.plan.client.plan:
@@ -78,6 +79,7 @@ class Server:
         x = self._evaluator.read(found.payload)
         store = None
         if checkpoints is not None:
+            require_disk(checkpoints, self._checkpoint_bytes(keep_layers))
             store = CheckpointFolder(checkpoints, self, hashlib.sha256(picture).hexdigest())
         watch = store.keep(observer) if store and keep_layers else observer
         y = execute(self.plan, self._evaluator, x, observer=watch, checkpoints=store, resume=resume)
@@ -99,6 +101,11 @@ class Server:
 
     def _artifact(self, value: _core.Ciphertext, meta: dict[str, object]) -> Artifact:
         return Artifact(Kind.CIPHERTEXT, self.params.identity, self.keys.key_id, meta, self._evaluator.write(value))
+
+    def _checkpoint_bytes(self, keep_layers: bool) -> int:
+        """Of a run at most: a block is written beside the one it replaces."""
+        sizes = [ciphertext_bytes(self.params, step.level) + MAX_META for step in self.plan.steps]
+        return 2 * max(sizes) + (sum(sizes) if keep_layers else 0)
 
     def _check_manifest(self) -> None:
         missing = [need for need in self.plan.rotations if self._key_for(need) is None]

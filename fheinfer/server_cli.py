@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from fheinfer import _core
+from fheinfer.artifact import MAX_META
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.params import ParameterSet, ciphertext_bound
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.server import Server
-from fheinfer.storage import atomic_write, read_small, require_writable
+from fheinfer.storage import atomic_write, read_small, require_disk, require_writable
 from fheinfer.weights import load as load_weights
 
 
@@ -67,6 +68,7 @@ def evaluate(
             load_weights(weights or default_weights()),
             progress=lambda what, fraction: tell("load", what=what, fraction=fraction),
         )
+        require_disk(output, server.plan.prediction.output_bytes + MAX_META)
         loaded = time.perf_counter()
         result = server.evaluate(
             read_input(source, server.params),
