@@ -165,9 +165,7 @@ Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& 
 #pragma omp parallel for
     for (std::size_t i = 0; i < limbs; ++i) {
         const auto& m = chain.modulus(i);
-        uint64_t p    = 1;
-        for (std::size_t k = 0; k < key.specials; ++k)
-            p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
+        const uint64_t p = special_product(chain, key.specials, i).value;
         const uint64_t* d0 = product.d0[i];
         const uint64_t* d1 = product.d1[i];
         linear_combination(sum.b[i], &d0, &p, 1, true, n, m);

@@ -47,10 +47,7 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
             ring::subtract(b, b, product[0], n, m);
             if (row >= limbs || row / size != j)
                 continue;
-            uint64_t p = 1;
-            for (std::size_t k = 0; k < specials; ++k)
-                p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
-            ring::multiply(product[0], from[prime], ring::Factor(p, m), n, m);
+            ring::multiply(product[0], from[prime], special_product(chain, specials, prime), n, m);
             ring::add(b, b, product[0], n, m);
         }
     }

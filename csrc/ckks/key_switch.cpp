@@ -13,19 +13,33 @@ using namespace ring;
 
 namespace {
 
-// One limb of scratch for every thread, kept.
-uint64_t* scratch(std::size_t n) {
-    thread_local Poly row;
-    if (row.n() < n)
-        row = Poly(1, n);
-    return row[0];
-}
-
 std::vector<const uint64_t*> rows(const Poly& x, std::size_t first, std::size_t count) {
     std::vector<const uint64_t*> out(count);
     for (std::size_t i = 0; i < count; ++i)
         out[i] = x[first + i];
     return out;
+}
+
+// outs[k] = sum_t ys[t] * hat of primes[k], for all primes in one pass over the ys, which is shared out by coefficients.
+void convert(const Chain& chain, const BasisConversion& conversion, const std::vector<const uint64_t*>& ys,
+             const std::vector<uint64_t*>& outs, const std::vector<std::size_t>& primes) {
+    const std::size_t n = chain.n(), part = std::min<std::size_t>(n, 4096);
+    std::vector<const uint64_t*> hats;
+    std::vector<const Modulus*> moduli;
+    for (std::size_t prime : primes) {
+        hats.push_back(conversion.hat[prime].data());
+        moduli.push_back(&chain.modulus(prime));
+    }
+#pragma omp parallel for schedule(dynamic)
+    for (std::size_t i = 0; i < n; i += part) {
+        auto in  = ys;
+        auto out = outs;
+        for (auto& y : in)
+            y += i;
+        for (auto& o : out)
+            o += i;
+        linear_combinations(out.data(), out.size(), in.data(), hats.data(), in.size(), false, part, moduli.data());
+    }
 }
 
 // x[row] leaves evaluation form and becomes y_i of a basis conversion.
@@ -36,6 +50,14 @@ void to_hat(const Chain& chain, uint64_t* out, const uint64_t* x, std::size_t pr
 }
 
 }  // namespace
+
+Factor special_product(const Chain& chain, std::size_t specials, std::size_t prime) {
+    const auto& m = chain.modulus(prime);
+    uint64_t p    = 1;
+    for (std::size_t k = 0; k < specials; ++k)
+        p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
+    return Factor(p, m);
+}
 
 std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials) {
     const std::size_t n = chain.n(), limbs = x.limbs(), digits = chain.digits(limbs), size = chain.per_digit();
@@ -52,45 +74,56 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
         to_hat(chain, hats[i], x[i], i, conversions[i / size]->inverse_hat[i % size]);
 
     std::vector<Poly> out;
-    for (std::size_t j = 0; j < digits; ++j)
-        out.emplace_back(limbs + specials, n);
-#pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::size_t j = 0; j < digits; ++j) {
-        for (std::size_t row = 0; row < limbs + specials; ++row) {
-            const auto& conversion = *conversions[j];
-            const std::size_t first = j * size, count = conversion.from.size();
-            if (row >= first && row < first + count) {
-                std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
-                continue;
+        const std::size_t first = j * size, count = conversions[j]->from.size();
+        auto& digit = out.emplace_back(limbs + specials, n);
+        std::vector<uint64_t*> outs;
+        std::vector<std::size_t> primes;
+        for (std::size_t row = 0; row < limbs + specials; ++row)
+            if (row < first || row >= first + count) {
+                outs.push_back(digit[row]);
+                primes.push_back(chain.prime(row, limbs));
             }
-            const std::size_t prime = chain.prime(row, limbs);
-            linear_combination(out[j][row], rows(hats, first, count).data(), conversion.hat[prime].data(), count, false, n,
-                               chain.modulus(prime));
-            chain.ntt(prime).forward(out[j][row]);
-        }
+        convert(chain, *conversions[j], rows(hats, first, count), outs, primes);
     }
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::size_t j = 0; j < digits; ++j)
+        for (std::size_t row = 0; row < limbs + specials; ++row) {
+            if (row < limbs && row / size == j)
+                std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
+            else
+                chain.ntt(chain.prime(row, limbs)).forward(out[j][row]);
+        }
     return out;
 }
 
-Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs) {
+void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs) {
     if (limbs > key.limbs || digits.size() > key.b.size() || digits[0].limbs() != limbs + key.specials)
         throw Error(ErrorKind::kBackend, "a switching key of " + std::to_string(key.limbs) + " limbs for a ciphertext of " +
                                              std::to_string(limbs));
-    const std::size_t n = chain.n(), all = limbs + key.specials;
-    Pair out{Poly(all, n), Poly(all, n)};
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t row = 0; row < all; ++row) {
-        const std::size_t at = row < limbs ? row : key.limbs + row - limbs;
-        std::vector<const uint64_t*> xs, b, a;
-        for (std::size_t j = 0; j < digits.size(); ++j) {
-            xs.push_back(digits[j][row]);
-            b.push_back(key.b[j][at]);
-            a.push_back(key.a[j][at]);
-        }
-        const auto& m = chain.modulus(chain.prime(row, limbs));
-        sum_of_products(out.b[row], xs.data(), b.data(), xs.size(), 1, false, n, m);
-        sum_of_products(out.a[row], xs.data(), a.data(), xs.size(), 1, false, n, m);
+}
+
+void inner_product_row(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs,
+                       std::size_t row, uint64_t* b, uint64_t* a) {
+    const std::size_t at = row < limbs ? row : key.limbs + row - limbs;
+    std::vector<const uint64_t*> xs, bs, as;
+    for (std::size_t j = 0; j < digits.size(); ++j) {
+        xs.push_back(digits[j][row]);
+        bs.push_back(key.b[j][at]);
+        as.push_back(key.a[j][at]);
     }
+    const auto& m = chain.modulus(chain.prime(row, limbs));
+    sum_of_products(b, xs.data(), bs.data(), xs.size(), 1, false, chain.n(), m);
+    sum_of_products(a, xs.data(), as.data(), xs.size(), 1, false, chain.n(), m);
+}
+
+Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs) {
+    check_key(digits, key, limbs);
+    const std::size_t all = limbs + key.specials;
+    Pair out{Poly(all, chain.n()), Poly(all, chain.n())};
+#pragma omp parallel for schedule(dynamic)
+    for (std::size_t row = 0; row < all; ++row)
+        inner_product_row(chain, digits, key, limbs, row, out.b[row], out.a[row]);
     return out;
 }
 
@@ -125,16 +158,23 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t sp
         }
     }
     Poly out(left, n);
+    const bool centred = single && rounding == Rounding::kRounded;
+    if (!centred) {
+        std::vector<uint64_t*> outs;
+        std::vector<std::size_t> primes;
+        for (std::size_t t = 0; t < left; ++t) {
+            outs.push_back(out[t]);
+            primes.push_back(t);
+        }
+        convert(chain, conversion, ys, outs, primes);
+    }
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t t = 0; t < left; ++t) {
-        const auto& m  = chain.modulus(t);
-        uint64_t* rest = scratch(n);
-        if (single && rounding == Rounding::kRounded)
-            switch_modulus(rest, ys[0], n, chain.modulus(from[0]), m);
-        else
-            linear_combination(rest, ys.data(), conversion.hat[t].data(), terms, false, n, m);
-        chain.ntt(t).forward(rest);
-        subtract_multiply(out[t], x[t], rest, conversion.inverse_product[t], n, m);
+        const auto& m = chain.modulus(t);
+        if (centred)
+            switch_modulus(out[t], ys[0], n, chain.modulus(from[0]), m);
+        chain.ntt(t).forward(out[t]);
+        subtract_multiply(out[t], x[t], out[t], conversion.inverse_product[t], n, m);
     }
     return out;
 }

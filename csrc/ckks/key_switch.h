@@ -21,6 +21,9 @@ struct SwitchingKey {
 // divided by, which costs one to four bits; kRounded is the nearest integer.
 enum class Rounding { kApproximate, kRounded };
 
+// P of `specials` special primes modulo prime `prime` of Q.
+ring::Factor special_product(const Chain& chain, std::size_t specials, std::size_t prime);
+
 // The digits of x in the basis of its limbs and `specials` special primes.
 std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials);
 
@@ -29,6 +32,11 @@ struct Pair {
     Poly b, a;
 };
 Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs);
+// One row of it, for loops that go on with the row while it is in the cache. The key has been checked.
+void inner_product_row(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs,
+                       std::size_t row, uint64_t* b, uint64_t* a);
+// Throws Error(kBackend) for a key that does not serve these digits.
+void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs);
 
 // x of `limbs` limbs and `specials` specials, divided by all its specials and the last `drop` of its limbs.
 Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t specials, std::size_t drop,

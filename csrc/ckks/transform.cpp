@@ -66,93 +66,101 @@ std::size_t Transform::bytes() const {
     return total;
 }
 
+// Row by row, so that what a row needs stays in the cache: all baby steps of the row, then all sums of a giant step.
 Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Ciphertext& x) const {
     if (x.limbs() != limbs_)
         throw Error(ErrorKind::kBackend, "a transform for " + std::to_string(limbs_) + " limbs, not " + std::to_string(x.limbs()));
-    const std::size_t n = chain.n(), all = limbs_ + specials_;
-    const auto key_for  = [&](uint64_t exponent) -> const SwitchingKey& {
+    const std::size_t n = chain.n(), all = limbs_ + specials_, baby = steps_.baby;
+    const auto digits   = mod_up(chain, x.c1, specials_);
+    const auto key_for  = [&](uint64_t exponent) -> const SwitchingKey* {
         const auto& key = keys.automorphism(exponent, limbs_);
         if (key.specials != specials_)
             throw Error(ErrorKind::kBackend, "the keys of a transform are of different heights");
-        return key;
+        check_key(digits, key, limbs_);
+        return &key;
     };
-    // P * c0 and P * c1: they have no residues modulo the special primes.
-    const auto raised = [&](const Poly& c) {
-        Poly out(all, n);
-#pragma omp parallel for
-        for (std::size_t row = 0; row < all; ++row) {
-            if (row >= limbs_) {
-                std::memset(out[row], 0, n * sizeof(uint64_t));
-                continue;
-            }
-            const auto& m = chain.modulus(row);
-            uint64_t p    = 1;
-            for (std::size_t k = 0; k < specials_; ++k)
-                p = m.multiply(p, m.reduce(chain.modulus(chain.q_count() + k).p));
-            multiply(out[row], c[row], Factor(p, m), n, m);
-        }
-        return out;
+    struct Step {
+        const SwitchingKey* key;                // null for the input itself
+        const std::vector<uint32_t>* permutation;
     };
-    const auto permuted = [&](const Poly& c, uint64_t exponent) {
-        const auto& order = permutation(chain, exponent);
-        Poly out(all, n);
-#pragma omp parallel for
-        for (std::size_t row = 0; row < all; ++row)
-            permute(out[row], c[row], order);
-        return out;
+    const auto step = [&](int k) {
+        const uint64_t exponent = rotation_exponent(n, k);
+        return k == 0 ? Step{nullptr, nullptr} : Step{key_for(exponent), &permutation(chain, exponent)};
     };
-    const auto add_to = [&](Poly& sum, const Poly& term) {
-#pragma omp parallel for
-        for (std::size_t row = 0; row < all; ++row)
-            ring::add(sum[row], sum[row], term[row], n, chain.modulus(chain.prime(row, limbs_)));
-    };
+    std::vector<Step> babies;
+    for (int b = 0; b < steps_.baby; ++b)
+        babies.push_back(step((steps_.first + b) * steps_.stride));
 
-    std::vector<Pair> babies;
+    // Sums of P * (baby step) * diagonal for every giant step.
+    std::vector<Pair> sums;
+    for (int g = 0; g < steps_.giant; ++g)
+        sums.push_back({Poly(all, n), Poly(all, n)});
+#pragma omp parallel
     {
-        const auto digits = mod_up(chain, x.c1, specials_);
-        const Poly c0     = raised(x.c0);
-        for (int b = 0; b < steps_.baby; ++b) {
-            const int k = (steps_.first + b) * steps_.stride;
-            if (k == 0) {
-                babies.push_back({c0.first(all), raised(x.c1)});
-                continue;
+        Poly scratch(2 * baby + 3, n);
+        uint64_t *c0 = scratch[2 * baby], *u0 = scratch[2 * baby + 1], *u1 = scratch[2 * baby + 2];
+#pragma omp for schedule(dynamic)
+        for (std::size_t row = 0; row < all; ++row) {
+            const auto& m = chain.modulus(chain.prime(row, limbs_));
+            const auto raised = [&](uint64_t* out, const Poly& c) {  // P * c has no residue modulo a special prime
+                if (row < limbs_)
+                    multiply(out, c[row], special_product(chain, specials_, row), n, m);
+                else
+                    std::memset(out, 0, n * sizeof(uint64_t));
+            };
+            raised(c0, x.c0);
+            for (std::size_t b = 0; b < baby; ++b) {
+                uint64_t *out0 = scratch[2 * b], *out1 = scratch[2 * b + 1];
+                if (!babies[b].key) {
+                    std::memcpy(out0, c0, n * sizeof(uint64_t));
+                    raised(out1, x.c1);
+                    continue;
+                }
+                inner_product_row(chain, digits, *babies[b].key, limbs_, row, u0, u1);
+                ring::add(u0, u0, c0, n, m);
+                permute(out0, u0, *babies[b].permutation);
+                permute(out1, u1, *babies[b].permutation);
             }
-            const uint64_t exponent = rotation_exponent(n, k);
-            auto product            = inner_product(chain, digits, key_for(exponent), limbs_);
-            add_to(product.b, c0);
-            babies.push_back({permuted(product.b, exponent), permuted(product.a, exponent)});
+            constexpr std::size_t kPart = 2048;  // of all baby steps fits the second cache
+            const std::size_t part      = std::min(n, kPart);
+            std::vector<const uint64_t*> xs0, xs1, plain;
+            for (std::size_t i = 0; i < n; i += part)
+                for (int g = 0; g < steps_.giant; ++g) {
+                    xs0.clear(), xs1.clear(), plain.clear();
+                    for (std::size_t b = 0; b < baby; ++b)
+                        if (const auto& p = plain_[g * baby + b]; p.limbs()) {
+                            xs0.push_back(scratch[2 * b] + i);
+                            xs1.push_back(scratch[2 * b + 1] + i);
+                            plain.push_back(p[row] + i / repeat_);
+                        }
+                    sum_of_products(sums[g].b[row] + i, xs0.data(), plain.data(), plain.size(), repeat_, false, part, m);
+                    sum_of_products(sums[g].a[row] + i, xs1.data(), plain.data(), plain.size(), repeat_, false, part, m);
+                }
         }
     }
 
-    Pair sum{Poly(all, n), Poly(all, n)};
-    bool started = false;
-    for (int g = steps_.giant - 1; g >= 0; --g) {
-        if (started) {
-            const uint64_t exponent = rotation_exponent(n, steps_.baby * steps_.stride);
-            const auto digits       = mod_up(chain, divide(chain, sum.a, limbs_, specials_, 0), specials_);
-            auto product            = inner_product(chain, digits, key_for(exponent), limbs_);
-            add_to(product.b, sum.b);
-            sum = {permuted(product.b, exponent), permuted(product.a, exponent)};
-        }
-        std::vector<int> present;
-        for (int b = 0; b < steps_.baby; ++b)
-            if (plain_[static_cast<std::size_t>(g) * steps_.baby + b].limbs())
-                present.push_back(b);
-        if (present.empty())
-            continue;
-#pragma omp parallel for schedule(dynamic)
-        for (std::size_t row = 0; row < all; ++row) {
-            std::vector<const uint64_t*> c0, c1, plain;
-            for (int b : present) {
-                c0.push_back(babies[b].b[row]);
-                c1.push_back(babies[b].a[row]);
-                plain.push_back(plain_[static_cast<std::size_t>(g) * steps_.baby + b][row]);
+    // Horner: rotate what there is, add the next sum.
+    Pair sum = std::move(sums.back());
+    sums.pop_back();
+    for (; !sums.empty(); sums.pop_back()) {
+        const auto giant = step(steps_.baby * steps_.stride);
+        const auto up    = mod_up(chain, divide(chain, sum.a, limbs_, specials_, 0), specials_);
+        Pair next{Poly(all, n), Poly(all, n)};
+#pragma omp parallel
+        {
+            Poly scratch(2, n);
+#pragma omp for schedule(dynamic)
+            for (std::size_t row = 0; row < all; ++row) {
+                const auto& m = chain.modulus(chain.prime(row, limbs_));
+                inner_product_row(chain, up, *giant.key, limbs_, row, scratch[0], scratch[1]);
+                ring::add(scratch[0], scratch[0], sum.b[row], n, m);
+                permute(next.b[row], scratch[0], *giant.permutation);
+                permute(next.a[row], scratch[1], *giant.permutation);
+                ring::add(next.b[row], next.b[row], sums.back().b[row], n, m);
+                ring::add(next.a[row], next.a[row], sums.back().a[row], n, m);
             }
-            const auto& m = chain.modulus(chain.prime(row, limbs_));
-            sum_of_products(sum.b[row], c0.data(), plain.data(), c0.size(), repeat_, started, n, m);
-            sum_of_products(sum.a[row], c1.data(), plain.data(), c1.size(), repeat_, started, n, m);
         }
-        started = true;
+        sum = std::move(next);
     }
     return {divide(chain, sum.b, limbs_, specials_, 1), divide(chain, sum.a, limbs_, specials_, 1),
             x.scale * scale_ / static_cast<double>(chain.modulus(limbs_ - 1).p)};
