@@ -127,7 +127,7 @@ def infer(
     set_name: SetOption = "1",
     keys: KeysOption = KEYS,
     weights: WeightsOption = None,
-    backend: Annotated[str, typer.Option(help="native: our kernels; openfhe: the reference; slots: in clear.")] = "native",
+    backend: Annotated[str, typer.Option(help="native: ours; openfhe: the reference; slots: in clear.")] = "native",
     plain: Annotated[bool, typer.Option("--plain", help="Compare with PyTorch on the clear picture.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,

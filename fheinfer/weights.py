@@ -120,7 +120,7 @@ def load(path: Path, graph: Graph | None = None) -> Weights:
     """
     arrays, metadata = _read_safetensors(path)
     if metadata.get("format") != _FORMAT:
-        raise WeightsError(f"{path}: safetensors, but not written by fheinfer; bring it in with `fheinfer weights import`")
+        raise WeightsError(f"{path}: safetensors, but not of fheinfer; bring it in with `fheinfer weights import`")
     try:
         weights = Weights(graph or zoo.network(metadata["network"]), arrays,
                           *(json.loads(metadata[name]) for name in ("mean", "std", "ranges", "provenance")))

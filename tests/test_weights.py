@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_a_saved_file_comes_back_whole(tmp_path: Path) -> None:
     assert all(np.array_equal(again.arrays[name], array) for name, array in weights.arrays.items())
     assert (again.network, again.mean, again.std) == (weights.network, MEAN, STD)
     assert (again.ranges, again.provenance, again.identity) == (weights.ranges, weights.provenance, weights.identity)
-    assert os.listdir(tmp_path / "new") == ["w.safetensors"]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["w.safetensors"]
 
 
 def test_the_identity_covers_names_values_and_normalisation() -> None:
@@ -155,11 +155,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StorageError, match="No space"):
         made(provenance={}).save(path)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["w.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_npz_in_float64_without_shortcuts_is_imported(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", **{k: v.astype(np.float64) for k, v in without_shortcuts(arrays()).items()})
+    wide: dict[str, Any] = {k: v.astype(np.float64) for k, v in without_shortcuts(arrays()).items()}
+    np.savez(tmp_path / "w.npz", **wide)
     weights = import_file(tmp_path / "w.npz", "resnet8-tiny", std=(1, 1, 1))
     matrix = weights.arrays["layer2.0.downsample.0.weight"][:, :, 0, 0]
     assert np.array_equal(matrix, np.pad(np.eye(4), ((2, 2), (0, 0))))

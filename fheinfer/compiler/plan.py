@@ -17,7 +17,6 @@ from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
 
-
 Rotations = tuple[tuple[int, int], ...]
 """(rotation, limbs of its key), sorted."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from fheinfer.train.data import COLUMNS, PER_SHEET, ROWS, SIZE
@@ -39,7 +40,8 @@ def striped(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     phase = random.uniform(0, 2 * np.pi, (len(labels), 1, 1))
     pattern = np.cos(2 * np.pi * (waves[:, :1, None] * y + waves[:, 1:, None] * x) + phase)
     colour = np.where((labels < 5)[:, None], (1.0, 0.3, 0.1), (0.1, 0.4, 1.0))[:, None, None]
-    light = 110 + 60 * pattern[..., None] * colour + random.normal(0, 25, (len(labels), SIZE, SIZE, 3))
+    noise = random.normal(0, 25, (len(labels), SIZE, SIZE, 3))
+    light: NDArray[np.float64] = 110 + 60 * pattern[..., None] * colour + noise
     return light.clip(0, 255).astype(np.uint8)
 
 

@@ -11,8 +11,7 @@ import torch
 from rich.console import Console
 
 from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
-from fheinfer.train import checkpoint as checkpoint_module
-from fheinfer.train import data, loop
+from fheinfer.train import data, images, loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.console import progress_bar
 from fheinfer.train.evaluate import accuracy, relu_ranges
@@ -80,7 +79,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.batches
+    real = images.batches
 
     def poisoned(*args: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for x, labels in real(*args):
@@ -120,7 +119,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatc
         file.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(checkpoint_module.torch, "save", breaks)
+    monkeypatch.setattr(torch, "save", breaks)
     with pytest.raises(raised):
         Checkpoint(NETWORK, QUICK, epoch=1).save(path)
     assert path.read_bytes() == before

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_batch_norm_is_the_usual_one() -> None:
         module.train(mode), usual.train(mode)
         x = torch.randn(5, 4, 3, 3)
         assert torch.equal(module(x), usual(x))
-    assert torch.equal(module.running_var, usual.running_var)
+    assert torch.equal(module.get_buffer("running_var"), usual.get_buffer("running_var"))
 
 
 def test_an_operation_without_a_plain_meaning_is_refused() -> None:
@@ -61,7 +62,8 @@ def direct_option_a(state: dict[str, Tensor], x: Tensor) -> Tensor:
     def conv_bn(x: Tensor, conv: str, bn: str, stride: int = 1) -> Tensor:
         x = functional.conv2d(x, state[f"{conv}.weight"], stride=stride, padding=1)
         keys = ("running_mean", "running_var", "weight", "bias")
-        return functional.batch_norm(x, *(state[f"{bn}.{key}"] for key in keys))
+        mean, variance, scale, shift = (state[f"{bn}.{key}"] for key in keys)
+        return functional.batch_norm(x, mean, variance, scale, shift)
 
     x = torch.relu(conv_bn(x, "conv1", "bn1"))
     for name, stride, extra in (("layer1.0", 1, 0), ("layer2.0", 2, 2), ("layer3.0", 2, 4)):
@@ -97,7 +99,8 @@ def test_damaged_files_of_others_never_crash(tmp_path: Path, suffix: str, data: 
     if suffix == ".pt":
         torch.save(state, path)
     else:
-        np.savez_compressed(path, **{name: tensor.numpy() for name, tensor in state.items()})
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in state.items()}
+        np.savez_compressed(path, **arrays)
     content = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, 4000) | st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
