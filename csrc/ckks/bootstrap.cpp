@@ -50,7 +50,7 @@ Steps steps(const Group& group) {
 
 // One stage, or its inverse, as diagonals.
 Diagonals stage(std::size_t slots, std::size_t length, bool inverse) {
-    const auto w           = stage_factors(slots, length);
+    const auto w           = stage_factors(length);
     const std::size_t half = length / 2;
     const int h            = static_cast<int>(half);
     Diagonals d;

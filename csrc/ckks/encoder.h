@@ -13,10 +13,10 @@ namespace fheinfer::ckks {
 
 using Complex = std::complex<double>;
 
-// One stage of the special Fourier transform on `slots` values, for blocks of `length` (2 .. slots): within a block,
+// One stage of the special Fourier transform, for blocks of `length` (2 .. slots): within a block,
 // (x_j, x_{j + length/2}) -> (x_j + w_j x_{j + length/2}, x_j - w_j x_{j + length/2}). All stages from 2 on, after a
 // bit reversal, take u_j = c_j + i c_{j + slots} to slots; c are the coefficients of the polynomial in X^(n / 2 slots).
-std::vector<Complex> stage_factors(std::size_t slots, std::size_t length);
+std::vector<Complex> stage_factors(std::size_t length);
 
 // Coefficients of the polynomial whose slots are scale * values, rounded: 2 * values.size() of them, of X^(n / that).
 // values.size() is a power of two. Throws Error(kUsage) where one passes 2^62 or is not finite.

@@ -70,8 +70,13 @@ public:
     CiphertextPtr chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) override;
     CiphertextPtr bootstrap(const CiphertextPtr& x) override;
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override;
+    CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform) override;
 
 private:
+    // Diagonals at the scale that brings a product with `x` to the scale of the level below; no rows for empty ones.
+    std::vector<ckks::Poly> encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x) const;
+    double factor_scale(const ckks::Ciphertext& x) const;
+
     std::shared_ptr<const ckks::Chain> chain_;
     std::vector<double> scales_;
     LevelModel levels_;
