@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "bindings/errors.h"
+#include "bindings/native_testing.h"
 #include "bindings/ring.h"
 #include "crypto/export.h"
 #include "crypto/native.h"
@@ -263,4 +264,5 @@ PYBIND11_MODULE(_core, m) {
     bind_crypto(m);
     bind_native(m);
     bind_ring(m);
+    bind_native_testing(m);
 }

@@ -4,6 +4,13 @@
 
 namespace fheinfer {
 
+std::string openfhe_rescale(const Context& context, Bytes ciphertext) {
+    auto x = read_ciphertext(context, "oracle", ciphertext);
+    x->SetNoiseScaleDeg(2);
+    context.openfhe()->GetScheme()->ModReduceInternalInPlace(x, 1);
+    return write_ciphertext(context, x);
+}
+
 struct OpenFheLimb::Limb {
     LimbPoly poly;
 };

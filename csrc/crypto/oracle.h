@@ -1,4 +1,4 @@
-// OpenFHE's transform and automorphism of one limb, for tests and benchmarks of csrc/ring.
+// What OpenFHE computes where we compute the same: for tests and benchmarks of csrc/ring and csrc/ckks.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,14 @@
 #include <memory>
 #include <vector>
 
+#include "crypto/serial.h"
+
 namespace fheinfer {
 
+// The ciphertext of this payload divided by its last prime.
+std::string openfhe_rescale(const Context& context, Bytes ciphertext);
+
+// Transform and automorphism of one limb.
 class OpenFheLimb {
 public:
     // Of a ring of dimension n, modulo the prime p; coefficients x, or with `evaluation` values.
