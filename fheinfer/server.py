@@ -19,6 +19,9 @@ from fheinfer.runtime.memory import require_memory
 from fheinfer.storage import require_disk, storage_errors
 from fheinfer.weights import Weights
 
+RESULT_BITS = 36
+"""Bits of a coefficient of the result that are sent: rounding noise is 2^-20 of the largest logit, half a MB less."""
+
 Progress = Callable[[str, float], None]
 """Called with what is being loaded ("keys", "tables") and the fraction done."""
 
@@ -45,6 +48,7 @@ class Server:
         if not self.params.insecure:
             require_memory(self.plan.prediction.peak_memory, f"set {self.params.name}")
         context = _core.Context(self.params.core())
+        self._q0 = context.q[0]
         self._evaluator: _core.NativeEvaluator | _core.OpenFheEvaluator = (
             _core.NativeEvaluator(context) if self.params.native else _core.OpenFheEvaluator(context, self.keys.key_id)
         )
@@ -84,23 +88,19 @@ class Server:
         watch = store.keep(observer) if store and keep_layers else observer
         y = execute(self.plan, self._evaluator, x, observer=watch, checkpoints=store, resume=resume)
         spec = self.plan.client
-        return self.wrap(
-            y,
-            {
-                "role": "result",
-                "plan": spec.plan,
-                "network": spec.network,
-                "outputs": spec.outputs,
-                "output_scale": spec.output_scale,
-            },
-        )
+        meta: dict[str, object] = {
+            "role": "result",
+            "plan": spec.plan,
+            "network": spec.network,
+            "outputs": spec.outputs,
+            "output_scale": spec.output_scale,
+        }
+        y = self._evaluator.drop_to(y, 0)  # the client needs one limb to decrypt, and not all bits of it
+        return to_bytes(self._artifact(y, meta, dropped=max(0, self._q0.bit_length() - RESULT_BITS)))
 
-    def wrap(self, value: _core.Ciphertext, meta: dict[str, object]) -> bytes:
-        """A ciphertext as an artifact."""
-        return to_bytes(self._artifact(value, meta))
-
-    def _artifact(self, value: _core.Ciphertext, meta: dict[str, object]) -> Artifact:
-        return Artifact(Kind.CIPHERTEXT, self.params.identity, self.keys.key_id, meta, self._evaluator.write(value))
+    def _artifact(self, value: _core.Ciphertext, meta: dict[str, object], dropped: int = 0) -> Artifact:
+        payload = self._evaluator.write(value, dropped)
+        return Artifact(Kind.CIPHERTEXT, self.params.identity, self.keys.key_id, meta, payload)
 
     def _checkpoint_bytes(self, keep_layers: bool) -> int:
         """Of a run at most: a block is written beside the one it replaces."""

@@ -145,7 +145,7 @@ void bind_evaluators(py::module_& m) {
              })
         .def("prepare_bootstrap", &OpenFheEvaluator::prepare_bootstrap, py::call_guard<Release>())
         .def("read", [out](const OpenFheEvaluator& e, const py::buffer& b) { return out(e.read(Buffer(b).bytes())); })
-        .def("write", [](const OpenFheEvaluator& e, const Ct& x) { return py::bytes(e.write(x)); });
+        .def("write", [](const OpenFheEvaluator& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
 }
 
 template <typename Keys>
@@ -191,15 +191,15 @@ void bind_native(py::module_& m) {
              [](const NativeBackend& e, const py::buffer& b) {
                  return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
              })
-        .def("write", [](const NativeBackend& e, const Ct& x) { return py::bytes(e.write(x)); });
+        .def("write", [](const NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
     m.def("native_bootstrap_rotations", [](const Context& c) {
         std::vector<std::pair<int, std::size_t>> out;
-        const auto chain = native_chain(c);
+        const auto& chain = c.chain();
         for (const auto& need : ckks::Bootstrap::rotations(*chain, native_bootstrap(c)))
             out.emplace_back(need.rotation, need.limbs);
         return out;
     });
-    m.def("native_key_bytes", [](const Context& c, std::size_t limbs) { return switching_key_bytes(*native_chain(c), limbs); });
+    m.def("native_key_bytes", [](const Context& c, std::size_t limbs) { return switching_key_bytes(*c.chain(), limbs); });
 }
 
 void bind_crypto(py::module_& m) {

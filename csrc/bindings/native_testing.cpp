@@ -79,30 +79,30 @@ void bind_native_testing(py::module_& m) {
     auto t = m.def_submodule("testing", "Parts of the native evaluation, for tests.");
     t.attr("eval_mod_range") = ckks::kRange;
     t.attr("sparse_weight")  = ckks::kSparseWeight;
-    t.def("specials_for", [](const Context& c, std::size_t limbs) { return native_chain(c)->specials_for(limbs); });
-    t.def("per_digit", [](const Context& c) { return native_chain(c)->per_digit(); });
+    t.def("specials_for", [](const Context& c, std::size_t limbs) { return c.chain()->specials_for(limbs); });
+    t.def("per_digit", [](const Context& c) { return c.chain()->per_digit(); });
     t.def("series_depth", &ckks::series_depth);
 
     t.def("rescale", [](const Context& c, const py::bytes& x) {
-        return py::bytes(write_native_ciphertext(ckks::rescale(*native_chain(c), read_native_ciphertext(c, bytes(x)))));
+        return py::bytes(ckks::write(*c.chain(), ckks::rescale(*c.chain(), ckks::read(*c.chain(), bytes(x)))));
     });
     t.def("openfhe_rescale", [](const Context& c, const py::bytes& x) { return py::bytes(openfhe_rescale(c, bytes(x))); });
     t.def("mod_up", [](const Context& c, const Words& x, std::size_t specials) {
-        const auto chain = native_chain(c);
+        const auto chain = c.chain();
         std::vector<Words> out;
         for (const auto& digit : ckks::mod_up(*chain, poly(*chain, x), specials))
             out.push_back(array(digit));
         return out;
     });
     t.def("divide", [](const Context& c, const Words& x, std::size_t specials, std::size_t drop, bool rounded) {
-        const auto chain = native_chain(c);
+        const auto chain = c.chain();
         const auto p     = poly(*chain, x);
         require(p.limbs() > specials + drop);
         return array(ckks::divide(*chain, p, p.limbs() - specials, specials, drop, rounding(rounded)));
     });
     t.def("switch_key",
           [](const Context& c, const Words& x, const Words& b, const Words& a, std::size_t limbs, std::size_t specials, bool rounded) {
-              const auto chain = native_chain(c);
+              const auto chain = c.chain();
               const auto out   = ckks::switch_key(*chain, poly(*chain, x), switching_key(*chain, b, a, limbs, specials), rounding(rounded));
               return std::pair{array(out.b), array(out.a)};
           });

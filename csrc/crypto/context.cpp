@@ -133,6 +133,24 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
     return self;
 }
 
+const std::shared_ptr<const ckks::Chain>& Context::chain() const {
+    std::call_once(chain_once_, [this] {
+        const auto primes = [](const auto& params) {
+            std::vector<ckks::Prime> out;
+            for (const auto& limb : params->GetParams())
+                out.push_back({limb->GetModulus().ConvertToInt(), limb->GetRootOfUnity().ConvertToInt()});
+            return out;
+        };
+        const auto& cp = crypto_parameters();
+        chain_ = std::make_shared<ckks::Chain>(ring_dimension(), primes(cp.GetElementParams()), primes(cp.GetParamsP()), params_.digits);
+    });
+    return chain_;
+}
+
+double Context::scale(int level) const {
+    return crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(levels_.top - level));
+}
+
 uint32_t Context::correction_factor() const {
     return static_cast<uint32_t>(std::max(1, params_.first_bits - params_.scale_bits));
 }

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
+#include "ckks/chain.h"
 #include "crypto/lbcrypto.h"
 #include "evaluator/evaluator.h"
 
@@ -57,7 +59,11 @@ public:
     int log_qp() const {
         return log_qp_;
     }
-    // Rotations that bootstrapping uses, with the limbs each needs.
+    // The same primes for our own arithmetic; made at the first call.
+    const std::shared_ptr<const ckks::Chain>& chain() const;
+    // Scale of a ciphertext at a level, as OpenFHE encodes there.
+    double scale(int level) const;
+    // Rotations that OpenFHE's bootstrapping uses, with the limbs each needs.
     std::map<int, int> bootstrap_rotations() const;
 
     const lbcrypto::CryptoContext<Poly>& openfhe() const {
@@ -79,6 +85,8 @@ private:
     lbcrypto::CryptoContext<Poly> cc_;
     std::vector<uint64_t> q_, p_;
     int log_qp_ = 0;
+    mutable std::once_flag chain_once_;
+    mutable std::shared_ptr<const ckks::Chain> chain_;
 };
 
 }  // namespace fheinfer

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <exception>
 
 #include "base/error.h"
 #include "evaluator/level_rules.h"
+#include "ring/pointwise.h"
 
 namespace fheinfer {
 
@@ -28,6 +30,16 @@ const Key& present(const Key& key, const char* what) {
 }
 
 }  // namespace
+
+ckks::Seed random_seed() {
+    ckks::Seed seed;
+    auto& generator = PseudoRandomNumberGenerator::GetPRNG();
+    for (std::size_t i = 0; i < seed.size(); i += sizeof(uint32_t)) {
+        const auto word = static_cast<uint32_t>(generator());
+        std::memcpy(seed.data() + i, &word, sizeof word);
+    }
+    return seed;
+}
 
 const PublicKey<Poly>& ClientKeys::openfhe_public() const {
     return present(public_, "public");
@@ -128,7 +140,8 @@ std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
 }
 
 std::string ClientKeys::encrypt(std::span<const double> values, int level) const {
-    openfhe_public();
+    if (!secret_)
+        openfhe_public();
     check_period(values.size(), context_->params().slots);
     if (!std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }))
         throw Error(ErrorKind::kUsage, "only finite values can be encrypted");
@@ -138,7 +151,30 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
     const auto consumed = static_cast<uint32_t>(context_->levels().top - level);
     const auto plain   = cc->MakeCKKSPackedPlaintext(std::vector<double>(values.begin(), values.end()), 1, consumed, nullptr,
                                                      static_cast<uint32_t>(values.size()));
-    return write_ciphertext(*context_, cc->Encrypt(public_, plain));
+    return secret_ ? encrypt_seeded(plain, level) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
+}
+
+// (m + e - a s, a) with a the keystream of a seed: half the bytes of an encryption under the public key, and less noise.
+std::string ClientKeys::encrypt_seeded(const Plaintext& plain, int level) const {
+    const auto& chain       = *context_->chain();
+    const std::size_t limbs = static_cast<std::size_t>(level) + 1, n = chain.n();
+    auto message            = plain->GetElement<Poly>();
+    message.SetFormat(Format::EVALUATION);
+    const auto error = context_->crypto_parameters().GetDiscreteGaussianGenerator().GenerateIntVector(static_cast<uint32_t>(n));
+    const auto seed  = random_seed();
+    ckks::Ciphertext x{ckks::Poly(limbs, n), ckks::Poly(limbs, n), 0};
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& m = chain.modulus(i);
+        ring::lift(x.c0[i], error.get(), n, m);
+        chain.ntt(i).forward(x.c0[i]);
+        const auto* values = reinterpret_cast<const uint64_t*>(&message.GetElementAtIndex(i).GetValues()[0]);
+        const auto* secret = reinterpret_cast<const uint64_t*>(&secret_->GetPrivateElement().GetElementAtIndex(i).GetValues()[0]);
+        ring::add(x.c0[i], x.c0[i], values, n, m);
+        ckks::uniform(x.c1[i], n, m, seed, 0, static_cast<uint32_t>(i));
+        ring::multiply(x.c1[i], x.c1[i], secret, n, m);
+        ring::subtract(x.c0[i], x.c0[i], x.c1[i], n, m);
+    }
+    return ckks::write(chain, x, 0, seed);
 }
 
 std::vector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {

@@ -9,6 +9,9 @@
 
 namespace fheinfer {
 
+// 32 bytes of OpenFHE's generator: a fresh seed for the uniform half of a key or a ciphertext.
+ckks::Seed random_seed();
+
 class ClientKeys {
 public:
     // A fresh dense ternary secret and its public key.
@@ -27,7 +30,8 @@ public:
     // the main secret. The ephemeral secret itself is forgotten here.
     std::pair<std::string, std::string> encapsulation_keys() const;
 
-    // Encodes `values` (a power of two of them, repeating) at `level` and encrypts under the public key.
+    // Encodes `values` (a power of two of them, repeating) at `level` and encrypts: under the secret key with c1 as a
+    // seed, half the bytes, or under the public key where only that is loaded.
     std::string encrypt(std::span<const double> values, int level) const;
     // The first `count` slots.
     std::vector<double> decrypt(Bytes ciphertext, std::size_t count) const;
@@ -50,6 +54,8 @@ private:
 
     std::shared_ptr<Context> context_;
     std::string tag_;
+    std::string encrypt_seeded(const lbcrypto::Plaintext& plain, int level) const;
+
     lbcrypto::PrivateKey<Poly> secret_;
     lbcrypto::PublicKey<Poly> public_;
 };

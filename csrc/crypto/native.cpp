@@ -1,7 +1,6 @@
 #include "crypto/native.h"
 
 #include <cstring>
-#include <mutex>
 
 #include "base/error.h"
 #include "ring/pointwise.h"
@@ -14,16 +13,6 @@ using Residues = ckks::Poly;  // ours; Poly is OpenFHE's
 namespace {
 
 constexpr std::size_t kHeader = 3 * sizeof(uint32_t) + sizeof(ckks::Seed);
-
-ckks::Seed random_seed() {
-    ckks::Seed seed;
-    auto& generator = PseudoRandomNumberGenerator::GetPRNG();
-    for (std::size_t i = 0; i < seed.size(); i += sizeof(uint32_t)) {
-        const auto word = static_cast<uint32_t>(generator());
-        std::memcpy(seed.data() + i, &word, sizeof word);
-    }
-    return seed;
-}
 
 void append(std::string& out, std::size_t v) {
     const auto u = static_cast<uint32_t>(v);
@@ -61,58 +50,16 @@ void read_rows(const ckks::Chain& chain, Residues& out, std::size_t limbs, const
 
 }  // namespace
 
-std::shared_ptr<const ckks::Chain> native_chain(const Context& context) {
-    static std::mutex mutex;
-    static std::map<ParameterSet, std::shared_ptr<const ckks::Chain>> chains;
-    const std::lock_guard lock(mutex);
-    auto& chain = chains[context.params()];
-    if (chain)
-        return chain;
-    const auto primes = [](const auto& params) {
-        std::vector<ckks::Prime> out;
-        for (const auto& limb : params->GetParams())
-            out.push_back({limb->GetModulus().ConvertToInt(), limb->GetRootOfUnity().ConvertToInt()});
-        return out;
-    };
-    const auto& cp = context.crypto_parameters();
-    chain = std::make_shared<ckks::Chain>(context.ring_dimension(), primes(cp.GetElementParams()), primes(cp.GetParamsP()),
-                                          context.params().digits);
-    return chain;
-}
-
 std::vector<double> native_scales(const Context& context) {
     std::vector<double> out;
     for (int level = 0; level <= context.levels().top; ++level)
-        out.push_back(context.crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(context.levels().top - level)));
+        out.push_back(context.scale(level));
     return out;
 }
 
 ckks::BootstrapParameters native_bootstrap(const Context& context) {
     const auto& p = context.params();
     return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget};
-}
-
-ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload) {
-    const auto polys = read_polys(context, payload);
-    if (polys.size() != 2)
-        throw Error(ErrorKind::kCorrupt, "a ciphertext has two polynomials");
-    const std::size_t n = context.ring_dimension(), limbs = polys[0].GetNumOfElements();
-    ckks::Ciphertext out{Residues(limbs, n), Residues(limbs, n),
-                         context.crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(context.q().size() - limbs))};
-    for (std::size_t i = 0; i < limbs; ++i) {
-        std::memcpy(out.c0[i], &polys[0].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
-        std::memcpy(out.c1[i], &polys[1].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
-    }
-    return out;
-}
-
-std::string write_native_ciphertext(const ckks::Ciphertext& x) {
-    std::string out;
-    append(out, 2);
-    append(out, x.limbs());
-    for (const auto* half : {&x.c0, &x.c1})
-        out.append(reinterpret_cast<const char*>((*half)[0]), x.limbs() * half->n() * sizeof(uint64_t));
-    return out;
 }
 
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
@@ -143,7 +90,7 @@ std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
 }
 
 NativeBackend::NativeBackend(std::shared_ptr<Context> context)
-    : NativeEvaluator(native_chain(*context), native_scales(*context), context->levels(),
+    : NativeEvaluator(context->chain(), native_scales(*context), context->levels(),
                       static_cast<std::size_t>(context->params().slots), native_bootstrap(*context)),
       context_(std::move(context)) {}
 
@@ -164,14 +111,16 @@ void NativeBackend::add_encapsulation_keys(Bytes to_sparse, Bytes to_dense) {
 }
 
 CiphertextPtr NativeBackend::read(Bytes payload) const {
-    return wrap(read_native_ciphertext(*context_, payload));
+    auto x  = ckks::read(chain(), payload);
+    x.scale = context_->scale(x.level());
+    return wrap(std::move(x));
 }
 
-std::string NativeBackend::write(const CiphertextPtr& x) const {
-    return write_native_ciphertext(get(x));
+std::string NativeBackend::write(const CiphertextPtr& x, int dropped) const {
+    return ckks::write(chain(), get(x), dropped);
 }
 
-NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(native_chain(client.context())) {
+NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(client.context().chain()) {
     const auto bytes = client.secret();
     for (char c : bytes)
         secret_.push_back(static_cast<signed char>(c));

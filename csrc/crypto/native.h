@@ -5,19 +5,15 @@
 
 #include "ckks/bootstrap.h"
 #include "ckks/key_generation.h"
+#include "ckks/payload.h"
 #include "crypto/keys.h"
 #include "evaluator/native.h"
 
 namespace fheinfer {
 
-std::shared_ptr<const ckks::Chain> native_chain(const Context& context);
-// The scale of every level, as OpenFHE encodes there.
+// The scale of every level.
 std::vector<double> native_scales(const Context& context);
 ckks::BootstrapParameters native_bootstrap(const Context& context);
-
-// Payloads of ciphertexts are those of crypto/serial.h.
-ckks::Ciphertext read_native_ciphertext(const Context& context, Bytes payload);
-std::string write_native_ciphertext(const ckks::Ciphertext& ciphertext);
 
 // [digits u32][limbs u32][specials u32][seed, 32 bytes] then per digit the b half, (limbs + specials) x N residues. The
 // uniform half is the keystream of the seed (ckks/random.h).
@@ -34,7 +30,8 @@ public:
     void add_rotation_key(int rotation, Bytes payload);
     void add_encapsulation_keys(Bytes to_sparse, Bytes to_dense);
     CiphertextPtr read(Bytes payload) const;
-    std::string write(const CiphertextPtr& x) const;
+    // See ckks/payload.h for `dropped`.
+    std::string write(const CiphertextPtr& x, int dropped = 0) const;
 
 private:
     std::shared_ptr<Context> context_;

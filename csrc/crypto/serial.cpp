@@ -126,23 +126,37 @@ std::vector<Poly> read_polys(const Context& context, Bytes payload) {
     return polys;
 }
 
-std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext) {
-    if (ciphertext->GetNoiseScaleDeg() != 1 || ciphertext->GetElements().size() != 2)
+std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext, int dropped) {
+    const auto& polys = ciphertext->GetElements();
+    if (ciphertext->GetNoiseScaleDeg() != 1 || polys.size() != 2)
         throw Error(ErrorKind::kUsage, "only a rescaled, relinearised ciphertext can be written");
-    (void)context;
-    return write_polys(ciphertext->GetElements());
+    const std::size_t n = context.ring_dimension(), limbs = polys[0].GetNumOfElements();
+    ckks::Ciphertext x{ckks::Poly(limbs, n), ckks::Poly(limbs, n), 0};
+    for (std::size_t i = 0; i < limbs; ++i) {
+        std::memcpy(x.c0[i], &polys[0].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
+        std::memcpy(x.c1[i], &polys[1].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
+    }
+    return ckks::write(*context.chain(), x, dropped);
 }
 
 OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes payload) {
-    auto polys = read_polys(context, payload);
-    if (polys.size() != 2)
-        throw Error(ErrorKind::kCorrupt, "a ciphertext has two polynomials");
-    const uint32_t consumed = context.q().size() - polys[0].GetNumOfElements();
-    auto ct                 = std::make_shared<CiphertextImpl<Poly>>(context.openfhe(), key_tag, CKKS_PACKED_ENCODING);
+    const auto x      = ckks::read(*context.chain(), payload);
+    const auto params = first_limbs(context, x.limbs());
+    std::vector<Poly> polys;
+    for (const auto* half : {&x.c0, &x.c1}) {
+        Poly poly(params, Format::EVALUATION);
+        for (std::size_t i = 0; i < x.limbs(); ++i) {
+            NativeVector values(context.ring_dimension(), poly.GetElementAtIndex(i).GetModulus());
+            std::memcpy(&values[0], (*half)[i], context.ring_dimension() * sizeof(uint64_t));
+            poly.GetAllElements()[i].SetValues(std::move(values), Format::EVALUATION);
+        }
+        polys.push_back(std::move(poly));
+    }
+    auto ct = std::make_shared<CiphertextImpl<Poly>>(context.openfhe(), key_tag, CKKS_PACKED_ENCODING);
     ct->SetElements(std::move(polys));
-    ct->SetLevel(consumed);
+    ct->SetLevel(context.q().size() - x.limbs());
     ct->SetNoiseScaleDeg(1);
-    ct->SetScalingFactor(context.crypto_parameters().GetScalingFactorReal(consumed));
+    ct->SetScalingFactor(context.scale(x.level()));
     ct->SetSlots(context.params().slots);
     return ct;
 }

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "ckks/payload.h"
 #include "crypto/context.h"
 
 namespace fheinfer {
@@ -16,8 +17,9 @@ std::string write_polys(const std::vector<Poly>& polys);
 // Throws Error(kCorrupt) unless the length is exact, the counts possible and every residue below its prime.
 std::vector<Poly> read_polys(const Context& context, Bytes payload);
 
-// Ciphertexts carry their scale implicitly: always that of their level (every evaluator output is rescaled).
-std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext);
+// ckks/payload.h. Ciphertexts carry their scale implicitly: always that of their level (every evaluator output is
+// rescaled).
+std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext, int dropped = 0);
 OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes payload);
 
 // [digits u32][limbs u32][specials u32] then per digit the b and the a half, (limbs + specials) x N residues each.

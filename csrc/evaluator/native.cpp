@@ -17,9 +17,18 @@ namespace {
 
 // Rescaled values are at the scale of their level to within rounding.
 constexpr double kScaleTolerance = 1e-6;
+// A transform has 16 coefficients or more, so a shorter period is encoded as this many values.
+constexpr std::size_t kLeastPeriod = 8;
 
 bool same_scale(double a, double b) {
     return std::abs(a / b - 1) < kScaleTolerance;
+}
+
+std::vector<double> repeated(std::span<const double> values, std::size_t period) {
+    std::vector<double> out(period);
+    for (std::size_t i = 0; i < period; ++i)
+        out[i] = values[i % values.size()];
+    return out;
 }
 
 }  // namespace
@@ -51,7 +60,8 @@ CiphertextPtr NativeEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& 
 CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const double> values) {
     check_period(values.size(), slots());
     const auto& ct   = get(x);
-    const auto plain = ckks::transform(*chain_, ckks::encode(values, ct.scale), ct.limbs(), 0);
+    const auto whole = repeated(values, std::max(values.size(), kLeastPeriod));
+    const auto plain = ckks::transform(*chain_, ckks::encode(whole, ct.scale), ct.limbs(), 0);
     auto out         = ct.first(ct.limbs());
     const std::size_t repeat = chain_->n() / plain.n();
 #pragma omp parallel for
@@ -82,10 +92,7 @@ std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std
         if (factors[i].empty())
             continue;
         try {
-            std::vector<double> values(period);
-            for (std::size_t k = 0; k < period; ++k)
-                values[k] = factors[i][k % factors[i].size()];
-            out[i] = ckks::transform(*chain_, ckks::encode(values, scale), x.limbs(), 0);
+            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0);
         }
         catch (...) {
 #pragma omp critical
@@ -99,7 +106,7 @@ std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std
 
 CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
     const ckks::Ciphertext* first = nullptr;
-    std::size_t period            = 0;
+    std::size_t period            = kLeastPeriod;
     for (std::size_t t = 0; t < xs.size(); ++t)
         if (!factors[t].empty()) {
             check_period(factors[t].size(), slots());
@@ -133,8 +140,9 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
 // where a tap after the other would be read from memory for every sum.
 CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, const LinearTransform& t) {
     const auto& x           = get(input);
-    const std::size_t limbs = x.limbs(), n = chain_->n(), repeat = n / (2 * t.period);
     check_period(t.period, slots());
+    const std::size_t period = std::max<std::size_t>(t.period, kLeastPeriod);
+    const std::size_t limbs = x.limbs(), n = chain_->n(), repeat = n / (2 * period);
     std::vector<CiphertextPtr> taps(t.taps());
     const auto columns = rotate_many(input, t.columns);
     for (std::size_t j = 0; j < columns.size(); ++j) {
@@ -149,7 +157,7 @@ CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, cons
     CiphertextPtr out;
     for (int b = t.block_steps - 1; b >= 0; --b) {
         const std::span<const Diagonal> factors(&t.diagonal(b, 0, 0), t.row_steps * t.taps());
-        const auto plain = encode(factors, t.period, x);
+        const auto plain = encode(factors, period, x);
         std::vector<ckks::Ciphertext> sums(t.row_steps);
         for (int r = 0; r < t.row_steps; ++r)
             if (std::any_of(&plain[r * t.taps()], &plain[r * t.taps()] + t.taps(), [](const Poly& p) { return p.limbs() > 0; }))
@@ -219,9 +227,11 @@ std::vector<CiphertextPtr> NativeEvaluator::rotate_many(const CiphertextPtr& x, 
 
 CiphertextPtr NativeEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
     const int left = level_after(level(x), chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
+    while (coefficients.size() > 2 && coefficients.back() == 0)
+        coefficients = coefficients.first(coefficients.size() - 1);
     const int depth = ckks::series_depth(static_cast<int>(coefficients.size()) - 1);
     // The interface grants what OpenFHE needs; where ours needs less, the levels come off first, where they are free.
-    auto ct = get(x).first(static_cast<std::size_t>(left + depth) + 1);
+    const auto ct = get(x).first(static_cast<std::size_t>(left + depth) + 1);
     return wrap(ckks::chebyshev(*chain_, keys_.relinearisation, ct, coefficients, scales_[left]));
 }
 

@@ -127,8 +127,8 @@ CiphertextPtr OpenFheEvaluator::read(Bytes payload) const {
     return wrap(read_ciphertext(*context_, tag_, payload));
 }
 
-std::string OpenFheEvaluator::write(const CiphertextPtr& x) const {
-    return write_ciphertext(*context_, get(x));
+std::string OpenFheEvaluator::write(const CiphertextPtr& x, int dropped) const {
+    return write_ciphertext(*context_, get(x), dropped);
 }
 
 int OpenFheEvaluator::level(const CiphertextPtr& x) const {

@@ -29,7 +29,8 @@ public:
     void prepare_bootstrap();
 
     CiphertextPtr read(Bytes payload) const;
-    std::string write(const CiphertextPtr& x) const;
+    // See ckks/payload.h for `dropped`.
+    std::string write(const CiphertextPtr& x, int dropped = 0) const;
 
     std::size_t slots() const override {
         return context_->params().slots;
