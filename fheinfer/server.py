@@ -10,7 +10,7 @@ from pathlib import Path
 from fheinfer import _core
 from fheinfer.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.compiler import compile
-from fheinfer.compiler.plan import Step
+from fheinfer.compiler.plan import RESULT_BITS, Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.params import ciphertext_bytes, parameter_set
@@ -18,9 +18,6 @@ from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
 from fheinfer.storage import require_disk, storage_errors
 from fheinfer.weights import Weights
-
-RESULT_BITS = 36
-"""Bits of a coefficient of the result that are sent: rounding noise is 2^-20 of the largest logit, half a MB less."""
 
 Progress = Callable[[str, float], None]
 """Called with what is being loaded ("keys", "tables") and the fraction done."""

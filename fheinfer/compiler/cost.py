@@ -1,99 +1,69 @@
-"""Predicts time, memory and key sizes of a plan on OpenFHE's evaluation, from what the trace evaluator counted.
+"""What a plan costs before it runs: time, memory and sizes, from what the trace evaluator counted.
 
-Work is counted in limb-NTTs, the unit hybrid key switching is made of, and in encoded plaintexts. The two speeds
-were fitted to runs of set 1 on the reference machine (docs/performance.md); `fheinfer infer -v` prints predicted and
+There is a model for each kind of evaluation (cost_native.py, cost_openfhe.py); `fheinfer infer -v` prints predicted and
 measured side by side.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 
 from fheinfer import _core
 from fheinfer.compiler.plan import Rotations
 from fheinfer.params import ParameterSet
 
-NTT_SECONDS = 1.0e-3
-"""Seconds per limb-NTT at N = 2^16, with the element-wise work around it, two threads of the reference machine."""
-ENCODE_SECONDS = 5.0e-3
-"""Seconds to encode, multiply and add one plaintext at N = 2^16, per core in use, at few limbs."""
 BASE_MEMORY = 600 * 2**20
 """Interpreter, libraries, context and weights."""
 
 
-class CostModel:
-    """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added here."""
+class CostModel(ABC):
+    """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added by the models."""
 
     def __init__(self, params: ParameterSet, context: _core.Context) -> None:
         self.params = params
+        self._context = context
         self._specials = len(context.p)
         self._all = len(context.q)
         self._per_digit = -(-self._all // params.digits)
         self._ring = 1 << params.log_n
-        self._unit = NTT_SECONDS * (self._ring * params.log_n) / (65536 * 16)
 
     @property
     def limb_bytes(self) -> int:
+        """Of one limb in memory."""
         return self._ring * 8
 
-    def key_switch_ntts(self, limbs: int, *, hoisted: bool = False) -> float:
-        """ModUp: every limb out of NTT form, every digit into the extended basis; ModDown of two polynomials."""
-        digits = -(-limbs // self._per_digit)
-        down = 2 * (self._specials + limbs)
-        return down + (0 if hoisted else self.mod_up_ntts(limbs)) + digits * (limbs + self._specials) * 0.5
-
-    def mod_up_ntts(self, limbs: int) -> float:
-        return limbs + -(-limbs // self._per_digit) * (limbs + self._specials)
-
+    @abstractmethod
     def seconds(self, report: _core.TraceReport) -> float:
-        """Time of what a trace counted."""
-        ntts = sum(n * self.key_switch_ntts(limbs) for limbs, n in report.key_switches.items())
-        ntts += sum(n * self.key_switch_ntts(limbs, hoisted=True) for limbs, n in report.hoisted_key_switches.items())
-        ntts += sum(n * self.mod_up_ntts(limbs) for limbs, n in report.mod_ups.items())
-        ntts += sum(n * 4 * limbs for limbs, n in report.rescales.items())
-        for degree, counts in report.polynomials.items():
-            ntts += sum(n * self._polynomial_ntts(degree, limbs) for limbs, n in counts.items())
-        ntts += report.bootstraps * self._bootstrap_ntts() if report.bootstraps else 0
-        encodes = sum(n for n in report.plain_multiplications.values()) * self._ring / 65536
-        return ntts * self._unit + encodes * ENCODE_SECONDS
+        """Time of what a trace counted, with two threads of the reference machine."""
 
-    def _polynomial_ntts(self, degree: int, limbs: int) -> float:
-        # Paterson-Stockmeyer: about 2 sqrt(2 degree) products, each with a key switch, at falling levels.
-        products = 2 * math.sqrt(2 * degree)
-        return products * (self.key_switch_ntts(max(1, limbs - 2)) + 4 * limbs)
-
-    def _bootstrap_ntts(self) -> float:
-        rotations = self.params.cts_budget * 2 ** (14 / self.params.cts_budget / 2 + 2)
-        low = self.params.levels + self.params.stc_budget
-        cts = rotations * self.key_switch_ntts(self._all - 2, hoisted=True)
-        stc = rotations * self.key_switch_ntts(low, hoisted=True)
-        return cts + stc + self._polynomial_ntts(32, self._all - self.params.cts_budget)
-
+    @abstractmethod
     def table_bytes(self) -> int:
-        """OpenFHE's encoded CoeffToSlot and SlotToCoeff matrices, over Q and P limbs."""
-        log_slots = self.params.slots.bit_length() - 1
+        """Encoded matrices of CoeffToSlot and SlotToCoeff, in memory."""
 
-        def matrices(budget: int, first_limbs: int) -> int:
-            layers = -(-log_slots // budget)
-            sizes = [layers] * (log_slots // layers) + ([log_slots % layers] if log_slots % layers else [])
-            return sum((2 ** (size + 1) - 1) * (first_limbs - i + self._specials) for i, size in enumerate(sizes))
-
-        low = self.params.levels + 1 + self.params.stc_budget
-        diagonals = matrices(self.params.cts_budget, self._all - 1) + matrices(self.params.stc_budget, low)
-        return diagonals * self.limb_bytes
-
+    @abstractmethod
     def working_bytes(self) -> int:
-        """Ciphertexts alive at once inside a bootstrap: hoisted digits and rotations in the extended basis."""
-        return 48 * 2 * (self._all + self._specials) * self.limb_bytes
+        """Ciphertexts alive at once inside a bootstrap."""
 
-    def key_bytes(self, context: _core.Context, rotations: Rotations, *, bootstraps: bool) -> int:
+    @abstractmethod
+    def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:
         """Evaluation keys on disk."""
-        if self.params.native:
-            heights = [limbs for _, limbs in rotations] + [self._all]
-            heights += [self._all - self.params.cts_budget] if bootstraps else []
-            to_dense = (self._all + 1) * self.limb_bytes if bootstraps else 0
-            return sum(_core.native_key_bytes(context, limbs) for limbs in heights) + to_dense
-        full = context.evaluation_key_bytes(self._all)
-        rotation = sum(context.evaluation_key_bytes(limbs) for _, limbs in rotations)
-        extra = (context.evaluation_key_bytes(self._all - self.params.cts_budget) + full) if bootstraps else 0
-        return full + rotation + extra
+
+    @abstractmethod
+    def key_memory(self, rotations: Rotations, *, bootstraps: bool) -> int:
+        """Evaluation keys in the server's memory."""
+
+    def input_bytes(self, level: int) -> int:
+        """One polynomial of packed residues: the other is a seed."""
+        return sum(q.bit_length() for q in self._context.q[: level + 1]) * self._ring // 8
+
+    def output_bytes(self, bits: int) -> int:
+        """Two polynomials of one limb, so many bits a coefficient."""
+        return 2 * bits * self._ring // 8
+
+
+def cost_model(params: ParameterSet, context: _core.Context) -> CostModel:
+    """The model for the evaluation of this set."""
+    from fheinfer.compiler.cost_native import NativeCost
+    from fheinfer.compiler.cost_openfhe import OpenFheCost
+
+    return NativeCost(params, context) if params.native else OpenFheCost(params, context)

@@ -9,8 +9,8 @@ import numpy as np
 
 from fheinfer import _core
 from fheinfer.approx import chebyshev
-from fheinfer.compiler.cost import BASE_MEMORY, CostModel
-from fheinfer.compiler.plan import ClientSpec, Plan, Prediction, Rotations, Step, plan_identity
+from fheinfer.compiler.cost import BASE_MEMORY, CostModel, cost_model
+from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, Step, plan_identity
 from fheinfer.compiler.program import Arrays, Program
 from fheinfer.graph.ir import Node
 from fheinfer.params import ParameterSet
@@ -30,7 +30,7 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         steps.append(step)
 
     context = _core.Context(params.core())
-    cost = CostModel(params, context)
+    cost = cost_model(params, context)
     steps, rotations = _trace(program, steps, constants, cost)
     bootstraps = any(step.op == "bootstrap" for step in steps)
     if bootstraps:
@@ -52,15 +52,15 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         outputs=end.attrs["out_features"],
         plan=plan_identity(graph.name, params, steps, constants),
     )
-    key_bytes = cost.key_bytes(context, manifest, bootstraps=bootstraps)
+    key_bytes = cost.key_bytes(manifest, bootstraps=bootstraps)
     table_bytes = cost.table_bytes() if bootstraps else 0
     prediction = Prediction(
         seconds=sum(step.seconds for step in steps),
-        peak_memory=BASE_MEMORY + key_bytes + table_bytes + cost.working_bytes(),
+        peak_memory=BASE_MEMORY + cost.key_memory(manifest, bootstraps=bootstraps) + table_bytes + cost.working_bytes(),
         key_bytes=key_bytes,
         table_bytes=table_bytes,
-        input_bytes=2 * (client.input_level + 1) * cost.limb_bytes,
-        output_bytes=2 * (end.attrs["level"] + 1) * cost.limb_bytes,
+        input_bytes=cost.input_bytes(client.input_level),
+        output_bytes=cost.output_bytes(RESULT_BITS),
     )
     return Plan(graph.name, params, tuple(steps), constants, manifest, client, prediction)
 

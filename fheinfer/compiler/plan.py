@@ -17,6 +17,8 @@ from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
 
+RESULT_BITS = 36
+"""Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest logit."""
 Rotations = tuple[tuple[int, int], ...]
 """(rotation, limbs of its key), sorted."""
 
