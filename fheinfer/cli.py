@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fheinfer import console, models_cli, plan_cli, server_cli
+from fheinfer import approx_cli, console, models_cli, plan_cli, server_cli
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import EvaluationView, err, out, print_json, size, table
@@ -41,6 +41,7 @@ app.command(name="plan")(plan_cli.plan)
 app.command(name="evaluate")(server_cli.evaluate)
 app.command(name="train")(models_cli.train)
 app.add_typer(models_cli.weights_app, name="weights")
+app.add_typer(approx_cli.approx_app, name="approx")
 
 KeysOption = Annotated[Path, typer.Option("--keys", help="Folder of all keys; a set has its own folder in it.")]
 ImageOption = Annotated[str, typer.Option("--image", help="A picture file, or the name of one in inputs/.")]

@@ -37,7 +37,7 @@ LAYERS = (
     "inference",
     "console",
     "train",
-    "server_cli plan_cli models_cli",
+    "server_cli plan_cli models_cli approx_cli",
     "cli",
     "__main__",
 )

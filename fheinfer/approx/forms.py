@@ -1,0 +1,235 @@
+"""What an activation is: polynomials, and how they become a function of one number, of two, or of a window."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fheinfer.approx.composition import F64, Composition
+from fheinfer.errors import RangeError, UsageError
+
+Function = Callable[[F64], F64]
+OVERSHOOT = 1e-6
+"""How far outside its range an input may be before it is refused, as in simulation."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A sign holds to within `error` for width <= |x| <= 1; closer to zero it crosses over and means nothing."""
+
+    width: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Activation(ABC):
+    """An approximation by polynomials that an evaluator of ciphertexts can compute.
+
+    Calling it refuses inputs outside [-bound, bound]; `evaluate` does not, and shows what an encrypted run, which
+    cannot know, would compute.
+
+    Attributes:
+        name: what `fheinfer.approx.activation` finds it by.
+        polynomials: Chebyshev series on [-1, 1], applied to input / scale.
+        scale: an input of this size is 1 to the first polynomial; folded into the layer before, for no level.
+        bound: largest |input| it is valid for; infinite for what is no approximation.
+        function: what it stands for, in words.
+        source: paper and place.
+    """
+
+    name: str
+    polynomials: Composition
+    scale: float = 1.0
+    bound: float = 1.0
+    function: str
+    source: str
+    arity: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """The formula, with p1, p2, ... for the polynomials."""
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        return self.polynomials.degrees
+
+    @property
+    def levels(self) -> int:
+        """Levels consumed in the native evaluator, ceil(log2(degree + 1)) a polynomial, with the products around."""
+        return self._levels(self.polynomials.levels)
+
+    @property
+    def openfhe_levels(self) -> int:
+        """Levels consumed if the polynomials go through OpenFHE's EvalChebyshevSeries."""
+        return self._levels(self.polynomials.openfhe_levels)
+
+    def _levels(self, polynomials: int) -> int:
+        return polynomials
+
+    @abstractmethod
+    def evaluate(self, *inputs: ArrayLike) -> F64:
+        """Values at any inputs, also where they are worthless."""
+
+    @abstractmethod
+    def exact(self, *inputs: ArrayLike) -> F64:
+        """What is approximated."""
+
+    def __call__(self, *inputs: ArrayLike) -> F64:
+        """Values, element-wise.
+
+        Raises:
+            UsageError: another number of operands than `arity`.
+            RangeError: an input that is NaN or outside [-bound, bound].
+        """
+        if len(inputs) != self.arity:
+            raise UsageError(f"{self.name} takes {self.arity} operand(s), not {len(inputs)}")
+        self._check(*(np.asarray(x, dtype=np.float64) for x in inputs))
+        return self.evaluate(*inputs)
+
+    def _check(self, *inputs: F64) -> None:
+        for x in inputs:
+            self._require(np.abs(x), self.bound, "an input")
+
+    def _require(self, sizes: F64, bound: float, what: str) -> None:
+        if sizes.size and not (sizes <= bound * (1 + OVERSHOOT)).all():  # false for NaN, too
+            raise RangeError(
+                f"{what} of {self.name} reaches {float(np.max(sizes)):.4g} and it is valid up to {bound:.4g}; "
+                "scale the input down by its range, or use a composite with a guard band"
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Polynomial(Activation):
+    """p(x / scale): one polynomial."""
+
+    target: Function
+
+    @property
+    def form(self) -> str:
+        return "p1(x)" if self.scale == 1 else f"p1(x / {self.scale:g})"
+
+    def evaluate(self, *inputs: ArrayLike) -> F64:
+        return self.polynomials(np.asarray(inputs[0], dtype=np.float64) / self.scale)
+
+    def exact(self, *inputs: ArrayLike) -> F64:
+        return self.target(np.asarray(inputs[0], dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Quadratic(Polynomial):
+    """a x^2 + b x + c as a square: with sqrt(a) and b / (2 sqrt(a)) in the layer before it, one level and no more."""
+
+    def _levels(self, polynomials: int) -> int:
+        return 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Signed(Activation):
+    """What is made of a composite sign. `polynomials` are those of the sign; its halves cost no level."""
+
+    band: Band | None = None
+
+    def _composed(self, x: str) -> str:
+        """p2(p1(x)), for two polynomials."""
+        for number in range(1, len(self.degrees) + 1):
+            x = f"p{number}({x})"
+        return x
+
+    def _levels(self, polynomials: int) -> int:
+        return polynomials + 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gate(Signed):
+    """ReLU as x (1 + sign(x)) / 2: the half and the one go into the last polynomial, the product takes a level."""
+
+    @property
+    def form(self) -> str:
+        return f"x (1 + {self._composed('x')}) / 2"
+
+    @property
+    def step(self) -> Composition:
+        """(1 + sign) / 2, what an evaluator multiplies x by."""
+        return self.polynomials.affine(0.5, 0.5)
+
+    def evaluate(self, *inputs: ArrayLike) -> F64:
+        x = np.asarray(inputs[0], dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return x * self.step(x)
+
+    def exact(self, *inputs: ArrayLike) -> F64:
+        return np.maximum(np.asarray(inputs[0], dtype=np.float64), 0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Maximum(Signed):
+    """max(a, b) as (a + b) / 2 + (a - b) sign(a - b) / 2; it is a - b that has to stay in [-bound, bound]."""
+
+    arity: ClassVar[int] = 2
+
+    @property
+    def form(self) -> str:
+        return f"(a + b) / 2 + (a - b) {self._composed('a - b')} / 2"
+
+    def evaluate(self, *inputs: ArrayLike) -> F64:
+        a, b = (np.asarray(x, dtype=np.float64) for x in inputs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (a + b) / 2 + (a - b) * self.polynomials.affine(0.5, 0.0)(a - b)
+
+    def exact(self, *inputs: ArrayLike) -> F64:
+        a, b = (np.asarray(x, dtype=np.float64) for x in inputs)
+        return np.maximum(a, b)
+
+    def _check(self, *inputs: F64) -> None:
+        self._require(np.abs(inputs[0] - inputs[1]), self.bound, "a difference of operands")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Signed):
+    """The maximum of a window of k x k values, the last axis of the input, by a tournament of `Maximum`s.
+
+    Each round may exceed the largest of its operands by the error of one comparison, and the next must still see
+    differences up to 1. So the inputs may reach `bound` = (1 - 2 (rounds - 1) error) / 2, with inputs of both signs.
+    """
+
+    kernel: int
+    pair: Maximum
+
+    @property
+    def rounds(self) -> int:
+        return rounds(self.kernel)
+
+    @property
+    def form(self) -> str:
+        return f"{self.rounds} rounds of max, {self.kernel * self.kernel - 1} comparisons; max = {self.pair.form}"
+
+    def _levels(self, polynomials: int) -> int:
+        return self.rounds * (polynomials + 1)
+
+    def evaluate(self, *inputs: ArrayLike) -> F64:
+        x = self._windows(inputs[0])
+        values = [x[..., i] for i in range(x.shape[-1])]
+        while len(values) > 1:
+            paired = [self.pair.evaluate(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = paired + values[2 * len(paired) :]
+        return values[0]
+
+    def exact(self, *inputs: ArrayLike) -> F64:
+        return np.asarray(self._windows(inputs[0]).max(axis=-1), dtype=np.float64)
+
+    def _windows(self, x: ArrayLike) -> NDArray[np.float64]:
+        windows = np.asarray(x, dtype=np.float64)
+        if windows.ndim == 0 or windows.shape[-1] != self.kernel**2:
+            raise UsageError(f"{self.name} takes windows of {self.kernel**2} values in the last axis")
+        return windows
+
+
+def rounds(kernel: int) -> int:
+    """Rounds of a tournament between kernel^2 values: 2 for 2x2, 4 for 3x3."""
+    return (kernel * kernel - 1).bit_length()

@@ -1,0 +1,58 @@
+"""The table of docs/activations.md is what the code measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fheinfer.approx import activation, measure, names, registry, sign
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
+
+
+def rows() -> dict[str, list[str]]:
+    lines = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_the_page_lists_what_the_registry_lists() -> None:
+    assert list(rows()) == list(names())
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_figures_are_measured(name: str) -> None:
+    function, degrees, levels, openfhe, largest, rms, band, bound, reach = rows()[name]
+    about = measure.describe(activation(name))
+    assert (function, degrees) == (about["function"], ", ".join(map(str, about["degrees"])))
+    assert (int(levels), int(openfhe)) == (about["levels"], about["openfhe_levels"])
+    if about["bits"] is None:
+        assert largest == "exact"
+    else:
+        assert float(largest.removeprefix("2^-")) == pytest.approx(about["bits"], abs=0.0051)
+    assert float(rms) == pytest.approx(about["rms"], rel=0.06)
+    known = {band: about["band"] and about["band"]["width"], bound: about["bound"], reach: about["reach"]}
+    for text, value in known.items():
+        if value is None:
+            assert text in ("-", "any")
+        else:
+            assert float(text) == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "degrees, zeta, alpha, guard, error, signs",
+    [
+        ((7, 7, 13), 13, 10, -8, -9.94, (1.00, 0.90, -1.00)),
+        ((7, 7, 13), 13, 10, -6, -8.90, (1.00, 1.00, 1.00)),
+        pytest.param((15, 15, 27), 16, 13, -8, -13.15, (1.00, -1.00, -1.00), marks=pytest.mark.slow),
+        pytest.param((15, 15, 27), 16, 13, -6, -9.74, (1.00, 0.998, 1.00), marks=pytest.mark.slow),
+    ],
+)
+def test_what_guard_bands_do(
+    degrees: tuple[int, ...], zeta: int, alpha: int, guard: int, error: float, signs: tuple[float, ...]
+) -> None:
+    made = sign.generate(degrees, zeta / 2**alpha, 2.0**guard, digits=30, tolerance=1e-8)
+    found = registry.from_composite(made, "guarded")
+    assert np.log2(measure.error(found).largest) == pytest.approx(error, abs=0.006)
+    assert [float(found.polynomials(x)) for x in (1.001, 1.005, 1.01)] == pytest.approx(list(signs), abs=0.006)
