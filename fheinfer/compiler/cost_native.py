@@ -72,7 +72,7 @@ class NativeCost(CostModel):
     def _series(self, degree: int, limbs: int) -> float:
         # Products fall through the levels; those of a ReLU's even series are about 1.5 sqrt(degree).
         products, depth = 1.5 * degree**0.5, degree.bit_length()
-        return products * self._key_switch(max(1, limbs - depth // 2))
+        return float(products) * self._key_switch(max(1, limbs - depth // 2))
 
     def _bootstrap(self) -> float:
         top, p = self._all, self.params
