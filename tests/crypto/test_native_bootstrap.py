@@ -1,0 +1,263 @@
+"""Our own bootstrapping on the chains of sets 1 to 4 and a small ring, under exactly the keys it says it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fheinfer import _core
+from fheinfer._core import ring, testing
+from fheinfer.errors import BackendError
+from fheinfer.metrics import precision_bits
+from fheinfer.params import EVAL_MOD_DEPTH, parameter_set, parameter_sets
+
+Rigs = Callable[[str], Any]
+SETS = pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+BITS = 16.0
+"""That the worst of 256 slots keeps, at least: 17.2 measured on every chain."""
+SLOTS = 256
+
+fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+
+
+def values(seed: int) -> Any:
+    return np.random.default_rng(seed).uniform(-1, 1, SLOTS)
+
+
+@SETS
+@fixtures
+@given(st.integers(0, 1000), st.floats(0.05, 1))
+def test_a_bootstrap_keeps_its_bits(native_rig: Rigs, name: str, seed: int, largest: float) -> None:
+    r, x = native_rig(name), values(seed)
+    y = r.evaluator.bootstrap(r.encrypt(x * largest, parameter_set(name).stc_budget))
+    assert r.evaluator.level(y) == parameter_set(name).levels
+    bits = precision_bits(np.append(x * largest, 1), np.append(r.decrypt(y), 1))  # relative to 1
+    assert bits.minimum > BITS
+
+
+@SETS
+def test_the_result_is_good_for_all_its_levels(native_rig: Rigs, name: str) -> None:
+    r, x = native_rig(name), values(7)
+    y = r.evaluator.bootstrap(r.encrypt(x, r.context.levels.bootstrap_min))
+    for level in range(r.evaluator.level(y) - 1, 0, -2):
+        low = r.evaluator.drop_to(y, level)
+        assert precision_bits(x, r.decrypt(low)).minimum > BITS
+        assert precision_bits(x**2, r.decrypt(r.evaluator.square(low))).minimum > BITS - 1
+
+
+@SETS
+def test_inputs_above_the_lowest_level(native_rig: Rigs, name: str) -> None:
+    r, x = native_rig(name), values(8)
+    for level in range(r.context.levels.bootstrap_min, r.params.top_level + 1, 4):
+        y = r.evaluator.bootstrap(r.encrypt(x, level))
+        assert r.evaluator.level(y) == r.context.levels.after_bootstrap
+        assert precision_bits(x, r.decrypt(y)).minimum > BITS
+
+
+def test_inputs_that_were_computed(native_rig: Rigs) -> None:
+    """Not only fresh encryptions: a bootstrap of a bootstrap of a square of a rotation."""
+    r, x = native_rig("2"), values(9)
+    y = r.evaluator.square(r.evaluator.rotate(r.encrypt(x, 9), 3))
+    y = r.evaluator.bootstrap(r.evaluator.drop_to(r.evaluator.bootstrap(y), 5))
+    assert precision_bits(np.roll(x, -3) ** 2, r.decrypt(y)).minimum > BITS - 1
+
+
+def test_short_periods_and_constants(native_rig: Rigs) -> None:
+    r = native_rig("1")
+    for period in (1, 2, 16, 64):
+        x = np.random.default_rng(period).uniform(-0.5, 0.5, period)
+        y = r.evaluator.bootstrap(r.encrypt(x, 4))
+        assert np.abs(np.tile(x, SLOTS // period) - r.decrypt(y)).max() < 2**-BITS
+
+
+def test_below_the_lowest_level(native_rig: Rigs) -> None:
+    r = native_rig("4")
+    with pytest.raises(BackendError, match="a bootstrap needs level 4, not 3"):
+        r.evaluator.bootstrap(r.encrypt(values(0), 3))
+
+
+# Keys
+
+
+def test_an_unprepared_evaluator_refuses(native_rig: Rigs) -> None:
+    r = native_rig("1")
+    evaluator = _core.NativeEvaluator(r.context)
+    with pytest.raises(BackendError, match="was not prepared"):
+        evaluator.bootstrap(evaluator.read(r.keys.encrypt(values(0), 3)))
+
+
+KINDS = ["relinearisation", "conjugation", "encapsulation"]
+
+
+@pytest.mark.parametrize("missing", [*KINDS, "rotation", "height"])
+def test_preparing_asks_for_every_key(native_rig: Rigs, missing: str) -> None:
+    r = native_rig("1")
+    keys, evaluator = _core.NativeKeys(r.keys), _core.NativeEvaluator(r.context)
+    if missing != "relinearisation":
+        evaluator.add_relinearisation_key(keys.relinearisation_key())
+    if missing != "conjugation":
+        evaluator.add_conjugation_key(keys.conjugation_key())
+    if missing != "encapsulation":
+        evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+    rotations = sorted(_core.native_bootstrap_rotations(r.context))
+    if missing == "rotation":
+        del rotations[len(rotations) // 2]
+    if missing == "height":
+        tallest = max(range(len(rotations)), key=lambda i: rotations[i][1])
+        rotations[tallest] = (rotations[tallest][0], rotations[tallest][1] - 1)
+    for (k, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
+        evaluator.add_rotation_key(k, payload)
+    with pytest.raises(BackendError, match=r"needs the|no key of"):
+        evaluator.prepare_bootstrap()
+
+
+@pytest.mark.parametrize("short", ["relinearisation", "conjugation", "to_sparse", "to_dense"])
+def test_keys_that_are_too_short_are_refused_before_or_at_their_use(native_rig: Rigs, short: str) -> None:
+    """The right kind of bytes, a rotation key's, of too few limbs."""
+    r = native_rig("1")
+    keys, evaluator = _core.NativeKeys(r.keys), _core.NativeEvaluator(r.context)
+    low = keys.rotation_keys([(1, 2)])[0]
+    to_sparse, to_dense = keys.encapsulation_keys()
+
+    def use() -> None:
+        evaluator.add_relinearisation_key(low if short == "relinearisation" else keys.relinearisation_key())
+        evaluator.add_conjugation_key(low if short == "conjugation" else keys.conjugation_key())
+        evaluator.add_encapsulation_keys(
+            to_sparse if short != "to_sparse" else keys.relinearisation_key(), low if short == "to_dense" else to_dense
+        )
+        rotations = sorted(_core.native_bootstrap_rotations(r.context))
+        for (k, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
+            evaluator.add_rotation_key(k, payload)
+        evaluator.prepare_bootstrap()
+        y = evaluator.bootstrap(evaluator.read(r.keys.encrypt(values(0), 3)))
+        assert precision_bits(values(0), r.keys.decrypt(evaluator.write(y), SLOTS)).minimum < 0, "a wrong key decrypts"
+        raise BackendError("noise")
+
+    with pytest.raises(BackendError):
+        use()
+
+
+def test_two_keys_of_one_rotation_serve_by_height(native_rig: Rigs) -> None:
+    r, x = native_rig("1"), values(3)
+    evaluator, keys = _core.NativeEvaluator(r.context), _core.NativeKeys(r.keys)
+    for key in keys.rotation_keys([(9, 4), (9, 12)]):
+        evaluator.add_rotation_key(9, key)
+    for level in (0, 3, 4, 11):
+        y = evaluator.rotate(evaluator.read(r.keys.encrypt(x, level)), 9)
+        assert precision_bits(np.roll(x, -9), r.keys.decrypt(evaluator.write(y), SLOTS)).minimum > 25
+    with pytest.raises(BackendError, match="no key of 13 limbs"):
+        evaluator.rotate(evaluator.read(r.keys.encrypt(x, 12)), 9)
+    with pytest.raises(BackendError, match="no key of 1 limbs"):
+        evaluator.rotate(evaluator.read(r.keys.encrypt(x, 0)), 8)
+
+
+@pytest.mark.parametrize("params", [s for s in parameter_sets(insecure=True) if s.native], ids=lambda s: s.name)
+def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any) -> None:
+    context = _core.Context(params.core())
+    needs = _core.native_bootstrap_rotations(context)
+    assert all(0 < abs(k) < 1 << (params.log_n - 1) for k, _ in needs)
+    low, high = params.stc_budget + 1, params.top_level + 1
+    assert {limbs for _, limbs in needs} == {*range(2, low + 1), *range(high - params.cts_budget + 1, high + 1)}
+    assert _core.eval_mod_depth == EVAL_MOD_DEPTH
+    assert context.levels.after_bootstrap == params.levels
+    assert context.levels.bootstrap_min == params.stc_budget
+    assert params.top_level - params.cts_budget - EVAL_MOD_DEPTH == params.levels
+
+
+# The same bits
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    form = ring.cpu_form()
+    yield
+    ring.set_cpu_form(form)
+    _core.set_threads(1)
+
+
+@SETS
+@pytest.mark.usefixtures("as_before")
+def test_a_bootstrap_has_the_same_bits_for_every_number_of_threads_and_form(native_rig: Rigs, name: str) -> None:
+    r = native_rig(name)
+    x = r.encrypt(values(1), 6)
+    results = {}
+    for form in ring.cpu_forms():
+        ring.set_cpu_form(form)
+        for threads in (1, 2, 4):
+            _core.set_threads(threads)
+            y = r.evaluator.chebyshev(r.evaluator.bootstrap(x), [0, 0.5, 0, 0.25, 0.125])
+            results[form, threads] = r.evaluator.write(y)
+    assert len(set(results.values())) == 1, {key: hash(value) for key, value in results.items()}
+    assert len(results) >= 3
+
+
+@pytest.mark.usefixtures("as_before")
+def test_tables_have_the_same_bits_for_every_form(native_rig: Rigs) -> None:
+    """Keys expanded and matrices encoded by one form serve all others."""
+    r = native_rig("1")
+    keys, needs = _core.NativeKeys(r.keys), sorted(_core.native_bootstrap_rotations(r.context))
+    payloads = [keys.relinearisation_key(), keys.conjugation_key(), *keys.encapsulation_keys()]
+    rotations = keys.rotation_keys(needs)
+    x, results = r.keys.encrypt(values(2), 3), set()
+    for form in ring.cpu_forms():
+        ring.set_cpu_form(form)
+        evaluator = _core.NativeEvaluator(r.context)
+        evaluator.add_relinearisation_key(payloads[0])
+        evaluator.add_conjugation_key(payloads[1])
+        evaluator.add_encapsulation_keys(payloads[2], payloads[3])
+        for (k, _), payload in zip(needs, rotations, strict=True):
+            evaluator.add_rotation_key(k, payload)
+        evaluator.prepare_bootstrap()
+        results.add(evaluator.write(evaluator.bootstrap(evaluator.read(x))))
+    assert len(results) == 1
+
+
+# The range of EvalMod
+
+
+def tail(terms: int, bound: Fraction) -> Fraction:
+    """P(|sum of `terms` independent uniforms on [-1/2, 1/2]| > bound), exactly (Irwin and Hall)."""
+    x = Fraction(terms, 2) - bound  # P(S < x) for a sum of uniforms on [0, 1], by symmetry twice
+    below = sum((-1) ** k * math.comb(terms, k) * (x - k) ** terms for k in range(math.floor(x) + 1))
+    return 2 * Fraction(below, math.factorial(terms))
+
+
+def test_the_tail_is_the_tail() -> None:
+    assert tail(1, Fraction(1, 4)) == Fraction(1, 2)
+    assert tail(2, Fraction(1, 2)) == Fraction(1, 4)
+    assert tail(33, Fraction(33, 2)) == 0
+    sums = np.random.default_rng(0).uniform(-0.5, 0.5, (400_000, 33)).sum(axis=1)
+    assert np.mean(np.abs(sums) > 3.5) == pytest.approx(float(tail(33, Fraction(7, 2))), rel=0.03)
+
+
+def test_a_coefficient_leaves_the_range_of_the_sine_with_negligible_probability() -> None:
+    """docs/precision.md. ModRaise adds q_0 I with I = round(sum over the 32 places of the sparse secret of c_1 / q_0),
+    each term uniform on [-1/2, 1/2]; one uniform more only widens the tail."""
+    assert (testing.eval_mod_range, testing.sparse_weight) == (12, 32)
+    leaves = Fraction(2 * testing.eval_mod_range + 1, 2)  # |I| > 12 is |sum| > 12.5
+    bound, exact = tail(testing.sparse_weight + 1, leaves), tail(testing.sparse_weight, leaves)
+    assert exact < bound
+    run = bound * 16384 * 19
+    print(f"per coefficient 2^{math.log2(bound):.1f}, per run 2^{math.log2(run):.1f}")
+    assert run < Fraction(1, 2**30)
+    assert run == pytest.approx(2**-37.6, rel=0.1)
+
+
+def test_the_values_of_a_bootstrap_stay_in_the_range(native_rig: Rigs) -> None:
+    """The largest |I| of many small bootstraps is what the sum predicts: not above the range, and not far below."""
+    rng = np.random.default_rng(0)
+    q0 = native_rig("1").context.q[0]
+    n, weight, largest = 2048, testing.sparse_weight, 0.0
+    for _ in range(200):
+        c1 = rng.integers(-q0 // 2, q0 // 2, n).astype(np.float64) / q0
+        places, signs = rng.choice(n, weight, replace=False), rng.choice([-1, 1], weight)
+        total = sum(s * np.roll(c1, p) * np.where(np.arange(n) < p, -1, 1) for p, s in zip(places, signs, strict=True))
+        largest = max(largest, np.abs(np.round(total)).max())
+    assert 7 <= largest <= testing.eval_mod_range

@@ -1,0 +1,285 @@
+"""Every reader of our own evaluator against hostile bytes: typed errors, and never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fheinfer import _core
+from fheinfer.errors import BackendError, CorruptArtifactError, UsageError
+from fheinfer.metrics import precision_bits
+
+Rigs = Callable[[str], Any]
+TAG = "ab" * 16
+N = 64
+SEED = 32  # bytes between the counts of a key and its residues
+
+
+@dataclass(frozen=True)
+class Reader:
+    payload: bytes
+    read: Callable[[Any], Any]
+    counts: int  # u32 counts at the front
+    gap: int  # bytes after them that may be anything
+    primes: tuple[int, ...]  # of the limbs, in file order
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    context = _core.Context(_core.ParameterSet(6, 8, 49, 45, 50, 2, 1, 1, 15, native=True, allow_insecure=True))
+    client = _core.ClientKeys.generate(context, TAG)
+    keys = _core.NativeKeys(client)
+    q, p = tuple(context.q), tuple(context.p)
+    assert (len(q), len(p)) == (16, 8)
+
+    def evaluator() -> Any:
+        return _core.NativeEvaluator(context)
+
+    def shape(payload: bytes) -> tuple[int, ...]:
+        digits, limbs, specials = (int(v) for v in np.frombuffer(payload[:12], "<u4"))
+        return (q[:limbs] + p[:specials]) * digits
+
+    def key(payload: bytes, read: Callable[[Any], Any]) -> Reader:
+        return Reader(payload, read, 3, SEED, shape(payload))
+
+    relinearisation, conjugation = keys.relinearisation_key(), keys.conjugation_key()
+    sparse, dense = keys.encapsulation_keys()
+    return {
+        "ciphertext": Reader(client.encrypt(np.ones(8), 2), lambda b: evaluator().read(b), 2, 0, q[:3] * 2),
+        "rotation key": key(keys.rotation_keys([(1, 3)])[0], lambda b: evaluator().add_rotation_key(1, b)),
+        "relinearisation key": key(relinearisation, lambda b: evaluator().add_relinearisation_key(b)),
+        "conjugation key": key(conjugation, lambda b: evaluator().add_conjugation_key(b)),
+        "to_sparse": key(sparse, lambda b: evaluator().add_encapsulation_keys(b, dense)),
+        "to_dense": key(dense, lambda b: evaluator().add_encapsulation_keys(sparse, b)),
+    }
+
+
+NAMES = ["ciphertext", "rotation key", "relinearisation key", "conjugation key", "to_sparse", "to_dense"]
+KEYS = NAMES[1:]
+
+
+def refused(name: str, payload: bytes) -> None:
+    with pytest.raises(CorruptArtifactError):
+        readers()[name].read(payload)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_payloads_themselves_are_read(name: str) -> None:
+    reader = readers()[name]
+    for form in (bytes, bytearray, memoryview):
+        reader.read(form(reader.payload))
+    assert len(reader.payload) == 4 * reader.counts + reader.gap + 8 * N * len(reader.primes)
+
+
+def test_short_keys_are_short() -> None:
+    """One digit and few special primes where that is enough; a seed for the uniform half."""
+    header = {name: np.frombuffer(readers()[name].payload[:12], "<u4").tolist() for name in KEYS}
+    assert header["relinearisation key"] == [2, 16, 8]
+    assert header["conjugation key"] == [2, 15, 8]
+    assert header["rotation key"] == [1, 3, 3]
+    assert header["to_sparse"] == [1, 1, 1]
+    assert header["to_dense"] == [1, 16, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30)
+@given(st.data())
+def test_truncated(name: str, data: st.DataObject) -> None:
+    payload = readers()[name].payload
+    refused(name, payload[: data.draw(st.integers(0, len(payload) - 1))])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=20)
+@given(st.binary(min_size=1, max_size=64))
+def test_extended(name: str, more: bytes) -> None:
+    refused(name, readers()[name].payload + more)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=50)
+@given(st.binary(max_size=4 * N))
+def test_random(name: str, noise: bytes) -> None:
+    refused(name, noise)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60)
+@given(st.data())
+def test_absurd_counts(name: str, data: st.DataObject) -> None:
+    """2^32 - 1 limbs must not become an allocation, nor an overflow that makes a length fit."""
+    reader = readers()[name]
+    header = np.frombuffer(reader.payload[: 4 * reader.counts], "<u4").copy()
+    which = data.draw(st.integers(0, reader.counts - 1))
+    absurd = st.sampled_from([0, 1, 2, 3, 4, 8, 9, 16, 17, 2**16, 2**31 - 1, 2**31, 2**32 - 1])
+    value = data.draw(absurd | st.integers(0, 2**32 - 1))
+    if value != header[which]:
+        header[which] = value
+        refused(name, header.tobytes() + reader.payload[4 * reader.counts :])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60)
+@given(st.data())
+def test_a_flipped_bit_in_the_counts(name: str, data: st.DataObject) -> None:
+    reader = readers()[name]
+    bit = data.draw(st.integers(0, 32 * reader.counts - 1))
+    payload = bytearray(reader.payload)
+    payload[bit // 8] ^= 1 << bit % 8
+    refused(name, bytes(payload))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40)
+@given(st.data())
+def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
+    reader = readers()[name]
+    start = 4 * reader.counts + reader.gap
+    words = np.frombuffer(reader.payload[start:], "<u8").copy()
+    limb = data.draw(st.integers(0, len(reader.primes) - 1))
+    at = limb * N + data.draw(st.integers(0, N - 1))
+    prime = reader.primes[limb]
+    words[at] = data.draw(st.sampled_from([prime, prime + 1, 2**63, 2**64 - 1]) | st.integers(prime, 2**64 - 1))
+    refused(name, reader.payload[:start] + words.tobytes())
+    words[at] = prime - 1
+    reader.read(reader.payload[:start] + words.tobytes())
+
+
+# Counts that agree with the length, and with nothing else
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(KEYS), st.integers(0, 4), st.integers(0, 18), st.integers(0, 10))
+def test_a_key_of_any_shape_is_refused_or_of_a_shape_that_exists(
+    name: str, digits: int, limbs: int, specials: int
+) -> None:
+    payload = np.array([digits, limbs, specials], "<u4").tobytes() + bytes(SEED + digits * (limbs + specials) * 8 * N)
+    possible = 1 <= limbs <= 16 and 1 <= specials <= 8 and digits in (1, -(-limbs // 8))
+    if possible:
+        with suppress(BackendError):  # too short for its place
+            readers()[name].read(payload)
+    else:
+        refused(name, payload)
+
+
+@pytest.mark.parametrize("limbs", [0, 1, 2, 4])
+@pytest.mark.parametrize("polynomials", [0, 1, 2, 3])
+def test_a_ciphertext_has_two_polynomials(polynomials: int, limbs: int) -> None:
+    payload = np.array([polynomials, limbs], "<u4").tobytes() + bytes(polynomials * limbs * N * 8)
+    if polynomials == 2 and limbs:
+        readers()["ciphertext"].read(payload)
+    else:
+        refused("ciphertext", payload)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KEYS), st.sampled_from(KEYS), st.integers(0, 15))
+def test_keys_in_each_others_place_are_errors_or_noise(native_rig: Rigs, name: str, other: str, level: int) -> None:
+    """Every reader takes the bytes of every key; what they are for, only the mathematics knows. Never a crash."""
+    context = _core.Context(_core.ParameterSet(6, 8, 49, 45, 50, 2, 1, 1, 15, native=True, allow_insecure=True))
+    evaluator, payload = _core.NativeEvaluator(context), readers()[other].payload
+    x = evaluator.read(np.array([2, level + 1], "<u4").tobytes() + bytes(2 * (level + 1) * N * 8))
+    try:
+        if name == "relinearisation key":
+            evaluator.add_relinearisation_key(payload)
+            evaluator.square(x)
+        elif name in ("rotation key", "conjugation key"):
+            evaluator.add_rotation_key(1, payload)
+            evaluator.rotate(x, 1)
+        else:
+            places = {"to_sparse": readers()["to_sparse"].payload, "to_dense": readers()["to_dense"].payload}
+            evaluator.add_encapsulation_keys(*(places | {name: payload}).values())
+            evaluator.prepare_bootstrap()
+    except BackendError:
+        return
+
+
+def test_keys_of_openfhes_evaluation_are_not_ours(native_rig: Rigs) -> None:
+    r = native_rig("1")
+    evaluator = _core.NativeEvaluator(r.context)
+    theirs = r.keys.rotation_keys([(1, 3)])[0]
+    for load in (
+        lambda: evaluator.add_rotation_key(1, theirs),
+        lambda: evaluator.add_relinearisation_key(r.keys.relinearisation_key()),
+        lambda: evaluator.add_conjugation_key(r.keys.conjugation_key()),
+        lambda: evaluator.add_encapsulation_keys(np.array([2, 2], "<u4").tobytes() + bytes(4 * 2048 * 8), theirs),
+    ):
+        with pytest.raises(CorruptArtifactError):
+            load()  # type: ignore[no-untyped-call]
+    ours = _core.NativeKeys(r.keys).rotation_keys([(1, 3)])[0]
+    with pytest.raises(CorruptArtifactError):
+        _core.OpenFheEvaluator(r.context, TAG).add_rotation_key(1, ours)
+
+
+def test_what_another_evaluator_holds_is_refused(native_rig: Rigs) -> None:
+    r, x = native_rig("1"), np.ones(256) / 2
+    slots = _core.SlotsEvaluator(256, r.context.levels)
+    other = _core.OpenFheEvaluator(r.context, f"{1:0>32}")
+    for foreign in (slots.encrypt(x, 3), other.read(r.keys.encrypt(x, 3))):
+        for use in (
+            r.evaluator.square,
+            r.evaluator.bootstrap,
+            r.evaluator.write,
+            r.evaluator.level,
+            lambda x: r.evaluator.rotate(x, 3),
+            lambda x: r.evaluator.add(r.encrypt(np.ones(256), 3), x),
+            lambda x: r.evaluator.chebyshev(x, [0.0, 1.0]),
+            lambda x: r.evaluator.drop_to(x, 1),
+        ):
+            with pytest.raises(UsageError, match="not a ciphertext of the native evaluator"):
+                use(foreign)
+
+
+def test_a_ciphertext_of_another_chain_is_refused_or_noise(native_rig: Rigs) -> None:
+    """Same ring, other primes: residues not below them, or nothing that decrypts to the message."""
+    r, other, x = native_rig("1"), native_rig("4"), np.random.default_rng(0).uniform(-1, 1, 256)
+    for level in range(9):
+        try:
+            y = r.evaluator.read(other.keys.encrypt(x, level))
+        except CorruptArtifactError:
+            continue
+        with suppress(BackendError):  # OpenFHE notices
+            assert precision_bits(x, r.decrypt(y)).minimum < 0
+
+
+@pytest.mark.parametrize("limbs", [-1, 0, 23, 1000])
+def test_no_keys_of_impossible_height(native_rig: Rigs, limbs: int) -> None:
+    with pytest.raises(UsageError, match="no rotation key of"):
+        _core.NativeKeys(native_rig("1").keys).rotation_keys([(1, limbs)])
+
+
+def test_keys_need_a_secret(native_rig: Rigs) -> None:
+    r = native_rig("1")
+    public = _core.ClientKeys.load(r.context, TAG, b"", r.keys.public_key())
+    with pytest.raises(UsageError, match="needs the secret key"):
+        _core.NativeKeys(public)
+
+
+@pytest.mark.parametrize("limbs", [1, 2, 11, 12, 22])
+def test_a_key_is_no_larger_than_said(native_rig: Rigs, limbs: int) -> None:
+    r = native_rig("1")
+    assert len(r.context.q) == 22
+    payload = _core.NativeKeys(r.keys).rotation_keys([(1, limbs)])[0]
+    assert len(payload) == _core.native_key_bytes(r.context, limbs)
+    assert len(payload) < 0.52 * r.context.evaluation_key_bytes(limbs)
+
+
+def test_values_too_large_for_the_scale_are_refused(native_rig: Rigs) -> None:
+    r, x = native_rig("1"), np.ones(256)
+    ct = r.encrypt(x, 3)
+    for bad in (1e300, np.nan, np.inf):
+        with pytest.raises(UsageError, match="too large"):
+            r.evaluator.add_plain(ct, np.full(4, bad))
+        with pytest.raises(UsageError, match="too large"):
+            r.evaluator.multiply_plain(ct, np.full(256, bad))
+    for count in (0, 3, 512):
+        with pytest.raises(UsageError, match="do not repeat"):
+            r.evaluator.add_plain(ct, np.ones(count))
