@@ -67,6 +67,7 @@ def test_what_only_the_other_key_can_do_is_refused(rig: Rigs) -> None:
     secret = _core.ClientKeys.load(r.context, "ab" * 16, r.keys.secret(), b"")
     ciphertext = public.encrypt(np.ones(256), 2)
     assert secret.decrypt(ciphertext, 1) == pytest.approx(1, abs=1e-6)
+    assert secret.decrypt(secret.encrypt(np.ones(256), 2), 1) == pytest.approx(1, abs=1e-6)
     for needs_secret in (
         public.secret,
         public.relinearisation_key,
@@ -80,7 +81,6 @@ def test_what_only_the_other_key_can_do_is_refused(rig: Rigs) -> None:
             needs_secret()
     for needs_public in (
         secret.public_key,
-        lambda: secret.encrypt(np.ones(1), 1),
         lambda: _core.export_public_key(secret),
     ):
         with pytest.raises(UsageError, match="needs the public key"):

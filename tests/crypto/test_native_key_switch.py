@@ -18,6 +18,7 @@ from fheinfer._core import ring, testing
 from fheinfer.params import parameter_set
 
 U64 = NDArray[np.uint64]
+Unpack = Callable[[bytes, list[int], int], U64]
 TAG = "ab" * 16
 
 
@@ -31,13 +32,8 @@ class Ring:
     def primes(self) -> list[int]:
         return [*self.context.q, *self.context.p]
 
-    def ciphertext(self, seed: int, limbs: int) -> tuple[bytes, U64]:
-        values = np.random.default_rng(seed).uniform(-1, 1, 64)
-        payload = self.keys.encrypt(values, limbs - 1)
-        return payload, self.residues(payload)
-
-    def residues(self, payload: bytes) -> U64:
-        return np.frombuffer(payload[8:], "<u8").reshape(2, -1, self.n)
+    def ciphertext(self, seed: int, limbs: int) -> Any:
+        return self.keys.encrypt(np.random.default_rng(seed).uniform(-1, 1, 64), limbs - 1)
 
     def coefficients(self, rows: U64, primes: list[int]) -> U64:
         """Out of evaluation form, with OpenFHE's transform."""
@@ -77,13 +73,14 @@ def centred(x: NDArray[np.object_], modulus: int) -> NDArray[np.object_]:
 
 
 @pytest.mark.parametrize("shape", RINGS, ids=str)
-def test_rescaling_is_openfhes(shape: tuple[int, int, int]) -> None:
+def test_rescaling_is_openfhes(shape: tuple[int, int, int], unpack: Unpack) -> None:
     r = made(*shape)
     for limbs in range(2, shape[2] + 2):
-        payload, _ = r.ciphertext(limbs, limbs)
-        ours, theirs = testing.rescale(r.context, payload), testing.openfhe_rescale(r.context, payload)
-        assert len(ours) == 8 + 2 * (limbs - 1) * r.n * 8
-        np.testing.assert_array_equal(r.residues(ours), r.residues(theirs))
+        payload = r.ciphertext(limbs, limbs)
+        ours = unpack(testing.rescale(r.context, payload), r.context.q, r.n)
+        theirs = unpack(testing.openfhe_rescale(r.context, payload), r.context.q, r.n)
+        assert ours.shape == (2, limbs - 1, r.n)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def openfhe_key(r: Ring, payload: bytes) -> tuple[U64, U64, int, int]:
@@ -103,7 +100,9 @@ def rotated(r: Ring, x: U64, key: bytes, exponent: int, *, rounded: bool) -> U64
 
 @pytest.mark.parametrize("height", ["full", "short"])
 @pytest.mark.parametrize("shape", RINGS, ids=str)
-def test_key_switching_with_openfhes_own_key_is_openfhes(shape: tuple[int, int, int], height: str) -> None:
+def test_key_switching_with_openfhes_own_key_is_openfhes(
+    shape: tuple[int, int, int], height: str, unpack: Unpack
+) -> None:
     """All special primes, a remainder taken off as OpenFHE does; a key of the whole chain, or one just high enough."""
     r, rotation = made(*shape), 3
     full = len(r.context.q)
@@ -112,14 +111,15 @@ def test_key_switching_with_openfhes_own_key_is_openfhes(shape: tuple[int, int, 
     evaluator.add_rotation_key(rotation, tall)
     exponent = ring.rotation_exponent(r.n, rotation)
     for limbs in range(1, full + 1):
-        payload, x = r.ciphertext(limbs, limbs)
-        theirs = r.residues(evaluator.write(evaluator.rotate(evaluator.read(payload), rotation)))
+        payload = r.ciphertext(limbs, limbs)
+        x = unpack(payload, r.context.q, r.n)
+        theirs = unpack(evaluator.write(evaluator.rotate(evaluator.read(payload), rotation)), r.context.q, r.n)
         if height == "short":
             # Another key of the same rotation: its own OpenFHE result.
             key = r.keys.rotation_keys([(rotation, limbs)])[0]
             other = _core.OpenFheEvaluator(r.context, TAG)
             other.add_rotation_key(rotation, key)
-            theirs = r.residues(other.write(other.rotate(other.read(payload), rotation)))
+            theirs = unpack(other.write(other.rotate(other.read(payload), rotation)), r.context.q, r.n)
         else:
             key = tall
         ours = rotated(r, x, key, exponent, rounded=False)
@@ -140,12 +140,14 @@ def _subtract(x: U64, y: U64, primes: list[int]) -> U64:
 
 
 @pytest.mark.parametrize("shape", [(11, 2, 9), (12, 4, 13)], ids=str)
-def test_the_digits_of_mod_up_are_congruent_to_what_they_are_digits_of(shape: tuple[int, int, int]) -> None:
+def test_the_digits_of_mod_up_are_congruent_to_what_they_are_digits_of(
+    shape: tuple[int, int, int], unpack: Unpack
+) -> None:
     """Each is a number below digit-count times its primes' product, the same modulo every prime."""
     r = made(*shape)
     size = testing.per_digit(r.context)
     for limbs in (1, size, size + 1, len(r.context.q)):
-        _, x = r.ciphertext(0, limbs)
+        x = unpack(r.ciphertext(0, limbs), r.context.q, r.n)
         for specials in (1, len(r.context.p)):
             primes = [*r.context.q[:limbs], *r.context.p[:specials]]
             digits = testing.mod_up(r.context, x[1], specials)

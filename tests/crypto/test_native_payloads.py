@@ -30,12 +30,14 @@ class Reader:
     counts: int  # u32 counts at the front
     gap: int  # bytes after them that may be anything
     primes: tuple[int, ...]  # of the limbs, in file order
+    packed: bool = False  # at the width of their prime
 
 
 @cache
 def readers() -> dict[str, Reader]:
     context = _core.Context(_core.ParameterSet(6, 8, 49, 45, 50, 2, 1, 1, 15, native=True, allow_insecure=True))
     client = _core.ClientKeys.generate(context, TAG)
+    public = _core.ClientKeys.load(context, TAG, b"", client.public_key())
     keys = _core.NativeKeys(client)
     q, p = tuple(context.q), tuple(context.p)
     assert (len(q), len(p)) == (16, 8)
@@ -53,7 +55,8 @@ def readers() -> dict[str, Reader]:
     relinearisation, conjugation = keys.relinearisation_key(), keys.conjugation_key()
     sparse, dense = keys.encapsulation_keys()
     return {
-        "ciphertext": Reader(client.encrypt(np.ones(8), 2), lambda b: evaluator().read(b), 2, 0, q[:3] * 2),
+        "ciphertext": Reader(public.encrypt(np.ones(8), 2), lambda b: evaluator().read(b), 3, 0, q[:3] * 2, True),
+        "seeded ciphertext": Reader(client.encrypt(np.ones(8), 2), lambda b: evaluator().read(b), 3, SEED, q[:3], True),
         "rotation key": key(keys.rotation_keys([(1, 3)])[0], lambda b: evaluator().add_rotation_key(1, b)),
         "relinearisation key": key(relinearisation, lambda b: evaluator().add_relinearisation_key(b)),
         "conjugation key": key(conjugation, lambda b: evaluator().add_conjugation_key(b)),
@@ -62,8 +65,16 @@ def readers() -> dict[str, Reader]:
     }
 
 
-NAMES = ["ciphertext", "rotation key", "relinearisation key", "conjugation key", "to_sparse", "to_dense"]
-KEYS = NAMES[1:]
+NAMES = [
+    "ciphertext",
+    "seeded ciphertext",
+    "rotation key",
+    "relinearisation key",
+    "conjugation key",
+    "to_sparse",
+    "to_dense",
+]
+KEYS = NAMES[2:]
 
 
 def refused(name: str, payload: bytes) -> None:
@@ -76,7 +87,8 @@ def test_the_payloads_themselves_are_read(name: str) -> None:
     reader = readers()[name]
     for form in (bytes, bytearray, memoryview):
         reader.read(form(reader.payload))
-    assert len(reader.payload) == 4 * reader.counts + reader.gap + 8 * N * len(reader.primes)
+    widths = [p.bit_length() if reader.packed else 64 for p in reader.primes]
+    assert len(reader.payload) == 4 * reader.counts + reader.gap + N * sum(widths) // 8
 
 
 def test_short_keys_are_short() -> None:
@@ -143,14 +155,21 @@ def test_a_flipped_bit_in_the_counts(name: str, data: st.DataObject) -> None:
 def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
     reader = readers()[name]
     start = 4 * reader.counts + reader.gap
-    words = np.frombuffer(reader.payload[start:], "<u8").copy()
     limb = data.draw(st.integers(0, len(reader.primes) - 1))
-    at = limb * N + data.draw(st.integers(0, N - 1))
-    prime = reader.primes[limb]
-    words[at] = data.draw(st.sampled_from([prime, prime + 1, 2**63, 2**64 - 1]) | st.integers(prime, 2**64 - 1))
-    refused(name, reader.payload[:start] + words.tobytes())
-    words[at] = prime - 1
-    reader.read(reader.payload[:start] + words.tobytes())
+    widths = [p.bit_length() if reader.packed else 64 for p in reader.primes]
+    prime, width = reader.primes[limb], widths[limb]
+    first = 8 * start + N * sum(widths[:limb]) + width * data.draw(st.integers(0, N - 1))
+
+    def written(value: int) -> bytes:
+        whole = int.from_bytes(reader.payload, "little")
+        whole += (value - (whole >> first) % (1 << width)) << first
+        return whole.to_bytes(len(reader.payload), "little")
+
+    largest = (1 << width) - 1
+    value = data.draw(st.sampled_from([prime, prime + 1, largest]) | st.integers(prime, largest))
+    refused(name, written(min(value, largest)))
+    reader.read(written(prime - 1))
+    reader.read(written(0))
 
 
 # Counts that agree with the length, and with nothing else
@@ -172,21 +191,37 @@ def test_a_key_of_any_shape_is_refused_or_of_a_shape_that_exists(
 
 @pytest.mark.parametrize("limbs", [0, 1, 2, 4])
 @pytest.mark.parametrize("polynomials", [0, 1, 2, 3])
-def test_a_ciphertext_has_two_polynomials(polynomials: int, limbs: int) -> None:
-    payload = np.array([polynomials, limbs], "<u4").tobytes() + bytes(polynomials * limbs * N * 8)
-    if polynomials == 2 and limbs:
+@pytest.mark.parametrize("dropped", [0, 1, 10, 48, 49, 50, 2**31])
+def test_a_ciphertext_has_one_polynomial_and_a_seed_or_two(polynomials: int, limbs: int, dropped: int) -> None:
+    """And bits can be dropped from a single limb only."""
+    widths = [p.bit_length() - dropped for p in readers()["to_dense"].primes[:limbs]]
+    bits = polynomials * N * sum(widths[:limbs])
+    payload = np.array([limbs, polynomials, dropped], "<u4").tobytes()
+    payload += bytes((SEED if polynomials == 1 else 0) + max(bits, 0) // 8)
+    if polynomials in (1, 2) and limbs and (dropped == 0 or (limbs == 1 and widths[0] > 0)):
         readers()["ciphertext"].read(payload)
     else:
         refused("ciphertext", payload)
 
 
+def test_a_payload_is_what_it_says(native_rig: Rigs, pack: Any, unpack: Any) -> None:
+    """Packed and unpacked again in Python, and what the evaluator makes of the one is what it makes of the other."""
+    r, n = native_rig("3"), 2048
+    for level in (0, 1, 25):
+        seeded = r.keys.encrypt(np.ones(256) / 3, level)
+        rows = unpack(seeded, r.context.q, n)
+        whole = pack(rows, r.context.q)
+        assert r.evaluator.write(r.evaluator.read(seeded)) == whole == r.evaluator.write(r.evaluator.read(whole))
+        assert np.array_equal(unpack(whole, r.context.q, n), rows)
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(KEYS), st.sampled_from(KEYS), st.integers(0, 15))
-def test_keys_in_each_others_place_are_errors_or_noise(native_rig: Rigs, name: str, other: str, level: int) -> None:
+def test_keys_in_each_others_place_are_errors_or_noise(pack: Any, name: str, other: str, level: int) -> None:
     """Every reader takes the bytes of every key; what they are for, only the mathematics knows. Never a crash."""
     context = _core.Context(_core.ParameterSet(6, 8, 49, 45, 50, 2, 1, 1, 15, native=True, allow_insecure=True))
     evaluator, payload = _core.NativeEvaluator(context), readers()[other].payload
-    x = evaluator.read(np.array([2, level + 1], "<u4").tobytes() + bytes(2 * (level + 1) * N * 8))
+    x = evaluator.read(pack(np.zeros((2, level + 1, N), np.uint64), context.q))
     try:
         if name == "relinearisation key":
             evaluator.add_relinearisation_key(payload)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fheinfer import _core
-from fheinfer._core import testing
+from fheinfer._core import ring, testing
 
 P50 = 0x3FFFFFFD20001  # the largest, and one just above a power of two: half of all words are passed over
 PRIMES = [P50, 0x2000000140001, 786433]
 SEED = bytes(range(32))
+
+
+@pytest.fixture(autouse=True, scope="module", params=ring.cpu_forms())
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here in every form the processor has."""
+    before = ring.cpu_form()
+    ring.set_cpu_form(request.param)
+    yield
+    ring.set_cpu_form(before)
 
 
 def test_the_block_of_rfc_8439() -> None:

@@ -28,6 +28,12 @@ class Reader:
     read: Callable[[Any], Any]
     counts: int  # u32 counts at the front
     primes: tuple[int, ...]  # of the limbs, in file order
+    gap: int = 0  # bytes after the counts that may be anything
+    packed: bool = False  # at the width of their prime
+
+    @property
+    def widths(self) -> list[int]:
+        return [p.bit_length() if self.packed else 64 for p in self.primes]
 
 
 @cache
@@ -45,8 +51,8 @@ def readers() -> dict[str, Reader]:
     sparse = np.array([2, 2], "<u4").tobytes() + bytes(4 * N * 8)
     ciphertext = keys.encrypt(np.ones(8), 2)
     return {
-        "ciphertext": Reader(ciphertext, lambda b: evaluator().read(b), 2, q[:3] * 2),
-        "ciphertext of the client": Reader(ciphertext, lambda b: keys.decrypt(b, 8), 2, q[:3] * 2),
+        "ciphertext": Reader(ciphertext, lambda b: evaluator().read(b), 3, q[:3], 32, True),
+        "ciphertext of the client": Reader(ciphertext, lambda b: keys.decrypt(b, 8), 3, q[:3], 32, True),
         "public key": Reader(keys.public_key(), lambda b: _core.ClientKeys.load(context, TAG, b"", b), 2, q * 2),
         "rotation key": Reader(short, lambda b: evaluator().add_rotation_key(1, b), 3, (q[:3] + p) * 4),
         "relinearisation key": Reader(
@@ -85,7 +91,7 @@ def test_the_payloads_themselves_are_read(name: str) -> None:
     reader.read(reader.payload)
     reader.read(bytearray(reader.payload))
     reader.read(memoryview(reader.payload))
-    assert len(reader.payload) == 4 * reader.counts + (8 * N * len(reader.primes) or N)
+    assert len(reader.payload) == 4 * reader.counts + reader.gap + (N * sum(reader.widths) // 8 or N)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -131,15 +137,20 @@ def test_absurd_counts(name: str, data: st.DataObject) -> None:
 @given(st.data())
 def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
     reader = readers()[name]
-    words = np.frombuffer(reader.payload[4 * reader.counts :], "<u8").copy()
     limb = data.draw(st.integers(0, len(reader.primes) - 1))
-    at = limb * N + data.draw(st.integers(0, N - 1))
-    prime = reader.primes[limb]
-    words[at] = data.draw(st.sampled_from([prime, prime + 1, 2**63, 2**64 - 1]) | st.integers(prime, 2**64 - 1))
-    refused(name, reader.payload[: 4 * reader.counts] + words.tobytes())
-    words[at] = prime - 1
+    prime, width = reader.primes[limb], reader.widths[limb]
+    start = 8 * (4 * reader.counts + reader.gap) + N * sum(reader.widths[:limb])
+    first = start + width * data.draw(st.integers(0, N - 1))
+
+    def written(value: int) -> bytes:
+        whole = int.from_bytes(reader.payload, "little")
+        whole += (value - (whole >> first) % (1 << width)) << first
+        return whole.to_bytes(len(reader.payload), "little")
+
+    largest = (1 << width) - 1
+    refused(name, written(data.draw(st.sampled_from([prime, largest]) | st.integers(prime, largest))))
     if name != "ciphertext of the client":  # OpenFHE notices that it decrypts to noise
-        reader.read(reader.payload[: 4 * reader.counts] + words.tobytes())
+        reader.read(written(prime - 1))
 
 
 @settings(max_examples=60)
@@ -158,5 +169,11 @@ def test_a_public_key_has_two_polynomials_of_every_limb(polynomials: int) -> Non
     refused("public key", payload)
 
 
-def test_a_ciphertext_has_two_polynomials() -> None:
-    refused("ciphertext", np.array([1, 3], "<u4").tobytes() + bytes(3 * N * 8))
+def test_a_ciphertext_has_two_polynomials_or_one_and_a_seed() -> None:
+    for polynomials in (0, 1, 2, 3):
+        bits = polynomials * N * sum(p.bit_length() for p in readers()["ciphertext"].primes)
+        payload = np.array([3, polynomials, 0], "<u4").tobytes() + bytes(bits // 8)
+        if polynomials == 2:
+            readers()["ciphertext"].read(payload)
+        else:
+            refused("ciphertext", payload)

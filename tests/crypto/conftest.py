@@ -1,0 +1,54 @@
+"""Ciphertext payloads (docs/formats.md) read and written in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fheinfer._core import testing
+
+U64 = NDArray[np.uint64]
+
+
+def _unpack(payload: bytes, q: Sequence[int], n: int) -> U64:
+    limbs, polynomials, dropped = np.frombuffer(payload[:12], "<u4").tolist()
+    assert dropped == 0
+    seed, at = payload[12:44], 12 + (32 if polynomials == 1 else 0)
+    out = np.zeros((2, limbs, n), np.uint64)
+    for k in range(2):
+        for row, p in enumerate(q[:limbs]):
+            if k == polynomials:
+                out[k, row] = testing.uniform(n, p, seed, 0, row)
+                continue
+            width = p.bit_length()
+            packed = np.frombuffer(payload[at : at + n * width // 8], np.uint8)
+            bits = np.unpackbits(packed, bitorder="little").reshape(n, width).astype(np.uint64)
+            out[k, row] = bits @ (np.uint64(1) << np.arange(width, dtype=np.uint64))
+            at += n * width // 8
+    assert at == len(payload)
+    return out
+
+
+def _pack(rows: U64, q: Sequence[int]) -> bytes:
+    out = [np.array([rows.shape[1], rows.shape[0], 0], "<u4").tobytes()]
+    for half in rows:
+        for row, p in zip(half, q, strict=False):
+            places = np.arange(p.bit_length(), dtype=np.uint64)
+            bits = (row[:, None] >> places) & np.uint64(1)
+            out.append(np.packbits(bits.astype(np.uint8).ravel(), bitorder="little").tobytes())
+    return b"".join(out)
+
+
+@pytest.fixture(scope="session")
+def unpack() -> Callable[[bytes, Sequence[int], int], U64]:
+    """unpack(payload, primes, N): (2, limbs, N) residues, c1 from its seed where the payload has one."""
+    return _unpack
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[U64, Sequence[int]], bytes]:
+    """pack(residues, primes): a payload of so many polynomials."""
+    return _pack
