@@ -31,6 +31,13 @@ std::vector<double> repeated(std::span<const double> values, std::size_t period)
     return out;
 }
 
+void check_whole(const ckks::Chain& chain, const ckks::SwitchingKey& key, std::size_t digits, const char* what) {
+    if (key.limbs != chain.q_count() || key.b.size() != digits)
+        throw Error(ErrorKind::kBackend, std::string("the ") + what + " key has " + std::to_string(key.limbs) + " limbs in " +
+                                             std::to_string(key.b.size()) + " digits, " + std::to_string(chain.q_count()) +
+                                             " in " + std::to_string(digits) + " are needed");
+}
+
 }  // namespace
 
 NativeEvaluator::NativeEvaluator(std::shared_ptr<const ckks::Chain> chain, std::vector<double> scales, LevelModel levels,
@@ -41,6 +48,17 @@ const ckks::Ciphertext& NativeEvaluator::get(const CiphertextPtr& x) {
     if (const auto* p = dynamic_cast<const NativeCiphertext*>(x.get()))
         return p->value;
     throw Error(ErrorKind::kUsage, "not a ciphertext of the native evaluator");
+}
+
+void NativeEvaluator::set_relinearisation_key(ckks::SwitchingKey key) {
+    check_whole(*chain_, key, chain_->digits(chain_->q_count()), "relinearisation");
+    keys_.relinearisation = std::move(key);
+}
+
+void NativeEvaluator::set_encapsulation_keys(ckks::SwitchingKey to_sparse, ckks::SwitchingKey to_dense) {
+    check_whole(*chain_, to_dense, 1, "to_dense");
+    keys_.to_sparse = std::move(to_sparse);
+    keys_.to_dense  = std::move(to_dense);
 }
 
 void NativeEvaluator::prepare_bootstrap() {

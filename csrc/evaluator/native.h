@@ -24,19 +24,15 @@ public:
     NativeEvaluator(std::shared_ptr<const ckks::Chain> chain, std::vector<double> scales, LevelModel levels,
                     std::size_t slots, const ckks::BootstrapParameters& bootstrap);
 
-    void set_relinearisation_key(ckks::SwitchingKey key) {
-        keys_.relinearisation = std::move(key);
-    }
+    // Those that have to reach over the whole chain throw Error(kBackend) where they do not.
+    void set_relinearisation_key(ckks::SwitchingKey key);
     void set_conjugation_key(ckks::SwitchingKey key) {
         keys_.add(2 * chain_->n() - 1, std::move(key));
     }
     void add_rotation_key(int rotation, ckks::SwitchingKey key) {
         keys_.add(ring::rotation_exponent(chain_->n(), rotation), std::move(key));
     }
-    void set_encapsulation_keys(ckks::SwitchingKey to_sparse, ckks::SwitchingKey to_dense) {
-        keys_.to_sparse = std::move(to_sparse);
-        keys_.to_dense  = std::move(to_dense);
-    }
+    void set_encapsulation_keys(ckks::SwitchingKey to_sparse, ckks::SwitchingKey to_dense);
     // Encodes the matrices of CoeffToSlot and SlotToCoeff.
     void prepare_bootstrap();
 

@@ -255,3 +255,16 @@ def apply(e: Any, x: Any, name: str, number: int) -> Any:
     if name == "drop":
         return e.drop_to(x, number)
     return e.square(x) if name == "square" else e.bootstrap(e.multiply_plain(x, half))
+
+
+def test_keys_that_must_reach_over_the_whole_chain_are_refused_when_they_do_not(native_rig: Rigs) -> None:
+    """Found when they are loaded, not when a run is half done."""
+    r = native_rig("1")
+    keys = _core.NativeKeys(r.keys)
+    short = keys.rotation_keys([(1, 5)])[0]
+    to_sparse, _ = keys.encapsulation_keys()
+    evaluator = _core.NativeEvaluator(r.context)
+    with pytest.raises(BackendError, match="relinearisation key has 5 limbs"):
+        evaluator.add_relinearisation_key(short)
+    with pytest.raises(BackendError, match="to_dense key has 5 limbs"):
+        evaluator.add_encapsulation_keys(to_sparse, short)
