@@ -114,8 +114,12 @@ def require_disk(path: Path, size: int) -> None:
         disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if free < size:
-        raise StorageError(f"{path} needs {size / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; "
+        raise StorageError(f"{path} needs {_megabytes(size)} and its disk has {_megabytes(free)} free; "
                            "free some or choose a folder on another disk")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def require_writable(path: Path) -> None:
