@@ -36,6 +36,7 @@ sanitize:
 	  -DCMAKE_CXX_FLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all'
 	$(CMAKE) --build build/sanitize
 	build/sanitize/ring_test
+	build/sanitize/ckks_test
 
 wheel: $(VENV)/.venv
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
