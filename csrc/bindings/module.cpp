@@ -91,6 +91,14 @@ void bind_evaluators(py::module_& m) {
              [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
         .def("square", [out](Evaluator& e, const Ct& x) { return Release(), out(e.square(x)); })
         .def("rotate", [out](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
+        .def("rotate_many",
+             [out](Evaluator& e, const Ct& x, const std::vector<int>& ks) {
+                 std::vector<Ct> rotated;
+                 Release release;
+                 for (auto& y : e.rotate_many(x, ks))
+                     rotated.push_back(out(y));
+                 return rotated;
+             })
         .def("chebyshev",
              [out](Evaluator& e, const Ct& x, const std::vector<double>& c) { return Release(), out(e.chebyshev(x, c)); })
         .def("bootstrap", [out](Evaluator& e, const Ct& x) { return Release(), out(e.bootstrap(x)); })
