@@ -2,7 +2,8 @@
 OpenFHE's bootstrapping keys at N = 2^16 take gigabytes. Keys are made in memory, for what is measured only.
 
 The floor of a kernel is what its transforms and products would take at the speed they were measured at by themselves,
-on as many threads: no memory traffic, no encoding, no waiting. It counts what fheinfer/compiler/cost_native.py counts.
+on as many threads: no memory traffic, no encoding, no waiting. It counts the steps of fheinfer/compiler/cost_native.py,
+and the products of base conversion.
 """
 
 from __future__ import annotations
@@ -132,11 +133,19 @@ class Kernel:
 
 
 class Floor(NativeCost):
-    """The steps of the cost model at the speed of a transform and of a row of products in the cache."""
+    """The steps of the cost model at the speed of a transform, and of a row times a constant or a row in the cache."""
 
     def __init__(self, params: ParameterSet, context: _core.Context, ntt: float, row: float, threads: int) -> None:
         super().__init__(params, context)
         self._ntt, self._row, self._plain, self._encode = ntt / threads, row / threads, row / threads, 0.0
+
+    def _mod_up(self, limbs: int) -> float:
+        sizes = [min(self._per_digit, limbs - first) for first in range(0, limbs, self._per_digit)]
+        rows = sum(size * (limbs + self._special(limbs) - size) for size in sizes)
+        return super()._mod_up(limbs) + rows * self._row
+
+    def _mod_down(self, limbs: int) -> float:
+        return super()._mod_down(limbs) + self._special(limbs) * limbs * self._row
 
 
 class Bench:
@@ -219,15 +228,14 @@ class Bench:
         self.floor = Floor(self.params, self.context, seconds, self._row_seconds(n, p), _threads())
 
     def _row_seconds(self, n: int, p: int) -> float:
-        """One limb times one limb, added up: of a sum of 16 in the cache."""
-        part = min(n, 1024)
-        xs = np.ones((16, part), np.uint64)
-        times = list[float]()
+        """One limb times a constant, added to another: base conversion of 16 limbs to 16, in the second cache."""
+        part = min(n, 2048)
+        xs, cs, times = np.ones((16, part), np.uint64), np.ones((16, 16), np.uint64), list[float]()
         for _ in range(100):
             began = time.perf_counter()
-            ring.sum_of_products(xs, xs, 1, p, None)
+            ring.linear_combinations(xs, cs, [p] * 16, None)
             times.append(time.perf_counter() - began)
-        return min(times) / 16 * (n / part)
+        return min(times) / 256 * (n / part)
 
     def kernels(self) -> None:
         params = self.params
