@@ -32,7 +32,7 @@ def test_a_full_disk_is_noticed_before_the_run(
     tiny_server: fheinfer.Server, picture: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 100_000)
-    with pytest.raises(StorageError, match=r"run needs .* GB and its disk has 0\.00 GB free"):
+    with pytest.raises(StorageError, match=r"run needs .* MB and its disk has 0\.10 MB free"):
         tiny_server.evaluate(picture, observer=never, checkpoints=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
