@@ -125,6 +125,8 @@ std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<i
 }
 
 std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
+    if (context_->params().native)
+        throw Error(ErrorKind::kUsage, "these are OpenFHE's encapsulation keys; this set takes those of NativeKeys");
     const auto& cc = context_->openfhe();
     cc->EvalBootstrapSetup({1, 1}, {0, 0}, kFewestSlots, context_->correction_factor(), false);
     // OpenFHE files what it makes under the key's tag, process-wide: use a tag nobody else has.

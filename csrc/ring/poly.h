@@ -9,6 +9,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace fheinfer::ring {
 
 class Poly {
@@ -17,9 +21,17 @@ public:
     Poly(std::size_t limbs, std::size_t n) : limbs_(limbs), n_(n) {
         if (limbs == 0)
             return;
-        words_.reset(static_cast<uint64_t*>(std::aligned_alloc(64, limbs * n * sizeof(uint64_t))));
+        // Of several megabytes on large pages where the system has them: a row then needs one entry of the page table
+        // and not 128.
+        const std::size_t bytes = limbs * n * sizeof(uint64_t);
+        const bool large        = bytes >= 2 * kLargePage;
+        words_.reset(static_cast<uint64_t*>(std::aligned_alloc(large ? kLargePage : 64, bytes)));
         if (!words_)
             throw std::bad_alloc();
+#if defined(__linux__)
+        if (large)
+            madvise(words_.get(), bytes, MADV_HUGEPAGE);
+#endif
     }
     // A copy of the first `limbs` rows.
     Poly first(std::size_t limbs) const {
@@ -42,6 +54,7 @@ public:
     }
 
 private:
+    static constexpr std::size_t kLargePage = std::size_t{2} << 20;
     struct Free {
         void operator()(uint64_t* p) const {
             std::free(p);

@@ -12,14 +12,14 @@ from fheinfer.compiler.cost import CostModel
 from fheinfer.compiler.plan import Rotations
 from fheinfer.params import ParameterSet
 
-NTT_SECONDS = 0.075e-3
+NTT_SECONDS = 0.12e-3
 """One limb in or out of evaluation form at N = 2^16, with the basis conversion around it."""
-ROW_SECONDS = 0.055e-3
+ROW_SECONDS = 0.09e-3
 """One row of a digit times one row of a key: read from memory, once."""
 PLAIN_SECONDS = 0.009e-3
 """One row of a ciphertext times one row of a diagonal, both in the cache."""
-ENCODE_SECONDS = 0.9e-3
-"""One diagonal of 16,384 values: Fourier transform, and into every limb at few limbs."""
+ENCODE_SECONDS = 0.5e-3
+"""One diagonal: Fourier transform, and into every limb at few limbs. It grows with the period, which a trace does not know."""
 SERIES_PRODUCTS = 12
 """Products with relinearisation in EvalMod: nine of its series, three double angles."""
 
@@ -70,8 +70,9 @@ class NativeCost(CostModel):
         return (0 if hoisted else self._mod_up(limbs)) + self._rows(limbs) + 2 * self._mod_down(limbs)
 
     def _series(self, degree: int, limbs: int) -> float:
-        # Products fall through the levels; those of a ReLU's even series are about 1.5 sqrt(degree).
-        products, depth = 1.5 * degree**0.5, degree.bit_length()
+        # Products fall through the levels; those of a ReLU's even series are about 1.5 sqrt(degree), and the linear
+        # combinations between them cost nearly as much again.
+        products, depth = 2.6 * degree**0.5, degree.bit_length()
         return float(products) * self._key_switch(max(1, limbs - depth // 2))
 
     def _bootstrap(self) -> float:

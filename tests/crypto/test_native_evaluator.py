@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 
 from fheinfer import _core
 from fheinfer._core import testing
-from fheinfer.errors import BackendError
+from fheinfer.errors import BackendError, UsageError
 from fheinfer.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
@@ -268,3 +268,8 @@ def test_keys_that_must_reach_over_the_whole_chain_are_refused_when_they_do_not(
         evaluator.add_relinearisation_key(short)
     with pytest.raises(BackendError, match="to_dense key has 5 limbs"):
         evaluator.add_encapsulation_keys(to_sparse, short)
+
+
+def test_openfhes_encapsulation_keys_are_refused_for_our_sets(native_rig: Rigs) -> None:
+    with pytest.raises(UsageError, match="NativeKeys"):
+        native_rig("1").keys.encapsulation_keys()
