@@ -71,7 +71,7 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
     if (x.limbs() != limbs_)
         throw Error(ErrorKind::kBackend, "a transform for " + std::to_string(limbs_) + " limbs, not " + std::to_string(x.limbs()));
     const std::size_t n = chain.n(), all = limbs_ + specials_, baby = steps_.baby;
-    const auto digits   = mod_up(chain, x.c1, specials_);
+    auto digits         = mod_up(chain, x.c1, specials_);
     const auto key_for  = [&](uint64_t exponent) -> const SwitchingKey* {
         const auto& key = keys.automorphism(exponent, limbs_);
         if (key.specials != specials_)
@@ -138,6 +138,8 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
                 }
         }
     }
+
+    digits.clear();
 
     // Horner: rotate what there is, add the next sum.
     Pair sum = std::move(sums.back());

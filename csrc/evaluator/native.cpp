@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "evaluator/level_rules.h"
 #include "ring/accumulate.h"
 #include "ring/pointwise.h"
@@ -68,6 +69,7 @@ void NativeEvaluator::prepare_bootstrap() {
     if (keys_.to_sparse.b.empty() || keys_.to_dense.b.empty() || keys_.relinearisation.b.empty())
         throw Error(ErrorKind::kBackend, "bootstrapping needs the relinearisation and encapsulation keys");
     bootstrap_ = std::make_unique<ckks::Bootstrap>(*chain_, parameters_, scales_, keys_);
+    give_back_memory();
 }
 
 CiphertextPtr NativeEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& y) {

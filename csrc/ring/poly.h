@@ -21,16 +21,16 @@ public:
     Poly(std::size_t limbs, std::size_t n) : limbs_(limbs), n_(n) {
         if (limbs == 0)
             return;
-        // Of several megabytes on large pages where the system has them: a row then needs one entry of the page table
-        // and not 128.
         const std::size_t bytes = limbs * n * sizeof(uint64_t);
-        const bool large        = bytes >= 2 * kLargePage;
-        words_.reset(static_cast<uint64_t*>(std::aligned_alloc(large ? kLargePage : 64, bytes)));
+        words_.reset(static_cast<uint64_t*>(std::aligned_alloc(64, bytes)));
         if (!words_)
             throw std::bad_alloc();
 #if defined(__linux__)
-        if (large)
-            madvise(words_.get(), bytes, MADV_HUGEPAGE);
+        // What lies on whole large pages may use them: a row then needs one entry of the page table and not 128.
+        const auto start = (reinterpret_cast<std::uintptr_t>(words_.get()) + kLargePage - 1) / kLargePage * kLargePage;
+        const auto end   = (reinterpret_cast<std::uintptr_t>(words_.get()) + bytes) / kLargePage * kLargePage;
+        if (start < end)
+            madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
 #endif
     }
     // A copy of the first `limbs` rows.
