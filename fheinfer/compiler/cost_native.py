@@ -19,7 +19,7 @@ ROW_SECONDS = 0.09e-3
 PLAIN_SECONDS = 0.009e-3
 """One row of a ciphertext times one row of a diagonal, both in the cache."""
 ENCODE_SECONDS = 0.5e-3
-"""One diagonal: Fourier transform, and into every limb at few limbs. Longer periods cost more; a trace has no periods."""
+"""One diagonal: Fourier transform, and into every limb at few limbs. Longer periods cost more; a trace knows none."""
 SERIES_PRODUCTS = 12
 """Products with relinearisation in EvalMod: nine of its series, three double angles."""
 
