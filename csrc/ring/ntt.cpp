@@ -20,7 +20,6 @@ std::size_t reverse_bits(std::size_t i, int bits) {
 Ntt::Table table(std::size_t n, const Modulus& m, uint64_t root) {
     Ntt::Table t;
     t.value.resize(n);
-    t.quotient64.resize(n);
     t.quotient52.resize(n);
     const int bits = std::countr_zero(n);
     uint64_t power = 1;
@@ -28,7 +27,6 @@ Ntt::Table table(std::size_t n, const Modulus& m, uint64_t root) {
         const std::size_t at = reverse_bits(i, bits);
         const Factor f(power, m);
         t.value[at]      = f.value;
-        t.quotient64[at] = f.quotient64;
         t.quotient52[at] = f.quotient52;
     }
     return t;
@@ -40,12 +38,12 @@ void forward_portable(uint64_t* x, const Ntt& ntt) {
     const uint64_t p = ntt.modulus().p, twice = 2 * p;
     for (std::size_t groups = 1, half = n / 2; groups < n; groups *= 2, half /= 2) {
         for (std::size_t g = 0; g < groups; ++g) {
-            const uint64_t w = ntt.powers().value[groups + g], q = ntt.powers().quotient64[groups + g];
+            const uint64_t w = ntt.powers().value[groups + g], q = ntt.powers().quotient52[groups + g];
             uint64_t* lo = x + 2 * g * half;
             uint64_t* hi = lo + half;
             for (std::size_t i = 0; i < half; ++i) {
                 const uint64_t u = lo[i] >= twice ? lo[i] - twice : lo[i];
-                const uint64_t v = hi[i] * w - static_cast<uint64_t>((uint128{hi[i]} * q) >> 64) * p;
+                const uint64_t v = hi[i] * w - static_cast<uint64_t>((uint128{hi[i]} * q) >> 52) * p;
                 lo[i]            = u + v;
                 hi[i]            = u + twice - v;
             }
@@ -64,13 +62,13 @@ void inverse_portable(uint64_t* x, const Ntt& ntt) {
     const uint64_t p = m.p, twice = 2 * p;
     for (std::size_t groups = n / 2, half = 1; groups > 1; groups /= 2, half *= 2) {
         for (std::size_t g = 0; g < groups; ++g) {
-            const uint64_t w = ntt.inverse_powers().value[groups + g], q = ntt.inverse_powers().quotient64[groups + g];
+            const uint64_t w = ntt.inverse_powers().value[groups + g], q = ntt.inverse_powers().quotient52[groups + g];
             uint64_t* lo = x + 2 * g * half;
             uint64_t* hi = lo + half;
             for (std::size_t i = 0; i < half; ++i) {
                 const uint64_t s = lo[i] + hi[i], d = lo[i] + twice - hi[i];
                 lo[i] = s >= twice ? s - twice : s;
-                hi[i] = d * w - static_cast<uint64_t>((uint128{d} * q) >> 64) * p;
+                hi[i] = d * w - static_cast<uint64_t>((uint128{d} * q) >> 52) * p;
             }
         }
     }

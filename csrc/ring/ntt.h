@@ -29,9 +29,9 @@ public:
         return psi_;
     }
 
-    // Powers of psi in bit-reversed order, and their quotients at both word sizes; entry 0 is not used.
+    // Powers of psi in bit-reversed order, and their 52-bit quotients (values stay below 2^52); entry 0 is not used.
     struct Table {
-        std::vector<uint64_t> value, quotient64, quotient52;
+        std::vector<uint64_t> value, quotient52;
     };
     const Table& powers() const {
         return powers_;
