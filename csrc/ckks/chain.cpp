@@ -18,10 +18,18 @@ constexpr double kSpecialMarginBits = 6;
 }  // namespace
 
 Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits)
-    : n_(n), q_count_(q.size()), per_digit_((q.size() + digits - 1) / digits) {
+    : n_(n), q_count_(q.size()), per_digit_((q.size() + digits - 1) / digits), transforms_(q.size() + special.size()) {
     for (const auto* primes : {&q, &special})
-        for (const auto& prime : *primes)
-            transforms_.push_back(std::make_unique<Ntt>(n, Modulus(prime.p), prime.psi));
+        for (const auto& prime : *primes) {
+            moduli_.emplace_back(prime.p);
+            roots_.push_back(prime.psi);
+        }
+}
+
+const Ntt& Chain::ntt(std::size_t prime) const {
+    auto& transform = transforms_[prime];
+    std::call_once(transform.made, [&] { transform.ntt = std::make_unique<Ntt>(n_, moduli_[prime], roots_[prime]); });
+    return *transform.ntt;
 }
 
 const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
@@ -30,7 +38,7 @@ const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
     const std::lock_guard lock(mutex_);
     auto& made = subrings_[{prime, size}];
     if (!made)
-        made = std::make_unique<Ntt>(size, modulus(prime), modulus(prime).power(ntt(prime).psi(), n_ / size));
+        made = std::make_unique<Ntt>(size, modulus(prime), modulus(prime).power(roots_[prime], n_ / size));
     return *made;
 }
 
@@ -71,12 +79,12 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from) c
         made->inverse_hat.emplace_back(m.inverse(product_but(i, m)), m);
         made->fraction.push_back(static_cast<uint64_t>((uint128{1} << (52 + made->bits)) / m.p));
     }
-    for (std::size_t t = 0; t < transforms_.size(); ++t) {
+    for (std::size_t t = 0; t < moduli_.size(); ++t) {
         const auto& m = modulus(t);
         auto& row     = made->hat.emplace_back();
         for (std::size_t i : from)
             row.push_back(product_but(i, m));
-        const uint64_t product = product_but(transforms_.size(), m);
+        const uint64_t product = product_but(moduli_.size(), m);
         row.push_back(m.subtract(0, product));
         made->inverse_product.emplace_back(product ? m.inverse(product) : 0, m);
     }

@@ -42,7 +42,7 @@ public:
         return q_count_;
     }
     std::size_t special_count() const {
-        return transforms_.size() - q_count_;
+        return moduli_.size() - q_count_;
     }
     // Limbs of one digit of hybrid key switching.
     std::size_t per_digit() const {
@@ -55,11 +55,10 @@ public:
     std::size_t prime(std::size_t row, std::size_t limbs) const {
         return row < limbs ? row : q_count_ + row - limbs;
     }
-    const ring::Ntt& ntt(std::size_t prime) const {
-        return *transforms_[prime];
-    }
+    // Made at the first call: a client needs the primes of a few limbs, a plan none.
+    const ring::Ntt& ntt(std::size_t prime) const;
     const ring::Modulus& modulus(std::size_t prime) const {
-        return transforms_[prime]->modulus();
+        return moduli_[prime];
     }
     // Transform of the subring of X^(n / size).
     const ring::Ntt& subring_ntt(std::size_t prime, std::size_t size) const;
@@ -70,7 +69,13 @@ public:
 
 private:
     std::size_t n_, q_count_, per_digit_;
-    std::vector<std::unique_ptr<ring::Ntt>> transforms_;
+    std::vector<ring::Modulus> moduli_;
+    std::vector<uint64_t> roots_;
+    struct Transform {
+        std::once_flag made;
+        std::unique_ptr<ring::Ntt> ntt;
+    };
+    mutable std::vector<Transform> transforms_;
     mutable std::mutex mutex_;
     mutable std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<ring::Ntt>> subrings_;
     mutable std::map<std::vector<std::size_t>, std::unique_ptr<BasisConversion>> conversions_;
