@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/cpu.h"
+#include "ring/bit_reversal.h"
 
 #if defined(__x86_64__)
 #include "ring/avx512.h"
@@ -11,13 +12,6 @@
 namespace fheinfer::ring {
 
 namespace {
-
-uint32_t reverse_bits(uint32_t i, int bits) {
-    uint32_t r = 0;
-    for (int b = 0; b < bits; ++b, i >>= 1)
-        r = r << 1 | (i & 1);
-    return r;
-}
 
 #if defined(__x86_64__)
 
@@ -40,7 +34,7 @@ std::vector<uint32_t> automorphism(std::size_t n, uint64_t k) {
     std::vector<uint32_t> out(n);
     for (std::size_t j = 0; j < n; ++j) {
         const uint64_t power = ((2 * j + 1) * k) & mask;
-        out[reverse_bits(static_cast<uint32_t>(j), bits)] = reverse_bits(static_cast<uint32_t>(power >> 1), bits);
+        out[reverse_bits(j, bits)] = static_cast<uint32_t>(reverse_bits(power >> 1, bits));
     }
     return out;
 }

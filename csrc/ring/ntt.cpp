@@ -4,18 +4,12 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "ring/bit_reversal.h"
 #include "ring/ntt_forms.h"
 
 namespace fheinfer::ring {
 
 namespace {
-
-std::size_t reverse_bits(std::size_t i, int bits) {
-    std::size_t r = 0;
-    for (int b = 0; b < bits; ++b, i >>= 1)
-        r = r << 1 | (i & 1);
-    return r;
-}
 
 Ntt::Table table(std::size_t n, const Modulus& m, uint64_t root) {
     Ntt::Table t;
