@@ -137,13 +137,8 @@ std::string NativeKeys::make(const Residues& from, const Residues& to, std::size
     return write_key(ckks::switching_key(*chain_, from, to, limbs, specials, one_digit, seed, noise), seed);
 }
 
-std::string NativeKeys::automorphism_key(uint64_t exponent, std::size_t limbs) const {
-    // Key switching comes first, the automorphism after it: the key leads to the secret that the automorphism takes back.
-    uint64_t inverse = 1;
-    const uint64_t order = 2 * chain_->n();
-    for (uint64_t base = exponent, e = order / 2 - 1; e; e >>= 1, base = base * base % order)  // exponent^(n-1): the group's exponent divides n
-        if (e & 1)
-            inverse = inverse * base % order;
+// Key switching comes first, the automorphism after it: the key leads to the secret that the automorphism takes back.
+std::string NativeKeys::automorphism_key(uint64_t inverse, std::size_t limbs) const {
     return make(evaluated_, ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse)), limbs, chain_->specials_for(limbs), false);
 }
 
@@ -163,7 +158,7 @@ std::vector<std::string> NativeKeys::rotation_keys(const std::vector<std::pair<i
     for (const auto& [rotation, limbs] : rotations) {
         if (limbs < 1 || limbs > static_cast<int>(chain_->q_count()))
             throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
-        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), rotation), static_cast<std::size_t>(limbs)));
+        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), -rotation), static_cast<std::size_t>(limbs)));
     }
     return out;
 }

@@ -50,7 +50,8 @@ public:
     std::pair<std::string, std::string> encapsulation_keys() const;
 
 private:
-    std::string automorphism_key(uint64_t exponent, std::size_t limbs) const;
+    // By the exponent of the inverse automorphism; conjugation is its own.
+    std::string automorphism_key(uint64_t inverse, std::size_t limbs) const;
     std::string make(const ckks::Poly& from, const ckks::Poly& to, std::size_t limbs, std::size_t specials, bool one_digit) const;
 
     std::shared_ptr<Context> context_;
