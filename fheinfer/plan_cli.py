@@ -101,11 +101,7 @@ def plan(
 ) -> None:
     """What a run will do and take, before anything runs."""
 
-    made = (
-        manifest_plan(network, parameter_set(set_name))
-        if network
-        else compile(load_weights(weights or default_weights()), set_name)
-    )
+    made = _plan(set_name, weights, network)
     prediction = asdict(made.prediction)
     if as_json:
         print_json(

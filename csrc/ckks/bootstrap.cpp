@@ -139,7 +139,6 @@ std::vector<RotationNeed> Bootstrap::rotations(const Chain& chain, const Bootstr
 Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std::vector<double>& scales, const Keys& keys)
     : chain_(chain), parameters_(p), scales_(scales), cosine_(cosine()) {
     const double q0 = static_cast<double>(chain.modulus(0).p);
-    bottom_scale_   = std::ldexp(q0, -kRatioBits);
 
     // Every matrix brings the scale an equal part of the way.
     const auto make = [&](bool to_slots, int budget, std::size_t limbs, double from, double to, double factor) {
@@ -156,18 +155,10 @@ Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std
         return out;
     };
     const std::size_t low = static_cast<std::size_t>(p.stc_budget) + 1, top = chain.q_count();
-    slot_to_coeff_ = make(false, p.stc_budget, low, scales[p.stc_budget], bottom_scale_, 1);
+    slot_to_coeff_ = make(false, p.stc_budget, low, scales[p.stc_budget], std::ldexp(q0, -kRatioBits), 1);
     // After ModRaise a coefficient is m + q_0 I; the trace multiplies it, the conjugate that is added doubles it.
     const double trace = static_cast<double>(chain.n() / (2 * p.slots));
     coeff_to_slot_ = make(true, p.cts_budget, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
-}
-
-std::size_t Bootstrap::table_bytes() const {
-    std::size_t total = 0;
-    for (const auto* transforms : {&slot_to_coeff_, &coeff_to_slot_})
-        for (const auto& t : *transforms)
-            total += t.bytes();
-    return total;
 }
 
 Ciphertext Bootstrap::raise(const Keys& keys, const Ciphertext& x) const {

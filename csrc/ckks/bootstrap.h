@@ -26,10 +26,6 @@ inline constexpr int kRatioBits = 10;
 // Weight of the ephemeral secret.
 inline constexpr int kSparseWeight = 32;
 
-inline int bootstrap_depth(const BootstrapParameters& p) {
-    return p.cts_budget + p.stc_budget + kEvalModDepth;
-}
-
 struct RotationNeed {
     int rotation;
     std::size_t limbs;
@@ -46,7 +42,6 @@ public:
     Ciphertext apply(const Keys& keys, const Ciphertext& x) const;
 
     static std::vector<RotationNeed> rotations(const Chain& chain, const BootstrapParameters& parameters);
-    std::size_t table_bytes() const;
 
 private:
     Ciphertext raise(const Keys& keys, const Ciphertext& x) const;
@@ -56,7 +51,6 @@ private:
     const std::vector<double>& scales_;
     std::vector<Transform> slot_to_coeff_, coeff_to_slot_;
     std::vector<double> cosine_;
-    double bottom_scale_;
 };
 
 }  // namespace fheinfer::ckks

@@ -42,20 +42,6 @@ Ciphertext rotated(const Chain& chain, const Ciphertext& x, const std::vector<Po
     return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
 }
 
-template <typename Operation>
-Ciphertext limb_wise(const Chain& chain, const Ciphertext& x, const Ciphertext& y, Operation operation) {
-    if (x.limbs() != y.limbs() || std::abs(x.scale / y.scale - 1) > 1e-7)
-        throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
-    const std::size_t limbs = x.limbs();
-    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
-        operation(out.c0[i], x.c0[i], y.c0[i], chain.n(), chain.modulus(i));
-        operation(out.c1[i], x.c1[i], y.c1[i], chain.n(), chain.modulus(i));
-    }
-    return out;
-}
-
 }  // namespace
 
 void Keys::add(uint64_t exponent, SwitchingKey key) {
@@ -87,11 +73,16 @@ const std::vector<uint32_t>& permutation(const Chain& chain, uint64_t exponent) 
 }
 
 Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
-    return limb_wise(chain, x, y, [](auto... args) { ring::add(args...); });
-}
-
-Ciphertext subtract(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
-    return limb_wise(chain, x, y, [](auto... args) { ring::subtract(args...); });
+    if (x.limbs() != y.limbs() || std::abs(x.scale / y.scale - 1) > 1e-7)
+        throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
+    const std::size_t limbs = x.limbs();
+    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i) {
+        ring::add(out.c0[i], x.c0[i], y.c0[i], chain.n(), chain.modulus(i));
+        ring::add(out.c1[i], x.c1[i], y.c1[i], chain.n(), chain.modulus(i));
+    }
+    return out;
 }
 
 void add_constant(const Chain& chain, Ciphertext& x, double value) {

@@ -39,7 +39,6 @@ struct Keys {
 
 // Both of one height.
 Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
-Ciphertext subtract(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
 // Adds `value` to every slot.
 void add_constant(const Chain& chain, Ciphertext& x, double value);
 // x * k; the scale stays.

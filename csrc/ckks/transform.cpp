@@ -59,13 +59,6 @@ Transform::Transform(const Chain& chain, const Diagonals& diagonals, const Steps
         std::rethrow_exception(failure);
 }
 
-std::size_t Transform::bytes() const {
-    std::size_t total = 0;
-    for (const auto& p : plain_)
-        total += p.limbs() * p.n() * sizeof(uint64_t);
-    return total;
-}
-
 // Row by row, so that what a row needs stays in the cache: all baby steps of the row, then all sums of a giant step.
 Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Ciphertext& x) const {
     if (x.limbs() != limbs_)

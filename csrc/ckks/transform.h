@@ -30,7 +30,6 @@ public:
 
     // Rescaled: one level lower.
     Ciphertext apply(const Chain& chain, const Keys& keys, const Ciphertext& x) const;
-    std::size_t bytes() const;
 
 private:
     Steps steps_;

@@ -43,9 +43,6 @@ public:
     const ckks::Chain& chain() const {
         return *chain_;
     }
-    double scale(int level) const {
-        return scales_.at(level);
-    }
 
     std::size_t slots() const override {
         return slots_;

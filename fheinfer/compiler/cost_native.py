@@ -58,7 +58,8 @@ class NativeCost(CostModel):
         return min(self._specials, min(limbs, self._per_digit) + 1)
 
     def _mod_up(self, limbs: int) -> float:
-        return (limbs + self._digits(limbs) * (limbs + self._special(limbs)) - limbs) * self._ntt
+        # Every limb out of evaluation form, and the rows of every digit into it but the digit's own, which are there.
+        return self._digits(limbs) * (limbs + self._special(limbs)) * self._ntt
 
     def _rows(self, limbs: int) -> float:
         return 2 * self._digits(limbs) * (limbs + self._special(limbs)) * self._row
