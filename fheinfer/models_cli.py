@@ -23,6 +23,7 @@ def train(
     epochs: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Weights whose logits are learned beside labels.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
 ) -> None:
     """Train a network on CIFAR-10; writes weights and a model card."""
@@ -34,7 +35,8 @@ def train(
         raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
     chosen = {k: v for k, v in {"epochs": epochs, "peak_lr": lr, "seed": seed}.items() if v is not None}
     with progress_bar() as observe:
-        run(network, output, data, Recipe(**chosen), resume, observe)  # type: ignore[arg-type]
+        run(network, output, data, Recipe(**chosen), resume, observe,  # type: ignore[arg-type]
+            load(teacher) if teacher else None)
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 

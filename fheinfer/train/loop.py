@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,10 +18,10 @@ from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.images import batches
-from fheinfer.train.module import GraphModule
+from fheinfer.train.module import GraphModule, from_weights
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
-from fheinfer.weights import load
+from fheinfer.weights import Weights, load
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ Observer = Callable[[Progress], None]
 
 
 def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
-          observe: Observer = lambda progress: None) -> None:
+          observe: Observer = lambda progress: None, teacher: Weights | None = None) -> None:
     """Trains `network` on the sheets in `data`; writes `out` (safetensors) and a model card beside it.
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
@@ -52,6 +52,8 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
     """
+    if teacher is not None:
+        recipe = replace(recipe, teacher=teacher.identity)
     graph = zoo.network(network)
     size = int(graph.input.attrs["shape"][1])
     folder = dataset.folder(data)
@@ -62,7 +64,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         state = Checkpoint.load(checkpoint, network, recipe)
     else:
         state = Checkpoint(network, recipe)
-    run = Run(state, fitting, held_out, observe)
+    run = Run(state, fitting, held_out, observe, teacher)
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
@@ -78,7 +80,8 @@ def checkpoint_path(out: Path) -> Path:
 class Run:
     """The live side of a checkpoint: module, averaged copy and optimiser."""
 
-    def __init__(self, state: Checkpoint, fitting: Pictures, held_out: Pictures, observe: Observer) -> None:
+    def __init__(self, state: Checkpoint, fitting: Pictures, held_out: Pictures, observe: Observer,
+                 teacher: Weights | None = None) -> None:
         self.state, self.fitting, self.held_out, self.observe = state, fitting, held_out, observe
         recipe = state.recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -86,6 +89,7 @@ class Run:
         self.module, self.average = (self._module() for _ in range(2))
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
                                          weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
+        self.teacher = Teacher(teacher, recipe, self.device) if teacher else None
         self.average.load_state_dict(state.average or self.module.state_dict())
         if state.model:
             self.module.load_state_dict(state.model)
@@ -125,6 +129,8 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
             logits = self.module(x)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
+        if self.teacher:
+            loss = (1 - recipe.distill) * loss + recipe.distill * self.teacher.loss(logits.float(), x)
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged()
@@ -140,6 +146,25 @@ class Run:
     def _diverged(self) -> UsageError:
         return UsageError(f"training diverged in epoch {self.state.epoch + 1}: the loss is not a number; try a lower "
                           f"learning rate than {self.state.recipe.peak_lr} (the checkpoint before it is kept)")
+
+
+class Teacher:
+    """A trained network whose logits another one learns; it may normalise its input in its own way."""
+
+    def __init__(self, weights: Weights, recipe: Recipe, device: torch.device) -> None:
+        self.recipe = recipe
+        self.module = from_weights(weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        own, theirs = ([torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (r.mean, r.std)]
+                       for r in (recipe, weights))
+        self.scale, self.shift = own[1] / theirs[1], (own[0] - theirs[0]) / theirs[1]
+
+    def loss(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Kullback-Leibler divergence from the softened logits of the teacher on the same inputs, times T^2."""
+        with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            wanted = self.module(x * self.scale + self.shift).float()
+        t = self.recipe.temperature
+        return functional.kl_div((logits / t).log_softmax(1), (wanted.clone() / t).log_softmax(1), log_target=True,
+                                 reduction="batchmean") * t * t
 
 
 def _copy(module: GraphModule) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ class Recipe:
     peak_lr, warmup      largest learning rate; part of all steps that climb to it (then a cosine down to 0)
     momentum, decay      of the gradient; of the weights (all of them: it also keeps ReLU inputs small)
     smoothing            label smoothing
+    teacher              identity of the weights whose logits are learned beside the labels, "" for none
+    distill, temperature part of the loss that is the teacher's (Hinton et al. 2015); softening of both logits
     average              decay per step of the moving average of weights that is evaluated and kept
     crop, flip           random shift in pixels either way; mirror half of the images
     bfloat16             autocast: weights and updates stay float32
@@ -29,6 +31,9 @@ class Recipe:
     momentum: float = 0.9
     decay: float = 5e-4
     smoothing: float = 0.0
+    teacher: str = ""
+    distill: float = 0.7
+    temperature: float = 3.0
     average: float = 0.998
     crop: int = 4
     flip: bool = True
@@ -41,7 +46,8 @@ class Recipe:
         rules = {
             "epochs": self.epochs >= 1, "batch": self.batch >= 2, "peak_lr": 0 < self.peak_lr < math.inf,
             "warmup": 0 <= self.warmup < 1, "momentum": 0 <= self.momentum < 1, "decay": 0 <= self.decay < 1,
-            "smoothing": 0 <= self.smoothing < 1, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
+            "smoothing": 0 <= self.smoothing < 1, "distill": 0 <= self.distill <= 1,
+            "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
             "seed": self.seed >= 0, "std": min(self.std) > 0,
         }
         for name, holds in rules.items():

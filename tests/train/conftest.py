@@ -12,7 +12,7 @@ from PIL import Image
 from fheinfer.train.data import COLUMNS, PER_SHEET, ROWS, SIZE
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # before any fixture that trains
 def one_thread() -> None:
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
 

@@ -77,6 +77,31 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
     assert load(out).identity == load(trained).identity
 
 
+def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path) -> None:
+    weights = load(trained)
+    student = from_weights(weights)
+    images = torch.rand(20, 3, 8, 8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (weights.mean, weights.std))
+    other = replace(QUICK, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
+    for recipe in (QUICK, other):
+        teacher = loop.Teacher(weights, recipe, torch.device("cpu"))
+        shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (recipe.mean, recipe.std))
+        with torch.no_grad():
+            logits = student((images - mean) / std)
+        assert float(teacher.loss(logits, (images - shift) / scale)) == pytest.approx(0, abs=1e-5)
+        assert float(teacher.loss(logits.roll(1, 1), (images - shift) / scale)) > 0.1
+
+
+def test_a_pupil_learns_from_its_teacher_and_names_it(trained: Path, sheets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pupil.safetensors"
+    teacher = load(trained)
+    train(NETWORK, out, sheets, replace(QUICK, distill=1.0), teacher=teacher)  # labels do not count at all
+    pupil = load(out)
+    test = data.load(sheets, "test").resized(8)
+    assert accuracy(from_weights(pupil), test, pupil.mean, pupil.std) > 0.8
+    assert f"| recipe: teacher | {teacher.identity} |" in out.with_suffix(".md").read_text()
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     real = images.batches
