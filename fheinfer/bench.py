@@ -239,7 +239,7 @@ class Bench:
 
     def kernels(self) -> None:
         params = self.params
-        after = params.levels - _core.chebyshev_depth(params.relu_degree)  # a convolution's input
+        after = params.levels - params.level_model().chebyshev_depth(params.relu_degree)  # a convolution's input
         series, shifts = list(relu(params.relu_degree)), range(1, HOISTED + 1)
         places = {
             "a bootstrap": params.bootstrap_input,
@@ -251,7 +251,7 @@ class Bench:
         kernels += [
             Kernel(f"{HOISTED} hoisted rotations", after, lambda e, x: e.rotate_many(x, shifts)),
             Kernel("convolution 3x3, 16 channels", after, self._convolution()),
-            Kernel("square", params.levels, lambda e, x: e.square(x)),
+            Kernel("product", params.levels, lambda e, x: e.multiply(x, x)),
             Kernel(f"ReLU, degree {params.relu_degree}", params.levels, lambda e, x: e.chebyshev(x, series)),
             Kernel("bootstrap", params.bootstrap_input, lambda e, x: e.bootstrap(x)),
         ]

@@ -100,7 +100,12 @@ class ParameterSet:
         """Levels for evaluators that work without a context (slots, trace)."""
         from fheinfer import _core
 
-        return _core.LevelModel(top=self.top_level, after_bootstrap=self.levels, bootstrap_min=self.bootstrap_input)
+        return _core.LevelModel(
+            top=self.top_level,
+            after_bootstrap=self.levels,
+            bootstrap_min=self.bootstrap_input,
+            openfhe_series=not self.native,
+        )
 
 
 # Sets 1 to 4 keep the ReLU degree, digits, bootstrapping budgets, N and slots of Rovida & Leporati's four sets

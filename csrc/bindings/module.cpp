@@ -72,11 +72,12 @@ void bind_layout(py::module_& m) {
 void bind_evaluators(py::module_& m) {
     py::class_<Ciphertext, std::shared_ptr<Ciphertext>>(m, "Ciphertext");
     py::class_<LevelModel>(m, "LevelModel")
-        .def(py::init<int, int, int>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"))
+        .def(py::init<int, int, int, bool>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"),
+             py::arg("openfhe_series") = false)
         .def_readonly("top", &LevelModel::top)
         .def_readonly("after_bootstrap", &LevelModel::after_bootstrap)
-        .def_readonly("bootstrap_min", &LevelModel::bootstrap_min);
-    m.def("chebyshev_depth", &chebyshev_depth);
+        .def_readonly("bootstrap_min", &LevelModel::bootstrap_min)
+        .def("chebyshev_depth", &LevelModel::chebyshev_depth, py::arg("degree"));
 
     // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
     const auto out = [](CiphertextPtr x) { return std::const_pointer_cast<Ciphertext>(x); };
@@ -89,7 +90,7 @@ void bind_evaluators(py::module_& m) {
         .def("add_plain", [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.add_plain(x, view(v))); })
         .def("multiply_plain",
              [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
-        .def("square", [out](Evaluator& e, const Ct& x) { return Release(), out(e.square(x)); })
+        .def("multiply", [out](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.multiply(x, y)); })
         .def("rotate", [out](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
         .def("rotate_many",
              [out](Evaluator& e, const Ct& x, const std::vector<int>& ks) {
@@ -131,8 +132,8 @@ void bind_evaluators(py::module_& m) {
         .def_readonly("plain_multiplications", &TraceReport::plain_multiplications)
         .def_readonly("rescales", &TraceReport::rescales)
         .def_readonly("polynomials", &TraceReport::polynomials)
-        .def_readonly("bootstraps", &TraceReport::bootstraps)
-        .def_readonly("squares", &TraceReport::squares);
+        .def_readonly("products", &TraceReport::products)
+        .def_readonly("bootstraps", &TraceReport::bootstraps);
     py::class_<TraceEvaluator, Evaluator>(m, "TraceEvaluator")
         .def(py::init<std::size_t, LevelModel>(), py::arg("slots"), py::arg("levels"))
         .def("encrypt", [out](const TraceEvaluator& e, int level) { return out(e.encrypt(level)); })

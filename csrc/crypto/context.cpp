@@ -129,6 +129,7 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
 
     self->levels_.top             = p.top_level;
     self->levels_.after_bootstrap = bootstraps ? p.top_level - depth : 0;
+    self->levels_.openfhe_series  = !p.native;
     self->levels_.bootstrap_min   = p.native ? p.stc_budget : 1;  // one level goes into OpenFHE's scale adjustment
     return self;
 }

@@ -1,13 +1,17 @@
 #include "evaluator/evaluator.h"
 
+#include <bit>
+
 #include "base/error.h"
 #include "evaluator/level_rules.h"
 
 namespace fheinfer {
 
-int chebyshev_depth(int degree) {
+int LevelModel::chebyshev_depth(int degree) const {
     if (degree < 1)
         throw Error(ErrorKind::kUsage, "a Chebyshev series needs degree 1 or more");
+    if (!openfhe_series)
+        return std::bit_width(static_cast<unsigned>(degree));
     if (degree < 6)
         return 3;
     // 6-13: 4, 14-27: 5, 28-59: 6, 60-119: 7, 120-247: 8, 248-495: 9, ...: each depth reaches a little less than

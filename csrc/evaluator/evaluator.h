@@ -20,14 +20,16 @@ using CiphertextPtr = std::shared_ptr<const Ciphertext>;
 
 // Levels: a ciphertext at level l has l + 1 limbs and can be multiplied and rescaled l times.
 struct LevelModel {
-    int top             = 0;  // level of a fresh ciphertext that uses every limb
-    int after_bootstrap = 0;  // level a bootstrap returns
-    int bootstrap_min   = 1;  // lowest level a bootstrap accepts
-};
+    int top             = 0;      // level of a fresh ciphertext that uses every limb
+    int after_bootstrap = 0;      // level a bootstrap returns
+    int bootstrap_min   = 1;      // lowest level a bootstrap accepts
+    bool openfhe_series = false;  // Chebyshev series go through OpenFHE's EvalChebyshevSeries
 
-// Levels a Chebyshev series of this degree on [-1, 1] consumes (OpenFHE 1.4.2, FUNCTION_EVALUATION.md, less the
-// one level its affine change of variable takes on other intervals).
-int chebyshev_depth(int degree);
+    // Levels a Chebyshev series of this degree on [-1, 1] consumes: ceil(log2(degree + 1)), the least there is; or
+    // OpenFHE's one to four more (1.4.2, FUNCTION_EVALUATION.md, less the one level its affine change of variable takes
+    // on other intervals).
+    int chebyshev_depth(int degree) const;
+};
 
 class Evaluator {
 public:
@@ -40,7 +42,8 @@ public:
     // Slot-wise. `values` has a power-of-two length that divides slots() and repeats.
     virtual CiphertextPtr add(const CiphertextPtr& x, const CiphertextPtr& y)                       = 0;
     virtual CiphertextPtr add_plain(const CiphertextPtr& x, std::span<const double> values)         = 0;
-    virtual CiphertextPtr square(const CiphertextPtr& x)                                            = 0;  // 1 level
+    // Slot-wise product, 1 level below the lower of both.
+    virtual CiphertextPtr multiply(const CiphertextPtr& x, const CiphertextPtr& y) = 0;
     // sum_i xs[i] * factors[i] over the factors that are not empty; null when all are. Not rescaled.
     virtual CiphertextPtr multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) = 0;
     virtual CiphertextPtr rescale(const CiphertextPtr& x) = 0;  // 1 level
@@ -50,7 +53,7 @@ public:
     // One decomposition (ModUp) for all rotations of the same ciphertext.
     virtual std::vector<CiphertextPtr> rotate_many(const CiphertextPtr& x, std::span<const int> ks) = 0;
 
-    // sum_k coefficients[k] * T_k(x) for x in [-1, 1]; consumes chebyshev_depth(degree) levels.
+    // sum_k coefficients[k] * T_k(x) for x in [-1, 1]; consumes levels().chebyshev_depth(degree).
     virtual CiphertextPtr chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) = 0;
     virtual CiphertextPtr bootstrap(const CiphertextPtr& x)                                       = 0;
     virtual CiphertextPtr drop_to(const CiphertextPtr& x, int level)                              = 0;

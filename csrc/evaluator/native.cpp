@@ -74,7 +74,7 @@ void NativeEvaluator::prepare_bootstrap() {
 
 CiphertextPtr NativeEvaluator::add(const CiphertextPtr& x, const CiphertextPtr& y) {
     const int low = std::min(level(x), level(y));
-    return wrap(ckks::add(*chain_, get(level(x) > low ? drop_to(x, low) : x), get(level(y) > low ? drop_to(y, low) : y)));
+    return wrap(ckks::add(*chain_, get(drop_to(x, low)), get(drop_to(y, low))));
 }
 
 CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const double> values) {
@@ -93,9 +93,11 @@ CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const
     return wrap(std::move(out));
 }
 
-CiphertextPtr NativeEvaluator::square(const CiphertextPtr& x) {
-    level_after(level(x), 1, "square");
-    return wrap(ckks::relinearise(*chain_, ckks::multiply(*chain_, get(x), get(x)), keys_.relinearisation));
+CiphertextPtr NativeEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
+    const int low = std::min(level(x), level(y));
+    level_after(low, 1, "product");
+    auto product    = ckks::multiply(*chain_, get(drop_to(x, low)), get(drop_to(y, low)));
+    return wrap(ckks::relinearise(*chain_, std::move(product), keys_.relinearisation));
 }
 
 double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {
@@ -246,11 +248,11 @@ std::vector<CiphertextPtr> NativeEvaluator::rotate_many(const CiphertextPtr& x, 
 }
 
 CiphertextPtr NativeEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
-    const int left = level_after(level(x), chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
+    const int left = level_after(level(x), levels_.chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
     while (coefficients.size() > 2 && coefficients.back() == 0)
         coefficients = coefficients.first(coefficients.size() - 1);
     const int depth = ckks::series_depth(static_cast<int>(coefficients.size()) - 1);
-    // The interface grants what OpenFHE needs; where ours needs less, the levels come off first, where they are free.
+    // Where zeros at the end make it shorter than it says, levels come off first, where they are free.
     const auto ct = get(x).first(static_cast<std::size_t>(left + depth) + 1);
     return wrap(ckks::chebyshev(*chain_, keys_.relinearisation, ct, coefficients, scales_[left]));
 }

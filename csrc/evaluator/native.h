@@ -55,7 +55,7 @@ public:
     }
     CiphertextPtr add(const CiphertextPtr& x, const CiphertextPtr& y) override;
     CiphertextPtr add_plain(const CiphertextPtr& x, std::span<const double> values) override;
-    CiphertextPtr square(const CiphertextPtr& x) override;
+    CiphertextPtr multiply(const CiphertextPtr& x, const CiphertextPtr& y) override;
     CiphertextPtr multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) override;
     CiphertextPtr rescale(const CiphertextPtr& x) override;
     CiphertextPtr rotate(const CiphertextPtr& x, int k) override;

@@ -146,9 +146,9 @@ CiphertextPtr OpenFheEvaluator::add_plain(const CiphertextPtr& x, std::span<cons
     return wrap(context_->openfhe()->EvalAdd(ct, plain));
 }
 
-CiphertextPtr OpenFheEvaluator::square(const CiphertextPtr& x) {
-    level_after(level(x), 1, "square");
-    return rescaled(*context_, context_->openfhe()->EvalSquare(get(x)));
+CiphertextPtr OpenFheEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
+    level_after(std::min(level(x), level(y)), 1, "product");
+    return rescaled(*context_, context_->openfhe()->EvalMult(get(x), get(y)));
 }
 
 CiphertextPtr OpenFheEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
@@ -227,7 +227,7 @@ std::vector<CiphertextPtr> OpenFheEvaluator::rotate_many(const CiphertextPtr& x,
 }
 
 CiphertextPtr OpenFheEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
-    const int left = level_after(level(x), chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
+    const int left = level_after(level(x), levels().chebyshev_depth(static_cast<int>(coefficients.size()) - 1), "polynomial");
     auto c = copy(coefficients);
     c[0] *= 2;  // OpenFHE's series starts with c_0 / 2
     while (c.size() > 2 && c.back() == 0)  // OpenFHE spends a level too many on six coefficients that end in zero

@@ -62,11 +62,14 @@ CiphertextPtr SlotsEvaluator::add_plain(const CiphertextPtr& x, std::span<const 
     return make(std::move(out), get(x).level);
 }
 
-CiphertextPtr SlotsEvaluator::square(const CiphertextPtr& x) {
+CiphertextPtr SlotsEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
     std::vector<double> out(get(x).values);
-    for (double& v : out)
-        v *= v;
-    return make(std::move(out), level_after(get(x).level, 1, "square"));
+    const auto& other = get(y).values;
+    if (out.size() != other.size())
+        throw Error(ErrorKind::kUsage, "ciphertexts of different numbers of slots");
+    for (std::size_t i = 0; i < slots_; ++i)
+        out[i] *= other[i];
+    return make(std::move(out), level_after(std::min(get(x).level, get(y).level), 1, "product"));
 }
 
 CiphertextPtr SlotsEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
@@ -104,7 +107,7 @@ std::vector<CiphertextPtr> SlotsEvaluator::rotate_many(const CiphertextPtr& x, s
 }
 
 CiphertextPtr SlotsEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> c) {
-    const int level = level_after(get(x).level, chebyshev_depth(static_cast<int>(c.size()) - 1), "polynomial");
+    const int level = level_after(get(x).level, levels_.chebyshev_depth(static_cast<int>(c.size()) - 1), "polynomial");
     std::vector<double> out(get(x).values);
     for (double& v : out) {  // Clenshaw
         double b1 = 0, b2 = 0;

@@ -39,9 +39,10 @@ CiphertextPtr TraceEvaluator::add_plain(const CiphertextPtr& x, std::span<const 
     return x;
 }
 
-CiphertextPtr TraceEvaluator::square(const CiphertextPtr& x) {
-    ++report_.squares;
-    return at(level_after(level(x), 1, "square"));
+CiphertextPtr TraceEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
+    const int low = std::min(level(x), level(y));
+    ++report_.products[low + 1];
+    return at(level_after(low, 1, "product"));
 }
 
 CiphertextPtr TraceEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
@@ -87,7 +88,7 @@ std::vector<CiphertextPtr> TraceEvaluator::rotate_many(const CiphertextPtr& x, s
 
 CiphertextPtr TraceEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
     const int degree = static_cast<int>(coefficients.size()) - 1;
-    const int after  = level_after(level(x), chebyshev_depth(degree), "polynomial");
+    const int after  = level_after(level(x), levels_.chebyshev_depth(degree), "polynomial");
     ++report_.polynomials[degree][level(x) + 1];
     return at(after);
 }

@@ -22,8 +22,8 @@ struct TraceReport {
     std::map<int, int> plain_multiplications;   // limbs -> encoded plaintexts multiplied
     std::map<int, int> rescales;                // limbs before
     std::map<int, std::map<int, int>> polynomials;  // degree -> limbs at its input -> count
+    std::map<int, int> products;                // limbs -> products of ciphertexts
     int bootstraps = 0;
-    int squares    = 0;
 };
 
 class TraceEvaluator final : public Evaluator {
@@ -48,7 +48,7 @@ public:
     int level(const CiphertextPtr& x) const override;
     CiphertextPtr add(const CiphertextPtr& x, const CiphertextPtr& y) override;
     CiphertextPtr add_plain(const CiphertextPtr& x, std::span<const double> values) override;
-    CiphertextPtr square(const CiphertextPtr& x) override;
+    CiphertextPtr multiply(const CiphertextPtr& x, const CiphertextPtr& y) override;
     CiphertextPtr multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) override;
     CiphertextPtr rescale(const CiphertextPtr& x) override;
     CiphertextPtr rotate(const CiphertextPtr& x, int k) override;

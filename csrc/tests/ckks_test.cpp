@@ -227,7 +227,7 @@ void test_operations(const Bench& b, NativeEvaluator& e) {
         b.close(ct, x, 27, "encryption");
         b.close(e.add(ct, other), each([&](auto i) { return x[i] + y[i]; }), 26, "a sum");
         b.close(e.add_plain(ct, y), each([&](auto i) { return x[i] + y[i]; }), 26, "a sum with clear values");
-        b.close(e.square(ct), each([&](auto i) { return x[i] * x[i]; }), 24, "a square");
+        b.close(e.multiply(ct, ct), each([&](auto i) { return x[i] * x[i]; }), 24, "a square");
         b.close(e.drop_to(ct, 0), x, 26, "a lower ciphertext");
         for (std::size_t period = 1; period <= kSlots; period *= 2)
             b.close(e.multiply_plain(ct, std::span(y).first(period)), each([&](auto i) { return x[i] * y[i % period]; }), 24,
@@ -253,14 +253,14 @@ void test_operations(const Bench& b, NativeEvaluator& e) {
         const auto raised = e.bootstrap(b.encrypt(e, x, level));
         check(e.level(raised) == kLevels, "the level of a bootstrap");
         b.close(raised, x, 12, "a bootstrap");
-        b.close(e.square(raised), each([&](auto i) { return x[i] * x[i]; }), 11, "a square after it");
+        b.close(e.multiply(raised, raised), each([&](auto i) { return x[i] * x[i]; }), 11, "a square after it");
     }
 }
 
 void test_refusals(const Bench& b) {
     auto e       = b.evaluator();
     const auto x = b.encrypt(e, values(), 5);
-    refused([&] { e.square(x); }, ErrorKind::kBackend, "a square without a key");
+    refused([&] { e.multiply(x, x); }, ErrorKind::kBackend, "a square without a key");
     refused([&] { e.rotate(x, 1); }, ErrorKind::kBackend, "a rotation without a key");
     refused([&] { e.bootstrap(x); }, ErrorKind::kBackend, "a bootstrap without keys");
     refused([&] { e.prepare_bootstrap(); }, ErrorKind::kBackend, "preparing without keys");
@@ -268,7 +268,8 @@ void test_refusals(const Bench& b) {
     refused([&] { e.rotate(x, 1); }, ErrorKind::kBackend, "a rotation with a key too short");
     const auto square = [&](SwitchingKey key, int level) {
         e.set_relinearisation_key(std::move(key));
-        e.square(b.encrypt(e, values(), level));
+        const auto x = b.encrypt(e, values(), level);
+        e.multiply(x, x);
     };
     refused([&] { square(b.client.relinearisation_key(5), 5); }, ErrorKind::kBackend, "a square with a key too short");
     auto halved = b.client.relinearisation_key(kTop + 1);

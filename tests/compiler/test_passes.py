@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fheinfer import _core
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
@@ -169,7 +168,7 @@ def test_a_value_for_activations_of_different_ranges_is_refused() -> None:
 @pytest.mark.parametrize("params", [TINY, REFERENCE], ids=lambda s: s.name)
 def test_levels_bootstrap_only_where_an_activation_would_run_out(params: ParameterSet) -> None:
     after = run(dataclasses.replace(scaled(), params=params), levels)
-    relu = _core.chebyshev_depth(params.relu_degree)
+    relu = params.level_model().chebyshev_depth(params.relu_degree)
     for node in after.graph:
         if node.op == "bootstrap":
             assert node.attrs["level"] == params.levels
@@ -186,7 +185,8 @@ def test_levels_bootstrap_only_where_an_activation_would_run_out(params: Paramet
 
 def test_levels_are_what_the_kernels_consume() -> None:
     after = run(scaled(), levels)
-    cost = {"conv2d": 1, "relu": _core.chebyshev_depth(TINY.relu_degree), "add": 0, "avg_pool": 0, "linear": 2}
+    relu = TINY.level_model().chebyshev_depth(TINY.relu_degree)
+    cost = {"conv2d": 1, "relu": relu, "add": 0, "avg_pool": 0, "linear": 2}
     for node in after.graph.nodes[1:]:
         if node.op != "bootstrap":
             low = min(after.graph[i].attrs["level"] for i in node.inputs)
@@ -197,7 +197,8 @@ def test_levels_are_what_the_kernels_consume() -> None:
 def test_the_input_is_no_higher_than_it_must_be(degree: int) -> None:
     """OpenFHE: one convolution and one activation, then a convolution and the level a bootstrap needs. Ours: one
     convolution, and the level a bootstrap needs."""
-    for params, level in ((REFERENCE, 1 + _core.chebyshev_depth(degree) + 2), (TINY, 1 + TINY.bootstrap_input)):
+    relu = REFERENCE.level_model().chebyshev_depth(degree)
+    for params, level in ((REFERENCE, 1 + relu + 2), (TINY, 1 + TINY.bootstrap_input)):
         start = dataclasses.replace(scaled(), params=dataclasses.replace(params, relu_degree=degree))
         assert run(start, levels).graph.input.attrs["level"] == level
 

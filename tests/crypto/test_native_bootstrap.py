@@ -49,7 +49,7 @@ def test_the_result_is_good_for_all_its_levels(native_rig: Rigs, name: str) -> N
     for level in range(r.evaluator.level(y) - 1, 0, -2):
         low = r.evaluator.drop_to(y, level)
         assert precision_bits(x, r.decrypt(low)).minimum > BITS
-        assert precision_bits(x**2, r.decrypt(r.evaluator.square(low))).minimum > BITS - 1
+        assert precision_bits(x**2, r.decrypt(r.evaluator.multiply(low, low))).minimum > BITS - 1
 
 
 @SETS
@@ -64,7 +64,8 @@ def test_inputs_above_the_lowest_level(native_rig: Rigs, name: str) -> None:
 def test_inputs_that_were_computed(native_rig: Rigs) -> None:
     """Not only fresh encryptions: a bootstrap of a bootstrap of a square of a rotation."""
     r, x = native_rig("2"), values(9)
-    y = r.evaluator.square(r.evaluator.rotate(r.encrypt(x, 9), 3))
+    y = r.evaluator.rotate(r.encrypt(x, 9), 3)
+    y = r.evaluator.multiply(y, y)
     y = r.evaluator.bootstrap(r.evaluator.drop_to(r.evaluator.bootstrap(y), 5))
     assert precision_bits(np.roll(x, -3) ** 2, r.decrypt(y)).minimum > BITS - 1
 

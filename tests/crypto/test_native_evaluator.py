@@ -63,13 +63,22 @@ def test_sums_of_different_levels(native_rig: Rigs, name: str, a: int, b: int, s
 
 
 @SETS
-def test_squares_and_products_at_every_level(native_rig: Rigs, name: str) -> None:
+@fixtures
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_products_of_different_levels(native_rig: Rigs, name: str, a: int, b: int, seed: int) -> None:
+    r, x, y = native_rig(name), values(seed), values(seed + 100)
+    z = r.evaluator.multiply(r.encrypt(x, a), r.encrypt(y, b))
+    check(r, z, x * y, level=min(a, b) - 1, bits=WORK)
+
+
+@SETS
+def test_products_at_every_level(native_rig: Rigs, name: str) -> None:
     r, x, y = native_rig(name), values(0), values(1)
     for level in range(1, r.params.top_level + 1):
-        check(r, r.evaluator.square(r.encrypt(x, level)), x**2, level=level - 1, bits=WORK)
+        check(r, r.evaluator.multiply(r.encrypt(x, level), r.encrypt(y, level)), x * y, level=level - 1, bits=WORK)
         check(r, r.evaluator.multiply_plain(r.encrypt(x, level), y), x * y, level=level - 1, bits=WORK)
     with pytest.raises(BackendError, match="no level left"):
-        r.evaluator.square(r.encrypt(x, 0))
+        r.evaluator.multiply(r.encrypt(x, 0), r.encrypt(x, 5))
     with pytest.raises(BackendError, match="no level left"):
         r.evaluator.multiply_plain(r.encrypt(x, 0), y)
 
@@ -82,7 +91,7 @@ def test_drop_to_keeps_the_message(native_rig: Rigs, name: str, high: int, low: 
     y = r.evaluator.drop_to(r.encrypt(values(0), high), low)
     check(r, y, values(0), level=low, bits=FRESH - 1)
     if low:
-        check(r, r.evaluator.square(y), values(0) ** 2, level=low - 1, bits=WORK)
+        check(r, r.evaluator.multiply(y, y), values(0) ** 2, level=low - 1, bits=WORK)
     for target in (-1, high + 1):
         with pytest.raises(BackendError, match="cannot drop"):
             r.evaluator.drop_to(r.encrypt(values(0), high), target)
@@ -99,7 +108,8 @@ def test_rotations_at_every_level(native_rig: Rigs, name: str) -> None:
 @pytest.mark.parametrize("degree", [*range(1, 20), 27, 28, 31, 32, 33, 59, 63, 64, 65, 100, 119, 127, 128, 129, 200])
 def test_a_series_fits_exactly_the_levels_its_depth_says(native_rig: Rigs, degree: int) -> None:
     """Random coefficients, even and odd; from that level it ends at zero, exactly at the scale there."""
-    r, depth, x = native_rig("1"), _core.chebyshev_depth(degree), values(degree)
+    r, x = native_rig("1"), values(degree)
+    depth = r.context.levels.chebyshev_depth(degree)
     coefficients = np.random.default_rng(degree).uniform(-1, 1, degree + 1) / (degree + 1) ** 0.5
     for level in (depth, r.params.top_level):
         y = r.evaluator.chebyshev(r.encrypt(x, level), list(coefficients))
@@ -117,7 +127,7 @@ def test_a_series_whose_last_coefficients_are_zero_takes_the_same_levels(native_
         short = coefficients.copy()
         short[last + 1 :] = 0
         y = r.evaluator.chebyshev(r.encrypt(x, 9), list(short))
-        check(r, y, chebyshev.chebval(x, short), level=9 - _core.chebyshev_depth(degree), bits=20)
+        check(r, y, chebyshev.chebval(x, short), level=9 - r.context.levels.chebyshev_depth(degree), bits=20)
 
 
 @SETS
@@ -136,14 +146,12 @@ def test_every_series_equals_slots(native_rig: Rigs, name: str, degree: int, see
     x = rng.uniform(-1, 1, SLOTS)
     top = r.params.top_level
     y = r.evaluator.chebyshev(r.encrypt(x, top), list(coefficients))
-    check(r, y, chebyshev.chebval(x, coefficients), level=top - _core.chebyshev_depth(degree), bits=16)
+    check(r, y, chebyshev.chebval(x, coefficients), level=top - r.context.levels.chebyshev_depth(degree), bits=16)
 
 
-def test_a_series_needs_no_more_levels_than_the_plan_gives_it() -> None:
-    """A plan counts what OpenFHE needs; ours is the least there is, ceil(log2(degree + 1))."""
+def test_a_series_needs_the_levels_the_plan_gives_it(native_rig: Rigs) -> None:
     for degree in range(1, 500):
-        least = max(1, int(np.ceil(np.log2(degree + 1))))
-        assert testing.series_depth(degree) == least <= _core.chebyshev_depth(degree)
+        assert testing.series_depth(degree) == native_rig("1").context.levels.chebyshev_depth(degree)
 
 
 # Kernels, under keys for exactly their manifest
@@ -254,7 +262,7 @@ def apply(e: Any, x: Any, name: str, number: int) -> Any:
         return e.chebyshev(x, list(np.random.default_rng(degree).uniform(-1, 1, degree + 1) / (degree + 1)))
     if name == "drop":
         return e.drop_to(x, number)
-    return e.square(x) if name == "square" else e.bootstrap(e.multiply_plain(x, half))
+    return e.multiply(x, x) if name == "square" else e.bootstrap(e.multiply_plain(x, half))
 
 
 def test_keys_that_must_reach_over_the_whole_chain_are_refused_when_they_do_not(native_rig: Rigs) -> None:

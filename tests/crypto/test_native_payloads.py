@@ -225,7 +225,7 @@ def test_keys_in_each_others_place_are_errors_or_noise(pack: Any, name: str, oth
     try:
         if name == "relinearisation key":
             evaluator.add_relinearisation_key(payload)
-            evaluator.square(x)
+            evaluator.multiply(x, x)
         elif name in ("rotation key", "conjugation key"):
             evaluator.add_rotation_key(1, payload)
             evaluator.rotate(x, 1)
@@ -260,7 +260,7 @@ def test_what_another_evaluator_holds_is_refused(native_rig: Rigs) -> None:
     other = _core.OpenFheEvaluator(r.context, f"{1:0>32}")
     for foreign in (slots.encrypt(x, 3), other.read(r.keys.encrypt(x, 3))):
         for use in (
-            r.evaluator.square,
+            lambda x: r.evaluator.multiply(x, x),
             r.evaluator.bootstrap,
             r.evaluator.write,
             r.evaluator.level,

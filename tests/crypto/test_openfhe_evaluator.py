@@ -52,9 +52,11 @@ def test_sums_of_different_levels(rig: Rigs, a: int, b: int) -> None:
     check(r, y, values(0) + values(1), level=min(a, b), bits=25)
 
 
-def test_squares_lose_one_level(rig: Rigs) -> None:
+@pytest.mark.parametrize(("a", "b"), [(5, 5), (5, 8), (8, 1), (2, 7)])
+def test_products_lose_one_level(rig: Rigs, a: int, b: int) -> None:
     r = rig("1")
-    check(r, r.evaluator.square(r.encrypt(values(0), 5)), values(0) ** 2, level=4, bits=24)
+    z = r.evaluator.multiply(r.encrypt(values(0), a), r.encrypt(values(1), b))
+    check(r, z, values(0) * values(1), level=min(a, b) - 1, bits=24)
 
 
 @pytest.mark.parametrize("target", [8, 7, 3, 1, 0])
@@ -63,7 +65,7 @@ def test_drop_to_keeps_the_message(rig: Rigs, target: int) -> None:
     y = r.evaluator.drop_to(r.encrypt(values(0), 8), target)
     check(r, y, values(0), level=target, bits=25)
     if target:
-        check(r, r.evaluator.square(y), values(0) ** 2, level=target - 1, bits=24)
+        check(r, r.evaluator.multiply(y, y), values(0) ** 2, level=target - 1, bits=24)
 
 
 @pytest.mark.parametrize("k", [3, 5, 11, 250, -6 + 1024 + 6 - 1021])
@@ -105,7 +107,8 @@ def test_hoisted_rotations_in_a_convolution_equal_slots(rig: Rigs) -> None:
 @pytest.mark.parametrize("degree", [1, 5, 6, 13, 14, 27, 28, 59, 60, 119, 120, 247])
 def test_a_series_fits_exactly_the_levels_its_depth_says(rig: Rigs, degree: int) -> None:
     """From that level it ends at zero: OpenFHE needs no more."""
-    r, depth = rig("1"), _core.chebyshev_depth(degree)
+    r = rig("1")
+    depth = r.evaluator.levels.chebyshev_depth(degree)
     coefficients, x = relu(degree), values(degree)
     y = r.evaluator.chebyshev(r.encrypt(x, depth), list(coefficients))
     check(r, y, chebyshev.chebval(x, coefficients), level=0, bits=18)
@@ -121,7 +124,7 @@ def test_a_series_whose_last_coefficients_are_zero_takes_the_same_levels(rig: Ri
     coefficients = np.random.default_rng(degree).normal(size=degree + 1) / 4
     coefficients[2:] = 0
     y = r.evaluator.chebyshev(r.encrypt(x, 8), list(coefficients))
-    check(r, y, chebyshev.chebval(x, coefficients), level=8 - _core.chebyshev_depth(degree), bits=24)
+    check(r, y, chebyshev.chebval(x, coefficients), level=8 - r.evaluator.levels.chebyshev_depth(degree), bits=24)
 
 
 def test_a_series_with_even_and_odd_terms_and_a_constant(rig: Rigs) -> None:
@@ -186,7 +189,7 @@ def apply(e: Any, x: Any, name: str, number: int) -> Any:
         return e.chebyshev(x, list(relu((5, 13, 27, 5, 59, 7)[number])))
     if name == "drop":
         return e.drop_to(x, number)
-    return e.square(x) if name == "square" else e.bootstrap(x)
+    return e.multiply(x, x) if name == "square" else e.bootstrap(x)
 
 
 def test_missing_and_short_rotation_keys_are_errors(rig: Rigs) -> None:
@@ -220,7 +223,7 @@ def test_a_product_without_relinearisation_key_is_an_error(rig: Rigs) -> None:
     r = rig("1")
     evaluator = _core.OpenFheEvaluator(r.context, f"{1:0>32}")
     with pytest.raises(BackendError):
-        evaluator.square(evaluator.read(r.keys.encrypt(values(0), 3)))
+        evaluator.multiply(*[evaluator.read(r.keys.encrypt(values(0), 3))] * 2)
 
 
 def test_keys_too_short_for_their_use_are_refused_when_they_are_loaded(rig: Rigs) -> None:
@@ -244,7 +247,7 @@ def test_ciphertexts_of_other_keys_and_evaluators_do_not_mix(rig: Rigs) -> None:
         r.evaluator.add(r.encrypt(values(0), 3), other.encrypt(values(0), 3))
     slots = _core.SlotsEvaluator(SLOTS, r.context.levels)
     with pytest.raises(UsageError, match="not a ciphertext of the OpenFHE evaluator"):
-        r.evaluator.square(slots.encrypt(values(0), 3))
+        r.evaluator.multiply(*[slots.encrypt(values(0), 3)] * 2)
 
 
 def test_two_evaluators_under_the_same_keys_live_side_by_side(rig: Rigs) -> None:
@@ -254,5 +257,6 @@ def test_two_evaluators_under_the_same_keys_live_side_by_side(rig: Rigs) -> None
     for evaluator in (first, second):
         evaluator.add_relinearisation_key(r.keys.relinearisation_key())
     del first
-    y = second.square(second.read(r.keys.encrypt(values(0), 3)))
+    x = second.read(r.keys.encrypt(values(0), 3))
+    y = second.multiply(x, x)
     assert precision_bits(values(0) ** 2, r.keys.decrypt(second.write(y), SLOTS)).minimum > 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_arithmetic_is_exact() -> None:
     evaluator, x, y = _core.SlotsEvaluator(SLOTS, LEVELS), values(0), values(1)
     a, b = evaluator.encrypt(x, 3), evaluator.encrypt(y, 5)
     assert np.array_equal(evaluator.decrypt(evaluator.add(a, b)), x + y)
-    assert np.array_equal(evaluator.decrypt(evaluator.square(a)), x * x)
+    assert np.array_equal(evaluator.decrypt(evaluator.multiply(a, a)), x * x)
     assert np.array_equal(evaluator.decrypt(evaluator.bootstrap(a)), x)
     assert np.array_equal(evaluator.decrypt(evaluator.drop_to(a, 1)), x)
 
@@ -76,7 +77,7 @@ def test_levels_fall_as_documented(kind: str) -> None:
     assert level(e.add(x, fresh(kind, 4)[1])) == 4
     assert level(e.add_plain(x, np.ones(1))) == 7
     assert level(e.multiply_plain(x, np.ones(1))) == 6
-    assert level(e.square(x)) == 6
+    assert level(e.multiply(x, x)) == 6
     assert level(e.rotate(x, 5)) == 7
     assert level(e.chebyshev(x, [0.0] * 59 + [1.0])) == 1
     assert level(e.bootstrap(x)) == 8
@@ -88,9 +89,9 @@ def test_levels_fall_as_documented(kind: str) -> None:
 def test_running_out_of_levels_is_an_error(kind: str) -> None:
     e, x = fresh(kind, 0)
     for operation, what in (
-        (lambda: e.square(x), "square"),
+        (lambda: e.multiply(x, x), "product"),
         (lambda: e.multiply_plain(x, np.ones(4)), "multiplication"),
-        (lambda: e.chebyshev(fresh(kind, 5)[1], [0.0] * 28 + [1.0]), "polynomial"),
+        (lambda: e.chebyshev(fresh(kind, 5)[1], [0.0] * 32 + [1.0]), "polynomial"),
     ):
         with pytest.raises(BackendError, match=f"no level left for a {what}"):
             operation()  # type: ignore[no-untyped-call]
@@ -123,16 +124,17 @@ def test_slots_are_a_power_of_two_and_the_same_for_both_addends() -> None:
     with pytest.raises(UsageError, match="power of two"):
         _core.SlotsEvaluator(48, LEVELS)
     e, other = _core.SlotsEvaluator(16, LEVELS), _core.SlotsEvaluator(8, LEVELS)
-    with pytest.raises(UsageError, match="different numbers of slots"):
-        e.add(e.encrypt(np.ones(16), 3), other.encrypt(np.ones(8), 3))
+    for operation in (e.add, e.multiply):
+        with pytest.raises(UsageError, match="different numbers of slots"):
+            operation(e.encrypt(np.ones(16), 3), other.encrypt(np.ones(8), 3))
 
 
 def test_ciphertexts_of_another_evaluator_are_refused() -> None:
     (slots, x), (trace, y) = fresh("slots", 3), fresh("trace", 3)
     with pytest.raises(UsageError, match="not a ciphertext of the slots evaluator"):
-        slots.square(y)
+        slots.multiply(y, y)
     with pytest.raises(UsageError, match="not a ciphertext of the trace evaluator"):
-        trace.square(x)
+        trace.multiply(x, x)
 
 
 def test_a_trace_counts_by_limbs_and_forgets_when_reset() -> None:
@@ -140,7 +142,7 @@ def test_a_trace_counts_by_limbs_and_forgets_when_reset() -> None:
     e.rotate(x, 3)
     e.rotate(e.drop_to(x, 2), 3)
     e.rotate(x, 0)
-    e.square(x)
+    e.multiply(x, x)
     e.chebyshev(x, [0.0] * 6)
     e.bootstrap(x)
     e.multiply_plain(x, np.ones(2))
@@ -148,7 +150,8 @@ def test_a_trace_counts_by_limbs_and_forgets_when_reset() -> None:
     assert report.rotation_keys == {3: 8}  # the tallest use
     assert report.key_switches == {8: 1, 3: 1}
     assert report.polynomials == {5: {8: 1}}
-    assert (report.squares, report.bootstraps) == (1, 1)
+    assert report.products == {8: 1}
+    assert report.bootstraps == 1
     assert report.plain_multiplications == {8: 1}
     assert report.rescales == {8: 1}
     e.reset()
@@ -173,10 +176,19 @@ def test_a_trace_counts_by_limbs_and_forgets_when_reset() -> None:
     ids=str,
 )
 def test_depths_are_those_openfhe_documents(degrees: tuple[int, int], depth: int) -> None:
-    assert {_core.chebyshev_depth(d) for d in range(degrees[0], degrees[1] + 1)} == {depth}
+    levels = _core.LevelModel(top=12, after_bootstrap=8, bootstrap_min=1, openfhe_series=True)
+    assert {levels.chebyshev_depth(d) for d in range(degrees[0], degrees[1] + 1)} == {depth}
+
+
+def test_our_own_depth_is_the_least_there_is() -> None:
+    for degree in range(1, 300):
+        assert LEVELS.chebyshev_depth(degree) == math.ceil(math.log2(degree + 1))
 
 
 @pytest.mark.parametrize("degree", [-1, 0, 2032])
 def test_impossible_degrees_are_refused(degree: int) -> None:
     with pytest.raises(UsageError, match="Chebyshev"):
-        _core.chebyshev_depth(degree)
+        _core.LevelModel(12, 8, 1, openfhe_series=True).chebyshev_depth(degree)
+    if degree < 1:
+        with pytest.raises(UsageError, match="Chebyshev"):
+            LEVELS.chebyshev_depth(degree)

@@ -9,16 +9,16 @@ it must be.
 
 from __future__ import annotations
 
-from fheinfer import _core
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
+from fheinfer.params import ParameterSet
 
 
-def depth(node: Node, relu_degree: int, *, is_output: bool = False) -> int:
+def depth(node: Node, params: ParameterSet, *, is_output: bool = False) -> int:
     """Levels a node consumes."""
     if node.op == "relu":
-        return _core.chebyshev_depth(relu_degree)
+        return params.level_model().chebyshev_depth(params.relu_degree)
     if node.op == "linear":
         return 2 if is_output else 1  # the output layer masks its partial sums
     return 1 if node.op == "conv2d" else 0
@@ -26,7 +26,7 @@ def depth(node: Node, relu_degree: int, *, is_output: bool = False) -> int:
 
 def levels(program: Program) -> Program:
     graph, params = program.graph, program.params
-    consumed = {n.name: depth(n, params.relu_degree, is_output=n is graph.output) for n in graph}
+    consumed = {n.name: depth(n, params, is_output=n is graph.output) for n in graph}
     need: dict[str, int] = {}
     for node in reversed(graph.nodes):
         users = graph.users(node.name)
