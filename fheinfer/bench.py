@@ -24,8 +24,9 @@ import numpy as np
 
 from fheinfer import _core
 from fheinfer._core import ring
-from fheinfer.approx.chebyshev import relu
+from fheinfer.approx import activation
 from fheinfer.compiler.cost_native import NativeCost
+from fheinfer.compiler.work import Work
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.params import ParameterSet, parameter_set
 from fheinfer.runtime.memory import peak_memory
@@ -170,7 +171,7 @@ class Bench:
         self.key_bytes += len(key)
         return key
 
-    def load(self, traces: Iterable[_core.TraceReport]) -> None:
+    def load(self, traces: Iterable[Work]) -> None:
         """Keys for what the traces counted and for a bootstrap. OpenFHE's evaluator takes one key for a rotation."""
         half = 1 << (self.params.log_n - 1)
         needs = {(k % half, limbs) for trace in traces for k, limbs in trace.rotation_keys.items()}
@@ -186,10 +187,10 @@ class Bench:
         evaluator.add_conjugation_key(add(keys.conjugation_key()))
         evaluator.add_encapsulation_keys(*map(add, keys.encapsulation_keys()))
 
-    def trace(self, kernel: Kernel) -> _core.TraceReport:
+    def trace(self, kernel: Kernel) -> Work:
         trace = _core.TraceEvaluator(self.params.slots, self.context.levels)
         kernel.use(trace, trace.encrypt(kernel.level))
-        return trace.report()
+        return Work.of(trace.report())
 
     def measure(self, kernel: Kernel) -> None:
         x, seconds, total = self.encrypt(kernel.level), list[float](), 0.0
@@ -239,8 +240,9 @@ class Bench:
 
     def kernels(self) -> None:
         params = self.params
-        after = params.levels - params.level_model().chebyshev_depth(params.relu_degree)  # a convolution's input
-        series, shifts = list(relu(params.relu_degree)), range(1, HOISTED + 1)
+        (stage,) = activation(params.activation).polynomials.stages
+        series, shifts = list(stage), range(1, HOISTED + 1)
+        after = params.levels - params.level_model().chebyshev_depth(len(series) - 1)  # a convolution's input
         places = {
             "a bootstrap": params.bootstrap_input,
             "a convolution": after,
@@ -252,7 +254,7 @@ class Bench:
             Kernel(f"{HOISTED} hoisted rotations", after, lambda e, x: e.rotate_many(x, shifts)),
             Kernel("convolution 3x3, 16 channels", after, self._convolution()),
             Kernel("product", params.levels, lambda e, x: e.multiply(x, x)),
-            Kernel(f"ReLU, degree {params.relu_degree}", params.levels, lambda e, x: e.chebyshev(x, series)),
+            Kernel(f"ReLU, {params.activation}", params.levels, lambda e, x: e.chebyshev(x, series)),
             Kernel("bootstrap", params.bootstrap_input, lambda e, x: e.bootstrap(x)),
         ]
         self.transforms()

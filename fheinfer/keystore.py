@@ -37,7 +37,7 @@ MAX_SECRET = 1 << 20
 
 _SECRET, _SERVER, _SECRET_FILE, _MANIFEST_FILE = "secret", "server", "secret.key", "manifest.json"
 _FILE_NAME = r"^[a-z0-9_-]{1,64}\.key$"
-_SET_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+_SET_NAME = r"^[A-Za-z0-9_-]{1,32}(\+[A-Za-z0-9_:-]{1,32})?$"
 
 
 def rotation_file(rotation: int, limbs: int) -> str:
@@ -127,7 +127,7 @@ class KeyWriter:
 
     def __init__(self, root: Path, set_name: str, *, params_hash: bytes, key_id: str, force: bool = False) -> None:
         if not re.fullmatch(_SET_NAME, set_name):
-            raise UsageError(f"{set_name!r} cannot name a folder of keys; use letters, digits, - and _")
+            raise UsageError(f"{set_name!r} cannot name a folder of keys; use letters, digits, - and _, + activation")
         self.folder = root / set_name
         self.manifest: Manifest | None = None
         self._params_hash, self._key_id, self._force = params_hash, key_id, force

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from fheinfer.errors import UnknownSetError
@@ -26,7 +26,7 @@ EVAL_MOD_DEPTH = 8
 
 @dataclass(frozen=True)
 class ParameterSet:
-    """Everything that fixes the CKKS context and the polynomial activation.
+    """Everything that fixes the CKKS context, and the activation that goes with it.
 
     log_n         log2 of the ring dimension N
     slots         slots that carry data, a power of two up to N/2
@@ -36,7 +36,7 @@ class ParameterSet:
     digits        dnum of hybrid key switching
     cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff
     levels        level of what a bootstrap returns; ours takes its SlotToCoeff out of these, OpenFHE's does not
-    relu_degree   degree of the Chebyshev ReLU
+    activation    what stands for a ReLU (`fheinfer approx list`)
     native        evaluated by our own kernels; otherwise by OpenFHE
     insecure      a set for tests, below 128 bits and marked so wherever it appears
     """
@@ -51,7 +51,7 @@ class ParameterSet:
     cts_budget: int
     stc_budget: int
     levels: int
-    relu_degree: int
+    activation: str
     native: bool = True
     insecure: bool = False
 
@@ -75,7 +75,7 @@ class ParameterSet:
     @property
     def identity(self) -> bytes:
         """32 bytes over every field that changes a key or a ciphertext (not the name), and the version of the chain."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "relu_degree")} | {"chain": CHAIN}
+        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "activation")} | {"chain": CHAIN}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
 
     def core(self) -> _core.ParameterSet:
@@ -115,17 +115,21 @@ class ParameterSet:
 _SETS = {
     s.name: s
     for s in (
-        ParameterSet("1", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, relu_degree=59),
-        ParameterSet("2", 16, 16384, 49, 47, 49, 3, 4, 4, levels=13, relu_degree=200),
-        ParameterSet("3", 16, 16384, 49, 47, 49, 3, 5, 4, levels=12, relu_degree=119),
-        ParameterSet("4", 16, 16384, 49, 47, 49, 2, 4, 4, levels=11, relu_degree=59),
-        ParameterSet("1-openfhe", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, relu_degree=59, native=False),
-        ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, relu_degree=200, native=False),
-        ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, relu_degree=119, native=False),
-        ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, relu_degree=59, native=False),
-        ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, relu_degree=59, insecure=True),
+        ParameterSet("1", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
+        ParameterSet("2", 16, 16384, 49, 47, 49, 3, 4, 4, levels=13, activation="relu:200"),
+        ParameterSet("3", 16, 16384, 49, 47, 49, 3, 5, 4, levels=12, activation="relu:119"),
+        ParameterSet("4", 16, 16384, 49, 47, 49, 2, 4, 4, levels=11, activation="relu:59"),
+        ParameterSet("1-openfhe", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, activation="relu:59", native=False),
+        ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, activation="relu:200", native=False),
+        ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, activation="relu:119", native=False),
+        ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
+        ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, activation="relu:59", insecure=True),
         ParameterSet(
-            "insecure-tiny-openfhe", 11, 512, 48, 45, 50, 2, 2, 2, levels=8, relu_degree=59, native=False, insecure=True
+            *("insecure-tiny-openfhe", 11, 512, 48, 45, 50, 2, 2, 2),
+            levels=8,
+            activation="relu:59",
+            native=False,
+            insecure=True,
         ),
     )
 }
@@ -137,13 +141,15 @@ def parameter_sets(*, insecure: bool = False) -> tuple[ParameterSet, ...]:
 
 
 def parameter_set(name: str | int) -> ParameterSet:
-    """The set of that name: 1, "1" and "set1" are the same.
+    """The set of that name: 1, "1" and "set1" are the same; "1+minimax:7" is set 1 with that activation.
 
     Raises:
         UnknownSetError: with the names there are.
     """
-    key = str(name).removeprefix("set")
-    if key not in _SETS:
+    key, plus, activation = str(name).removeprefix("set").partition("+")
+    if key in _SETS and activation:
+        return replace(_SETS[key], name=f"{key}+{activation}", activation=activation)
+    if key not in _SETS or plus:
         known = ", ".join(s.name for s in parameter_sets())
         raise UnknownSetError(f"no parameter set {name!r}; there are {known} (see `fheinfer sets`)")
     return _SETS[key]

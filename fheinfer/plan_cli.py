@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from fheinfer.compiler import compile
@@ -17,7 +18,9 @@ from fheinfer.resources import default_weights
 from fheinfer.weights import load as load_weights
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-SetOption = Annotated[str, typer.Option("--set", help="Parameter set: 1, 2, 3 or 4 (`fheinfer sets`).")]
+SetOption = Annotated[
+    str, typer.Option("--set", help="Parameter set (`fheinfer sets`); 1+f1g2 is set 1 with that activation.")
+]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
 
 
@@ -33,7 +36,7 @@ def sets(as_json: JsonOption = False) -> None:
                 "set": params.name,
                 "N": f"2^{params.log_n}",
                 "slots": params.slots,
-                "relu_degree": params.relu_degree,
+                "activation": params.activation,
                 "digits": params.digits,
                 "budgets": f"{params.cts_budget},{params.stc_budget}",
                 "limbs": len(context.q),
@@ -55,7 +58,7 @@ def sets(as_json: JsonOption = False) -> None:
             "set",
             "N",
             "slots",
-            "ReLU degree",
+            "activation",
             "digits",
             "CtS,StC",
             "limbs + P",
@@ -71,7 +74,7 @@ def sets(as_json: JsonOption = False) -> None:
                 r["set"],
                 r["N"],
                 r["slots"],
-                r["relu_degree"],
+                r["activation"],
                 r["digits"],
                 r["budgets"],
                 f"{r['limbs']} + {r['specials']}",
@@ -118,7 +121,7 @@ def plan(
                         "op": s.op,
                         "inputs": s.inputs,
                         "level": s.level,
-                        "scale": s.scale,
+                        "scale": np.asarray(s.scale).tolist(),
                         "layout": repr(s.layout),
                         "seconds": s.seconds,
                     }
@@ -130,7 +133,10 @@ def plan(
     table(
         f"{made.network} on set {made.params.name}",
         ["step", "operation", "layout", "level", "scale", "predicted s"],
-        [[s.name, s.op, repr(s.layout), s.level, f"{s.scale:.3g}", f"{s.seconds:.2f}"] for s in made.steps],
+        [
+            [s.name, s.op, repr(s.layout), s.level, f"{np.abs(s.scale).max():.3g}", f"{s.seconds:.2f}"]
+            for s in made.steps
+        ],
         left=3,
     )
     out.print(

@@ -61,7 +61,7 @@ def test_room_for_what_a_run_leaves_is_asked_for(
     for keep in (False, True):
         tiny_server.evaluate(picture, checkpoints=tmp_path / str(keep), keep_layers=keep)
         left = sum(path.stat().st_size for path in (tmp_path / str(keep)).iterdir())
-        assert left <= asked[-1] < 10 * left  # on this ring the bound on meta is half of it
+        assert left <= asked[-1] < 16 * left  # on this ring the bound on meta is half of it, and blocks are low
 
 
 def test_the_command_asks_for_room_for_its_result(

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 from fheinfer import _core
 from fheinfer.compiler.plan import Rotations
+from fheinfer.compiler.work import Work
 from fheinfer.params import ParameterSet
 
 BASE_MEMORY = 600 * 2**20
@@ -33,8 +34,12 @@ class CostModel(ABC):
         return self._ring * 8
 
     @abstractmethod
-    def seconds(self, report: _core.TraceReport) -> float:
+    def seconds(self, work: Work) -> float:
         """Time of what a trace counted, with two threads of the reference machine."""
+
+    @abstractmethod
+    def bootstrap_rotations(self) -> list[tuple[int, int]]:
+        """(rotation, limbs of its key) of CoeffToSlot and SlotToCoeff."""
 
     @abstractmethod
     def table_bytes(self) -> int:

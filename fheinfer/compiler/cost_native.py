@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fheinfer import _core
 from fheinfer.compiler.cost import CostModel
 from fheinfer.compiler.plan import Rotations
+from fheinfer.compiler.work import Work
 from fheinfer.params import ParameterSet
 
 NTT_SECONDS = 0.12e-3
@@ -40,15 +41,16 @@ class NativeCost(CostModel):
         self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
         self._plain, self._encode = PLAIN_SECONDS * ring, ENCODE_SECONDS * ring
 
-    def seconds(self, report: _core.TraceReport) -> float:
-        total = sum(n * self._key_switch(limbs) for limbs, n in report.key_switches.items())
-        total += sum(n * self._key_switch(limbs, hoisted=True) for limbs, n in report.hoisted_key_switches.items())
-        total += sum(n * self._mod_up(limbs) for limbs, n in report.mod_ups.items())
-        total += sum(n * 2 * limbs * self._ntt for limbs, n in report.rescales.items())
-        total += sum(n * (self._encode + 2 * limbs * self._plain) for limbs, n in report.plain_multiplications.items())
-        for degree, counts in report.polynomials.items():
+    def seconds(self, work: Work) -> float:
+        total = sum(n * self._key_switch(limbs) for limbs, n in work.key_switches.items())
+        total += sum(n * self._key_switch(limbs, hoisted=True) for limbs, n in work.hoisted_key_switches.items())
+        total += sum(n * self._mod_up(limbs) for limbs, n in work.mod_ups.items())
+        total += sum(n * 2 * limbs * self._ntt for limbs, n in work.rescales.items())
+        total += sum(n * (self._encode + 2 * limbs * self._plain) for limbs, n in work.plain_multiplications.items())
+        total += sum(n * self._key_switch(limbs) for limbs, n in work.products.items())
+        for degree, counts in work.polynomials.items():
             total += sum(n * self._series(degree, limbs) for limbs, n in counts.items())
-        return float(total + (report.bootstraps * self._bootstrap() if report.bootstraps else 0))
+        return float(total + (work.bootstraps * self._bootstrap() if work.bootstraps else 0))
 
     def _digits(self, limbs: int) -> int:
         return -(-limbs // self._per_digit)
@@ -104,6 +106,9 @@ class NativeCost(CostModel):
                 baby *= 2
             out.append(_Matrix(diagonals, baby, -(-diagonals // baby)))
         return out
+
+    def bootstrap_rotations(self) -> list[tuple[int, int]]:
+        return _core.native_bootstrap_rotations(self._context)
 
     def table_bytes(self) -> int:
         p, total = self.params, 0

@@ -12,6 +12,7 @@ import math
 from fheinfer import _core
 from fheinfer.compiler.cost import CostModel
 from fheinfer.compiler.plan import Rotations
+from fheinfer.compiler.work import Work
 from fheinfer.params import ParameterSet
 
 NTT_SECONDS = 1.0e-3
@@ -36,16 +37,17 @@ class OpenFheCost(CostModel):
     def mod_up_ntts(self, limbs: int) -> float:
         return limbs + -(-limbs // self._per_digit) * (limbs + self._specials)
 
-    def seconds(self, report: _core.TraceReport) -> float:
+    def seconds(self, work: Work) -> float:
         """Time of what a trace counted."""
-        ntts = sum(n * self.key_switch_ntts(limbs) for limbs, n in report.key_switches.items())
-        ntts += sum(n * self.key_switch_ntts(limbs, hoisted=True) for limbs, n in report.hoisted_key_switches.items())
-        ntts += sum(n * self.mod_up_ntts(limbs) for limbs, n in report.mod_ups.items())
-        ntts += sum(n * 4 * limbs for limbs, n in report.rescales.items())
-        for degree, counts in report.polynomials.items():
+        ntts = sum(n * self.key_switch_ntts(limbs) for limbs, n in work.key_switches.items())
+        ntts += sum(n * self.key_switch_ntts(limbs, hoisted=True) for limbs, n in work.hoisted_key_switches.items())
+        ntts += sum(n * self.mod_up_ntts(limbs) for limbs, n in work.mod_ups.items())
+        ntts += sum(n * 4 * limbs for limbs, n in work.rescales.items())
+        ntts += sum(n * (self.key_switch_ntts(limbs) + 4 * limbs) for limbs, n in work.products.items())
+        for degree, counts in work.polynomials.items():
             ntts += sum(n * self._polynomial_ntts(degree, limbs) for limbs, n in counts.items())
-        ntts += report.bootstraps * self._bootstrap_ntts() if report.bootstraps else 0
-        encodes = sum(n for n in report.plain_multiplications.values()) * self._ring / 65536
+        ntts += work.bootstraps * self._bootstrap_ntts() if work.bootstraps else 0
+        encodes = sum(n for n in work.plain_multiplications.values()) * self._ring / 65536
         return ntts * self._unit + encodes * ENCODE_SECONDS
 
     def _polynomial_ntts(self, degree: int, limbs: int) -> float:
@@ -59,6 +61,9 @@ class OpenFheCost(CostModel):
         cts = rotations * self.key_switch_ntts(self._all - 2, hoisted=True)
         stc = rotations * self.key_switch_ntts(low, hoisted=True)
         return cts + stc + self._polynomial_ntts(32, self._all - self.params.cts_budget)
+
+    def bootstrap_rotations(self) -> list[tuple[int, int]]:
+        return list(self._context.bootstrap_rotations().items())
 
     def table_bytes(self) -> int:
         """OpenFHE's encoded CoeffToSlot and SlotToCoeff matrices, over Q and P limbs."""

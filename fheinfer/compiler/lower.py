@@ -1,4 +1,4 @@
-"""The last pass: a scaled, levelled graph becomes plan steps, traced for rotation keys and cost."""
+"""The last pass: a levelled graph becomes plan steps, with their rotation keys and what a run is predicted to take."""
 
 from __future__ import annotations
 
@@ -7,36 +7,27 @@ from dataclasses import replace
 
 import numpy as np
 
-from fheinfer import _core
-from fheinfer.approx import chebyshev
-from fheinfer.compiler.cost import BASE_MEMORY, CostModel, cost_model
-from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, Step, plan_identity
-from fheinfer.compiler.program import Arrays, Program
-from fheinfer.graph.ir import Node
+from fheinfer.compiler.cost import BASE_MEMORY
+from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, plan_identity
+from fheinfer.compiler.program import Program
+from fheinfer.compiler.steps import step_of
 from fheinfer.params import ParameterSet
 
 
 def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan:
-    graph, params = program.graph, program.params
-    constants = {}
-    steps = []
+    graph, params, cost = program.graph, program.params, program.cost
+    steps, constants = [], {}
+    rotations: list[tuple[int, int]] = []
     for node in graph.nodes[1:]:
-        step = _step(node, program)
+        work = node.attrs["work"]
+        step = replace(step_of(node, program), seconds=cost.seconds(work))
+        rotations += work.rotation_keys.items()
         for name in step.weights.values():
-            if node.op == "relu":
-                constants[name] = chebyshev.relu(params.relu_degree) * node.attrs["gain"]
-            else:
-                constants[name] = np.ascontiguousarray(program.constants[name])
+            constants[name] = np.ascontiguousarray(program.constants[name])
         steps.append(step)
-
-    context = _core.Context(params.core())
-    cost = cost_model(params, context)
-    steps, rotations = _trace(program, steps, constants, cost)
     bootstraps = any(step.op == "bootstrap" for step in steps)
     if bootstraps:
-        rotations += (
-            _core.native_bootstrap_rotations(context) if params.native else context.bootstrap_rotations().items()
-        )
+        rotations += cost.bootstrap_rotations()
     manifest = _manifest(rotations, params)
 
     entry, end = graph.input, graph.output
@@ -63,43 +54,6 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         output_bytes=cost.output_bytes(RESULT_BITS),
     )
     return Plan(graph.name, params, tuple(steps), constants, manifest, client, prediction)
-
-
-def _step(node: Node, program: Program) -> Step:
-    conv = tuple(node.attrs[k] for k in ("kernel", "stride", "padding")) if node.op == "conv2d" else None
-    weights = {"coefficients": f"{node.name}/coefficients"} if node.op == "relu" else dict(node.weights)
-    return Step(
-        name=node.name,
-        op=node.op,
-        inputs=node.inputs,
-        level=node.attrs["level"],
-        scale=node.attrs["scale"],
-        layout=node.attrs["layout"],
-        in_layout=program.graph[node.inputs[0]].attrs["layout"],
-        weights=weights,
-        conv=conv,
-        mask=node.op == "linear" and node is program.graph.output,
-    )
-
-
-def _trace(
-    program: Program, steps: list[Step], constants: Arrays, cost: CostModel
-) -> tuple[list[Step], list[tuple[int, int]]]:
-    """Runs the steps on the trace evaluator: the rotations they use at which height, and a predicted time for each."""
-    evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
-    values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
-    rotations: list[tuple[int, int]] = []
-    timed = []
-    for step in steps:
-        evaluator.reset()
-        values[step.name] = step.apply(evaluator, constants, [values[i] for i in step.inputs])
-        report = evaluator.report()
-        rotations += report.rotation_keys.items()
-        timed.append(replace(step, seconds=cost.seconds(report)))
-        assert evaluator.level(values[step.name]) == step.level, (
-            f"{step.name}: the levels pass and the kernels disagree"
-        )
-    return timed, rotations
 
 
 def _manifest(needs: Iterable[tuple[int, int]], params: ParameterSet) -> Rotations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fheinfer.compiler.lower import lower
+from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
@@ -19,10 +20,22 @@ from fheinfer.weights import Weights
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""
 
-PASSES: tuple[Callable[[Program], Program], ...] = (fold_batch_norm, fold_pool, layouts, scales, levels)
+PASSES: tuple[Callable[[Program], Program], ...] = (
+    fold_batch_norm,
+    fold_pool,
+    approximate,
+    layouts,
+    scales,
+    levels,
+)
 
 
-def compile(weights: Weights, params: ParameterSet | str | int = 1, *, margin: float = RANGE_MARGIN) -> Plan:
+def compile(
+    weights: Weights,
+    params: ParameterSet | str | int = 1,
+    *,
+    margin: float = RANGE_MARGIN,
+) -> Plan:
     """The plan that runs these weights under this parameter set.
 
     Args:
@@ -31,6 +44,7 @@ def compile(weights: Weights, params: ParameterSet | str | int = 1, *, margin: f
         margin: factor on the ranges.
 
     Raises:
+        UsageError: an activation that does not exist.
         PlanError: the network does not fit the set, or a range is missing.
     """
     if not isinstance(params, ParameterSet):

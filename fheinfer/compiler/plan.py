@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.compiler.program import Arrays
+from fheinfer.compiler.program import Arrays, Program
+from fheinfer.compiler.work import Work
 from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
@@ -57,26 +58,34 @@ class ClientSpec:
 class Step:
     """One operation on ciphertexts.
 
-    level    of the output; scale: value = slot * scale; seconds: predicted on the reference machine
+    level    of the output, `depth` below that of its inputs, which are dropped to it where they are higher
+    scale    value = slot * scale, one number or one a channel
+    seconds  predicted on the reference machine
     weights  role -> name in `Plan.constants`
+    activation  the network's activation that this is a part of, or ""
     """
 
     name: str
     op: str
     inputs: tuple[str, ...]
     level: int
-    scale: float
+    depth: int
+    scale: float | NDArray[np.float64]
     layout: Layout
     in_layout: Layout
     weights: Mapping[str, str]
     conv: tuple[int, int, int] | None = None
     mask: bool = False
+    activation: str = ""
     seconds: float = 0.0
 
     def apply(
         self, evaluator: _core.Evaluator, constants: Arrays, inputs: Sequence[_core.Ciphertext]
     ) -> _core.Ciphertext:
         """Runs the step on any evaluator."""
+        if self.op == "bootstrap":
+            return evaluator.bootstrap(inputs[0])
+        inputs = [evaluator.drop_to(x, self.level + self.depth) for x in inputs]
         x = inputs[0]
         array = {role: constants[name] for role, name in self.weights.items()}
         none = np.zeros(0)
@@ -95,23 +104,43 @@ class Step:
             return _core.linear(
                 evaluator, x, array["weight"], array.get("bias", none), self.in_layout, self.layout, self.mask
             )
-        if self.op == "relu":
+        if self.op == "chebyshev":
             return evaluator.chebyshev(x, list(array["coefficients"]))
+        if self.op == "quadratic":
+            t = evaluator.add_plain(x, self._slots(array["shift"]))
+            return evaluator.add_plain(evaluator.multiply(t, t), self._slots(array["constant"]))
+        if self.op == "multiply":
+            return evaluator.multiply(x, inputs[1])
+        if self.op == "gain":
+            return evaluator.multiply_plain(x, self._slots(array["factor"]))
         if self.op == "avg_pool":
             return _core.sum_pool(evaluator, x, self.in_layout)
-        if self.op == "add":
-            return evaluator.add(x, inputs[1])
-        assert self.op == "bootstrap", self.op
-        return evaluator.bootstrap(x)
+        assert self.op == "add", self.op
+        return evaluator.add(x, inputs[1])
+
+    def trace(self, program: Program) -> Work:
+        """What the step takes, on as many limbs as `level` says; needs no keys."""
+        evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
+        x = evaluator.encrypt(self.level + self.depth)
+        y = self.apply(evaluator, program.constants, [x] * len(self.inputs))
+        assert evaluator.level(y) == self.level, f"{self.name}: the levels pass and the kernels disagree"
+        return Work.of(evaluator.report())
+
+    def _slots(self, channels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One number a channel, in the slots of every pixel."""
+        layout = self.layout
+        shape = (layout.channels, layout.height, layout.width)
+        return pack(np.broadcast_to(channels[:, None, None], shape), layout)
 
     def values(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
         """Slots of the output as the (C, H, W) tensor the network computes at this point."""
-        return unpack(slots, self.layout) * self.scale
+        scale = self.scale if isinstance(self.scale, float) else self.scale[:, None, None]
+        return unpack(slots, self.layout) * scale
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run on OpenFHE's evaluation is expected to take on the reference machine (docs/performance.md)."""
+    """What a run is expected to take on the reference machine (docs/performance.md)."""
 
     seconds: float
     peak_memory: int
@@ -150,7 +179,8 @@ def plan_identity(network: str, params: ParameterSet, steps: Sequence[Step], con
     """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same."""
     digest = hashlib.sha256(json.dumps([network, asdict(params)], sort_keys=True).encode())
     for step in steps:
-        fields = [step.name, step.op, step.inputs, step.level, step.scale, repr(step.layout), step.conv, step.mask]
+        scale = np.asarray(step.scale).tolist()
+        fields = [step.name, step.op, step.inputs, step.level, scale, repr(step.layout), step.conv, step.mask]
         digest.update(json.dumps(fields).encode())
         for name in step.weights.values():
             digest.update(np.ascontiguousarray(constants[name]).tobytes())

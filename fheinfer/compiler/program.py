@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fheinfer import _core
+from fheinfer.approx import Activation, activation
 from fheinfer.graph.ir import Graph, Node
 from fheinfer.params import ParameterSet
+
+if TYPE_CHECKING:
+    from fheinfer.compiler.cost import CostModel
 
 Arrays = Mapping[str, NDArray[np.float64]]
 
@@ -29,6 +36,31 @@ class Program:
     params: ParameterSet
     input_bound: float
 
+    @cached_property
+    def activation(self) -> Activation:
+        """What stands for a ReLU."""
+        return activation(self.params.activation)
+
+    @property
+    def cost(self) -> CostModel:
+        return _cost(self.params)
+
+    def depth(self, node: Node) -> int:
+        """Levels a node consumes."""
+        if node.op == "chebyshev":
+            degree = len(self.constants[node.weights["coefficients"]]) - 1
+            return self.params.level_model().chebyshev_depth(degree)
+        if node.op == "linear":
+            return 2 if node.name == self.graph.output.name else 1  # the output layer masks its partial sums
+        return int(node.op in ("conv2d", "multiply", "quadratic", "gain"))
+
     def with_nodes(self, nodes: list[Node], constants: Arrays | None = None) -> Program:
         graph = Graph(self.graph.name, tuple(nodes))
         return replace(self, graph=graph, constants=self.constants if constants is None else constants)
+
+
+@lru_cache(maxsize=8)
+def _cost(params: ParameterSet) -> CostModel:
+    from fheinfer.compiler.cost import cost_model
+
+    return cost_model(params, _core.Context(params.core()))

@@ -14,6 +14,11 @@ OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
     "add": (2, frozenset(), frozenset()),
     "avg_pool": (1, frozenset(), frozenset()),
     "linear": (1, frozenset({"weight", "bias"}), frozenset({"out_features"})),
+    # What passes of the compiler make of these:
+    "chebyshev": (1, frozenset({"coefficients"}), frozenset({"range", "unit"})),
+    "quadratic": (1, frozenset({"c0", "c1", "c2", "shift", "constant"}), frozenset({"range"})),
+    "multiply": (2, frozenset(), frozenset()),
+    "gain": (1, frozenset({"factor"}), frozenset()),
     "bootstrap": (1, frozenset(), frozenset()),
 }
 

@@ -62,7 +62,7 @@ def execute(
         for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
             del values[name]
         value = values[step.name]
-        if checkpoints and step.op == "relu" and len(values) == 1:
+        if checkpoints and step.activation and len(values) == 1:
             checkpoints.save(index, step, value)
         if observer:
             observer(StepDone(index, len(plan.steps), step, evaluator.level(value), seconds, value))

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
+from fheinfer.approx.forms import OVERSHOOT
 from fheinfer.compiler.plan import Plan, Step
+from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.errors import RangeError
 from fheinfer.runtime.executor import StepDone, execute
-
-OVERSHOOT = 1e-6
-"""How far outside [-1, 1] an activation input may be before it is reported."""
 
 
 def run_slots(
@@ -37,8 +36,8 @@ def run_slots(
 
     def watch(done: StepDone) -> None:
         outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value))
-        if done.step.op == "relu":
-            _check_range(steps[done.step.inputs[0]], outputs[done.step.inputs[0]], done.step.name)
+        if done.step.op in BOOTSTRAPPED:
+            _check_range(steps[done.step.inputs[0]], outputs[done.step.inputs[0]], done.step.activation)
         if layers is not None:
             layers[done.step.name] = slots
         if observer:
@@ -50,9 +49,12 @@ def run_slots(
 
 
 def _check_range(source: Step, values: NDArray[np.float64], activation: str) -> None:
-    largest = float(np.abs(values).max())
-    if largest > source.scale * (1 + OVERSHOOT):
+    scale = source.scale if isinstance(source.scale, float) else source.scale[:, None, None]
+    ratio = np.abs(values / scale)
+    if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too
+        worst = np.unravel_index(np.nanargmax(ratio), ratio.shape)
+        bound = np.broadcast_to(scale, ratio.shape)[worst]
         raise RangeError(
-            f"the input of activation {activation!r} reaches {largest:.3g} and its polynomial is valid up to "
-            f"{source.scale:.3g}; calibrate the ranges on pictures like this one or raise the margin"
+            f"the input of activation {activation!r} reaches {abs(values[worst]):.3g} and its polynomial is valid up "
+            f"to {bound:.3g}; calibrate the ranges on pictures like this one or raise the margin"
         )

@@ -27,7 +27,7 @@ def test_both_backends_measure_the_same_kernels(reports: list[bench.Report]) -> 
     assert [report.backend for report in reports] == ["native", "openfhe"]
     assert [report.set_name for report in reports] == ["1", "1-openfhe"]
     assert {name for name in ours if not name.startswith("NTT")} == {name for name in theirs if name[:3] != "NTT"}
-    assert {"bootstrap", "ReLU, degree 59", "convolution 3x3, 16 channels", "8 hoisted rotations"} <= set(ours)
+    assert {"bootstrap", "ReLU, relu:59", "convolution 3x3, 16 channels", "8 hoisted rotations"} <= set(ours)
     for form in _core.ring.cpu_forms():
         assert {f"NTT forward, {form}", f"NTT inverse, {form}"} <= set(ours)
     assert all(row.seconds > 0 and row.repeats >= 1 for row in [*ours.values(), *theirs.values()])
@@ -42,7 +42,7 @@ def test_kernels_take_what_their_levels_say(reports: list[bench.Report]) -> None
         params = parameter_set(report.set_name)
         level = {row.name: row.level for row in report.rows}
         assert level["bootstrap"] == params.bootstrap_input
-        assert level["ReLU, degree 59"] == params.levels
+        assert level["ReLU, relu:59"] == params.levels
         assert level["key switch: the whole chain"] == params.top_level
         assert level["NTT forward"] is None
 

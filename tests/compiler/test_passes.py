@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
-from fheinfer.compiler.passes.levels import levels
+from fheinfer.compiler.passes.levels import SECONDS_PER_MEGABYTE, levels
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.compiler.program import Program
-from fheinfer.errors import PlanError
+from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
+from fheinfer.compiler.work import Work
+from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import Graph, GraphBuilder, Node
+from fheinfer.graph.ir import Graph, GraphBuilder
 from fheinfer.graph.verify import verify
 from fheinfer.params import ParameterSet, parameter_set
 from fheinfer.weights import shapes
@@ -120,25 +126,65 @@ def test_a_layer_of_more_slots_than_the_set_has_is_refused() -> None:
         run(program(zoo.network("resnet20")), fold_batch_norm, fold_pool, layouts)
 
 
-def scaled(name: str = "resnet8-tiny") -> Program:
-    return run(program(zoo.network(name)), fold_batch_norm, fold_pool, layouts, scales)
+def placed(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
+    params = dataclasses.replace(TINY, activation=activation, **changes)
+    return run(program(zoo.network(name), params), fold_batch_norm, fold_pool, approximate, layouts)
 
 
-def test_an_activation_sees_its_range_as_one_and_addends_have_one_scale() -> None:
-    after = scaled()
+def scaled(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
+    return run(placed(name, activation, **changes), scales)
+
+
+@pytest.mark.parametrize(
+    ("activation", "ops"),
+    [
+        ("relu:59", ["chebyshev"]),
+        ("f1", ["chebyshev", "multiply"]),
+        ("minimax:10", ["chebyshev", "chebyshev", "chebyshev", "multiply"]),
+        ("relu-aq", ["quadratic"]),
+    ],
+)
+def test_an_activation_becomes_polynomials_under_its_name(activation: str, ops: list[str]) -> None:
+    made = placed(activation=activation)
+    group = [node for node in made.graph if node.attrs.get("activation") == "layer2.0.relu1"]
+    assert [node.op for node in group] == ops
+    assert group[-1].name == "layer2.0.relu1"
+    assert group[0].inputs == ("layer2.0.bn1",)
+    if ops[-1] == "multiply":
+        assert group[-1].inputs == ("layer2.0.bn1", group[-2].name)
+    assert not any(node.op == "relu" for node in made.graph)
+
+
+@pytest.mark.parametrize("activation", ["silu:31:8", "max:minimax:10", "maxpool2:minimax:10"])
+def test_what_is_no_relu_cannot_stand_for_one(activation: str) -> None:
+    with pytest.raises(PlanError, match=r"cannot stand for the ReLU 'relu1'.*approx list"):
+        placed(activation=activation)
+
+
+def test_an_unknown_activation_is_named() -> None:
+    with pytest.raises(UsageError, match="no activation 'tanh'"):
+        placed(activation="tanh")
+
+
+ACTIVATIONS = ("relu:59", "minimax:4", "2f12g1", "f1", "relu-aq", "square")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_polynomial_sees_its_range_as_one_and_addends_have_one_scale(activation: str) -> None:
+    after = scaled(activation=activation)
     for node in after.graph:
-        if node.op == "relu":
-            source = after.graph[node.inputs[0]]
-            assert source.attrs["scale"] == after.ranges[node.name]
-            assert node.attrs["gain"] == pytest.approx(source.attrs["scale"] / node.attrs["scale"])
+        scale = node.attrs["scale"]
+        if node.op == "chebyshev":
+            assert after.graph[node.inputs[0]].attrs["scale"] == node.attrs["range"]
+        if node.op == "quadratic":
+            assert (after.graph[node.inputs[0]].attrs["scale"] >= after.ranges[node.name]).all()
         if node.op == "add":
-            assert {after.graph[i].attrs["scale"] for i in node.inputs} == {node.attrs["scale"]}
+            assert all(np.allclose(after.graph[i].attrs["scale"], scale, rtol=1e-12) for i in node.inputs)
 
 
 def test_scales_change_no_value() -> None:
     """weight' = weight * scale_in / scale_out, so slot * scale is what the layer computes."""
-    start = run(program(zoo.network("resnet8-tiny")), fold_batch_norm, fold_pool, layouts)
-    after = scaled()
+    start, after = placed(), scaled()
     for node in after.graph:
         if node.op not in ("conv2d", "linear"):
             continue
@@ -152,7 +198,7 @@ def test_a_range_that_is_missing_is_named() -> None:
     start = program(zoo.network("resnet8-tiny"))
     start = dataclasses.replace(start, ranges={k: v for k, v in start.ranges.items() if k != "layer2.0.relu1"})
     with pytest.raises(PlanError, match=r"no range is known for the activation 'layer2\.0\.relu1'"):
-        run(start, fold_batch_norm, fold_pool, layouts, scales)
+        run(start, fold_batch_norm, fold_pool, approximate)
 
 
 def test_a_value_for_activations_of_different_ranges_is_refused() -> None:
@@ -162,59 +208,75 @@ def test_a_value_for_activations_of_different_ranges_is_refused() -> None:
         b.add("sum", "add", y, z)
 
     with pytest.raises(PlanError, match="'conv' feeds activations of different ranges"):
-        run(small(build), layouts, scales)
+        run(small(build), approximate, layouts, scales)
+
+
+def test_a_constant_channel_of_a_quadratic_is_computed_and_a_linear_one_refused() -> None:
+    made = placed(activation="relu-aq")
+    for c1, expected in ((0.0, None), (1.0, "is linear")):
+        constants = dict(made.constants)
+        for role, value in (("c0", 3.0), ("c1", c1), ("c2", 0.0)):
+            array = constants[f"relu1/{role}"].copy()
+            array[1] = value
+            constants[f"relu1/{role}"] = array
+        start = dataclasses.replace(made, constants=constants)
+        if expected:
+            with pytest.raises(PlanError, match=expected):
+                scales(start)
+            continue
+        after = scales(start)
+        node, source = after.graph["relu1"], after.graph["bn1"]
+        assert not after.constants[source.weights["weight"]][1].any()  # x is 0 there, whatever the input
+        assert after.constants[node.weights["constant"]][1] * node.attrs["scale"][1] == 3
 
 
 @pytest.mark.parametrize("params", [TINY, REFERENCE], ids=lambda s: s.name)
 def test_levels_bootstrap_only_where_an_activation_would_run_out(params: ParameterSet) -> None:
     after = run(dataclasses.replace(scaled(), params=params), levels)
-    relu = params.level_model().chebyshev_depth(params.relu_degree)
+    relu = next(node.attrs["depth"] for node in after.graph if node.op == "chebyshev")
     for node in after.graph:
         if node.op == "bootstrap":
             assert node.attrs["level"] == params.levels
             assert after.graph[node.inputs[0]].attrs["level"] >= params.bootstrap_input
             (user,) = after.graph.users(node.name)
-            assert user.op == "relu"
+            assert user.op == "chebyshev"
             # Without it, the activation would leave less than the next convolution and bootstrap need.
             assert after.graph[node.inputs[0]].attrs["level"] - relu < 1 + params.bootstrap_input
     # OpenFHE's first is saved by encrypting high enough.
-    assert after.graph.nodes[2].op == ("bootstrap" if params.native else "relu")
+    assert after.graph.nodes[2].op == ("bootstrap" if params.native else "chebyshev")
     assert sum(n.op == "bootstrap" for n in after.graph) == (7 if params.native else 6)
-    assert after.graph.output.attrs["level"] == params.levels - relu - 2
 
 
-def test_levels_are_what_the_kernels_consume() -> None:
-    after = run(scaled(), levels)
-    relu = TINY.level_model().chebyshev_depth(TINY.relu_degree)
-    cost = {"conv2d": 1, "relu": relu, "add": 0, "avg_pool": 0, "linear": 2}
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_levels_are_what_the_kernels_consume(activation: str) -> None:
+    after = run(scaled(activation=activation, levels=10), levels)
     for node in after.graph.nodes[1:]:
         if node.op != "bootstrap":
             low = min(after.graph[i].attrs["level"] for i in node.inputs)
-            assert node.attrs["level"] == low - cost[node.op]
+            assert 0 <= node.attrs["level"] <= low - node.attrs["depth"]
+            assert node.attrs["depth"] == after.depth(node)
 
 
-@pytest.mark.parametrize("degree", [5, 13, 27, 59])
+@pytest.mark.parametrize("degree", [13, 27, 59])
 def test_the_input_is_no_higher_than_it_must_be(degree: int) -> None:
     """OpenFHE: one convolution and one activation, then a convolution and the level a bootstrap needs. Ours: one
     convolution, and the level a bootstrap needs."""
-    relu = REFERENCE.level_model().chebyshev_depth(degree)
-    for params, level in ((REFERENCE, 1 + relu + 2), (TINY, 1 + TINY.bootstrap_input)):
-        start = dataclasses.replace(scaled(), params=dataclasses.replace(params, relu_degree=degree))
-        assert run(start, levels).graph.input.attrs["level"] == level
+    for params, level in ((REFERENCE, 1 + REFERENCE.levels), (TINY, 1 + TINY.bootstrap_input)):
+        start = dataclasses.replace(scaled(activation=f"relu:{degree}"), params=params)
+        assert run(start, levels).graph.input.attrs["level"] <= level
 
 
 def test_spare_levels_save_bootstraps() -> None:
     """With a series of degree 5 and 12 levels, two activations fit between bootstraps."""
     for params in (TINY, REFERENCE):
-        cheap = dataclasses.replace(scaled(), params=dataclasses.replace(params, relu_degree=5, levels=12))
+        cheap = dataclasses.replace(scaled(activation="relu:5"), params=dataclasses.replace(params, levels=12))
         assert sum(n.op == "bootstrap" for n in run(cheap, levels).graph) < 6
 
 
 def test_a_set_of_too_few_levels_is_refused() -> None:
-    for change in ({"levels": 7}, {"relu_degree": 119}):
-        start = dataclasses.replace(scaled(), params=dataclasses.replace(TINY, **change))  # type: ignore[arg-type]
-        with pytest.raises(PlanError, match="levels after a bootstrap; activation"):
-            levels(start)
+    for changes in ({"levels": 7}, {"activation": "relu:119"}):
+        with pytest.raises(PlanError, match="levels after a bootstrap; activation 'relu1'"):
+            levels(scaled(**changes))
 
 
 def test_a_network_with_too_few_activations_to_bootstrap_at_is_refused() -> None:
@@ -224,18 +286,70 @@ def test_a_network_with_too_few_activations_to_bootstrap_at_is_refused() -> None
             x = b.conv_bn(x, f"c{i}", None, 2, 3)
 
     with pytest.raises(PlanError, match="levels"):
-        run(small(build), layouts, scales, levels)
+        run(small(build), approximate, layouts, scales, levels)
+
+
+def test_work_moves_with_the_level() -> None:
+    work = Work({3: 5}, {5: 1}, {5: 2}, {5: 1}, {5: 9}, {5: 1}, {4: 1}, {59: {5: 1}}, 0)
+    assert work.higher(2).rotation_keys == {3: 7}
+    assert work.higher(2).polynomials == {59: {7: 1}}
+    assert work.higher(2).higher(-2) == work
+
+
+def cheapest(program: Program, works: dict[str, Work]) -> float:
+    """The best plan by trying every one: a bootstrap or not, and every level, at every node."""
+    graph, params, cost = program.graph, program.params, program.cost
+    limb = cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
+
+    def rest(index: int, at: dict[str, int]) -> float:
+        if index == len(graph.nodes):
+            return 0.0
+        node, best = graph.nodes[index], math.inf
+        depth, source = program.depth(node), node.inputs[0]
+        for bootstrap in (False, True):
+            given = dict(at)
+            price = 0.0
+            if bootstrap:
+                if node.op not in BOOTSTRAPPED or not params.bootstrap_input <= at[source] < params.levels:
+                    continue
+                given[source], price = params.levels, cost.seconds(Work.of_bootstrap())
+            for level in range(depth, min(given[name] for name in node.inputs) + 1):
+                seconds = cost.seconds(works[node.name].higher(level - params.top_level))
+                best = min(best, price + seconds + rest(index + 1, {**given, node.name: level - depth}))
+        return best
+
+    highest = params.levels + 1
+    return min(limb * level + rest(1, {graph.input.name: level}) for level in range(highest + 1))
+
+
+@settings(max_examples=15)
+@given(ops=st.lists(st.sampled_from(["conv", "relu", "block"]), min_size=1, max_size=3), levels_=st.integers(4, 6))
+def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], levels_: int) -> None:
+    def build(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "c", None, 2, 1)
+        for i, op in enumerate(ops):
+            if op == "conv":
+                x = b.conv_bn(x, f"c{i}", None, 2, 1)
+            elif op == "relu":
+                x = b.add(f"r{i}", "relu", x)
+            else:
+                x = b.add(f"r{i}", "relu", x)
+                x = b.add(f"a{i}", "add", b.conv_bn(x, f"c{i}", None, 2, 1), x)
+
+    start = small(build)
+    params = dataclasses.replace(TINY, levels=levels_, activation="relu:3")
+    ready = run(dataclasses.replace(start, params=params), approximate, layouts, scales)
+    works = {node.name: step_of(node, ready).trace(ready) for node in ready.graph.nodes[1:]}
+    expected = cheapest(ready, works)
+    if expected == math.inf:
+        with pytest.raises(PlanError):
+            levels(ready)
+        return
+    made = levels(ready)
+    total = sum(ready.cost.seconds(node.attrs["work"]) for node in made.graph.nodes[1:])
+    total += made.graph.input.attrs["level"] * ready.cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
+    assert total == pytest.approx(expected, rel=1e-9)
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_graph() -> None:
-    assert (fold_batch_norm, fold_pool, layouts, scales, levels) == PASSES
-    run(program(zoo.network("resnet8-tiny")), *PASSES)
-
-
-def test_a_pass_does_not_change_its_argument() -> None:
-    start: Any = program(zoo.network("resnet8-tiny"))
-    names, nodes = set(start.constants), start.graph.nodes
-    run(start, *PASSES)
-    assert set(start.constants) == names
-    assert start.graph.nodes is nodes
-    assert all(isinstance(n, Node) and "level" not in n.attrs for n in nodes)
+    assert (fold_batch_norm, fold_pool, approximate, layouts, scales, levels) == PASSES

@@ -35,10 +35,10 @@ NAMES = [params.name for params in parameter_sets()]
 def test_resnet20_takes_a_bootstrap_before_every_activation(plans: dict[str, Any], name: str) -> None:
     """On OpenFHE's evaluation the first is saved by an input of more levels; ours costs less than sending those."""
     plan = plans[name]
-    relu = plan.params.level_model().chebyshev_depth(plan.params.relu_degree)
+    relu = next(step.depth for step in plan.steps if step.op == "chebyshev")
     steps = {step.name: step for step in plan.steps}
     for step in plan.steps:
-        if step.op == "relu" and (plan.params.native or step.name != "relu1"):
+        if step.op == "chebyshev" and (plan.params.native or step.name != "relu1"):
             assert steps[step.inputs[0]].op == "bootstrap"
     if plan.params.native:
         assert plan.bootstraps == 19
@@ -47,7 +47,7 @@ def test_resnet20_takes_a_bootstrap_before_every_activation(plans: dict[str, Any
         assert plan.bootstraps == 18
         assert plan.steps[1].name == "relu1"
         assert plan.client.input_level == 1 + relu + 2
-    assert plan.steps[-1].level == plan.params.levels - relu - 2
+    assert plan.steps[-1].level == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +106,7 @@ def test_identity_changes_with_weights_ranges_margin_and_set(tiny_weights: Weigh
         fheinfer.compile(dataclasses.replace(tiny_weights, ranges=wider), SET),
         fheinfer.compile(tiny_weights, SET, margin=1.3),
         fheinfer.compile(tiny_weights, "1"),
-        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), relu_degree=27)),
+        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), activation="relu:27")),
     ]
     assert len({plan.client.plan for plan in plans}) == len(plans)
 
@@ -132,7 +132,7 @@ def test_weights_without_ranges_cannot_be_compiled(tiny_weights: Weights) -> Non
 
 def test_a_set_with_too_few_levels_cannot_be_compiled_for(tiny_weights: Weights) -> None:
     with pytest.raises(PlanError, match="levels after a bootstrap"):
-        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), relu_degree=119))
+        fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), activation="relu:119"))
 
 
 def test_a_network_too_large_for_the_set_cannot_be_compiled(tiny_weights: Weights) -> None:

@@ -34,8 +34,13 @@ def test_every_set_reaches_128_bits_with_short_primes(params: ParameterSet) -> N
 
 def test_the_published_sets_stay_what_they_are() -> None:
     """ReLU degree, large digits, CoeffToSlot and SlotToCoeff budgets of Rovida & Leporati, ePrint 2024/460."""
-    what = {s.name: (s.relu_degree, s.digits, (s.cts_budget, s.stc_budget)) for s in parameter_sets()}
-    published = {"1": (59, 2, (3, 3)), "2": (200, 3, (4, 4)), "3": (119, 3, (5, 4)), "4": (59, 2, (4, 4))}
+    what = {s.name: (s.activation, s.digits, (s.cts_budget, s.stc_budget)) for s in parameter_sets()}
+    published = {
+        "1": ("relu:59", 2, (3, 3)),
+        "2": ("relu:200", 3, (4, 4)),
+        "3": ("relu:119", 3, (5, 4)),
+        "4": ("relu:59", 2, (4, 4)),
+    }
     assert what == published | {f"{name}-openfhe": value for name, value in published.items()}
     assert all(s.native != s.name.endswith("-openfhe") for s in parameter_sets(insecure=True))
     assert {(s.log_n, s.slots, s.insecure) for s in parameter_sets()} == {(16, 16384, False)}
@@ -86,7 +91,7 @@ def test_sets_have_names_and_an_identity_of_what_changes_a_key() -> None:
     one = parameter_set(1)
     assert one is parameter_set("1") is parameter_set("set1")
     assert len({s.identity for s in parameter_sets(insecure=True)}) == len(parameter_sets(insecure=True))
-    assert dataclasses.replace(one, name="x", relu_degree=27).identity == one.identity
+    assert dataclasses.replace(one, name="x", activation="relu:27").identity == one.identity
     for field in ("log_n", "slots", "first_bits", "scale_bits", "special_bits", "digits", "cts_budget", "levels"):
         assert dataclasses.replace(one, **{field: getattr(one, field) + 1}).identity != one.identity
 

@@ -10,6 +10,8 @@ from fheinfer.errors import GraphError, PlanError
 from fheinfer.frontends import zoo
 from fheinfer.graph.ir import Graph, GraphBuilder, Node
 from fheinfer.graph.verify import OPS, verify
+from fheinfer.keygen import manifest_plan
+from fheinfer.params import parameter_set
 
 INPUT = Node("x", "input", attrs={"shape": (3, 8, 8)})
 RELU = Node("r", "relu", ("x",))
@@ -55,7 +57,11 @@ def test_a_legal_graph_comes_back_as_it_is() -> None:
 
 
 def test_every_operation_of_the_rules_appears_in_a_network_or_a_plan() -> None:
-    assert {node.op for node in zoo.network("resnet20")} | {"bootstrap"} == set(OPS)
+    ops = {node.op for name in zoo.names() for node in zoo.network(name)}
+    for activation in ("relu:59", "f1", "relu-aq"):
+        made = manifest_plan("resnet8-tiny", parameter_set(f"insecure-tiny+{activation}"))
+        ops |= {step.op for step in made.steps}
+    assert ops == set(OPS)
 
 
 def test_shapes_follow_pytorch() -> None:

@@ -43,7 +43,7 @@ def test_a_longer_polynomial_is_closer(tiny_weights: Weights, tiny_picture: F64)
     errors = [
         np.abs(
             fheinfer.run_slots(
-                fheinfer.compile(tiny_weights, dataclasses.replace(SET, relu_degree=degree, levels=levels)),
+                fheinfer.compile(tiny_weights, dataclasses.replace(SET, activation=f"relu:{degree}", levels=levels)),
                 tiny_picture,
             )
             - exact
@@ -58,7 +58,7 @@ def test_activation_inputs_stay_in_the_interval_of_their_polynomial(
 ) -> None:
     """On pictures like those of the calibration."""
     scale = {step.name: step.scale for step in tiny_plan.steps}
-    sources = [step.inputs[0] for step in tiny_plan.steps if step.op == "relu"]
+    sources = [step.inputs[0] for step in tiny_plan.steps if step.op == "chebyshev"]
     for seed in range(1000, 1010):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         layers: dict[str, F64] = {}

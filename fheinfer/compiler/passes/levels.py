@@ -1,83 +1,169 @@
-"""Inserts bootstraps and gives every node the level of its output: attribute `level`.
+"""Inserts bootstraps and gives every node the level it works at: attributes `level` (of its output), `depth` (levels it
+consumes) and `work` (what it costs there).
 
-A bootstrap may stand before an activation, whose input is in [-1, 1]. Backwards, `need` is the lowest level a value may
-have so that everything after it still reaches the next such place; forwards, a bootstrap goes in where an activation
-would otherwise leave less than that. On OpenFHE's evaluation the input is encrypted at the level that saves the first
-bootstrap, if the chain is long enough; on ours a bootstrap costs less than sending the limbs, and it is no higher than
-it must be.
+A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
+that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
+is dearer with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after it
+cheaper. A bootstrap may stand where a polynomial reads a value, which is in [-1, 1] there; it takes the value's place
+for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
+from fheinfer.compiler.work import Work
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Node
-from fheinfer.params import ParameterSet
+from fheinfer.graph.ir import Graph, Node
+
+SECONDS_PER_MEGABYTE = 1.0
+"""What a client's time is worth while a picture goes up: one more limb of it is 0.4 MB at N = 2^16."""
 
 
-def depth(node: Node, params: ParameterSet, *, is_output: bool = False) -> int:
-    """Levels a node consumes."""
-    if node.op == "relu":
-        return params.level_model().chebyshev_depth(params.relu_degree)
-    if node.op == "linear":
-        return 2 if is_output else 1  # the output layer masks its partial sums
-    return 1 if node.op == "conv2d" else 0
+@dataclass(frozen=True)
+class _Choice:
+    """One node: whether its input is bootstrapped before, and the level it works at (before it consumes its own)."""
+
+    bootstrap: bool
+    level: int
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to have computed all nodes so far."""
+
+    seconds: float
+    choice: _Choice
+    before: _Way | None
+
+
+Ways = dict[tuple[int, ...], _Way]
+"""By the levels of the values that are still read."""
 
 
 def levels(program: Program) -> Program:
-    graph, params = program.graph, program.params
-    consumed = {n.name: depth(n, params, is_output=n is graph.output) for n in graph}
-    need: dict[str, int] = {}
-    for node in reversed(graph.nodes):
-        users = graph.users(node.name)
-        # An activation can always be reached through a bootstrap at its input.
-        need[node.name] = max(
-            (params.bootstrap_input if u.op == "relu" else need[u.name] + consumed[u.name] for u in users), default=0
-        )
-    relu = max((n for n in graph if n.op == "relu"), key=lambda n: need[n.name], default=None)
-    if relu and params.levels < consumed[relu.name] + need[relu.name]:
-        raise PlanError(
-            f"set {params.name} leaves {params.levels} levels after a bootstrap; activation {relu.name!r} of degree "
-            f"{params.relu_degree} and what follows it need {consumed[relu.name] + need[relu.name]}"
-        )
-
-    at: dict[str, int] = {}
-    nodes: list[Node] = []
-    for node in graph:
+    works = {node.name: step_of(node, program).trace(program) for node in program.graph.nodes[1:]}
+    choices = _shortest(program, works)
+    params, nodes = program.params, []
+    at = {program.graph.input.name: choices[program.graph.input.name].level}
+    stands_for = {name: name for name in at}
+    for node in program.graph:
+        choice = choices[node.name]
+        if choice.bootstrap:
+            source, fresh = node.inputs[0], f"{node.name}/bootstrap"
+            attrs = {k: v for k, v in program.graph[source].attrs.items() if k in ("layout", "scale")}
+            attrs |= {"level": params.levels, "depth": 0, "work": Work.of_bootstrap()}
+            nodes.append(Node(fresh, "bootstrap", (stands_for[source],), {}, attrs))
+            stands_for[source] = fresh
+        stands_for[node.name] = node.name
         if node.op == "input":
-            at[node.name] = _input_level(program, need, consumed)
-        elif node.op == "relu":
-            source = node.inputs[0]
-            if at[source] - consumed[node.name] < need[node.name]:
-                fresh = f"{node.name}/bootstrap"
-                attrs = {k: v for k, v in _node(nodes, source).attrs.items() if k in ("layout", "scale")}
-                nodes.append(Node(fresh, "bootstrap", (source,), attrs={**attrs, "level": params.levels}))
-                at[fresh] = params.levels
-                node = Node(node.name, node.op, (fresh,), node.weights, node.attrs)
-            at[node.name] = at[node.inputs[0]] - consumed[node.name]
-        else:
-            at[node.name] = min(at[i] for i in node.inputs) - consumed[node.name]
-        if at[node.name] < need[node.name]:
-            raise PlanError(
-                f"node {node.name!r} would be at level {at[node.name]} and needs {need[node.name]}; a network "
-                f"needs an activation at least every {params.levels} levels"
-            )
-        nodes.append(node.with_attrs(level=at[node.name]))
+            nodes.append(node.with_attrs(level=choice.level))
+            continue
+        depth = program.depth(node)
+        inputs = tuple(stands_for[name] for name in node.inputs)
+        work = works[node.name].higher(choice.level - params.top_level)
+        nodes.append(replace(node, inputs=inputs).with_attrs(level=choice.level - depth, depth=depth, work=work))
     return program.with_nodes(nodes)
 
 
-def _input_level(program: Program, need: dict[str, int], consumed: dict[str, int]) -> int:
-    """Enough to go through the first activation without a bootstrap, where a fresh ciphertext can be that high."""
-    graph = program.graph
-    first = next((n for n in graph if n.op == "relu"), None)
-    lowest = need[graph.input.name]
-    if first is None or program.params.native:
-        return lowest
-    level, node = consumed[first.name] + need[first.name], graph[first.inputs[0]]
-    while node.op != "input":
-        level, node = level + consumed[node.name], graph[node.inputs[0]]
-    return max(level, lowest) if level <= program.params.top_level else lowest
+def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
+    graph, params = program.graph, program.params
+    seconds = _prices(program, works)
+    bootstrap = program.cost.seconds(Work.of_bootstrap()) if params.levels > 0 else 0.0
+    least = _least(program)
+    alive: tuple[str, ...] = (graph.input.name,)
+    limb = program.cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
+    # Higher, and a layer's rotation keys would have to be taller for the first one alone.
+    highest = min(params.levels + 1, params.top_level) if params.levels > 0 else params.top_level
+    ways: Ways = {
+        (level,): _Way(limb * level, _Choice(False, level), None)
+        for level in range(least[graph.input.name], highest + 1)
+    }
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        kept = tuple(name for name in alive if any(name in later.inputs for later in graph.nodes[index + 1 :]))
+        depth = program.depth(node)
+        found: Ways = {}
+        for levels_, way in ways.items():
+            have = dict(zip(alive, levels_, strict=True))
+            for bootstraps, given in _inputs(node, have, params.bootstrap_input, params.levels):
+                highest = min(given[name] for name in node.inputs)
+                rest = tuple(given[name] for name in kept)
+                for level in range(least[node.name] + depth, highest + 1):
+                    total = way.seconds + seconds[node.name][level] + bootstraps * bootstrap
+                    key = (*rest, level - depth)
+                    if key not in found or total < found[key].seconds:
+                        found[key] = _Way(total, _Choice(bootstraps, level), way)
+        if not found:
+            raise _too_short(program, node, least)
+        ways, alive = _undominated(found), (*kept, node.name)
+    return _read_back(graph, min(ways.values(), key=lambda way: way.seconds))
 
 
-def _node(nodes: list[Node], name: str) -> Node:
-    return next(node for node in nodes if node.name == name)
+def _inputs(node: Node, have: dict[str, int], lowest: int, fresh: int) -> Iterator[tuple[bool, dict[str, int]]]:
+    """The levels of all values as they are, and with a bootstrap of the node's input."""
+    yield False, have
+    source = node.inputs[0]
+    if node.op in BOOTSTRAPPED and fresh > 0 and lowest <= have[source] < fresh:
+        yield True, {**have, source: fresh}
+
+
+def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
+    """Seconds of every node by the level it works at; two nodes of the same work are priced once."""
+    top, known = program.params.top_level, dict[str, list[float]]()
+    out = {}
+    for name, work in works.items():
+        key = repr(work)
+        if key not in known:
+            depth = program.depth(program.graph[name])
+            known[key] = [
+                program.cost.seconds(work.higher(level - top)) if level >= depth else 0.0 for level in range(top + 1)
+            ]
+        out[name] = known[key]
+    return out
+
+
+def _least(program: Program) -> dict[str, int]:
+    """The lowest level a node's output may have so that everything after it reaches the next place for a bootstrap."""
+    least: dict[str, int] = {}
+    graph, params = program.graph, program.params
+    for node in reversed(graph.nodes):
+        least[node.name] = 0
+        for user in graph.users(node.name):
+            needs = least[user.name] + program.depth(user)
+            if user.op in BOOTSTRAPPED and node.name == user.inputs[0] and params.levels > 0:
+                needs = min(needs, params.bootstrap_input)
+            elif user.op == "multiply" and node.name == user.inputs[0]:
+                continue  # its other factor was made from this one, which a bootstrap may have lifted on the way
+            least[node.name] = max(least[node.name], needs)
+    return least
+
+
+def _undominated(ways: Ways) -> Ways:
+    kept: Ways = {}
+    for key in sorted(ways, key=lambda key: (ways[key].seconds, [-level for level in key])):
+        if not any(all(a >= b for a, b in zip(other, key, strict=True)) for other in kept):
+            kept[key] = ways[key]
+    return kept
+
+
+def _read_back(graph: Graph, way: _Way | None) -> dict[str, _Choice]:
+    choices = {}
+    for node in reversed(graph.nodes):
+        assert way is not None
+        choices[node.name], way = way.choice, way.before
+    return choices
+
+
+def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:
+    params = program.params
+    what = f"activation {node.attrs['activation']!r}" if "activation" in node.attrs else f"node {node.name!r}"
+    needs = program.depth(node) + least[node.name]
+    if params.levels <= 0:
+        return PlanError(f"set {params.name} has {params.top_level} levels and no bootstrapping; too few for {what}")
+    return PlanError(
+        f"set {params.name} leaves {params.levels} levels after a bootstrap; {what} ({params.activation}) and what "
+        f"follows it up to the next bootstrap need {needs}; choose a set of more levels or an activation of fewer"
+    )

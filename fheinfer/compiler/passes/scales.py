@@ -1,9 +1,13 @@
-"""Decides by how much each node's slots are smaller than its values (attribute `scale`: value = slot * scale), and
-folds every factor into weights and polynomial coefficients, so that no level is spent on scaling.
+"""Decides by how much each node's slots are smaller than its values (attribute `scale`: value = slot * scale, one
+number or one a channel), and folds every factor into weights and coefficients, so that no level is spent on scaling.
 
-A polynomial ReLU wants its input in [-1, 1]: the node before it gets scale B, the range. ReLU commutes with positive
-factors, so its output may have any scale S for free (attribute `gain` = B / S on its coefficients). S is B too, except
-where the output goes unchanged into a residual sum: both addends need the scale of that sum.
+A polynomial wants its input in [-1, 1]: the node before it gets scale B, its range. Its output may have any scale for
+free, by its coefficients; so may that of a product, by those of its second factor. Both addends of a sum need the scale
+of the sum.
+
+c2 x^2 + c1 x + c0 = c2 (x + h)^2 + k, so with x / R + h / R in the slots a quadratic is one square and one constant,
+and its output has the scale c2 R^2 of its own, negative or not. Where a sum asks for another, the addend gets a `gain`:
+one level, beside the convolution on the other branch.
 """
 
 from __future__ import annotations
@@ -11,69 +15,134 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
 
+F64 = NDArray[np.float64]
+Scale = float | F64
+
 
 def scales(program: Program) -> Program:
-    graph = program.graph
-    scale: dict[str, float] = {graph.input.name: program.input_bound}
-    required = {node.name: _required(program, node) for node in graph}
-    constants, nodes = dict(program.constants), []
-    for node in graph:
-        if node.op == "input":
-            node = node.with_attrs(scale=program.input_bound)
-        elif node.op in ("conv2d", "linear"):
-            scale[node.name] = out = required[node.name] or _bound(program, node, scale)
-            weight, bias = f"{node.name}/scaled_weight", f"{node.name}/scaled_bias"
-            constants[weight] = constants[node.weights["weight"]] * (scale[node.inputs[0]] / out)
-            names = {"weight": weight}
-            if "bias" in node.weights:
-                constants[bias] = constants[node.weights["bias"]] / out
-                names["bias"] = bias
-            node = replace(node, weights=names).with_attrs(scale=out)
-        elif node.op == "relu":
-            before = scale[node.inputs[0]]
-            scale[node.name] = out = required[node.name] or before
-            node = node.with_attrs(scale=out, gain=before / out)
-        else:
-            addends = {scale[i] for i in node.inputs}
-            if len(addends) > 1:
-                raise PlanError(f"the inputs of {node.name!r} have different scales {sorted(addends)}")
-            scale[node.name] = addends.pop()
-            node = node.with_attrs(scale=scale[node.name])
-        nodes.append(node)
-    return program.with_nodes(nodes, constants)
+    return _Scales(program).run()
 
 
-def _required(program: Program, node: Node) -> float | None:
-    """The scale a node's users ask of it: that of the ReLU it feeds, directly or through sums."""
-    asked = {s for user in program.graph.users(node.name) if (s := _asked_by(program, user)) is not None}
-    if len(asked) > 1:
-        raise PlanError(f"node {node.name!r} feeds activations of different ranges {sorted(asked)}")
-    return asked.pop() if asked else None
+def same(a: Scale, b: Scale) -> bool:
+    return bool(np.allclose(a, b, rtol=1e-12, atol=0))
 
 
-def _asked_by(program: Program, user: Node) -> float | None:
-    if user.op == "relu":
-        if user.name not in program.ranges:
-            raise PlanError(
-                f"no range is known for the activation {user.name!r}; "
-                "measure it with `fheinfer weights import FILE --data FOLDER`"
-            )
-        return program.ranges[user.name] or 1.0  # a layer that is all zero fits any scale
-    return _required(program, user) if user.op == "add" else None
+class _Scales:
+    def __init__(self, program: Program) -> None:
+        self.program, self.graph = program, program.graph
+        self.constants = dict(program.constants)
+        self.nodes: list[Node] = []
+        self.of: dict[str, Scale] = {}
+
+    def run(self) -> Program:
+        for node in self.graph:
+            visit = getattr(self, f"_{node.op}", self._unchanged)
+            node, self.of[node.name] = visit(node)
+            self.nodes.append(node.with_attrs(scale=self.of[node.name]))
+        return self.program.with_nodes(self.nodes, self.constants)
+
+    def _input(self, node: Node) -> tuple[Node, Scale]:
+        return node, self.program.input_bound
+
+    def _conv2d(self, node: Node) -> tuple[Node, Scale]:
+        asked = self._required(node.name)
+        out = self._bound(node) if asked is None else asked
+        weight = self.constants[node.weights["weight"]]
+        axes = (1,) * (weight.ndim - 2)
+        columns = np.broadcast_to(self.of[node.inputs[0]], weight.shape[1]).reshape(1, -1, *axes)
+        rows = np.broadcast_to(out, weight.shape[0]).reshape(-1, 1, *axes)
+        names = {"weight": f"{node.name}/scaled_weight"}
+        self.constants[names["weight"]] = weight * columns / rows
+        if "bias" in node.weights:
+            names["bias"] = f"{node.name}/scaled_bias"
+            self.constants[names["bias"]] = self.constants[node.weights["bias"]] / out
+        return replace(node, weights=names), out
+
+    _linear = _conv2d
+
+    def _chebyshev(self, node: Node) -> tuple[Node, Scale]:
+        asked = self._required(node.name)
+        out = asked if isinstance(asked, float) else node.attrs["unit"]
+        name = f"{node.name}/scaled_coefficients"
+        self.constants[name] = self.constants[node.weights["coefficients"]] * (node.attrs["unit"] / out)
+        return replace(node, weights={"coefficients": name}), out
+
+    def _multiply(self, node: Node) -> tuple[Node, Scale]:
+        return node, self.of[node.inputs[0]] * self.of[node.inputs[1]]
+
+    def _quadratic(self, node: Node) -> tuple[Node, Scale]:
+        c0, c1, c2 = (self.constants[node.weights[role]] for role in ("c0", "c1", "c2"))
+        h, reach = _square(node, c1, c2)
+        square = np.where(c2 != 0, c2 * np.where(c2 != 0, reach, 1) ** 2, 1.0)
+        names = {role: f"{node.name}/{role}" for role in ("shift", "constant")}
+        self.constants[names["shift"]] = h / reach
+        self.constants[names["constant"]] = (c0 - c2 * h**2) / square
+        return replace(node, weights=names), square
+
+    def _add(self, node: Node) -> tuple[Node, Scale]:
+        asked = self._required(node.name)
+        out = self.of[node.inputs[0]] if asked is None else asked
+        return replace(node, inputs=tuple(self._brought_to(name, out, node) for name in node.inputs)), out
+
+    def _unchanged(self, node: Node) -> tuple[Node, Scale]:
+        return node, self.of[node.inputs[0]]
+
+    def _brought_to(self, name: str, out: Scale, user: Node) -> str:
+        """The value itself where its scale is `out`, else a new node that multiplies it."""
+        if same(self.of[name], out):
+            return name
+        gain, factor = f"{user.name}/{name}", f"{user.name}/{name}/factor"
+        channels = self.graph.shapes()[name][0]
+        self.constants[factor] = np.broadcast_to(self.of[name] / out, channels).copy()
+        self.of[gain] = out
+        self.nodes.append(Node(gain, "gain", (name,), {"factor": factor}, {"scale": out, **_layout(user)}))
+        return gain
+
+    def _required(self, name: str) -> Scale | None:
+        """The scale a node's users ask of it: that of the polynomial it feeds, directly or through sums."""
+        asked = [s for user in self.graph.users(name) if (s := self._asked_by(user, name)) is not None]
+        if any(not same(asked[0], other) for other in asked[1:]):
+            raise PlanError(f"node {name!r} feeds activations of different ranges")
+        return asked[0] if asked else None
+
+    def _asked_by(self, user: Node, name: str) -> Scale | None:
+        if user.op == "chebyshev":
+            return float(user.attrs["range"])
+        if user.op == "quadratic":
+            return _square(user, *(self.constants[user.weights[role]] for role in ("c1", "c2")))[1]
+        if user.op == "add":
+            return self._required(user.name)
+        if user.op == "multiply" and name == user.inputs[1]:
+            asked = self._required(user.name)
+            return asked / user.attrs["range"] if isinstance(asked, float) else None
+        return None
+
+    def _bound(self, node: Node) -> float:
+        """On the output of a layer that feeds no activation: the largest row of |W| times the largest input."""
+        weight = self.constants[node.weights["weight"]]
+        inputs = np.broadcast_to(np.abs(self.of[node.inputs[0]]), weight.shape[1])
+        rows = np.einsum("oik,i->o", np.abs(weight).reshape(*weight.shape[:2], -1), inputs)
+        source = self.graph[node.inputs[0]]
+        if source.op == "avg_pool":  # sums `positions` values of that size
+            _, height, width = self.graph.shapes()[source.inputs[0]]
+            rows = rows * height * width
+        bias = np.abs(self.constants[node.weights["bias"]]) if "bias" in node.weights else 0.0
+        return float((rows + bias).max()) or 1.0
 
 
-def _bound(program: Program, node: Node, scale: dict[str, float]) -> float:
-    """A bound on the output of a layer that feeds no activation: the largest row of |W| times the largest input."""
-    weight = program.constants[node.weights["weight"]]
-    rows = np.abs(weight).reshape(weight.shape[0], -1).sum(axis=1) * scale[node.inputs[0]]
-    source = program.graph[node.inputs[0]]
-    if source.op == "avg_pool":  # sums `positions` values of that size
-        _, height, width = program.graph.shapes()[source.inputs[0]]
-        rows = rows * height * width
-    bias = np.abs(program.constants[node.weights["bias"]]) if "bias" in node.weights else 0.0
-    return float((rows + bias).max()) or 1.0
+def _square(node: Node, c1: F64, c2: F64) -> tuple[F64, F64]:
+    """h, and a bound R on |x| and |x + h|, a channel. A constant channel has an infinite R: its weights become zero."""
+    if bool(((c2 == 0) & (c1 != 0)).any()):
+        raise PlanError(f"a channel of the quadratic activation {node.name!r} is linear, which no square can compute")
+    h = np.divide(c1, 2 * c2, out=np.zeros_like(c1), where=c2 != 0)
+    return h, np.where(c2 != 0, node.attrs["range"] + np.abs(h), np.inf)
+
+
+def _layout(node: Node) -> dict[str, object]:
+    return {"layout": node.attrs["layout"]} if "layout" in node.attrs else {}

@@ -1,0 +1,72 @@
+"""Every activation becomes polynomials: what an evaluator of ciphertexts can compute.
+
+x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
+           =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
+           =>   x ; quadratic (c0, c1, c2 a channel)
+
+The last of them keeps the name. Attribute `range` is the largest |input| a polynomial has to serve: `scales` makes it
+1. `unit` is the value that an output of 1 stands for, and `activation` the node all of them come from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
+from fheinfer.compiler.program import Program
+from fheinfer.errors import PlanError
+from fheinfer.graph.ir import Node
+
+Constants = dict[str, np.ndarray]
+
+
+def approximate(program: Program) -> Program:
+    shapes, constants = program.graph.shapes(), dict(program.constants)
+    nodes: list[Node] = []
+    for node in program.graph:
+        if node.op == "relu":
+            nodes += _relu(node, program.activation, _range(program, node), shapes[node.name][0], constants)
+        else:
+            nodes.append(node)
+    return program.with_nodes(nodes, constants)
+
+
+def _range(program: Program, node: Node) -> float:
+    if node.name not in program.ranges:
+        raise PlanError(
+            f"no range is known for the activation {node.name!r}; "
+            "measure it with `fheinfer weights import FILE --data FOLDER`"
+        )
+    return program.ranges[node.name] or 1.0  # a layer that is all zero fits any
+
+
+def _relu(node: Node, activation: Activation, bound: float, channels: int, constants: Constants) -> list[Node]:
+    """ReLU is positively homogeneous: relu(x) = B relu(x / B), so that one polynomial on [-1, 1] serves every range."""
+    attrs = {"activation": node.name}
+    if isinstance(activation, Quadratic):  # not homogeneous, and valid everywhere: of x as it is
+        weights = {}
+        for role, value in zip(("c0", "c1", "c2"), activation.polynomials.powers()[0], strict=True):
+            weights[role] = f"{node.name}/{role}"
+            constants[weights[role]] = np.full(channels, value)
+        return [Node(node.name, "quadratic", node.inputs, weights, {**attrs, "range": bound})]
+    if isinstance(activation, Gate):
+        return gate(node, activation, bound, constants)
+    if not isinstance(activation, Polynomial) or activation.function != "ReLU":
+        raise PlanError(f"{activation.name} cannot stand for the ReLU {node.name!r}; see `fheinfer approx list`")
+    (series,) = activation.polynomials.stages
+    name = f"{node.name}/coefficients"
+    constants[name] = series
+    return [Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, {**attrs, "range": bound, "unit": bound})]
+
+
+def gate(node: Node, activation: Gate, bound: float, constants: Constants) -> list[Node]:
+    """x times a composite step of x / bound."""
+    nodes, last = [], node.inputs[0]
+    for number, series in enumerate(activation.step.stages, start=1):
+        name = f"{node.name}/p{number}"
+        constants[f"{name}/coefficients"] = series
+        attrs = {"activation": node.name, "range": bound if number == 1 else 1.0, "unit": 1.0}
+        nodes.append(Node(name, "chebyshev", (last,), {"coefficients": f"{name}/coefficients"}, attrs))
+        last = name
+    product = {"activation": node.name, "range": bound}
+    return [*nodes, Node(node.name, "multiply", (node.inputs[0], last), attrs=product)]

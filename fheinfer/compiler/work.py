@@ -1,0 +1,54 @@
+"""What a step costs in operations, and at which heights: a trace that can be moved to another level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fheinfer import _core
+
+Counts = dict[int, int]
+"""Limbs -> how many."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts of `_core.TraceReport`, by the limbs they were done on.
+
+    rotation_keys: rotation -> limbs its key needs; polynomials: degree -> counts by limbs of its input.
+    """
+
+    rotation_keys: Counts
+    key_switches: Counts
+    hoisted_key_switches: Counts
+    mod_ups: Counts
+    plain_multiplications: Counts
+    rescales: Counts
+    products: Counts
+    polynomials: dict[int, Counts]
+    bootstraps: int
+
+    @classmethod
+    def of(cls, report: _core.TraceReport) -> Work:
+        return cls(**{name: getattr(report, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def of_bootstrap(cls) -> Work:
+        return cls({}, {}, {}, {}, {}, {}, {}, {}, 1)
+
+    def higher(self, levels: int) -> Work:
+        """The same step on so many more limbs; fewer, where negative."""
+
+        def moved(counts: Counts) -> Counts:
+            return {limbs + levels: n for limbs, n in counts.items()}
+
+        return Work(
+            {rotation: limbs + levels for rotation, limbs in self.rotation_keys.items()},
+            moved(self.key_switches),
+            moved(self.hoisted_key_switches),
+            moved(self.mod_ups),
+            moved(self.plain_multiplications),
+            moved(self.rescales),
+            moved(self.products),
+            {degree: moved(counts) for degree, counts in self.polynomials.items()},
+            self.bootstraps,
+        )
