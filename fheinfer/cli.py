@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fheinfer import approx_cli, bench_cli, console, models_cli, plan_cli, server_cli
+from fheinfer import approx_cli, bench_cli, console, eval_cli, models_cli, plan_cli, search_cli, server_cli
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import EvaluationView, err, out, print_json, size, table
@@ -40,6 +40,8 @@ app.command(name="sets")(plan_cli.sets)
 app.command(name="plan")(plan_cli.plan)
 app.command(name="evaluate")(server_cli.evaluate)
 app.command(name="train")(models_cli.train)
+app.command(name="eval")(eval_cli.evaluate)
+app.command(name="search")(search_cli.search)
 app.command(name="bench")(bench_cli.bench)
 app.add_typer(models_cli.weights_app, name="weights")
 app.add_typer(approx_cli.approx_app, name="approx")

@@ -1,0 +1,81 @@
+"""`fheinfer search`: the cheapest setting that keeps the accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import RANGE_MARGIN
+from fheinfer.compiler.plan import Plan
+from fheinfer.console import err, out, print_json, table
+from fheinfer.errors import UsageError
+from fheinfer.eval_cli import DataOption, pictures_of, run
+from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
+from fheinfer.resources import default_weights
+from fheinfer.weights import load
+
+if TYPE_CHECKING:
+    from fheinfer.simulation.evaluate import Evaluation
+    from fheinfer.simulation.search import Point
+
+
+def search(
+    over: Annotated[str, typer.Option(help="alpha (minimax composites), degree (of the series), scale-bits or set.")],
+    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Accuracy that may be lost: 0.01 is one point.")] = 0.01,
+    mode: Annotated[str, typer.Option(help="approx, or simulate (with noise).")] = "simulate",
+    set_name: SetOption = "1",
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    part: Annotated[str, typer.Option(help="test or train.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="Pictures for every point.")] = 1000,
+    margin: Annotated[float, typer.Option(min=0.01, help="Factor on the ranges of calibration.")] = RANGE_MARGIN,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Binary search for the cheapest setting whose simulated accuracy is within a bound of the network's own.
+
+    On training pictures by default: what is chosen on test pictures cannot be reported on them.
+    """
+    if mode not in ("approx", "simulate"):
+        raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
+    trained, base = load(weights or default_weights()), parameter_set(set_name)
+    pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
+
+    def evaluate(params: ParameterSet) -> tuple[Evaluation, Plan]:
+        plan = compile(trained, params, margin=margin)
+        return run(mode, trained, plan, pictures, seed, f"{params.activation}, {params.scale_bits} bits"), plan
+
+    def tell(point: Point) -> None:
+        err.print(f"{point.setting}: {100 * point.accuracy:.2f} %", highlight=False)
+
+    clear = run("clear", trained, compile(trained, base, margin=margin), pictures).top(1)
+    from fheinfer.simulation.search import search as find
+
+    found = find(over, base, max_loss, evaluate, clear, tell)
+    if as_json:
+        print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(pictures), "mode": mode})
+        return
+    table(
+        f"{trained.network}, {len(pictures):,} {part} images, {100 * clear:.2f} % in clear",
+        ["setting", "accuracy", "loss", "bits", "layers out of range", "bootstraps", "predicted s"],
+        [
+            [
+                p.setting + (" <" if p is found.best else ""),
+                f"{100 * p.accuracy:.2f} %",
+                f"{100 * p.loss:.2f}",
+                "-" if p.bits is None else f"{p.bits:.1f}",
+                p.overflows,
+                p.bootstraps,
+                f"{p.seconds:.0f}",
+            ]
+            for p in found.points
+        ],
+    )
+    if found.best:
+        out.print(f"cheapest within {100 * max_loss:g} points: {found.best.setting}")
+    else:
+        raise UsageError(f"nothing over {over} stays within {100 * max_loss:g} points; allow more, or raise --margin")

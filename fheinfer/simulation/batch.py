@@ -1,0 +1,144 @@
+"""One pass of a batch of pictures through the steps of a plan, in torch: what an encrypted run computes, many at once.
+
+Values are those of the slots (value = slot * scale), so polynomials see what they see encrypted, ranges included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fheinfer.approx.forms import OVERSHOOT
+from fheinfer.compiler.plan import Plan, Step
+from fheinfer.compiler.steps import BOOTSTRAPPED
+
+Noise = Callable[[Step | None, Tensor], Tensor]
+"""The output of a step (None: the encrypted picture) with the error an encrypted run would add to it."""
+Watch = Callable[[Step, Tensor], None]
+
+_CHUNK = 1 << 16  # elements of a polynomial at once: what a second-level cache holds
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """Inputs of an activation beyond what its polynomials are valid for."""
+
+    activation: str
+    images: int
+    largest: float
+
+
+class Batch:
+    """Runs batches through a plan and keeps count of ranges.
+
+    Attributes:
+        reached: activation -> largest |input| of any of its polynomials, 1 being the range.
+        beyond: activation -> pictures with an input beyond the range.
+    """
+
+    def __init__(self, plan: Plan, noise: Noise | None = None) -> None:
+        self.plan, self.noise = plan, noise
+        self.constants = {name: torch.from_numpy(array).float() for name, array in plan.constants.items()}
+        self.reached: dict[str, float] = {}
+        self.beyond: dict[str, int] = {}
+
+    @torch.inference_mode()
+    def logits(self, pictures: Tensor, watch: Watch | None = None) -> Tensor:
+        """Logits (B, classes) of normalised float32 pictures (B, C, H, W)."""
+        plan = self.plan
+        self._outside: dict[str, Tensor] = {}
+        x = pictures / plan.client.input_scale
+        values = {plan.steps[0].inputs[0]: self.noise(None, x) if self.noise else x}
+        for index, step in enumerate(plan.steps):
+            inputs = [values[name] for name in step.inputs]
+            if step.op in BOOTSTRAPPED:
+                self._note(step, inputs[0])
+            y = _apply(step, inputs, {role: self.constants[name] for role, name in step.weights.items()})
+            values[step.name] = self.noise(step, y) if self.noise else y
+            if watch:
+                watch(step, values[step.name])
+            for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
+                del values[name]
+        for name, outside in self._outside.items():
+            self.beyond[name] = self.beyond.get(name, 0) + int(outside.sum())
+        return values[plan.steps[-1].name] * plan.client.output_scale
+
+    def _note(self, step: Step, x: Tensor) -> None:
+        largest = x.abs().flatten(1).amax(1)
+        # A picture that is not a number any more has left a range before.
+        most = float(largest.nan_to_num(torch.inf).max())
+        self.reached[step.activation] = max(self.reached.get(step.activation, 0.0), most)
+        outside = ~(largest <= 1 + OVERSHOOT)
+        self._outside[step.activation] = self._outside.get(step.activation, outside) | outside
+
+    def overflows(self) -> list[Overflow]:
+        """Activations that left their range, in order of the network."""
+        return [Overflow(name, n, self.reached[name]) for name, n in self.beyond.items() if n]
+
+
+def _apply(step: Step, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    x = inputs[0]
+    if step.op == "conv2d":
+        assert step.conv is not None
+        _, stride, padding = step.conv
+        return functional.conv2d(x, weights["weight"], weights.get("bias"), stride, padding)
+    if step.op == "linear":
+        return functional.linear(x.flatten(1), weights["weight"], weights.get("bias"))
+    if step.op == "chebyshev":
+        return chebyshev(x, weights["coefficients"])
+    if step.op == "quadratic":
+        return (x + _channels(weights["shift"])).square() + _channels(weights["constant"])
+    if step.op == "multiply":
+        return x * inputs[1]
+    if step.op == "gain":
+        return x * _channels(weights["factor"])
+    if step.op == "avg_pool":
+        return x.sum(dim=(2, 3), keepdim=True)
+    if step.op == "add":
+        return x + inputs[1]
+    assert step.op == "bootstrap", step.op
+    return x
+
+
+def chebyshev(x: Tensor, coefficients: Tensor) -> Tensor:
+    """sum_k coefficients[k] T_k(x), element-wise, on pieces that stay in the cache.
+
+    With y = 2 x^2 - 1, T_2k(x) = T_k(y) and 2 x T_2k = T_2k+1 + T_2k-1, so it is E(y) + x O(y) with series of half the
+    degree; of ReLU the odd one is a constant, of a sign the even one.
+    """
+    c = coefficients.tolist() + [0.0] * (len(coefficients) % 2)
+    even, odd = c[::2], [2 * value for value in c[1::2]]
+    for k in range(len(odd) - 2, -1, -1):
+        odd[k] -= odd[k + 1]
+    odd[0] /= 2
+    out = torch.empty_like(x)
+    for source, target in zip(_pieces(x), _pieces(out), strict=True):
+        y = (source * source).mul_(2).sub_(1)
+        torch.addcmul(_clenshaw(even, y), source, _clenshaw(odd, y), out=target)
+    return out
+
+
+def _clenshaw(c: list[float], y: Tensor) -> Tensor:
+    """b_k = c_k + 2 y b_k+1 - b_k+2, with b_k = s e_k, s = +, +, -, - in turn: then no operand has to be negated."""
+    while len(c) > 1 and c[-1] == 0:
+        c = c[:-1]
+    twice, e1, e2 = 2 * y, torch.zeros_like(y), torch.zeros_like(y)
+    for k in range(len(c) - 1, 0, -1):
+        sign, ratio = (-1) ** (k // 2), (-1) ** k
+        e2.addcmul_(twice, e1, value=ratio).add_(sign * c[k])
+        e1, e2 = e2, e1
+    return torch.addcmul(e2, y, e1).add_(c[0])  # b_0 - y b_1, of which b_0 = c_0 + 2 y b_1 - b_2 and b_2 = -e_2
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of all elements in memory order."""
+    flat = x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) and x.dim() == 4 else x
+    return torch.split(flat.reshape(-1), _CHUNK)
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)

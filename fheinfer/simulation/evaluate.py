@@ -1,0 +1,109 @@
+"""Accuracy of weights over labelled pictures: in clear, by the plan's polynomials, or with the noise of encryption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fheinfer.compiler.plan import Plan
+from fheinfer.errors import UsageError
+from fheinfer.metrics import Precision, precision_bits
+from fheinfer.simulation.batch import Batch, Overflow
+from fheinfer.simulation.noise import NoiseModel
+from fheinfer.train.data import Pictures
+from fheinfer.train.evaluate import inputs_of
+from fheinfer.train.module import from_weights
+from fheinfer.weights import Weights
+
+MODES = ("clear", "approx", "simulate")
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    logits: (N, classes); reached: activation -> largest |input|, 1 being the range of its polynomials; bits: of the
+    decrypted logits against those without noise, in `simulate`.
+    """
+
+    mode: str
+    logits: F64
+    labels: NDArray[np.uint8]
+    seconds: float
+    reached: dict[str, float]
+    overflows: list[Overflow]
+    bits: Precision | None = None
+
+    def top(self, k: int) -> float:
+        """Part of the pictures whose label is among the k largest logits; none where a logit is not a number."""
+        order = np.argsort(-np.nan_to_num(self.logits, nan=-np.inf), axis=1, kind="stable")[:, :k]
+        right = (order == self.labels[:, None]).any(axis=1) & np.isfinite(self.logits).all(axis=1)
+        return float(right.mean())
+
+
+def evaluate(
+    weights: Weights,
+    plan: Plan,
+    pictures: Pictures,
+    mode: str = "approx",
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Runs all `pictures`.
+
+    Args:
+        plan: of these weights; not used in clear.
+        mode: clear: the network itself. approx: every polynomial of the plan, exactly. simulate: with the noise of
+            encryption, key switching, rescaling, bootstrapping and decryption (`simulation.noise`).
+        seed: of the noise.
+        progress: told how many pictures are done.
+
+    Raises:
+        UsageError: an unknown mode, or a set whose noise is not modelled.
+    """
+    if mode not in MODES:
+        raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    began = time.perf_counter()
+    noise = NoiseModel(plan, seed) if mode == "simulate" else None
+    exact = Batch(plan)
+    noisy = Batch(plan, noise) if noise else exact
+    module = from_weights(weights) if mode == "clear" else None
+    found: list[Tensor] = []
+    bits: list[Precision] = []
+    done = 0
+    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu")):
+        with torch.inference_mode():
+            y = module(x) if module else noisy.logits(x)
+            if noise:
+                reference = exact.logits(x)
+                y = noise.decrypted(y, reference)
+                if bool(torch.isfinite(reference).all()):
+                    bits.append(precision_bits(reference, y))
+        found.append(y)
+        done += len(x)
+        progress(done, len(pictures))
+    worst = Precision(min(b.minimum for b in bits), float(np.median([b.median for b in bits]))) if bits else None
+    return Evaluation(
+        mode,
+        torch.cat(found).double().numpy(),
+        pictures.labels,
+        time.perf_counter() - began,
+        noisy.reached,
+        noisy.overflows(),
+        worst,
+    )
+
+
+def check_top(values: Sequence[int], classes: int) -> None:
+    """Raises UsageError for a k that is no number of classes."""
+    for k in values:
+        if not 1 <= k <= classes:
+            raise UsageError(f"--top-k {k}: the network has {classes} classes")

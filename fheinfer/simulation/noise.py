@@ -1,0 +1,127 @@
+"""The error an encrypted run adds to every step, for our own evaluation.
+
+A rescaling or a key switch rounds both polynomials of a ciphertext: (1 + h) / 12 of variance in every coefficient, with
+h = 2N/3 for a dense ternary secret (Cheon et al., ePrint 2016/421, section 3.3). A slot is a sum of N coefficients, of
+which a real value sees half. That is `unit`, and all but bootstraps add a few of them.
+
+A bootstrap computes sin(2 pi x / r) r / (2 pi) for a message ratio r: less than x by (2 pi / r)^2 x^3 / 6, and with the
+noise of EvalMod. The double angles amplify that by 8 / |sin theta| at theta = 2 pi (I - 1/4) / 8, where I, the multiple
+of q_0 they remove, is nearly normal with variance h' / 12 for an ephemeral secret of weight h'. So some slots are far
+noisier than others. Its size is fitted to bootstraps of sets 1 to 4 at N = 2^11 to 2^14 (docs/precision.md).
+
+Decryption adds noise of its own: OpenFHE's decoder estimates the error in a ciphertext by the imaginary parts, and adds
+as much again, so that a decrypted value says less about the key (Li and Micciancio, ePrint 2020/1533).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fheinfer.compiler.plan import Plan, Step
+from fheinfer.errors import UsageError
+
+ERROR = 3.19
+"""Standard deviation of the errors of encryption."""
+RATIO_BITS, SPARSE_WEIGHT, DOUBLE_ANGLES = 10, 32, 3
+"""As in csrc/ckks/bootstrap.h."""
+EVAL_MOD_NOISE = 2**15.9
+"""Noise of a bootstrap of N/4 slots, in units; it grows with the root of the slots."""
+
+
+class NoiseModel:
+    """Adds the error of an encrypted run to the values of a `Batch`.
+
+    Raises:
+        UsageError: a plan for OpenFHE's evaluation, whose bootstraps are not modelled.
+    """
+
+    def __init__(self, plan: Plan, seed: int = 0) -> None:
+        params = plan.params
+        if not params.native:
+            raise UsageError(f"the noise of set {params.name} is not modelled; simulate sets of our own evaluation")
+        self.plan = plan
+        self.random = torch.Generator().manual_seed(seed)
+        self._n = 1 << params.log_n
+        self._scale = 2.0**params.scale_bits
+
+    def __call__(self, step: Step | None, y: Tensor) -> Tensor:
+        if step is None:
+            return self._add(y, self.fresh)
+        if step.op == "bootstrap":
+            return self._bootstrap(y)
+        return self._add(y, self.added(step))
+
+    def _slots(self, coefficient_variance: float) -> float:
+        """Standard deviation of a real slot value, given the variance of every coefficient."""
+        return math.sqrt(self._n / 2 * coefficient_variance) / self._scale
+
+    @property
+    def unit(self) -> float:
+        """Standard deviation of what one rescaling or key switch adds to a slot."""
+        return self._slots((1 + 2 * self._n / 3) / 12)
+
+    @property
+    def fresh(self) -> float:
+        """Of a picture, which is encrypted under the secret key."""
+        return self._slots(ERROR**2)
+
+    def added(self, step: Step) -> float | np.ndarray:
+        """Standard deviation of what a step adds to its output, one number or one a channel.
+
+        Key switches of taps are weighted like the taps. Those of Horner sums and folds come before the rescaling, which
+        divides them away.
+        """
+        constants = self.plan.constants
+        if step.op in ("conv2d", "linear"):
+            weight = constants[step.weights["weight"]]
+            taps = np.square(weight).reshape(weight.shape[0], -1).sum(axis=1)
+            return np.asarray(np.sqrt(taps + 1) * self.unit)
+        if step.op == "chebyshev":
+            # Each T_k carries about k units, as its slope does; the last products add theirs.
+            series = constants[step.weights["coefficients"]]
+            return float(np.sqrt(np.square(series * np.arange(len(series))).sum() + 2) * self.unit)
+        if step.op == "avg_pool":
+            height, width = step.in_layout.height, step.in_layout.width
+            return math.sqrt(height * width) * self.unit
+        return 0.0 if step.op == "add" else math.sqrt(2) * self.unit
+
+    def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
+        """`y` after decryption, which adds as much noise as there is."""
+        return y + self._normal(y) * (y - exact).square().mean().sqrt()
+
+    def _add(self, y: Tensor, deviation: float | np.ndarray) -> Tensor:
+        if isinstance(deviation, np.ndarray):
+            scale = torch.from_numpy(deviation).to(y.dtype).view(1, -1, *[1] * (y.dim() - 2))
+        else:
+            scale = torch.tensor(deviation, dtype=y.dtype)
+        return y + self._normal(y) * scale
+
+    def _normal(self, y: Tensor) -> Tensor:
+        return torch.empty_like(y).normal_(generator=self.random)
+
+    def _bootstrap(self, y: Tensor) -> Tensor:
+        multiple = torch.round(self._normal(y) * math.sqrt(SPARSE_WEIGHT / 12))
+        theta = 2 * math.pi * (multiple - 0.25) / (1 << DOUBLE_ANGLES)
+        deviation = self.bootstrap / (_MEAN_GAIN * torch.sin(theta).abs())
+        sine = (2 * math.pi / (1 << RATIO_BITS)) ** 2 / 6
+        return y - sine * y**3 + self._normal(y) * deviation
+
+    @property
+    def bootstrap(self) -> float:
+        """Standard deviation of the noise of a bootstrap, over all I."""
+        return EVAL_MOD_NOISE * self.unit * math.sqrt(4 * self.plan.params.slots / self._n)
+
+
+def _mean_gain() -> float:
+    """Root mean square of 1 / |sin theta|."""
+    i = np.arange(-12, 13)
+    weight = np.exp(-(i**2) / (2 * SPARSE_WEIGHT / 12))
+    theta = 2 * np.pi * (i - 0.25) / (1 << DOUBLE_ANGLES)
+    return float(np.sqrt((weight / np.sin(theta) ** 2).sum() / weight.sum()))
+
+
+_MEAN_GAIN = _mean_gain()

@@ -1,0 +1,113 @@
+"""`fheinfer eval` and `fheinfer search` on the tiny network and pictures made by the tests."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fheinfer.weights import Weights
+from tests.conftest import TINY, Result
+from tests.train.conftest import one_thread, sheets
+
+__all__ = ["one_thread", "sheets"]
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def options(tiny_weights_file: Path, sheets: Path) -> list[object]:
+    return ["--set", TINY, "--weights", tiny_weights_file, "--data", sheets, "--limit", 60]
+
+
+@pytest.fixture
+def wide_file(tiny_weights: Weights, tmp_path: Path) -> Path:
+    """Ranges that hold for the pictures of the tests, which are brighter than those of calibration."""
+    path = tmp_path / "wide.safetensors"
+    dataclasses.replace(tiny_weights, ranges={k: 2 * v for k, v in tiny_weights.ranges.items()}).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["clear", "approx", "simulate"])
+def test_every_mode_reports_accuracy_and_what_it_would_cost(
+    command: Command, options: list[object], wide_file: Path, mode: str
+) -> None:
+    done = command("eval", "--mode", mode, *options, "--weights", wide_file, "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["mode"], found["images"]) == (0, mode, 60)
+    assert 0 <= found["top"]["1"] <= found["top"]["2"] <= found["top"]["5"] <= 1
+    assert found["predicted"]["seconds"] > 0
+    assert (found["bits"] is not None) == (mode == "simulate")
+    assert found["overflows"] == []
+
+
+def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) -> None:
+    done = command("eval", "--act", "minimax:10", "--margin", "0.05", *options)
+    assert done.code == 0
+    assert "warning: relu1 leaves its range on 60 images" in done.err
+    assert "top 1" in done.out
+
+
+def test_every_picture_is_in_the_table(
+    command: Command, options: list[object], wide_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "logits.csv"
+    done = command("eval", *options, "--weights", wide_file, "--csv", path, "--top-k", "1,10", "--json")
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 60
+    for row in rows:
+        assert int(row["class"]) == int(np.argmax([float(row[f"logit_{i}"]) for i in range(10)]))
+    assert sum(row["class"] == row["label"] for row in rows) / 60 == json.loads(done.out)["top"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--act", "tanh"], "no activation 'tanh'"),
+        (["--mode", "encrypted"], "no mode 'encrypted'"),
+        (["--part", "validation"], "no part 'validation'"),
+        (["--top-k", "1,x"], "--top-k '1,x'"),
+        (["--top-k", "11"], "the network has 10 classes"),
+        (["--data", "/nowhere"], "no such folder"),
+        (["--csv", "/nowhere/x.csv"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    command: Command, options: list[object], extra: list[str], words: str
+) -> None:
+    done = command("eval", *options, *extra)
+    assert done.code != 0
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("over", "points"), [("alpha", 4), ("degree", 4)])
+def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
+    command: Command, options: list[object], wide_file: Path, over: str, points: int
+) -> None:
+    where = ["--over", over, "--mode", "approx", *options, "--weights", wide_file, "--part", "test", "--json"]
+    found = json.loads(command("search", "--max-loss", 0.05, *where).out)
+    assert len(found["points"]) <= points
+    good = [p for p in found["points"] if p["loss"] <= 0.05]
+    assert found["best"] in good
+    assert found["best"]["setting"] == min(good, key=lambda p: int(p["setting"].split(":")[1]))["setting"]
+    assert all(abs(found["clear"] - p["accuracy"] - p["loss"]) < 1e-12 for p in found["points"])
+
+
+def test_a_search_that_finds_nothing_says_so(command: Command, options: list[object]) -> None:
+    done = command("search", "--over", "alpha", "--max-loss", 0, "--margin", 0.05, "--mode", "approx", *options)
+    assert done.code == 2
+    assert "nothing over alpha stays within 0 points" in done.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"), [(["--over", "luck"], "'luck'"), (["--over", "alpha", "--mode", "clear"], "'clear'")]
+)
+def test_a_search_for_nothing_is_refused(command: Command, options: list[object], extra: list[str], words: str) -> None:
+    done = command("search", *extra, *options)
+    assert done.code == 2
+    assert words in done.err
