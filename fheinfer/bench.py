@@ -281,7 +281,7 @@ class Bench:
 
         graph, rng = zoo.network(name), np.random.default_rng(0)
         arrays = {k: rng.uniform(0.01, 0.02, shape).astype(np.float32) for k, shape in shapes(graph).items()}
-        ranges = {node.name: 10.0 for node in graph if node.op == "relu"}
+        ranges = {node.name: 10.0 for node in graph.activations}
         weights = Weights(graph, arrays, (0.5,) * 3, (0.5,) * 3, ranges)
         with tempfile.TemporaryDirectory(prefix="fheinfer-bench-") as folder:
             timed: dict[str, float] = {}

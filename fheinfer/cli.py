@@ -55,7 +55,7 @@ KEYS = Path("keys")
 def keygen(
     set_name: SetOption = "1",
     keys: KeysOption = KEYS,
-    network: Annotated[str, typer.Option(help=f"Network the keys must serve: {', '.join(zoo.names())}.")] = "resnet20",
+    network: Annotated[str | None, typer.Option(help=f"Network the keys serve: {', '.join(zoo.names())}.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace keys that are there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,7 +83,7 @@ def keygen(
         )
         return
     table(
-        f"keys of set {set_name} for {network}",
+        f"keys of set {set_name} for {manifest.network}",
         ["key", "files", "size"],
         [[name, len(sizes), size(sum(sizes))] for name, sizes in groups.items()]
         + [["all", len(manifest.files), size(manifest.total_bytes)]],
@@ -102,7 +102,7 @@ def encrypt(
     """Client: encrypt a picture."""
     from fheinfer.client import Client
 
-    _, trained = _weights(weights)
+    _, trained = _weights(weights, set_name)
     _, picture = _picture(image, trained)
     made = compile(trained, set_name)
     data = Client(_set_folder(keys, set_name)).encrypt(picture, made.client)
@@ -144,7 +144,7 @@ def infer(
         raise UsageError(f"no backend {backend!r}; there are native, openfhe and slots")
     if backend == "openfhe" and not set_name.endswith("-openfhe"):
         set_name += "-openfhe"  # a set of its own: OpenFHE's bootstrap needs another chain and other keys
-    path, trained = _weights(weights)
+    path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
     made = compile(trained, set_name)
     if backend == "slots":
@@ -180,7 +180,7 @@ def precision(
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{output}: no plot of that kind; name a .png, .svg or .pdf")
     require_writable(output)
-    path, trained = _weights(weights)
+    path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
     made, folder = compile(trained, set_name), _set_folder(keys, set_name)
     exact = plain_layers(trained, picture)
@@ -234,8 +234,8 @@ def export(
         out.print(str(path))
 
 
-def _weights(path: Path | None) -> tuple[Path, Weights]:
-    path = path or default_weights()
+def _weights(path: Path | None, set_name: str) -> tuple[Path, Weights]:
+    path = path or default_weights(parameter_set(set_name).network)
     return path, load_weights(path)
 
 

@@ -47,7 +47,7 @@ def evaluate(
     """Accuracy over a data set, without keys: in clear, by polynomials, or with the noise of an encrypted run."""
     if csv_file:
         require_writable(csv_file)
-    trained = load(weights or default_weights())
+    trained = load(weights or default_weights(parameter_set(set_name).network))
     plan = compile(trained, with_activation(set_name, act), margin=margin)
     pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
     found = run(mode, trained, plan, pictures, seed)

@@ -29,7 +29,7 @@ def manifest_plan(network: str, params: ParameterSet) -> Plan:
     """A plan of that network with weights of no meaning: rotations and levels do not depend on them."""
     graph = zoo.network(network)
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(graph).items()}
-    ranges = {node.name: 1.0 for node in graph if node.op == "relu"}
+    ranges = {node.name: 1.0 for node in graph.activations}
     weights = Weights(graph, arrays, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ranges)
     return compile(weights, params)
 
@@ -38,7 +38,7 @@ def keygen(
     params: ParameterSet | str | int = 1,
     root: Path = Path("keys"),
     *,
-    network: str = "resnet20",
+    network: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -47,7 +47,7 @@ def keygen(
     Args:
         params: parameter set or its name.
         root: folder for all keys.
-        network: the network whose rotations the keys must serve.
+        network: the network whose rotations the keys must serve; that of the set by default.
         force: replace keys that are there.
         progress: called after every key.
 
@@ -57,6 +57,7 @@ def keygen(
     """
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
+    network = network or params.network
     plan = manifest_plan(network, params)
     total = plan.prediction.key_bytes
     if not params.insecure:

@@ -24,6 +24,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     teacher: Annotated[Path | None, typer.Option(help="Weights whose logits are learned beside labels.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")] = None,
+    fused: Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
 ) -> None:
     """Train a network on CIFAR-10; writes weights and a model card."""
@@ -33,10 +35,10 @@ def train(
         from fheinfer.train.recipe import Recipe
     except ModuleNotFoundError as error:
         raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
-    chosen = {k: v for k, v in {"epochs": epochs, "peak_lr": lr, "seed": seed}.items() if v is not None}
+    short = {"epochs": epochs, "peak_lr": lr, "seed": seed}
+    chosen = Recipe.parse([*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)])
     with progress_bar() as observe:
-        run(network, output, data, Recipe(**chosen), resume, observe,  # type: ignore[arg-type]
-            load(teacher) if teacher else None)
+        run(network, output, data, chosen, resume, observe, load(teacher) if teacher else None, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 

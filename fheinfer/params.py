@@ -34,9 +34,11 @@ class ParameterSet:
     scale_bits    size of every other prime of Q, and of the scale
     special_bits  size of the special primes P of hybrid key switching
     digits        dnum of hybrid key switching
-    cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff
-    levels        level of what a bootstrap returns; ours takes its SlotToCoeff out of these, OpenFHE's does not
+    cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff; both 0 for a set without bootstraps
+    levels        level of what a bootstrap returns, or of the chain where there is none; ours takes its SlotToCoeff out
+                  of these, OpenFHE's does not
     activation    what stands for a ReLU (`fheinfer approx list`)
+    network       what the set is made for, and evaluates unless told otherwise
     native        evaluated by our own kernels; otherwise by OpenFHE
     insecure      a set for tests, below 128 bits and marked so wherever it appears
     """
@@ -52,12 +54,20 @@ class ParameterSet:
     stc_budget: int
     levels: int
     activation: str
+    network: str = "resnet20"
     native: bool = True
     insecure: bool = False
 
     @property
+    def bootstraps(self) -> bool:
+        """Whether it can."""
+        return self.cts_budget > 0
+
+    @property
     def bootstrap_depth(self) -> int:
         """Levels a bootstrap consumes above the level it returns."""
+        if not self.bootstraps:
+            return 0
         if self.native:
             return self.cts_budget + EVAL_MOD_DEPTH
         return self.cts_budget + self.stc_budget + OPENFHE_EVAL_MOD_DEPTH
@@ -75,8 +85,8 @@ class ParameterSet:
     @property
     def identity(self) -> bytes:
         """32 bytes over every field that changes a key or a ciphertext (not the name), and the version of the chain."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "activation")} | {"chain": CHAIN}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
+        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "activation", "network")}
+        return hashlib.sha256(json.dumps(fields | {"chain": CHAIN}, sort_keys=True).encode()).digest()
 
     def core(self) -> _core.ParameterSet:
         """The same set for the C++ core."""
@@ -102,7 +112,7 @@ class ParameterSet:
 
         return _core.LevelModel(
             top=self.top_level,
-            after_bootstrap=self.levels,
+            after_bootstrap=self.levels if self.bootstraps else 0,
             bootstrap_min=self.bootstrap_input,
             openfhe_series=not self.native,
         )
@@ -123,6 +133,14 @@ _SETS = {
         ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, activation="relu:200", native=False),
         ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, activation="relu:119", native=False),
         ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
+        ParameterSet("turbo", 15, 16384, 31, 27, 45, 3, 0, 0, levels=22, activation="relu:3", network="resnet20-turbo"),
+        ParameterSet(
+            *("insecure-tiny-turbo", 11, 512, 31, 27, 45, 3, 0, 0),
+            levels=10,
+            activation="relu:3",
+            network="resnet8-tiny-turbo",
+            insecure=True,
+        ),
         ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, activation="relu:59", insecure=True),
         ParameterSet(
             *("insecure-tiny-openfhe", 11, 512, 48, 45, 50, 2, 2, 2),

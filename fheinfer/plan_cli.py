@@ -30,7 +30,7 @@ def sets(as_json: JsonOption = False) -> None:
 
     rows: list[dict[str, Any]] = []
     for params in parameter_sets():
-        context, plan = _core.Context(params.core()), manifest_plan("resnet20", params)
+        context, plan = _core.Context(params.core()), manifest_plan(params.network, params)
         rows.append(
             {
                 "set": params.name,
@@ -53,7 +53,7 @@ def sets(as_json: JsonOption = False) -> None:
         print_json(rows)
         return
     table(
-        "parameter sets (ResNet20; keys, memory and time predicted)",
+        "parameter sets (keys, memory and time predicted)",
         [
             "set",
             "N",
@@ -89,10 +89,10 @@ def sets(as_json: JsonOption = False) -> None:
         ],
     )
     out.print(
-        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]}, what the HomomorphicEncryption.org\n"
-        "tables (as in OpenFHE's HEStd_128_classic) allow at N = 2^16 for a ternary secret; the main secret is dense\n"
-        "ternary. Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and one special prime\n"
-        "(ePrint 2022/024). No set gives less; a chain that would is refused."
+        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]} at N = 2^16 and {MAX_LOG_QP[15]} at 2^15, "
+        "what\nthe HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary secret; the\n"
+        "main secret is dense ternary. Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and\n"
+        "one special prime (ePrint 2022/024). No set gives less; a chain that would is refused."
     )
 
 
@@ -154,4 +154,4 @@ def plan(
 def _plan(set_name: str, weights: Path | None, network: str | None) -> Plan:
     if network:
         return manifest_plan(network, parameter_set(set_name))
-    return compile(load_weights(weights or default_weights()), set_name)
+    return compile(load_weights(weights or default_weights(parameter_set(set_name).network)), set_name)

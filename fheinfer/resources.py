@@ -13,18 +13,18 @@ _PACKAGE = Path(__file__).resolve().parent
 _ROOTS = (_PACKAGE / "data", _PACKAGE.parent)  # a wheel, a checkout
 
 
-def default_weights() -> Path:
-    """The trained ResNet20.
+def default_weights(network: str = "resnet20") -> Path:
+    """The trained weights of that network.
 
     Raises:
         WeightsError: this copy of fheinfer has none.
     """
     for root in _ROOTS:
-        path = root / "weights" / "resnet20.safetensors"
+        path = root / "weights" / f"{network}.safetensors"
         if path.is_file():
             return path
-    raise WeightsError("no weights came with this copy of fheinfer; train some with `fheinfer train`, or name a file "
-                       "with --weights")
+    raise WeightsError(f"no weights for {network} came with this copy of fheinfer; train some with "
+                       f"`fheinfer train --network {network}`, or name a file with --weights")
 
 
 def input_folders() -> tuple[Path, ...]:

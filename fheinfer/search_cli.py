@@ -42,7 +42,8 @@ def search(
     """
     if mode not in ("approx", "simulate"):
         raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
-    trained, base = load(weights or default_weights()), parameter_set(set_name)
+    base = parameter_set(set_name)
+    trained = load(weights or default_weights(base.network))
     pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
 
     def evaluate(params: ParameterSet) -> tuple[Evaluation, Plan]:

@@ -13,7 +13,8 @@ import typer
 from fheinfer import _core
 from fheinfer.artifact import MAX_META
 from fheinfer.errors import FheinferError, InputError
-from fheinfer.params import ParameterSet, ciphertext_bound
+from fheinfer.keystore import Manifest
+from fheinfer.params import ParameterSet, ciphertext_bound, parameter_set
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.server import Server
@@ -63,9 +64,10 @@ def evaluate(
             raise InputError("--resume and --keep-layers need --checkpoints FOLDER")
         require_writable(output)
         began = time.perf_counter()
+        network = parameter_set(Manifest.load(keys / "manifest.json").set_name).network
         server = Server(
             keys,
-            load_weights(weights or default_weights()),
+            load_weights(weights or default_weights(network)),
             progress=lambda what, fraction: tell("load", what=what, fraction=fraction),
         )
         require_disk(output, server.plan.prediction.output_bytes + MAX_META)

@@ -45,7 +45,7 @@ class Weights:
 
     arrays       name -> float32, read-only, shapes as `shapes(graph)` says, all finite, variances not negative
     mean, std    the input is (picture / 255 - mean) / std, per channel
-    ranges       relu node -> largest |input| seen on training images; empty where it was never measured
+    ranges       activation -> largest |input| seen on training images; empty where it was never measured
     provenance   where they come from, as words
 
     Raises:
@@ -186,7 +186,9 @@ def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     for node in graph:
         for role, name in node.weights.items():
             channels = outputs[node.name][0]
-            if role != "weight" or node.op == "batch_norm":
+            if node.op == "herpn" and role in ("mean", "var"):
+                result[name] = (2, channels)
+            elif role != "weight" or node.op in ("batch_norm", "herpn"):
                 result[name] = (channels,)
             elif node.op == "conv2d":
                 result[name] = (channels, outputs[node.inputs[0]][0], node.attrs["kernel"], node.attrs["kernel"])
@@ -219,9 +221,8 @@ def _checked_arrays(graph: Graph, arrays: Mapping[str, npt.NDArray[Any]]) -> Map
 
 
 def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, float]:
-    relus = {node.name for node in graph if node.op == "relu"}
-    if ranges and set(ranges) != relus:
-        raise WeightsError("the ranges are not those of the network's relu nodes")
+    if ranges and set(ranges) != {node.name for node in graph.activations}:
+        raise WeightsError("the ranges are not those of the network's activations")
     checked = {str(name): float(value) for name, value in ranges.items()}
     if not all(0 <= value < math.inf for value in checked.values()):
         raise WeightsError("a range is not a finite positive number")

@@ -45,10 +45,9 @@ def calibrated(weights: Weights, seeds: range) -> Weights:
     ranges: dict[str, float] = {}
     for seed in seeds:
         layers = plain_layers(weights, preprocess.normalise(tiny_pixels(seed), weights.mean, weights.std))
-        for node in weights.graph:
-            if node.op == "relu":
-                largest = float(np.abs(layers[node.inputs[0]]).max())
-                ranges[node.name] = max(ranges.get(node.name, 0.0), largest)
+        for node in weights.graph.activations:
+            largest = float(np.abs(layers[node.inputs[0]]).max())
+            ranges[node.name] = max(ranges.get(node.name, 0.0), largest)
     return dataclasses.replace(weights, ranges=ranges)
 
 
@@ -57,13 +56,13 @@ def random_weights(network: str, seed: int) -> Weights:
     graph, rng = zoo.network(network), np.random.default_rng(seed)
     arrays = {}
     for name, shape in shapes(graph).items():
-        if len(shape) > 1:
-            arrays[name] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
-        elif name.endswith(("running_var", "weight")):
+        if name.endswith("var") or (name.endswith("weight") and len(shape) == 1):
             arrays[name] = rng.uniform(0.8, 1.2, shape).astype(np.float32)
+        elif name.endswith("weight"):
+            arrays[name] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
         else:
             arrays[name] = rng.normal(0, 0.1, shape).astype(np.float32)
-    ranges = {node.name: 1.0 for node in graph if node.op == "relu"}
+    ranges = {node.name: 1.0 for node in graph.activations}
     return Weights(graph, arrays, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3), ranges)
 
 

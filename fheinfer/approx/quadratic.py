@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike
 
 from fheinfer.approx.composition import F64, Composition
 from fheinfer.approx.forms import Quadratic
 
-_HERPN = 1 / (2 * np.sqrt(2 * np.pi))
+HERMITE = (1 / np.sqrt(2 * np.pi), 0.5, 1 / np.sqrt(4 * np.pi))
+"""ReLU's coefficients on the Hermite polynomials 1, x and (x^2 - 1) / sqrt(2), which are orthonormal under N(0, 1)."""
+
+_HERPN = HERMITE[2] / np.sqrt(2)
 
 POWERS = {
     "square": (0.0, 0.0, 1.0),
@@ -43,3 +47,14 @@ def quadratic(name: str) -> Quadratic:
         target=square if name == "square" else relu,
         source=_SOURCES[name],
     )
+
+
+def folded(weight: ArrayLike, bias: ArrayLike, mean: ArrayLike, var: ArrayLike, eps: float) -> F64:
+    """What a `herpn` node computes once its statistics are fixed: c_0 + c_1 x + c_2 x^2 a channel, as (3, channels).
+
+    weight, bias (channels,) and mean, var (2, channels) as in `fheinfer.train.herpn`, where the formula is.
+    """
+    mean, var = (np.asarray(a, dtype=np.float64) for a in (mean, var))
+    gain = np.asarray(weight) * np.array(HERMITE[1:])[:, None] / np.sqrt(var + eps)
+    linear, square = gain[0], gain[1] / np.sqrt(2)
+    return np.stack([np.asarray(bias) - (gain * mean).sum(0) - square, linear, square])

@@ -10,6 +10,7 @@ from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import levels
+from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
@@ -22,6 +23,7 @@ RANGE_MARGIN = 1.2
 
 PASSES: tuple[Callable[[Program], Program], ...] = (
     fold_batch_norm,
+    merge_shortcuts,
     fold_pool,
     approximate,
     layouts,

@@ -8,7 +8,8 @@ from fheinfer.errors import UnknownNetworkError
 from fheinfer.graph.ir import Graph, GraphBuilder
 
 
-def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10) -> Graph:
+def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10,
+           activation: str = "relu") -> Graph:
     """A CIFAR residual network (He et al. 2015, section 4.2) with 1x1-convolution shortcuts.
 
     Args:
@@ -16,13 +17,14 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
         widths: channels of each stage.
         size: height and width of the (3, size, size) input.
         classes: length of the output.
+        activation: operation of every activation, one of `graph.ir.ACTIVATIONS`.
 
     An "option A" network (subsample and zero-pad) is the same graph: its shortcut is a 1x1 convolution
     with a constant matrix, which `fheinfer.weights` writes when it imports one.
     """
     g = GraphBuilder(name, (3, size, size))
     x = g.conv_bn("input", "conv1", "bn1", widths[0], 3)
-    x = g.add("relu1", "relu", x)
+    x = g.activation(activation, x, f"{activation}1")
     channels = widths[0]
     for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
         for block in range(count):
@@ -32,11 +34,38 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
             if stride != 1 or channels != width:
                 shortcut = g.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", width, 1, stride)
             y = g.conv_bn(x, f"{prefix}.conv1", f"{prefix}.bn1", width, 3, stride)
-            y = g.add(f"{prefix}.relu1", "relu", y)
+            y = g.activation(activation, y, f"{prefix}.{activation}1")
             y = g.conv_bn(y, f"{prefix}.conv2", f"{prefix}.bn2", width, 3)
             y = g.add(f"{prefix}.add", "add", y, shortcut)
-            x = g.add(f"{prefix}.relu2", "relu", y)
+            x = g.activation(activation, y, f"{prefix}.{activation}2")
             channels = width
+    return _classified(g, x, classes)
+
+
+def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10) -> Graph:
+    """A residual network of few levels: one convolution and one quadratic a block, after a 5x5 convolution.
+
+    A block is herpn(bn(conv(x)) + shortcut(x)). Encrypted that is one convolution, since the shortcut, be it 1x1 or
+    nothing at all, is part of its middle tap. So a block takes two levels, and the network 2 (blocks + 1) + 1.
+    Arguments are those of `resnet`.
+    """
+    g = GraphBuilder(name, (3, size, size))
+    x = g.activation("herpn", g.conv_bn("input", "conv1", "bn1", widths[0], 5), "herpn1")
+    channels = widths[0]
+    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
+        for block in range(count):
+            prefix = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            shortcut = x
+            if stride != 1 or channels != width:
+                shortcut = g.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", width, 1, stride)
+            y = g.conv_bn(x, f"{prefix}.conv", f"{prefix}.bn", width, 3, stride)
+            x = g.activation("herpn", g.add(f"{prefix}.add", "add", y, shortcut), f"{prefix}.herpn")
+            channels = width
+    return _classified(g, x, classes)
+
+
+def _classified(g: GraphBuilder, x: str, classes: int) -> Graph:
     x = g.add("avgpool", "avg_pool", x)
     g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
     return g.build()
@@ -44,8 +73,14 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
 
 _NETWORKS: dict[str, Callable[[], Graph]] = {
     "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
+    # Quadratics only: 40 levels (19 convolutions, 19 squares, pool and linear layer), or 21 and one square a block. The
+    # second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the third.
+    "resnet20-herpn": lambda: resnet("resnet20-herpn", (3, 3, 3), (16, 32, 64), activation="herpn"),
+    "resnet20-turbo": lambda: turbo("resnet20-turbo", (3, 3, 3), (16, 64, 128)),
     # The same shape, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
     "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
+    "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
+    "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),
 }
 
 

@@ -13,6 +13,12 @@ from typing import Any
 
 from fheinfer.errors import GraphError
 
+ACTIVATIONS = ("relu", "herpn")
+"""Operations that stand between the layers of a network and are not linear."""
+
+POLYNOMIALS = ("herpn",)
+"""Those activations that are polynomials already: trained so, and valid as far as their inputs went in training."""
+
 Shape = tuple[int, ...]
 """(C, H, W) for pictures, (F,) for vectors."""
 
@@ -65,6 +71,10 @@ class Graph:
     def output(self) -> Node:
         return self.nodes[-1]
 
+    @property
+    def activations(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.op in ACTIVATIONS)
+
     def users(self, name: str) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if name in node.inputs)
 
@@ -103,6 +113,12 @@ class GraphBuilder:
             return x
         roles = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
         return self.add(bn, "batch_norm", x, weights={r: f"{bn}.{s}" for r, s in roles.items()}, eps=1e-5)
+
+    def activation(self, op: str, x: str, name: str) -> str:
+        """An activation of one of the `ACTIVATIONS`; weights, where it has any, under its own name."""
+        if op == "relu":
+            return self.add(name, op, x)
+        return self.add(name, op, x, weights={r: f"{name}.{r}" for r in ("weight", "bias", "mean", "var")}, eps=1e-5)
 
     def build(self) -> Graph:
         return Graph(self._name, tuple(self._nodes))

@@ -11,6 +11,7 @@ OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
     "conv2d": (1, frozenset({"weight", "bias"}), frozenset({"out_channels", "kernel", "stride", "padding"})),
     "batch_norm": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "relu": (1, frozenset(), frozenset()),
+    "herpn": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "add": (2, frozenset(), frozenset()),
     "avg_pool": (1, frozenset(), frozenset()),
     "linear": (1, frozenset({"weight", "bias"}), frozenset({"out_features"})),

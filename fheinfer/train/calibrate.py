@@ -1,4 +1,4 @@
-"""ReLU ranges: how large the input of every relu gets, which bounds the interval of its polynomial."""
+"""Ranges: how large the input of every activation gets, which bounds the interval of its polynomial."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import relu_ranges
+from fheinfer.train.evaluate import largest
 from fheinfer.train.module import from_weights
 from fheinfer.weights import Weights
 
@@ -15,9 +15,10 @@ IMAGES = 10_000
 
 
 def calibrate(weights: Weights, images: Pictures) -> dict[str, float]:
-    """Largest |input| of every relu node over `images`, by node name; pictures are averaged down to the input size."""
+    """Largest |input| of every activation over `images`, by node name; pictures are averaged down to the input size."""
     size = int(weights.graph.input.attrs["shape"][1])
-    return relu_ranges(from_weights(weights), images.resized(size), weights.mean, weights.std)
+    found = largest(from_weights(weights), images.resized(size), weights.mean, weights.std)
+    return {name: inside for name, (inside, _) in found.items()}
 
 
 def with_ranges(weights: Weights, images: Pictures) -> Weights:

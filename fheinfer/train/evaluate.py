@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fheinfer.train.data import Pictures
 from fheinfer.train.images import to_input
-from fheinfer.train.module import BatchNorm, GraphModule
+from fheinfer.train.module import NORMS, GraphModule
 
 _BATCH = 500
 
@@ -36,11 +36,11 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
 
 @torch.inference_mode()
 def recalibrate(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Replaces every batch norm's running statistics by exact averages over `pictures`, in float32.
+    """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
 
     Averaged weights never saw the statistics they need, and bfloat16 blurs those of training.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    norms = [layer for layer in module.modules() if isinstance(layer, NORMS)]
     usual = [layer.momentum for layer in norms]
     device = next(module.parameters()).device
     module.train()
@@ -54,15 +54,42 @@ def recalibrate(module: GraphModule, pictures: Pictures, mean: Sequence[float], 
 
 
 @torch.inference_mode()
-def relu_ranges(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float]
-                ) -> dict[str, float]:
-    """Largest |input| of every relu node over `pictures`, by node name in graph order."""
+def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float]
+            ) -> dict[str, tuple[float, float]]:
+    """(largest |input|, largest |output|) of every activation over `pictures`, by node name in graph order."""
     module.eval()
     device = next(module.parameters()).device
-    relus = [node for node in module.graph if node.op == "relu"]
-    largest = {node.name: 0.0 for node in relus}
+    found = {node.name: (0.0, 0.0) for node in module.graph.activations}
     for x, _ in inputs_of(pictures, mean, std, device):
         values = module.forward_all(x)
-        for node in relus:
-            largest[node.name] = max(largest[node.name], float(values[node.inputs[0]].abs().max()))
-    return largest
+        for node in module.graph.activations:
+            seen = (float(values[name].abs().max()) for name in (node.inputs[0], node.name))
+            found[node.name] = (max(found[node.name][0], next(seen)), max(found[node.name][1], next(seen)))
+    return found
+
+
+@torch.inference_mode()
+def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
+                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8) -> float:
+    """`accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
+
+    Args:
+        sizes: what `largest` found; the standard deviation is `noise` times that.
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    random = torch.Generator(device).manual_seed(0)
+    deviation = {}
+    for node in module.graph.activations:
+        deviation[node.inputs[0]], deviation[node.name] = (noise * size for size in sizes[node.name])
+
+    def disturb(name: str, value: Tensor) -> Tensor:
+        if name not in deviation:
+            return value
+        return value + deviation[name] * torch.randn(value.shape, generator=random, device=device)
+
+    right = 0
+    for x, labels in inputs_of(pictures, mean, std, device):
+        logits = module.forward_all(x, disturb)[module.graph.output.name]
+        right += int((logits.argmax(1) == labels).sum())
+    return right / len(pictures)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fheinfer.errors import GraphError
 from fheinfer.graph.ir import Graph, Node
+from fheinfer.train.herpn import HerPN
 from fheinfer.weights import Weights
 
 
@@ -39,14 +40,15 @@ class GraphModule(nn.Module):
         """Logits, (batch, classes)."""
         return self.forward_all(x)[self.graph.output.name]
 
-    def forward_all(self, x: Tensor) -> dict[str, Tensor]:
-        """The output of every node by name, in graph order."""
+    def forward_all(self, x: Tensor, change: Callable[[str, Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """The output of every node by name, in graph order; `change` gets each and what it returns goes on."""
         values: dict[str, Tensor] = {}
         for node in self.graph:
             inputs = [values[name] for name in node.inputs] or [x]
             path = self._layer_of.get(node.name)
             run = self.get_submodule(path) if path else _WEIGHTLESS[node.op]
-            values[node.name] = run(*inputs)
+            value = run(*inputs)
+            values[node.name] = change(node.name, value) if change else value
         return values
 
 
@@ -67,6 +69,10 @@ class BatchNorm(nn.Module):
                                      self.training, self.momentum, self.eps)
 
 
+NORMS = (BatchNorm, HerPN)
+"""Layers with running statistics."""
+
+
 def _pooled(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
@@ -74,7 +80,7 @@ def _pooled(x: Tensor) -> Tensor:
 _WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
     "input": lambda x: x, "relu": torch.relu, "add": torch.add, "avg_pool": _pooled,
 }
-_LAYERS = ("conv2d", "batch_norm", "linear")
+_LAYERS = ("conv2d", "batch_norm", "herpn", "linear")
 
 
 def _layer(node: Node, channels: int) -> nn.Module:
@@ -84,6 +90,8 @@ def _layer(node: Node, channels: int) -> nn.Module:
                          bias="bias" in node.weights)
     if node.op == "batch_norm":
         return BatchNorm(channels, a["eps"])
+    if node.op == "herpn":
+        return HerPN(channels, a["eps"])
     return nn.Linear(channels, a["out_features"], bias="bias" in node.weights)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from fheinfer.errors import UsageError
 
@@ -18,6 +21,9 @@ class Recipe:
     smoothing            label smoothing
     teacher              identity of the weights whose logits are learned beside the labels, "" for none
     distill, temperature part of the loss that is the teacher's (Hinton et al. 2015); softening of both logits
+    bound, penalty       inputs of polynomial activations beyond +-bound are punished: factor of `penalty.excess`
+    clip                 largest norm of the gradient of all weights together
+    settle               last epochs in which normalisations keep the statistics they have
     average              decay per step of the moving average of weights that is evaluated and kept
     crop, flip           random shift in pixels either way; mirror half of the images
     bfloat16             autocast: weights and updates stay float32
@@ -34,6 +40,10 @@ class Recipe:
     teacher: str = ""
     distill: float = 0.7
     temperature: float = 3.0
+    bound: float = 4.0
+    penalty: float = 0.1
+    clip: float = 2.0
+    settle: int = 0
     average: float = 0.998
     crop: int = 4
     flip: bool = True
@@ -48,11 +58,33 @@ class Recipe:
             "warmup": 0 <= self.warmup < 1, "momentum": 0 <= self.momentum < 1, "decay": 0 <= self.decay < 1,
             "smoothing": 0 <= self.smoothing < 1, "distill": 0 <= self.distill <= 1,
             "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
-            "seed": self.seed >= 0, "std": min(self.std) > 0,
+            "bound": 0 < self.bound < math.inf, "penalty": 0 <= self.penalty < math.inf, "clip": self.clip > 0,
+            "settle": 0 <= self.settle <= self.epochs, "seed": self.seed >= 0, "std": min(self.std) > 0,
         }
         for name, holds in rules.items():
             if not holds:
                 raise UsageError(f"recipe: {name} cannot be {getattr(self, name)}")
+
+    @classmethod
+    def parse(cls, settings: Sequence[str]) -> Recipe:
+        """A recipe that differs from the usual one in settings such as "epochs=20".
+
+        Raises:
+            UsageError: a setting that is no NAME=VALUE, has no such name or no value of its kind, or breaks a rule.
+        """
+        usual = {field.name: field.default for field in fields(cls)}
+        chosen: dict[str, Any] = {}
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            try:
+                value = ast.literal_eval(text if name != "teacher" else repr(text))
+                kind = type(usual[name])
+                chosen[name] = float(value) if kind is float else value
+                if type(chosen[name]) is not kind:
+                    raise ValueError
+            except (KeyError, ValueError, SyntaxError, TypeError):
+                raise UsageError(f"recipe: {setting!r} is no NAME=VALUE of {', '.join(usual)}") from None
+        return cls(**chosen)
 
     def lr(self, step: int, steps: int) -> float:
         """Learning rate of step 0..steps-1."""

@@ -8,10 +8,12 @@ import torch
 
 from fheinfer.errors import StorageError
 from fheinfer.frontends import zoo
+from fheinfer.graph.ir import POLYNOMIALS
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import accuracy, recalibrate, relu_ranges
+from fheinfer.train.evaluate import accuracy, largest, noisy_accuracy, recalibrate
 from fheinfer.train.module import GraphModule
+from fheinfer.train.recipe import Recipe
 from fheinfer.weights import Weights
 
 
@@ -25,14 +27,17 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     graph = zoo.network(state.network)
     module = GraphModule(graph).to("cuda" if torch.cuda.is_available() else "cpu")
     module.load_state_dict(state.best)
-    recalibrate(module, fitting, recipe.mean, recipe.std)
-    scores = {name: accuracy(module, part, recipe.mean, recipe.std)
-              for name, part in (("held-out images", held_out), ("test images", test))}
-    ranges = relu_ranges(module, fitting, recipe.mean, recipe.std)
-    provenance = {"trained on": f"CIFAR-10, {len(fitting):,} images", "best epoch": str(state.best_epoch),
-                  **{f"accuracy on {len(part):,} {name}": f"{100 * scores[name]:.2f} %"
-                     for name, part in (("held-out images", held_out), ("test images", test))},
-                  **{f"recipe: {name}": value for name, value in recipe.describe().items()}}
+    if not recipe.settle:  # otherwise the weights have settled to the statistics they have
+        recalibrate(module, fitting, recipe.mean, recipe.std)
+    as_given = (recipe.mean, recipe.std)
+    sizes = largest(module, fitting, *as_given)
+    provenance = {"trained on": f"CIFAR-10, {len(fitting):,} images", "best epoch": str(state.best_epoch)}
+    for name, part in (("held-out images", held_out), ("test images", test)):
+        provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * accuracy(module, part, *as_given):.2f} %"
+    if any(node.op in POLYNOMIALS for node in graph):
+        provenance |= _robustness(module, held_out, test, sizes, recipe)
+    provenance |= {f"recipe: {name}": value for name, value in recipe.describe().items()}
+    ranges = {name: inside for name, (inside, _) in sizes.items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
     weights.save(out)
@@ -44,8 +49,18 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     return weights
 
 
+def _robustness(module: GraphModule, held_out: Pictures, test: Pictures, sizes: dict[str, tuple[float, float]],
+                recipe: Recipe) -> dict[str, str]:
+    """What says whether polynomials survive encryption: how large values get, and what noise does to the accuracy."""
+    seen = [sizes, *(largest(module, part, recipe.mean, recipe.std) for part in (held_out, test))]
+    peak = max(max(pair) for found in seen for pair in found.values())
+    noisy = noisy_accuracy(module, test, recipe.mean, recipe.std, sizes)
+    return {"largest value into or out of an activation, all images": f"{peak:.1f}",
+            "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
+
+
 def model_card(weights: Weights) -> str:
-    """Markdown: what the weights are, how they were made, and the ranges their ReLUs need."""
+    """Markdown: what the weights are, how they were made, and the ranges their activations need."""
     count = sum(array.size for array in weights.arrays.values())
     facts = {"network": weights.network, "numbers": f"{count:,}", "identity (SHA-256)": f"`{weights.identity}`",
              "input": "(picture / 255 - mean) / std, RGB",
@@ -53,7 +68,7 @@ def model_card(weights: Weights) -> str:
     lines = [f"# {weights.network}", "", "Trained by `fheinfer train`. Selection used held-out training images only; "
              "the test images were used once, for the figure below.", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", "Largest \\|input\\| of every ReLU over the images it was trained on; the encrypted ReLU takes its "
-              "interval from these.", "", "| ReLU | largest input |", "|---|---|"]
+    lines += ["", "Largest \\|input\\| of every activation over the images it was trained on: the interval that an "
+              "encrypted run has to cover.", "", "| activation | largest input |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in weights.ranges.items()]
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import SECONDS_PER_MEGABYTE, levels
+from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.compiler.program import Program
@@ -93,6 +94,44 @@ def test_a_batch_norm_after_anything_else_cannot_be_folded() -> None:
     for build in (after_relu, shared):
         with pytest.raises(PlanError, match="'bn' does not follow a convolution of its own"):
             fold_batch_norm(small(build))
+
+
+@pytest.mark.parametrize(("stride", "kernel", "shortcut"), [(1, 3, None), (1, 5, 1), (2, 3, 1), (2, 5, 3)])
+def test_a_merged_shortcut_equals_pytorch(stride: int, kernel: int, shortcut: int | None) -> None:
+    torch = pytest.importorskip("torch")
+
+    def build(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "c0", "b0", 4, 1)
+        y = b.conv_bn(x, "c1", "b1", 4, kernel, stride)
+        b.add("sum", "add", y, b.conv_bn(x, "c2", "b2", 4, shortcut, stride) if shortcut else x)
+
+    before = run(small(build), fold_batch_norm)
+    after = run(before, merge_shortcuts)
+    assert [node.op for node in after.graph] == ["input", "conv2d", "conv2d"]
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def conv(of: Program, name: str) -> Any:
+        node = of.graph[name]
+        weight, bias = (torch.tensor(of.constants[node.weights[role]]) for role in ("weight", "bias"))
+        return torch.nn.functional.conv2d(x, weight, bias, node.attrs["stride"], node.attrs["padding"])
+
+    expected = conv(before, "b1") + (conv(before, "b2") if shortcut else x)
+    assert (conv(after, "sum") - expected).abs().max() < 1e-12
+
+
+def test_convolutions_that_others_read_are_not_merged() -> None:
+    def shared(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "c0", "b0", 4, 1)
+        y = b.conv_bn(x, "c1", "b1", 4, 3)
+        b.add("again", "add", b.add("sum", "add", y, x), y)
+
+    def strided(b: GraphBuilder) -> None:
+        x = b.conv_bn("input", "c0", "b0", 4, 1)
+        b.add("sum", "add", b.conv_bn(x, "c1", "b1", 4, 3), b.conv_bn(b.add("r", "relu", x), "c2", "b2", 4, 3))
+
+    for build in (shared, strided):
+        before = run(small(build), fold_batch_norm)
+        assert run(before, merge_shortcuts).graph.nodes == before.graph.nodes
 
 
 def test_folding_a_pool_moves_its_division_into_the_linear_layer() -> None:
@@ -352,4 +391,4 @@ def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], levels_:
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_graph() -> None:
-    assert (fold_batch_norm, fold_pool, approximate, layouts, scales, levels) == PASSES
+    assert (fold_batch_norm, merge_shortcuts, fold_pool, approximate, layouts, scales, levels) == PASSES

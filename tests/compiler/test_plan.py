@@ -25,13 +25,21 @@ SET = "insecure-tiny"
 
 @pytest.fixture(scope="module")
 def plans() -> dict[str, fheinfer.Plan]:
-    return {params.name: manifest_plan("resnet20", params) for params in parameter_sets()}
+    return {params.name: manifest_plan(params.network, params) for params in parameter_sets()}
 
 
 NAMES = [params.name for params in parameter_sets()]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_turbo_network_takes_no_bootstrap(plans: dict[str, Any]) -> None:
+    plan = plans["turbo"]
+    assert plan.bootstraps == 0
+    assert plan.client.input_level == plan.params.top_level == 22
+    assert [step.op for step in plan.steps] == ["conv2d", "quadratic"] * 10 + ["avg_pool", "linear"]
+    assert plan.steps[-1].level == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if parameter_set(name).network == "resnet20"])
 def test_resnet20_takes_a_bootstrap_before_every_activation(plans: dict[str, Any], name: str) -> None:
     """On OpenFHE's evaluation the first is saved by an input of more levels; ours costs less than sending those."""
     plan = plans[name]
@@ -52,12 +60,15 @@ def test_resnet20_takes_a_bootstrap_before_every_activation(plans: dict[str, Any
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rotation_keys_are_named_once_and_no_taller_than_the_chain(plans: dict[str, Any], name: str) -> None:
-    plan, half = plans[name], 1 << 15
+    plan = plans[name]
+    half = 1 << (plan.params.log_n - 1)
     assert list(plan.rotations) == sorted(set(plan.rotations))
     assert all(0 < k < half for k, _ in plan.rotations)
     assert all(1 <= limbs <= plan.params.top_level + 1 for _, limbs in plan.rotations)
     context = _core.Context(plan.params.core())
-    if plan.params.native:
+    if not plan.bootstraps:
+        needs = []
+    elif plan.params.native:
         needs = [(k % half, limbs) for k, limbs in _core.native_bootstrap_rotations(context)]
     else:
         needs = list(context.bootstrap_rotations().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from fheinfer.approx.forms import Quadratic
 from fheinfer.errors import FheinferError, UnknownSetError, UsageError
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
+from fheinfer.plain import plain_layers
 from fheinfer.weights import Weights
-from tests.conftest import NETWORK, TINY
+from tests.conftest import NETWORK, TINY, calibrated, random_weights, tiny_pixels
 
 F64 = NDArray[np.float64]
 ACTIVATIONS = ("f1g2", "minimax:8", "relu:27", "relu-aq")
@@ -57,3 +59,31 @@ def test_a_set_with_an_activation_is_the_same_set_otherwise() -> None:
 def test_names_that_mean_nothing_are_refused(tiny_weights: Weights, name: str, error: type[FheinferError]) -> None:
     with pytest.raises(error):
         fheinfer.compile(tiny_weights, name)
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "bootstraps"),
+    [("resnet8-tiny-herpn", TINY, True), ("resnet8-tiny-turbo", "insecure-tiny-turbo", False)],
+)
+def test_quadratic_networks_run_encrypted(tmp_path: Path, network: str, name: str, bootstraps: bool) -> None:
+    """With bootstraps on a chain of set 1, and on a chain of short primes without."""
+    wild = random_weights(network, 2)  # values of quadratics explode unless they are trained not to
+    arrays = {key: array / np.float32(2) if array.ndim == 4 else array for key, array in wild.arrays.items()}
+    weights = calibrated(dataclasses.replace(wild, arrays=arrays), range(1000, 1020))
+    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
+    plan = fheinfer.compile(weights, name)
+    assert (plan.bootstraps > 0) == bootstraps
+    layers: dict[str, F64] = {}
+    expected = fheinfer.run_slots(plan, picture, layers=layers)
+    exact = plain_layers(weights, picture)
+    for activation_node in weights.graph.activations:  # polynomials already: nothing is approximated
+        found = layers[activation_node.name]
+        assert found == pytest.approx(exact[activation_node.name], abs=1e-8 * np.abs(found).max())
+    assert expected == pytest.approx(exact["fc"], abs=1e-8 * np.abs(expected).max())
+
+    fheinfer.keygen(name, tmp_path, network=network)
+    folder = tmp_path / f"set{name}"
+    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
+    logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
+    assert precision_bits(expected, logits).minimum > 8
+    assert (folder / "server" / "conjugation.key").exists() == bootstraps

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from fheinfer.errors import UnknownNetworkError
@@ -27,6 +29,24 @@ def test_resnet20_is_resnet20() -> None:
     assert (shapes["layer3.2.relu2"], shapes["fc"]) == ((64, 8, 8), (10,))
 
 
+@pytest.mark.parametrize(("name", "activations", "levels"), [("resnet20-herpn", 19, 40), ("resnet20-turbo", 10, 21)])
+def test_a_quadratic_network_has_the_levels_it_says(name: str, activations: int, levels: int) -> None:
+    """The longest way from input to output, with a level a convolution (or linear layer, or pool) and a quadratic."""
+    graph = zoo.network(name)
+    assert sum(n.op == "herpn" for n in graph) == len(graph.activations) == activations
+    depth: dict[str, int] = {}
+    for node in graph:
+        costs = node.op in ("conv2d", "herpn", "linear", *(("avg_pool",) if name == "resnet20-herpn" else ()))
+        depth[node.name] = costs + max((depth[i] for i in node.inputs), default=0)
+    assert depth[graph.output.name] == levels
+
+
+def test_stages_of_the_turbo_network_fit_their_slots() -> None:
+    shapes = zoo.network("resnet20-turbo").shapes()
+    slots = [math.prod(shapes[f"layer{stage}.2.herpn"]) for stage in (1, 2, 3)]
+    assert slots == [16_384, 16_384, 8_192]
+
+
 def test_unknown_networks_are_typed() -> None:
-    with pytest.raises(UnknownNetworkError, match="there are: resnet20, resnet8-tiny"):
+    with pytest.raises(UnknownNetworkError, match=r"there are: resnet20, .*resnet8-tiny"):
         zoo.network("resnet21")

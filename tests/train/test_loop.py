@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 
 from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
+from fheinfer.frontends import zoo
 from fheinfer.train import data, images, loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.console import progress_bar
-from fheinfer.train.evaluate import accuracy, relu_ranges
+from fheinfer.train.evaluate import accuracy, largest, noisy_accuracy, recalibrate
 from fheinfer.train.loop import Progress, checkpoint_path, train
-from fheinfer.train.module import from_weights
+from fheinfer.train.module import GraphModule, from_weights
 from fheinfer.train.recipe import Recipe
 from fheinfer.weights import import_file, load
 
@@ -53,7 +54,8 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
 def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
     weights = load(trained)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    measured = relu_ranges(from_weights(weights), fitting, weights.mean, weights.std)
+    found = largest(from_weights(weights), fitting, weights.mean, weights.std)
+    measured = {name: inside for name, (inside, _) in found.items()}
     assert weights.ranges == pytest.approx(measured, rel=1e-5)
     assert list(measured) == [node.name for node in weights.graph if node.op == "relu"]
     assert min(measured.values()) > 0
@@ -174,3 +176,51 @@ def test_the_bar_prints_a_line_an_epoch() -> None:
         observe(Progress(0, 2, 1, 2, 2.3))
         observe(Progress(0, 2, 2, 2, 2.2, held_out=0.25))
     assert "epoch   1/2  loss 2.200  held out 25.00 %" in console.export_text()
+
+
+@pytest.mark.parametrize("network", ["resnet8-tiny-herpn", "resnet8-tiny-turbo"])
+def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path, sheets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "quadratic.safetensors"
+    recipe = replace(QUICK, epochs=4, settle=1, bound=3.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(network, out, sheets, recipe, observe=stop_in_epoch(3), teacher=load(trained))
+    train(network, out, sheets, recipe, resume=True, teacher=load(trained))
+    weights = load(out)
+    module, given = from_weights(weights), (weights.mean, weights.std)
+    test = data.load(sheets, "test").resized(8)
+    score = accuracy(module, test, *given)
+    assert score > 0.8
+    sizes = largest(module, test, *given)
+    assert max(max(pair) for pair in sizes.values()) < 64
+    assert noisy_accuracy(module, test, *given, sizes) > score - 0.02
+    assert noisy_accuracy(module, test, *given, sizes, noise=100.0) < 0.4
+    card = out.with_suffix(".md").read_text()
+    assert "| largest value into or out of an activation, all images |" in card
+    assert "noise of 2^-8" in card
+    assert "| recipe: settle | 1 |" in card
+
+
+def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path) -> None:
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+    state = Checkpoint("resnet8-tiny-turbo", replace(QUICK, epochs=2, settle=1))
+    run = loop.Run(state, fitting, held_out, lambda progress: None)
+    run.epoch()
+    measured = GraphModule(zoo.network("resnet8-tiny-turbo"))
+    measured.load_state_dict(state.model)
+    recalibrate(measured, fitting, QUICK.mean, QUICK.std)
+    run.epoch()
+    for name, tensor in measured.state_dict().items():
+        kept = torch.allclose(tensor, state.model[name], atol=1e-5)
+        assert kept == name.endswith(("mean", "var")), name
+
+
+@pytest.mark.parametrize("setting", ["epochs", "epochs=1.5", "epochs=many", "pace=3", "lr=", "flip=2", "mean=1",
+                                     "epochs=0", "penalty=-1", "settle=99", "std=(0.1, 0.0, 0.1)", "epochs=__import__"])
+def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
+    with pytest.raises(UsageError, match="recipe"):
+        Recipe.parse([setting])
+
+
+def test_a_recipe_is_read_from_settings() -> None:
+    assert Recipe.parse(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
+        epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)

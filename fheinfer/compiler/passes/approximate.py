@@ -3,6 +3,7 @@
 x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
            =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
            =>   x ; quadratic (c0, c1, c2 a channel)
+x ; herpn  =>   x ; quadratic
 
 The last of them keeps the name. Attribute `range` is the largest |input| a polynomial has to serve: `scales` makes it
 1. `unit` is the value that an output of 1 stands for, and `activation` the node all of them come from.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
+from fheinfer.approx.quadratic import folded
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
@@ -26,6 +28,8 @@ def approximate(program: Program) -> Program:
     for node in program.graph:
         if node.op == "relu":
             nodes += _relu(node, program.activation, _range(program, node), shapes[node.name][0], constants)
+        elif node.op == "herpn":
+            nodes.append(_herpn(node, _range(program, node), constants))
         else:
             nodes.append(node)
     return program.with_nodes(nodes, constants)
@@ -44,11 +48,8 @@ def _relu(node: Node, activation: Activation, bound: float, channels: int, const
     """ReLU is positively homogeneous: relu(x) = B relu(x / B), so that one polynomial on [-1, 1] serves every range."""
     attrs = {"activation": node.name}
     if isinstance(activation, Quadratic):  # not homogeneous, and valid everywhere: of x as it is
-        weights = {}
-        for role, value in zip(("c0", "c1", "c2"), activation.polynomials.powers()[0], strict=True):
-            weights[role] = f"{node.name}/{role}"
-            constants[weights[role]] = np.full(channels, value)
-        return [Node(node.name, "quadratic", node.inputs, weights, {**attrs, "range": bound})]
+        powers = np.repeat(activation.polynomials.powers()[0][:, None], channels, axis=1)
+        return [_quadratic(node, powers, bound, constants)]
     if isinstance(activation, Gate):
         return gate(node, activation, bound, constants)
     if not isinstance(activation, Polynomial) or activation.function != "ReLU":
@@ -57,6 +58,18 @@ def _relu(node: Node, activation: Activation, bound: float, channels: int, const
     name = f"{node.name}/coefficients"
     constants[name] = series
     return [Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, {**attrs, "range": bound, "unit": bound})]
+
+
+def _herpn(node: Node, bound: float, constants: Constants) -> Node:
+    weight, bias, mean, var = (constants[node.weights[role]] for role in ("weight", "bias", "mean", "var"))
+    return _quadratic(node, folded(weight, bias, mean, var, node.attrs["eps"]), bound, constants)
+
+
+def _quadratic(node: Node, powers: np.ndarray, bound: float, constants: Constants) -> Node:
+    """`powers`: coefficients of 1, x and x^2 by channel, (3, channels)."""
+    weights = {role: f"{node.name}/{role}" for role in ("c0", "c1", "c2")}
+    constants.update(zip(weights.values(), powers, strict=True))
+    return Node(node.name, "quadratic", node.inputs, weights, {"activation": node.name, "range": bound})
 
 
 def gate(node: Node, activation: Gate, bound: float, constants: Constants) -> list[Node]:

@@ -18,6 +18,7 @@ from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
 from fheinfer.compiler.work import Work
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Graph, Node
+from fheinfer.params import ParameterSet
 
 SECONDS_PER_MEGABYTE = 1.0
 """What a client's time is worth while a picture goes up: one more limb of it is 0.4 MB at N = 2^16."""
@@ -72,12 +73,12 @@ def levels(program: Program) -> Program:
 def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     graph, params = program.graph, program.params
     seconds = _prices(program, works)
-    bootstrap = program.cost.seconds(Work.of_bootstrap()) if params.levels > 0 else 0.0
+    bootstrap = program.cost.seconds(Work.of_bootstrap()) if params.bootstraps else 0.0
     least = _least(program)
     alive: tuple[str, ...] = (graph.input.name,)
     limb = program.cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
-    highest = min(params.levels + 1, params.top_level) if params.levels > 0 else params.top_level
+    highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
         (level,): _Way(limb * level, _Choice(False, level), None)
         for level in range(least[graph.input.name], highest + 1)
@@ -88,7 +89,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
         found: Ways = {}
         for levels_, way in ways.items():
             have = dict(zip(alive, levels_, strict=True))
-            for bootstraps, given in _inputs(node, have, params.bootstrap_input, params.levels):
+            for bootstraps, given in _inputs(node, have, params):
                 highest = min(given[name] for name in node.inputs)
                 rest = tuple(given[name] for name in kept)
                 for level in range(least[node.name] + depth, highest + 1):
@@ -102,12 +103,12 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     return _read_back(graph, min(ways.values(), key=lambda way: way.seconds))
 
 
-def _inputs(node: Node, have: dict[str, int], lowest: int, fresh: int) -> Iterator[tuple[bool, dict[str, int]]]:
+def _inputs(node: Node, have: dict[str, int], params: ParameterSet) -> Iterator[tuple[bool, dict[str, int]]]:
     """The levels of all values as they are, and with a bootstrap of the node's input."""
     yield False, have
     source = node.inputs[0]
-    if node.op in BOOTSTRAPPED and fresh > 0 and lowest <= have[source] < fresh:
-        yield True, {**have, source: fresh}
+    if params.bootstraps and node.op in BOOTSTRAPPED and params.bootstrap_input <= have[source] < params.levels:
+        yield True, {**have, source: params.levels}
 
 
 def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
@@ -133,7 +134,7 @@ def _least(program: Program) -> dict[str, int]:
         least[node.name] = 0
         for user in graph.users(node.name):
             needs = least[user.name] + program.depth(user)
-            if user.op in BOOTSTRAPPED and node.name == user.inputs[0] and params.levels > 0:
+            if user.op in BOOTSTRAPPED and node.name == user.inputs[0] and params.bootstraps:
                 needs = min(needs, params.bootstrap_input)
             elif user.op == "multiply" and node.name == user.inputs[0]:
                 continue  # its other factor was made from this one, which a bootstrap may have lifted on the way
@@ -161,7 +162,7 @@ def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError
     params = program.params
     what = f"activation {node.attrs['activation']!r}" if "activation" in node.attrs else f"node {node.name!r}"
     needs = program.depth(node) + least[node.name]
-    if params.levels <= 0:
+    if not params.bootstraps:
         return PlanError(f"set {params.name} has {params.top_level} levels and no bootstrapping; too few for {what}")
     return PlanError(
         f"set {params.name} leaves {params.levels} levels after a bootstrap; {what} ({params.activation}) and what "
