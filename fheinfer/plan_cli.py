@@ -13,11 +13,19 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.console import out, print_json, size, table
 from fheinfer.keygen import manifest_plan
 from fheinfer.params import MAX_LOG_QP, parameter_set, parameter_sets
+from fheinfer.policy import KEY_POLICIES, choose
 from fheinfer.resources import default_weights
+from fheinfer.runtime.memory import available_memory
 from fheinfer.weights import load as load_weights
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 SetOption = Annotated[str, typer.Option("--set", help="Parameter set: 1, 2, 3 or 4 (`fheinfer sets`).")]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--keys", help="Rotation keys: minimal, fast, or auto: the fastest for which 5 GB of server memory suffice."
+    ),
+]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
 
 
@@ -50,7 +58,7 @@ def sets(as_json: JsonOption = False) -> None:
         print_json(rows)
         return
     table(
-        "parameter sets (ResNet20; keys, memory and time predicted)",
+        "parameter sets (ResNet20 with fast keys; keys, memory and time predicted)",
         [
             "set",
             "N",
@@ -97,11 +105,13 @@ def plan(
     set_name: SetOption = "1",
     weights: WeightsOption = None,
     network: Annotated[str | None, typer.Option(help="Plan a network of the zoo without weights.")] = None,
+    policy: PolicyOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """What a run will do and take, before anything runs."""
 
-    made = _plan(set_name, weights, network)
+    plans = _plans(set_name, weights, network)
+    made = choose(plans, policy, available_memory())
     prediction = asdict(made.prediction)
     if as_json:
         print_json(
@@ -109,7 +119,9 @@ def plan(
                 "network": made.network,
                 "set": made.params.name,
                 "bootstraps": made.bootstraps,
+                "keys": made.keys,
                 "prediction": prediction,
+                "policies": {p.keys: asdict(p.prediction) for p in plans},
                 "rotations": made.rotations,
                 "client": asdict(made.client),
                 "steps": [
@@ -136,16 +148,31 @@ def plan(
     out.print(
         f"{made.bootstraps} bootstraps, {len(made.rotations)} rotation keys; input level {made.client.input_level}"
     )
+    table(
+        "predicted by keys",
+        ["keys", "rotations", "on disk", "server memory", "seconds"],
+        [
+            [
+                f"{p.keys}, shown" if p is made else p.keys,
+                len(p.rotations),
+                size(p.prediction.key_bytes),
+                size(p.prediction.peak_memory),
+                f"{p.prediction.seconds:.0f}",
+            ]
+            for p in plans
+        ],
+    )
     out.print(
-        f"predicted: {made.prediction.seconds:.0f} s, "
+        "predicted: "
         + ", ".join(
             f"{key.replace('_', ' ')} {size(prediction[key])}"
-            for key in ("key_bytes", "table_bytes", "peak_memory", "input_bytes", "output_bytes")
+            for key in ("table_bytes", "input_bytes", "output_bytes")
         )
     )
 
 
-def _plan(set_name: str, weights: Path | None, network: str | None) -> Plan:
+def _plans(set_name: str, weights: Path | None, network: str | None) -> list[Plan]:
     if network:
-        return manifest_plan(network, parameter_set(set_name))
-    return compile(load_weights(weights or default_weights()), set_name)
+        return [manifest_plan(network, parameter_set(set_name), keys) for keys in KEY_POLICIES]
+    trained = load_weights(weights or default_weights())
+    return [compile(trained, set_name, keys=keys) for keys in KEY_POLICIES]

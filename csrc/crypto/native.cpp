@@ -57,9 +57,9 @@ std::vector<double> native_scales(const Context& context) {
     return out;
 }
 
-ckks::BootstrapParameters native_bootstrap(const Context& context) {
+ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy keys) {
     const auto& p = context.params();
-    return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget};
+    return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget, keys};
 }
 
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
@@ -89,9 +89,9 @@ std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
     return kHeader + chain.digits(limbs) * (limbs + chain.specials_for(limbs)) * chain.n() * sizeof(uint64_t);
 }
 
-NativeBackend::NativeBackend(std::shared_ptr<Context> context)
+NativeBackend::NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys)
     : NativeEvaluator(context->chain(), native_scales(*context), context->levels(),
-                      static_cast<std::size_t>(context->params().slots), native_bootstrap(*context)),
+                      static_cast<std::size_t>(context->params().slots), native_bootstrap(*context, keys)),
       context_(std::move(context)) {}
 
 void NativeBackend::add_relinearisation_key(Bytes payload) {

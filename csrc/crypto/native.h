@@ -13,7 +13,7 @@ namespace fheinfer {
 
 // The scale of every level.
 std::vector<double> native_scales(const Context& context);
-ckks::BootstrapParameters native_bootstrap(const Context& context);
+ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy keys);
 
 // [digits u32][limbs u32][specials u32][seed, 32 bytes] then per digit the b half, (limbs + specials) x N residues. The
 // uniform half is the keystream of the seed (ckks/random.h).
@@ -23,7 +23,7 @@ std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
 // The native evaluator of a context, fed with payloads.
 class NativeBackend final : public NativeEvaluator {
 public:
-    explicit NativeBackend(std::shared_ptr<Context> context);
+    NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys);
 
     void add_relinearisation_key(Bytes payload);
     void add_conjugation_key(Bytes payload);

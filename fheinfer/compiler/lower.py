@@ -14,9 +14,10 @@ from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Ro
 from fheinfer.compiler.program import Arrays, Program
 from fheinfer.graph.ir import Node
 from fheinfer.params import ParameterSet
+from fheinfer.policy import KeyPolicy, core_policy
 
 
-def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan:
+def lower(program: Program, mean: Sequence[float], std: Sequence[float], keys: KeyPolicy) -> Plan:
     graph, params = program.graph, program.params
     constants = {}
     steps = []
@@ -29,13 +30,16 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
                 constants[name] = np.ascontiguousarray(program.constants[name])
         steps.append(step)
 
-    context = _core.Context(params.core())
-    cost = cost_model(params, context)
-    steps, rotations = _trace(program, steps, constants, cost)
+    context, policy = _core.Context(params.core()), core_policy(keys)
+    cost = cost_model(params, context, policy)
+    evaluator = _core.TraceEvaluator(params.slots, params.level_model(), policy)
+    steps, rotations = _trace(evaluator, program, steps, constants, cost)
     bootstraps = any(step.op == "bootstrap" for step in steps)
     if bootstraps:
         rotations += (
-            _core.native_bootstrap_rotations(context) if params.native else context.bootstrap_rotations().items()
+            _core.native_bootstrap_rotations(context, policy)
+            if params.native
+            else context.bootstrap_rotations().items()
         )
     manifest = _manifest(rotations, params)
 
@@ -62,7 +66,7 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         input_bytes=cost.input_bytes(client.input_level),
         output_bytes=cost.output_bytes(RESULT_BITS),
     )
-    return Plan(graph.name, params, tuple(steps), constants, manifest, client, prediction)
+    return Plan(graph.name, params, tuple(steps), constants, keys, manifest, client, prediction)
 
 
 def _step(node: Node, program: Program) -> Step:
@@ -83,10 +87,9 @@ def _step(node: Node, program: Program) -> Step:
 
 
 def _trace(
-    program: Program, steps: list[Step], constants: Arrays, cost: CostModel
+    evaluator: _core.TraceEvaluator, program: Program, steps: list[Step], constants: Arrays, cost: CostModel
 ) -> tuple[list[Step], list[tuple[int, int]]]:
     """Runs the steps on the trace evaluator: the rotations they use at which height, and a predicted time for each."""
-    evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
     values = {program.graph.input.name: evaluator.encrypt(program.graph.input.attrs["level"])}
     rotations: list[tuple[int, int]] = []
     timed = []

@@ -14,6 +14,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
 from fheinfer.graph.verify import verify
 from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.policy import KeyPolicy
 from fheinfer.weights import Weights
 
 RANGE_MARGIN = 1.2
@@ -22,13 +23,20 @@ RANGE_MARGIN = 1.2
 PASSES: tuple[Callable[[Program], Program], ...] = (fold_batch_norm, fold_pool, layouts, scales, levels)
 
 
-def compile(weights: Weights, params: ParameterSet | str | int = 1, *, margin: float = RANGE_MARGIN) -> Plan:
+def compile(
+    weights: Weights,
+    params: ParameterSet | str | int = 1,
+    *,
+    margin: float = RANGE_MARGIN,
+    keys: KeyPolicy = "fast",
+) -> Plan:
     """The plan that runs these weights under this parameter set.
 
     Args:
         weights: trained weights with the range of every activation.
         params: a parameter set or its name.
         margin: factor on the ranges.
+        keys: which rotation keys the plan runs on; those of a server folder say so in their manifest.
 
     Raises:
         PlanError: the network does not fit the set, or a range is missing.
@@ -45,4 +53,4 @@ def compile(weights: Weights, params: ParameterSet | str | int = 1, *, margin: f
     for transform in PASSES:
         program = transform(program)
         verify(program.graph)
-    return lower(program, weights.mean, weights.std)
+    return lower(program, weights.mean, weights.std, keys)

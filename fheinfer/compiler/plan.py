@@ -16,6 +16,7 @@ from fheinfer.compiler.program import Arrays
 from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
+from fheinfer.policy import KeyPolicy
 
 RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest logit."""
@@ -111,7 +112,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run on OpenFHE's evaluation is expected to take on the reference machine (docs/performance.md)."""
+    """What a run is expected to take on the reference machine (docs/performance.md)."""
 
     seconds: float
     peak_memory: int
@@ -125,6 +126,7 @@ class Prediction:
 class Plan:
     """Steps in order; the last one computes the logits.
 
+    keys       which rotation keys the steps run on; what they compute is the same up to noise
     rotations  (rotation, limbs of its key), bootstrapping included; one rotation may need keys of several heights
     """
 
@@ -132,6 +134,7 @@ class Plan:
     params: ParameterSet
     steps: tuple[Step, ...]
     constants: Arrays
+    keys: KeyPolicy
     rotations: Rotations
     client: ClientSpec
     prediction: Prediction
@@ -147,7 +150,10 @@ class Plan:
 
 
 def plan_identity(network: str, params: ParameterSet, steps: Sequence[Step], constants: Arrays) -> str:
-    """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same."""
+    """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same.
+
+    The key policy is not part of it: a client encrypts without knowing which keys the server runs on.
+    """
     digest = hashlib.sha256(json.dumps([network, asdict(params)], sort_keys=True).encode())
     for step in steps:
         fields = [step.name, step.op, step.inputs, step.level, step.scale, repr(step.layout), step.conv, step.mask]

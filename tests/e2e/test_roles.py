@@ -307,6 +307,40 @@ def test_keys_that_lack_a_rotation_are_refused_before_they_are_loaded(parties: P
         fheinfer.Server(parties.server, tiny_weights)
 
 
+@pytest.fixture(scope="session")
+def minimal_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("minimal")
+    fheinfer.keygen("insecure-tiny", root, network="resnet8-tiny", policy="minimal")
+    return root / "setinsecure-tiny"
+
+
+def test_minimal_keys_give_the_same_logits(
+    minimal_keys: Path, tiny_keys: Path, tiny_weights: Weights, tiny_plan: fheinfer.Plan, tiny_picture: F64, clear: F64
+) -> None:
+    client, server = fheinfer.Client(minimal_keys), fheinfer.Server(minimal_keys / "server", tiny_weights)
+    assert server.plan.keys == server.keys.manifest.policy == "minimal"
+    result = server.evaluate(client.encrypt(tiny_picture, tiny_plan.client))
+    assert precision_bits(clear, client.decrypt(result)).minimum > BITS
+    many = Manifest.load(tiny_keys / "setinsecure-tiny" / "server" / "manifest.json")
+    assert server.keys.total_bytes < 0.8 * many.total_bytes
+    assert server.keys.manifest.rotations == list(server.plan.rotations)
+    evaluation = server.keys.total_bytes - server.keys.manifest.files["public.key"].bytes
+    assert server.plan.prediction.key_bytes == pytest.approx(evaluation, rel=0.02)
+
+
+@pytest.mark.parametrize(("made", "claimed"), [("minimal", "fast"), ("fast", "minimal")])
+def test_keys_of_another_policy_than_their_manifest_says_are_refused(
+    minimal_keys: Path, parties: Parties, tiny_weights: Weights, made: str, claimed: str
+) -> None:
+    if made == "minimal":
+        shutil.rmtree(parties.server)
+        shutil.copytree(minimal_keys / "server", parties.server)
+    path = parties.server / "manifest.json"
+    path.write_text(Manifest.load(path).model_copy(update={"policy": claimed}).model_dump_json())
+    with pytest.raises(MismatchError, match=rf"these {claimed} keys .* lack .* run `fheinfer keygen"):
+        fheinfer.Server(parties.server, tiny_weights)
+
+
 def test_two_servers_under_the_same_keys_work_in_one_process(
     tiny_server: fheinfer.Server,
     tiny_client: fheinfer.Client,
