@@ -187,17 +187,23 @@ void bind_native(py::module_& m) {
             return std::make_pair(py::bytes(sparse), py::bytes(dense));
         });
 
+    // Keys are used where they stand in the buffer they come in, a mapped file: the evaluator keeps it.
     py::class_<NativeBackend, Evaluator>(m, "NativeEvaluator")
         .def(py::init<std::shared_ptr<Context>, KeyPolicy>(), py::arg("context"), py::arg("keys") = KeyPolicy::kFast)
         .def("add_relinearisation_key",
-             [](NativeBackend& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); })
-        .def("add_conjugation_key", [](NativeBackend& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); })
+             [](NativeBackend& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); },
+             py::keep_alive<1, 2>())
+        .def(
+            "add_conjugation_key",
+            [](NativeBackend& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); }, py::keep_alive<1, 2>())
         .def("add_rotation_key",
-             [](NativeBackend& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); })
+             [](NativeBackend& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); },
+             py::keep_alive<1, 3>())
         .def("add_encapsulation_keys",
              [](NativeBackend& e, const py::buffer& sparse, const py::buffer& dense) {
                  e.add_encapsulation_keys(Buffer(sparse).bytes(), Buffer(dense).bytes());
-             })
+             },
+             py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
         .def("prepare_bootstrap", &NativeBackend::prepare_bootstrap, py::call_guard<Release>())
         .def("read",
              [](const NativeBackend& e, const py::buffer& b) {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fheinfer
-from fheinfer import _core, artifact
+from fheinfer import _core, artifact, inference
 from fheinfer.artifact import Artifact, Kind
 from fheinfer.errors import (
     CorruptArtifactError,
@@ -22,6 +24,7 @@ from fheinfer.errors import (
     KeyStoreError,
     MismatchError,
     NotEnoughMemoryError,
+    StorageError,
     UsageError,
 )
 from fheinfer.keystore import Manifest
@@ -339,6 +342,25 @@ def test_keys_of_another_policy_than_their_manifest_says_are_refused(
     path.write_text(Manifest.load(path).model_copy(update={"policy": claimed}).model_dump_json())
     with pytest.raises(MismatchError, match=rf"these {claimed} keys .* lack .* run `fheinfer keygen"):
         fheinfer.Server(parties.server, tiny_weights)
+
+
+def test_keys_that_are_replaced_while_in_use_serve_on(
+    parties: Parties, tiny_weights: Weights, tiny_client: fheinfer.Client, picture_bytes: bytes, clear: F64
+) -> None:
+    """Key files are mapped: a folder that is moved away and made anew leaves the old files to who uses them."""
+    server = fheinfer.Server(parties.server, tiny_weights)
+    shutil.rmtree(parties.server)
+    assert precision_bits(clear, tiny_client.decrypt(server.evaluate(picture_bytes))).minimum > BITS
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="no such signal here")
+def test_a_server_that_loses_its_keys_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -BUS $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(StorageError, match=r"lost a key file .*fheinfer keygen --force"):
+        inference._run_server([], lambda event: None)
 
 
 def test_two_servers_under_the_same_keys_work_in_one_process(
