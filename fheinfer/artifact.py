@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 VERSION = 1
+ALIGNMENT = 64
+"""Payloads are written at a multiple of so many bytes: those of keys are used where they stand in the mapped file."""
 MAX_META = 64 * 1024
 """Bytes of JSON a container may carry."""
 
@@ -217,6 +219,7 @@ class _Wanted:
 def _chunks(artifact: Artifact) -> tuple[bytes, bytes, bytes | memoryview]:
     try:
         meta = json.dumps(dict(artifact.meta), separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        meta += b" " * (-(_HEADER.size + len(meta)) % ALIGNMENT)
         key_id = bytes.fromhex(artifact.key_id)
     except (TypeError, ValueError) as error:
         raise UsageError(f"a container cannot hold this: {error}") from None

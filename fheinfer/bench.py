@@ -293,7 +293,7 @@ class Bench:
                 return result
 
             keys = Path(folder) / f"set{self.params.name}"
-            manifest = clock("keys", lambda: fheinfer.keygen(self.params, Path(folder), network=name))
+            manifest = clock("keys", lambda: fheinfer.keygen(self.params, Path(folder), network=name, policy="fast"))
             server = clock("loading", lambda: fheinfer.Server(keys / "server", weights))
             client, spec = fheinfer.Client(keys), server.plan.client
             picture = clock("encryption", lambda: client.encrypt(np.zeros(spec.input_shape), spec))

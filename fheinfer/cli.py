@@ -23,7 +23,7 @@ from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, Usa
 from fheinfer.frontends import zoo
 from fheinfer.inference import Inference, infer_encrypted, run_folder
 from fheinfer.params import parameter_set
-from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
+from fheinfer.plan_cli import JsonOption, PolicyOption, SetOption, WeightsOption
 from fheinfer.preprocess import CLASSES, load_image, normalise
 from fheinfer.resources import default_weights
 from fheinfer.storage import atomic_write, require_writable
@@ -54,7 +54,8 @@ KEYS = Path("keys")
 @app.command()
 def keygen(
     set_name: SetOption = "1",
-    keys: KeysOption = KEYS,
+    policy: PolicyOption = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of all keys; a set has its own in it.")] = KEYS,
     network: Annotated[str | None, typer.Option(help=f"Network the keys serve: {', '.join(zoo.names())}.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace keys that are there.")] = False,
     as_json: JsonOption = False,
@@ -64,8 +65,8 @@ def keygen(
 
     began = time.perf_counter()
     with console.byte_bar("making keys") as progress:
-        manifest = make(set_name, keys, network=network, force=force, progress=progress)
-    folder, seconds = keys / manifest.set_name, time.perf_counter() - began
+        manifest = make(set_name, output, network=network, policy=policy, force=force, progress=progress)
+    folder, seconds = output / manifest.set_name, time.perf_counter() - began
     groups: dict[str, list[int]] = {}
     for name, entry in manifest.files.items():
         groups.setdefault("rotation keys" if name.startswith("rotation") else name.removesuffix(".key"), []).append(
@@ -75,6 +76,7 @@ def keygen(
         print_json(
             {
                 "folder": str(folder),
+                "policy": manifest.policy,
                 "seconds": seconds,
                 "bytes": manifest.total_bytes,
                 "key_id": manifest.key_id,
@@ -83,7 +85,7 @@ def keygen(
         )
         return
     table(
-        f"keys of set {set_name} for {manifest.network}",
+        f"{manifest.policy} keys of set {set_name} for {manifest.network}",
         ["key", "files", "size"],
         [[name, len(sizes), size(sum(sizes))] for name, sizes in groups.items()]
         + [["all", len(manifest.files), size(manifest.total_bytes)]],
@@ -146,17 +148,16 @@ def infer(
         set_name += "-openfhe"  # a set of its own: OpenFHE's bootstrap needs another chain and other keys
     path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
-    made = compile(trained, set_name)
     if backend == "slots":
         from fheinfer.runtime.slots import run_slots
 
         began = time.perf_counter()
-        logits = run_slots(made, picture)
+        logits = run_slots(compile(trained, set_name), picture)
         done = Inference(logits, seconds={"slots": time.perf_counter() - began})
     else:
-        done = _encrypted(
-            made, path, pixels, picture, _set_folder(keys, set_name), runs, resume=resume, keep=keep, verbose=verbose
-        )
+        folder = _set_folder(keys, set_name)
+        made = _plan_for(folder, trained, set_name)
+        done = _encrypted(made, path, pixels, picture, folder, runs, resume=resume, keep=keep, verbose=verbose)
     _report(done.logits, _plain(trained, picture) if plain else None, done, as_json)
 
 
@@ -182,7 +183,8 @@ def precision(
     require_writable(output)
     path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
-    made, folder = compile(trained, set_name), _set_folder(keys, set_name)
+    folder = _set_folder(keys, set_name)
+    made = _plan_for(folder, trained, set_name)
     exact = plain_layers(trained, picture)
     slots: dict[str, NDArray[np.float64]] = {}
     run_slots(made, picture, layers=slots)
@@ -246,6 +248,13 @@ def _picture(image: str, weights: Weights) -> tuple[Any, Any]:
 
 def _set_folder(keys: Path, set_name: str) -> Path:
     return keys / f"set{parameter_set(set_name).name}"
+
+
+def _plan_for(folder: Path, weights: Weights, set_name: str) -> Plan:
+    """What a server with these keys will run."""
+    from fheinfer.keystore import Manifest
+
+    return compile(weights, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
 
 
 def _plain(weights: Weights, picture: Any) -> Any:

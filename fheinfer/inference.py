@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from fheinfer import errors
 from fheinfer.client import Client
 from fheinfer.compiler.plan import Plan
-from fheinfer.errors import BackendError, FheinferError
+from fheinfer.errors import BackendError, FheinferError, StorageError
 from fheinfer.keystore import Manifest
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.storage import atomic_write, storage_errors
@@ -177,6 +178,11 @@ def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Even
             raise
         code = process.wait()
     if code != 0 or not final:
+        if code == -signal.SIGBUS:  # keys are mapped files
+            raise StorageError(
+                "the server process lost a key file that it was using: shortened in place, or its disk failed; "
+                "copy the keys again, or make new ones with `fheinfer keygen --force`"
+            )
         how = "was killed, most likely for lack of memory" if code in (-9, 137) else f"ended with code {code}"
         raise BackendError(f"the server process {how}; run the same command with --resume to go on from its last block")
     return final

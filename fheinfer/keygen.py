@@ -15,7 +15,8 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.frontends import zoo
 from fheinfer.keystore import KeyWriter, Manifest, new_key_id, require_disk, rotation_file
 from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.runtime.memory import require_memory
+from fheinfer.policy import KEY_POLICIES, KeyPolicy, choose
+from fheinfer.runtime.memory import available_memory, require_memory
 from fheinfer.weights import Weights, shapes
 
 Progress = Callable[[int, int], None]
@@ -25,13 +26,13 @@ _DISK_MARGIN = 64 << 20
 _MEMORY = 3 << 30  # context, and the keys in the making: OpenFHE makes each at full height
 
 
-def manifest_plan(network: str, params: ParameterSet) -> Plan:
+def manifest_plan(network: str, params: ParameterSet, keys: KeyPolicy = "fast") -> Plan:
     """A plan of that network with weights of no meaning: rotations and levels do not depend on them."""
     graph = zoo.network(network)
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(graph).items()}
     ranges = {node.name: 1.0 for node in graph.activations}
     weights = Weights(graph, arrays, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ranges)
-    return compile(weights, params)
+    return compile(weights, params, keys=keys)
 
 
 def keygen(
@@ -39,6 +40,7 @@ def keygen(
     root: Path = Path("keys"),
     *,
     network: str | None = None,
+    policy: str = "auto",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -48,17 +50,19 @@ def keygen(
         params: parameter set or its name.
         root: folder for all keys.
         network: the network whose rotations the keys must serve; that of the set by default.
+        policy: "minimal", "fast", or "auto", which looks at predictions and at the memory that is free here.
         force: replace keys that are there.
         progress: called after every key.
 
     Raises:
+        UsageError: no such policy.
         KeyStoreError: there are keys already and no `force`.
         NotEnoughMemoryError, StorageError: asked before starting, and while writing.
     """
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
     network = network or params.network
-    plan = manifest_plan(network, params)
+    plan = choose([manifest_plan(network, params, keys) for keys in KEY_POLICIES], policy, available_memory())
     total = plan.prediction.key_bytes
     if not params.insecure:
         require_memory(_MEMORY, f"key generation for set {params.name}")
@@ -91,4 +95,4 @@ def keygen(
             part = rotations[start : start + batch]
             for (rotation, limbs), payload in zip(part, keys.rotation_keys(part), strict=True):
                 add(rotation_file(rotation, limbs), Kind.ROTATION_KEY, payload, {"rotation": rotation, "limbs": limbs})
-        return writer.finish(network=network, rotations=plan.rotations)
+        return writer.finish(network=network, policy=plan.keys, rotations=plan.rotations)

@@ -25,11 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fheinfer import artifact
 from fheinfer.artifact import Artifact, Kind
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError, StorageError, UsageError
+from fheinfer.policy import KeyPolicy
 from fheinfer.storage import read_small, require_disk, storage_errors, sync_folder, temporary_sibling, write_json
 
 __all__ = ["FileEntry", "KeyWriter", "Manifest", "SecretKeys", "ServerKeys", "new_key_id", "require_disk"]
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 MAX_MANIFEST = 1 << 20
 """Bytes of a manifest."""
 MAX_SECRET = 1 << 20
@@ -60,15 +61,17 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a server folder holds. `rotations`: each with the limbs of its key."""
+    """What a server folder holds. `policy`: what the rotations were chosen by; `rotations`: each with the limbs of its
+    key."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     set_name: Annotated[str, Field(pattern=_SET_NAME)]
     params_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     network: Annotated[str, Field(max_length=200)]
+    policy: KeyPolicy
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
     rotations: list[tuple[int, Annotated[int, Field(ge=1, le=1000)]]]
     files: dict[Annotated[str, Field(pattern=_FILE_NAME)], FileEntry]
@@ -116,7 +119,7 @@ class KeyWriter:
         with KeyWriter(root, "set1", params_hash=h, key_id=new_key_id()) as writer:
             writer.add_secret(payload)
             writer.add_server("public.key", Kind.PUBLIC_KEY, payload)
-            writer.finish(network="resnet20", rotations=[(1, 8)])
+            writer.finish(network="resnet20", policy="fast", rotations=[(1, 8)])
 
     With `force`, keys of that name are moved aside to `<set_name>.old-*` first and deleted last.
 
@@ -171,10 +174,10 @@ class KeyWriter:
         self._files[name] = FileEntry(bytes=size, sha256=checksum.hex())
         return size
 
-    def finish(self, *, network: str, rotations: Iterable[tuple[int, int]]) -> Manifest:
+    def finish(self, *, network: str, policy: KeyPolicy, rotations: Iterable[tuple[int, int]]) -> Manifest:
         """Writes the manifest and gives the folder its name. After this the keys are there for good."""
         manifest = Manifest(set_name=self.folder.name, params_hash=self._params_hash.hex(), key_id=self._key_id,
-                            network=network, created=datetime.now(UTC).isoformat(timespec="seconds"),
+                            network=network, policy=policy, created=datetime.now(UTC).isoformat(timespec="seconds"),
                             rotations=sorted(rotations), files=self._files)
         write_json(self._temp / _SERVER / _MANIFEST_FILE, manifest.model_dump(mode="json"))
         sync_folder(self._temp)

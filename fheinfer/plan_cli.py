@@ -14,12 +14,20 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.console import out, print_json, size, table
 from fheinfer.keygen import manifest_plan
 from fheinfer.params import MAX_LOG_QP, parameter_set, parameter_sets
+from fheinfer.policy import KEY_POLICIES, choose
 from fheinfer.resources import default_weights
+from fheinfer.runtime.memory import available_memory
 from fheinfer.weights import load as load_weights
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 SetOption = Annotated[
     str, typer.Option("--set", help="Parameter set (`fheinfer sets`); 1+f1g2 is set 1 with that activation.")
+]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--keys", help="Rotation keys: minimal, fast, or auto: the fastest for which 5 GB of server memory suffice."
+    ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
 
@@ -53,7 +61,7 @@ def sets(as_json: JsonOption = False) -> None:
         print_json(rows)
         return
     table(
-        "parameter sets (keys, memory and time predicted)",
+        "parameter sets (with fast keys; keys, memory and time predicted)",
         [
             "set",
             "N",
@@ -89,10 +97,10 @@ def sets(as_json: JsonOption = False) -> None:
         ],
     )
     out.print(
-        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]} at N = 2^16 and {MAX_LOG_QP[15]} at 2^15, "
-        "what\nthe HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary secret; the\n"
-        "main secret is dense ternary. Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and\n"
-        "one special prime (ePrint 2022/024). No set gives less; a chain that would is refused."
+        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]} at N = 2^16 and {MAX_LOG_QP[15]} at "
+        "2^15, what\nthe HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary "
+        "secret; the main\nsecret is dense ternary. Bootstrapping switches to an ephemeral secret of weight 32, only "
+        "modulo q_0 and one\nspecial prime (ePrint 2022/024). No set gives less; a chain that would is refused."
     )
 
 
@@ -100,11 +108,13 @@ def plan(
     set_name: SetOption = "1",
     weights: WeightsOption = None,
     network: Annotated[str | None, typer.Option(help="Plan a network of the zoo without weights.")] = None,
+    policy: PolicyOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """What a run will do and take, before anything runs."""
 
-    made = _plan(set_name, weights, network)
+    plans = _plans(set_name, weights, network)
+    made = choose(plans, policy, available_memory())
     prediction = asdict(made.prediction)
     if as_json:
         print_json(
@@ -112,7 +122,9 @@ def plan(
                 "network": made.network,
                 "set": made.params.name,
                 "bootstraps": made.bootstraps,
+                "keys": made.keys,
                 "prediction": prediction,
+                "policies": {p.keys: asdict(p.prediction) for p in plans},
                 "rotations": made.rotations,
                 "client": asdict(made.client),
                 "steps": [
@@ -142,16 +154,31 @@ def plan(
     out.print(
         f"{made.bootstraps} bootstraps, {len(made.rotations)} rotation keys; input level {made.client.input_level}"
     )
+    table(
+        "predicted by keys",
+        ["keys", "rotations", "on disk", "server memory", "seconds"],
+        [
+            [
+                f"{p.keys}, shown" if p is made else p.keys,
+                len(p.rotations),
+                size(p.prediction.key_bytes),
+                size(p.prediction.peak_memory),
+                f"{p.prediction.seconds:.0f}",
+            ]
+            for p in plans
+        ],
+    )
     out.print(
-        f"predicted: {made.prediction.seconds:.0f} s, "
+        "predicted: "
         + ", ".join(
             f"{key.replace('_', ' ')} {size(prediction[key])}"
-            for key in ("key_bytes", "table_bytes", "peak_memory", "input_bytes", "output_bytes")
+            for key in ("table_bytes", "input_bytes", "output_bytes")
         )
     )
 
 
-def _plan(set_name: str, weights: Path | None, network: str | None) -> Plan:
+def _plans(set_name: str, weights: Path | None, network: str | None) -> list[Plan]:
     if network:
-        return manifest_plan(network, parameter_set(set_name))
-    return compile(load_weights(weights or default_weights(parameter_set(set_name).network)), set_name)
+        return [manifest_plan(network, parameter_set(set_name), keys) for keys in KEY_POLICIES]
+    trained = load_weights(weights or default_weights(parameter_set(set_name).network))
+    return [compile(trained, set_name, keys=keys) for keys in KEY_POLICIES]

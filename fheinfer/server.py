@@ -14,6 +14,7 @@ from fheinfer.compiler.plan import RESULT_BITS, Step
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.params import ciphertext_bytes, parameter_set
+from fheinfer.policy import core_policy
 from fheinfer.runtime.executor import Observer, execute
 from fheinfer.runtime.memory import require_memory
 from fheinfer.storage import require_disk, storage_errors
@@ -40,14 +41,16 @@ class Server:
         manifest = Manifest.load(keys / "manifest.json")
         self.params = parameter_set(manifest.set_name)
         self.keys = ServerKeys(keys, self.params.identity)
-        self.plan = compile(weights, self.params)
+        self.plan = compile(weights, self.params, keys=manifest.policy)
         self._check_manifest()
         if not self.params.insecure:
             require_memory(self.plan.prediction.peak_memory, f"set {self.params.name}")
-        context = _core.Context(self.params.core())
+        context, policy = _core.Context(self.params.core()), core_policy(self.plan.keys)
         self._q0 = context.q[0]
         self._evaluator: _core.NativeEvaluator | _core.OpenFheEvaluator = (
-            _core.NativeEvaluator(context) if self.params.native else _core.OpenFheEvaluator(context, self.keys.key_id)
+            _core.NativeEvaluator(context, policy)
+            if self.params.native
+            else _core.OpenFheEvaluator(context, self.keys.key_id, policy)
         )
         self._load(progress or (lambda what, fraction: None))
 
@@ -108,8 +111,8 @@ class Server:
         missing = [need for need in self.plan.rotations if self._key_for(need) is None]
         if missing:
             raise MismatchError(
-                f"these keys were made for {self.keys.manifest.network} and lack {len(missing)} rotations that "
-                f"{self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`"
+                f"these {self.plan.keys} keys were made for {self.keys.manifest.network} and lack {len(missing)} "
+                f"rotations that {self.plan.network} needs; run `fheinfer keygen --network {self.plan.network}`"
             )
 
     def _key_for(self, need: tuple[int, int]) -> tuple[int, int] | None:

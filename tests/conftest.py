@@ -87,7 +87,7 @@ def tiny_plan(tiny_weights: Weights) -> fheinfer.Plan:
 def tiny_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all keys, with those of `insecure-tiny` in it. Do not change them: copy the folder."""
     root = tmp_path_factory.mktemp("keys")
-    fheinfer.keygen(TINY, root, network=NETWORK)
+    fheinfer.keygen(TINY, root, network=NETWORK, policy="fast")
     return root
 
 

@@ -63,9 +63,9 @@ def test_round_trip(kind: Kind, payload: bytes, meta: dict[str, Any], params_has
 def test_layout_is_the_documented_one() -> None:
     data = artifact.to_bytes(sample(Kind.ROTATION_KEY, b"xyz", a=1))
     assert data[:8] == b"FHEINFER"
-    assert data[8:24] == bytes([1, 0, 5, 0, 7, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])
+    assert data[8:24] == bytes([1, 0, 5, 0, 24, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])
     assert data[24:72] == HASH + bytes.fromhex(KEY)
-    assert data[HEADER:] == b'{"a":1}xyz'
+    assert data[HEADER:] == b'{"a":1}' + b" " * 17 + b"xyz"  # the payload is at a multiple of 64
     assert resealed(data) == data
 
 
@@ -200,7 +200,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     head = artifact.to_bytes(sample())[:HEADER]
     size = 1 << 40
     with path.open("wb") as file:
-        file.write(head[:16] + (size - HEADER - 2).to_bytes(8, "little") + head[24:])
+        file.write(head[:16] + (size - HEADER - 24).to_bytes(8, "little") + head[24:])
         file.truncate(size)
     with pytest.raises(CorruptArtifactError, match="at most 4096"):
         artifact.read(path, kind=Kind.CIPHERTEXT, params_hash=HASH, max_payload=LIMIT)

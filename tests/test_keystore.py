@@ -31,7 +31,7 @@ def generate(root: Path, *, key_id: str = KEY, force: bool = False, stop: BaseEx
         writer.add_server("rotation_5_3.key", Kind.ROTATION_KEY, b"rotation", {"rotation": 5, "limbs": 3})
         if stop:
             raise stop
-        return writer.finish(network="resnet20", rotations=[(5, 3), (5, 2), (-1, 2)])
+        return writer.finish(network="resnet20", policy="fast", rotations=[(5, 3), (5, 2), (-1, 2)])
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -241,6 +241,7 @@ def test_a_damaged_manifest_raises_only_typed_errors(keys: Path, data: st.DataOb
     {"rotations": [[5, 3, 1]]}, {"rotations": [["5", 3]]}, {"rotations": [[5, 1001]]},
     {"set_name": "../x"}, {"key_id": "AB" * 16},
     {"params_hash": HASH.hex() + "\n"}, {"created": "yesterday"}, {"format": "1"}, {"network": None},
+    {"policy": "auto"},
 ])
 def test_impossible_manifests_are_corrupt(keys: Path, change: dict[str, Any]) -> None:
     path = keys / "server" / "manifest.json"
@@ -264,7 +265,7 @@ def test_a_manifest_of_the_future_of_the_past_or_over_a_mebibyte(keys: Path) -> 
 def test_a_file_that_the_manifest_does_not_list_is_corrupt(keys: Path, tmp_path: Path) -> None:
     with KeyWriter(tmp_path / "third", "set1", params_hash=HASH, key_id=KEY) as writer:
         writer.add_server("public.key", Kind.PUBLIC_KEY, b"PUBLIC")
-        writer.finish(network="", rotations=[])
+        writer.finish(network="", policy="fast", rotations=[])
     shutil.copy(tmp_path / "third" / "set1" / "server" / "public.key", keys / "server")
     with pytest.raises(CorruptArtifactError, match="not the file that the manifest lists"):
         ServerKeys(keys / "server", HASH).read("public.key", Kind.PUBLIC_KEY)

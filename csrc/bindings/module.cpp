@@ -71,6 +71,7 @@ void bind_layout(py::module_& m) {
 
 void bind_evaluators(py::module_& m) {
     py::class_<Ciphertext, std::shared_ptr<Ciphertext>>(m, "Ciphertext");
+    py::enum_<KeyPolicy>(m, "KeyPolicy").value("minimal", KeyPolicy::kMinimal).value("fast", KeyPolicy::kFast);
     py::class_<LevelModel>(m, "LevelModel")
         .def(py::init<int, int, int, bool>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"),
              py::arg("openfhe_series") = false)
@@ -120,7 +121,8 @@ void bind_evaluators(py::module_& m) {
     });
 
     py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
-        .def(py::init<std::size_t, LevelModel>(), py::arg("slots"), py::arg("levels"))
+        .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
+             py::arg("keys") = KeyPolicy::kFast)
         .def("encrypt", [out](const SlotsEvaluator& e, const Doubles& v, int level) { return out(e.encrypt(view(v), level)); })
         .def("decrypt", [](const SlotsEvaluator& e, const Ct& x) { return array(e.decrypt(x)); });
 
@@ -135,13 +137,15 @@ void bind_evaluators(py::module_& m) {
         .def_readonly("products", &TraceReport::products)
         .def_readonly("bootstraps", &TraceReport::bootstraps);
     py::class_<TraceEvaluator, Evaluator>(m, "TraceEvaluator")
-        .def(py::init<std::size_t, LevelModel>(), py::arg("slots"), py::arg("levels"))
+        .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
+             py::arg("keys") = KeyPolicy::kFast)
         .def("encrypt", [out](const TraceEvaluator& e, int level) { return out(e.encrypt(level)); })
         .def("report", &TraceEvaluator::report)
         .def("reset", &TraceEvaluator::reset);
 
     py::class_<OpenFheEvaluator, Evaluator>(m, "OpenFheEvaluator")
-        .def(py::init<std::shared_ptr<Context>, std::string>(), py::arg("context"), py::arg("key_tag"))
+        .def(py::init<std::shared_ptr<Context>, std::string, KeyPolicy>(), py::arg("context"), py::arg("key_tag"),
+             py::arg("keys") = KeyPolicy::kFast)
         .def("add_relinearisation_key",
              [](OpenFheEvaluator& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); })
         .def("add_conjugation_key",
@@ -184,28 +188,42 @@ void bind_native(py::module_& m) {
             return std::make_pair(py::bytes(sparse), py::bytes(dense));
         });
 
+    // Keys are used where they stand in the buffer they come in, a mapped file: the evaluator keeps it.
     py::class_<NativeBackend, Evaluator>(m, "NativeEvaluator")
-        .def(py::init<std::shared_ptr<Context>>(), py::arg("context"))
+        .def(py::init<std::shared_ptr<Context>, KeyPolicy>(), py::arg("context"), py::arg("keys") = KeyPolicy::kFast)
         .def("add_relinearisation_key",
-             [](NativeBackend& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); })
-        .def("add_conjugation_key", [](NativeBackend& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); })
+             [](NativeBackend& e, const py::buffer& b) { e.add_relinearisation_key(Buffer(b).bytes()); },
+             py::keep_alive<1, 2>())
+        .def(
+            "add_conjugation_key",
+            [](NativeBackend& e, const py::buffer& b) { e.add_conjugation_key(Buffer(b).bytes()); }, py::keep_alive<1, 2>())
         .def("add_rotation_key",
-             [](NativeBackend& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); })
+             [](NativeBackend& e, int k, const py::buffer& b) { e.add_rotation_key(k, Buffer(b).bytes()); },
+             py::keep_alive<1, 3>())
         .def("add_encapsulation_keys",
              [](NativeBackend& e, const py::buffer& sparse, const py::buffer& dense) {
                  e.add_encapsulation_keys(Buffer(sparse).bytes(), Buffer(dense).bytes());
-             })
+             },
+             py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
         .def("prepare_bootstrap", &NativeBackend::prepare_bootstrap, py::call_guard<Release>())
         .def("read",
              [](const NativeBackend& e, const py::buffer& b) {
                  return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
              })
         .def("write", [](const NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
-    m.def("native_bootstrap_rotations", [](const Context& c) {
-        std::vector<std::pair<int, std::size_t>> out;
-        const auto& chain = c.chain();
-        for (const auto& need : ckks::Bootstrap::rotations(*chain, native_bootstrap(c)))
-            out.emplace_back(need.rotation, need.limbs);
+    m.def(
+        "native_bootstrap_rotations",
+        [](const Context& c, KeyPolicy keys) {
+            std::vector<std::pair<int, std::size_t>> out;
+            for (const auto& need : ckks::Bootstrap::rotations(*c.chain(), native_bootstrap(c, keys)))
+                out.emplace_back(need.rotation, need.limbs);
+            return out;
+        },
+        py::arg("context"), py::arg("keys") = KeyPolicy::kFast);
+    m.def("native_bootstrap_matrices", [](const Context& c, KeyPolicy keys) {
+        std::vector<std::tuple<std::size_t, int, int, int, int>> out;
+        for (const auto& m : ckks::Bootstrap::matrices(*c.chain(), native_bootstrap(c, keys)))
+            out.emplace_back(m.limbs, m.diagonals, m.steps.hoisted, m.steps.baby, m.steps.giant);
         return out;
     });
     m.def("native_key_bytes", [](const Context& c, std::size_t limbs) { return switching_key_bytes(*c.chain(), limbs); });

@@ -38,14 +38,15 @@ std::vector<Group> groups(std::size_t slots, int budget, bool to_slots) {
     return out;
 }
 
-Steps steps(const Group& group) {
+MatrixShape shape(const Group& group, std::size_t limbs, KeyPolicy keys) {
     std::size_t least = group.lengths[0], reach = 0;
     for (std::size_t length : group.lengths) {
         least = std::min(least, length);
         reach += length / 2;
     }
     const int stride = static_cast<int>(least / 2), far = static_cast<int>(reach) / stride;
-    return group.wraps ? Steps::fit(0, far, stride) : Steps::fit(-far, far, stride);
+    const int lowest = group.wraps ? 0 : -far;
+    return {Steps::fit(lowest, far, stride, keys), far - lowest + 1, limbs};
 }
 
 // One stage, or its inverse, as diagonals.
@@ -117,22 +118,24 @@ std::vector<double> cosine() {
 
 }  // namespace
 
+std::vector<MatrixShape> Bootstrap::matrices(const Chain& chain, const BootstrapParameters& p) {
+    std::vector<MatrixShape> out;
+    std::size_t limbs = static_cast<std::size_t>(p.stc_budget) + 1;
+    for (const auto& group : groups(p.slots, p.stc_budget, false))
+        out.push_back(shape(group, limbs--, p.keys));
+    limbs = chain.q_count();
+    for (const auto& group : groups(p.slots, p.cts_budget, true))
+        out.push_back(shape(group, limbs--, p.keys));
+    return out;
+}
+
 std::vector<RotationNeed> Bootstrap::rotations(const Chain& chain, const BootstrapParameters& p) {
     std::vector<RotationNeed> out;
-    std::size_t limbs = static_cast<std::size_t>(p.stc_budget) + 1;
-    for (const auto& group : groups(p.slots, p.stc_budget, false)) {
-        for (int k : steps(group).rotations())
-            out.push_back({k, limbs});
-        --limbs;
-    }
-    limbs = chain.q_count();
+    for (const auto& matrix : matrices(chain, p))
+        for (int k : matrix.steps.rotations())
+            out.push_back({k, matrix.limbs});
     for (std::size_t k = p.slots; k < chain.n() / 2; k *= 2)  // the trace to the subring of sparse packing
-        out.push_back({static_cast<int>(k), limbs});
-    for (const auto& group : groups(p.slots, p.cts_budget, true)) {
-        for (int k : steps(group).rotations())
-            out.push_back({k, limbs});
-        --limbs;
-    }
+        out.push_back({static_cast<int>(k), chain.q_count()});
     return out;
 }
 
@@ -146,7 +149,7 @@ Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std
         const double part = std::pow(to / from, 1.0 / budget);
         for (const auto& group : groups(p.slots, budget, to_slots)) {
             const double q = static_cast<double>(chain.modulus(limbs - 1).p);
-            const auto order = steps(group);
+            const auto order = shape(group, limbs, p.keys).steps;
             const auto& key  = keys.automorphism(ring::rotation_exponent(chain.n(), order.rotations().at(0)), limbs);
             out.emplace_back(chain, matrix(group, p.slots, to_slots, factor), order, limbs, key.specials, q * part);
             factor = 1;

@@ -13,6 +13,7 @@ struct BootstrapParameters {
     std::size_t slots = 0;
     int cts_budget    = 0;  // levels of CoeffToSlot
     int stc_budget    = 0;  // levels of SlotToCoeff
+    KeyPolicy keys    = KeyPolicy::kFast;
 };
 
 // Levels of EvalMod: a series of degree 30, then three double angles.
@@ -31,6 +32,13 @@ struct RotationNeed {
     std::size_t limbs;
 };
 
+// A factor of SlotToCoeff or CoeffToSlot, applied at `limbs` limbs.
+struct MatrixShape {
+    Steps steps;
+    int diagonals;
+    std::size_t limbs;
+};
+
 class Bootstrap {
 public:
     // scales: by level of the chain. The matrices are encoded for the special primes that the rotation keys have; those of
@@ -41,6 +49,8 @@ public:
     // the scale of that level.
     Ciphertext apply(const Keys& keys, const Ciphertext& x) const;
 
+    // In the order they are applied, SlotToCoeff first.
+    static std::vector<MatrixShape> matrices(const Chain& chain, const BootstrapParameters& parameters);
     static std::vector<RotationNeed> rotations(const Chain& chain, const BootstrapParameters& parameters);
 
 private:

@@ -30,18 +30,6 @@ Poly permuted(const Chain& chain, const Poly& x, uint64_t exponent) {
     return out;
 }
 
-Ciphertext rotated(const Chain& chain, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
-                   uint64_t exponent) {
-    const std::size_t limbs = x.limbs();
-    const auto product      = inner_product(chain, digits, key, limbs);
-    Poly b                  = divide(chain, product.b, limbs, key.specials, 0);
-    const Poly a            = divide(chain, product.a, limbs, key.specials, 0);
-#pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i)
-        add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(i));
-    return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
-}
-
 }  // namespace
 
 void Keys::add(uint64_t exponent, SwitchingKey key) {
@@ -176,6 +164,18 @@ Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uin
     return std::move(rotate_many(chain, keys, x, {&exponent, 1})[0]);
 }
 
+Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
+                  uint64_t exponent) {
+    const std::size_t limbs = x.limbs();
+    const auto product      = inner_product(chain, digits, key, limbs);
+    Poly b                  = divide(chain, product.b, limbs, key.specials, 0);
+    const Poly a            = divide(chain, product.a, limbs, key.specials, 0);
+#pragma omp parallel for
+    for (std::size_t i = 0; i < limbs; ++i)
+        ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(i));
+    return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
+}
+
 std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const Ciphertext& x, std::span<const uint64_t> exponents) {
     std::map<std::size_t, std::vector<Poly>> digits;  // by special primes: keys of another height have others
     std::vector<Ciphertext> out;
@@ -184,7 +184,7 @@ std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const 
         auto& up        = digits[key.specials];
         if (up.empty())
             up = mod_up(chain, x.c1, key.specials);
-        out.push_back(rotated(chain, x, up, key, exponent));
+        out.push_back(rotate(chain, x, up, key, exponent));
     }
     return out;
 }

@@ -1,5 +1,6 @@
 #include "ckks/transform.h"
 
+#include <algorithm>
 #include <cmath>
 #include <exception>
 
@@ -11,19 +12,29 @@ namespace fheinfer::ckks {
 
 using namespace ring;
 
-Steps Steps::fit(int lowest, int highest, int stride) {
+namespace {
+
+// With fewer keys: measured in docs/performance.md.
+constexpr int kMinimalHoisted = 2;
+
+}  // namespace
+
+Steps Steps::fit(int lowest, int highest, int stride, KeyPolicy keys) {
     const int count = highest - lowest + 1;
     int baby        = 1;
     while (baby * baby < count)
         baby *= 2;
-    return {lowest, baby, (count + baby - 1) / baby, stride};
+    const int hoisted = keys == KeyPolicy::kMinimal ? std::min(kMinimalHoisted, baby) : baby;
+    return {lowest, hoisted, baby, (count + baby - 1) / baby, stride};
 }
 
 std::vector<int> Steps::rotations() const {
     std::vector<int> out;
-    for (int b = 0; b < baby; ++b)
+    for (int b = 0; b < hoisted; ++b)
         if (first + b != 0)
             out.push_back((first + b) * stride);
+    if (hoisted < baby)
+        out.push_back(hoisted * stride);
     if (giant > 1)
         out.push_back(baby * stride);
     return out;
@@ -64,25 +75,33 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
     if (x.limbs() != limbs_)
         throw Error(ErrorKind::kBackend, "a transform for " + std::to_string(limbs_) + " limbs, not " + std::to_string(x.limbs()));
     const std::size_t n = chain.n(), all = limbs_ + specials_, baby = steps_.baby;
-    auto digits         = mod_up(chain, x.c1, specials_);
-    const auto key_for  = [&](uint64_t exponent) -> const SwitchingKey* {
-        const auto& key = keys.automorphism(exponent, limbs_);
-        if (key.specials != specials_)
-            throw Error(ErrorKind::kBackend, "the keys of a transform are of different heights");
-        check_key(digits, key, limbs_);
-        return &key;
-    };
+    // By part of the baby steps: the input rotated, and its digits.
+    std::vector<Ciphertext> rotated;
+    std::vector<std::vector<Poly>> digits;
+    digits.push_back(mod_up(chain, x.c1, specials_));
     struct Step {
-        const SwitchingKey* key;                // null for the input itself
+        uint64_t exponent;
+        const SwitchingKey* key;  // null for the input itself
         const std::vector<uint32_t>* permutation;
     };
     const auto step = [&](int k) {
         const uint64_t exponent = rotation_exponent(n, k);
-        return k == 0 ? Step{nullptr, nullptr} : Step{key_for(exponent), &permutation(chain, exponent)};
+        if (k == 0)
+            return Step{exponent, nullptr, nullptr};
+        const auto& key = keys.automorphism(exponent, limbs_);
+        if (key.specials != specials_)
+            throw Error(ErrorKind::kBackend, "the keys of a transform are of different heights");
+        check_key(digits[0], key, limbs_);
+        return Step{exponent, &key, &permutation(chain, exponent)};
     };
     std::vector<Step> babies;
-    for (int b = 0; b < steps_.baby; ++b)
+    for (int b = 0; b < steps_.hoisted; ++b)
         babies.push_back(step((steps_.first + b) * steps_.stride));
+    for (std::size_t part = 1; part < baby / babies.size(); ++part) {
+        const auto next = step(steps_.hoisted * steps_.stride);
+        rotated.push_back(rotate(chain, part == 1 ? x : rotated.back(), digits.back(), *next.key, next.exponent));
+        digits.push_back(mod_up(chain, rotated.back().c1, specials_));
+    }
 
     // Sums of P * (baby step) * diagonal for every giant step.
     std::vector<Pair> sums;
@@ -101,18 +120,22 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
                 else
                     std::memset(out, 0, n * sizeof(uint64_t));
             };
-            raised(c0, x.c0);
             for (std::size_t b = 0; b < baby; ++b) {
+                const std::size_t part = b / babies.size();
+                const auto& in         = part == 0 ? x : rotated[part - 1];
+                const auto& baby_step  = babies[b % babies.size()];
                 uint64_t *out0 = scratch[2 * b], *out1 = scratch[2 * b + 1];
-                if (!babies[b].key) {
+                if (b % babies.size() == 0)
+                    raised(c0, in.c0);
+                if (!baby_step.key) {
                     std::memcpy(out0, c0, n * sizeof(uint64_t));
-                    raised(out1, x.c1);
+                    raised(out1, in.c1);
                     continue;
                 }
-                inner_product_row(chain, digits, *babies[b].key, limbs_, row, u0, u1);
+                inner_product_row(chain, digits[part], *baby_step.key, limbs_, row, u0, u1);
                 ring::add(u0, u0, c0, n, m);
-                permute(out0, u0, *babies[b].permutation);
-                permute(out1, u1, *babies[b].permutation);
+                permute(out0, u0, *baby_step.permutation);
+                permute(out1, u1, *baby_step.permutation);
             }
             constexpr std::size_t kPart = 2048;  // of all baby steps fits the second cache
             const std::size_t part      = std::min(n, kPart);
@@ -132,14 +155,15 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
         }
     }
 
+    const auto giant = steps_.giant > 1 ? step(steps_.baby * steps_.stride) : Step{};
     digits.clear();
+    rotated.clear();
 
     // Horner: rotate what there is, add the next sum.
     Pair sum = std::move(sums.back());
     sums.pop_back();
     for (; !sums.empty(); sums.pop_back()) {
-        const auto giant = step(steps_.baby * steps_.stride);
-        const auto up    = mod_up(chain, divide(chain, sum.a, limbs_, specials_, 0), specials_);
+        const auto up = mod_up(chain, divide(chain, sum.a, limbs_, specials_, 0), specials_);
         Pair next{Poly(all, n), Poly(all, n)};
 #pragma omp parallel
         {

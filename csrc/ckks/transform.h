@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "base/key_policy.h"
 #include "ckks/ciphertext.h"
 #include "ckks/encoder.h"
 
@@ -14,11 +15,14 @@ using Diagonals = std::map<int, std::vector<Complex>>;
 
 // Diagonal offsets (first + b) * stride + g * baby * stride for b < baby, g < giant. Giant steps are a Horner sum with
 // one rotation by baby * stride: with double hoisting each costs a ModDown and a ModUp either way, and this needs one key.
+//
+// The first `hoisted` baby steps have a key each and share a ModUp. The next so many are the same steps of the input
+// rotated by hoisted * stride, and so on: a key switch for each such part instead of keys.
 struct Steps {
-    int first = 0, baby = 1, giant = 1, stride = 1;
+    int first = 0, hoisted = 1, baby = 1, giant = 1, stride = 1;
 
     // For offsets that are multiples of `stride`, between `lowest` and `highest` of them.
-    static Steps fit(int lowest, int highest, int stride);
+    static Steps fit(int lowest, int highest, int stride, KeyPolicy keys);
     std::vector<int> rotations() const;
 };
 

@@ -12,7 +12,8 @@ using Residues = ckks::Poly;  // ours; Poly is OpenFHE's
 
 namespace {
 
-constexpr std::size_t kHeader = 3 * sizeof(uint32_t) + sizeof(ckks::Seed);
+// Counts, seed, and zeros, so that rows which are aligned in a file are so in memory.
+constexpr std::size_t kHeader = 64;
 
 void append(std::string& out, std::size_t v) {
     const auto u = static_cast<uint32_t>(v);
@@ -27,17 +28,18 @@ std::string write_key(const ckks::SwitchingKey& key, const ckks::Seed& seed) {
     append(out, key.limbs);
     append(out, key.specials);
     out.append(reinterpret_cast<const char*>(seed.data()), seed.size());
+    out.resize(kHeader);
     for (const auto& half : key.b)
         out.append(reinterpret_cast<const char*>(half[0]), rows * row);
     return out;
 }
 
-void read_rows(const ckks::Chain& chain, Residues& out, std::size_t limbs, const std::byte* from) {
-    const std::size_t row = chain.n() * sizeof(uint64_t);
-    std::memcpy(out[0], from, out.limbs() * row);
-    bool ok = true;
+// A view, once every residue is below its prime.
+Residues read_rows(const ckks::Chain& chain, std::size_t rows, std::size_t limbs, const std::byte* from) {
+    auto out = Residues::view(reinterpret_cast<const uint64_t*>(from), rows, chain.n());
+    bool ok  = true;
 #pragma omp parallel for reduction(&& : ok)
-    for (std::size_t i = 0; i < out.limbs(); ++i) {
+    for (std::size_t i = 0; i < rows; ++i) {
         const uint64_t p = chain.modulus(chain.prime(i, limbs)).p;
         bool fine        = true;
         for (std::size_t k = 0; k < chain.n(); ++k)
@@ -46,6 +48,7 @@ void read_rows(const ckks::Chain& chain, Residues& out, std::size_t limbs, const
     }
     if (!ok)
         throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+    return out;
 }
 
 }  // namespace
@@ -57,9 +60,9 @@ std::vector<double> native_scales(const Context& context) {
     return out;
 }
 
-ckks::BootstrapParameters native_bootstrap(const Context& context) {
+ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy keys) {
     const auto& p = context.params();
-    return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget};
+    return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget, keys};
 }
 
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
@@ -74,13 +77,13 @@ ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
     const std::size_t rows = limbs + specials, bytes = rows * chain.n() * sizeof(uint64_t);
     if (payload.size() != kHeader + digits * bytes)
         throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
+    if (reinterpret_cast<std::uintptr_t>(payload.data()) % alignof(uint64_t) != 0)
+        throw Error(ErrorKind::kUsage, "a switching key has to stand at a multiple of 8 bytes in memory");
     ckks::Seed seed;
     std::memcpy(seed.data(), payload.data() + sizeof counts, seed.size());
     ckks::SwitchingKey key{limbs, specials, {}, {}};
-    for (uint32_t j = 0; j < digits; ++j) {
-        key.b.emplace_back(rows, chain.n());
-        read_rows(chain, key.b[j], limbs, payload.data() + kHeader + j * bytes);
-    }
+    for (uint32_t j = 0; j < digits; ++j)
+        key.b.push_back(read_rows(chain, rows, limbs, payload.data() + kHeader + j * bytes));
     ckks::expand(chain, key, seed);
     return key;
 }
@@ -89,9 +92,9 @@ std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
     return kHeader + chain.digits(limbs) * (limbs + chain.specials_for(limbs)) * chain.n() * sizeof(uint64_t);
 }
 
-NativeBackend::NativeBackend(std::shared_ptr<Context> context)
+NativeBackend::NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys)
     : NativeEvaluator(context->chain(), native_scales(*context), context->levels(),
-                      static_cast<std::size_t>(context->params().slots), native_bootstrap(*context)),
+                      static_cast<std::size_t>(context->params().slots), native_bootstrap(*context, keys)),
       context_(std::move(context)) {}
 
 void NativeBackend::add_relinearisation_key(Bytes payload) {

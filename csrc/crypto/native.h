@@ -13,17 +13,18 @@ namespace fheinfer {
 
 // The scale of every level.
 std::vector<double> native_scales(const Context& context);
-ckks::BootstrapParameters native_bootstrap(const Context& context);
+ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy keys);
 
-// [digits u32][limbs u32][specials u32][seed, 32 bytes] then per digit the b half, (limbs + specials) x N residues. The
-// uniform half is the keystream of the seed (ckks/random.h).
+// [digits u32][limbs u32][specials u32][seed, 32 bytes][zeros to 64 bytes] then per digit the b half, (limbs + specials) x N
+// residues: checked, then used where they stand, so the payload has to outlive the key. The uniform half is the keystream
+// of the seed (ckks/random.h).
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload);
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
 
-// The native evaluator of a context, fed with payloads.
+// The native evaluator of a context, fed with payloads; those of keys have to stay where they are while it lives.
 class NativeBackend final : public NativeEvaluator {
 public:
-    explicit NativeBackend(std::shared_ptr<Context> context);
+    NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys);
 
     void add_relinearisation_key(Bytes payload);
     void add_conjugation_key(Bytes payload);

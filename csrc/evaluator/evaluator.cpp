@@ -1,6 +1,8 @@
 #include "evaluator/evaluator.h"
 
+#include <algorithm>
 #include <bit>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "evaluator/level_rules.h"
@@ -32,14 +34,35 @@ CiphertextPtr Evaluator::multiply_plain(const CiphertextPtr& x, std::span<const 
     return rescale(multiply_accumulate({&x, 1}, {&factor, 1}));
 }
 
-CiphertextPtr Evaluator::linear_transform(const CiphertextPtr& x, const LinearTransform& t) {
-    std::vector<CiphertextPtr> taps(t.taps());
-    const auto columns = rotate_many(x, t.columns);
+// From the rotation nearest to none outwards, each made of the one before: a key for each direction.
+std::vector<CiphertextPtr> Evaluator::walk(const CiphertextPtr& x, std::span<const int> ks) {
+    const auto nearest = std::min_element(ks.begin(), ks.end(), [](int a, int b) { return std::abs(a) < std::abs(b); });
+    const std::size_t start = static_cast<std::size_t>(nearest - ks.begin());
+    std::vector<CiphertextPtr> out(ks.size());
+    out[start] = rotate(x, ks[start]);
+    for (std::size_t i = start + 1; i < ks.size(); ++i)
+        out[i] = rotate(out[i - 1], ks[i] - ks[i - 1]);
+    for (std::size_t i = start; i-- > 0;)
+        out[i] = rotate(out[i + 1], ks[i] - ks[i + 1]);
+    return out;
+}
+
+std::vector<CiphertextPtr> Evaluator::taps(const CiphertextPtr& x, const LinearTransform& t) {
+    const auto rotated = [this](const CiphertextPtr& y, std::span<const int> ks) {
+        return keys_ == KeyPolicy::kMinimal ? walk(y, ks) : rotate_many(y, ks);
+    };
+    std::vector<CiphertextPtr> out(t.taps());
+    const auto columns = rotated(x, t.columns);
     for (std::size_t j = 0; j < columns.size(); ++j) {
-        const auto rows = rotate_many(columns[j], t.rows);
+        const auto rows = rotated(columns[j], t.rows);
         for (std::size_t i = 0; i < rows.size(); ++i)
-            taps[i * columns.size() + j] = rows[i];
+            out[i * columns.size() + j] = rows[i];
     }
+    return out;
+}
+
+CiphertextPtr Evaluator::linear_transform(const CiphertextPtr& x, const LinearTransform& t) {
+    const auto taps   = this->taps(x, t);
     const auto horner = [this](const CiphertextPtr& sum, const CiphertextPtr& term, int stride) -> CiphertextPtr {
         if (!sum)
             return term;

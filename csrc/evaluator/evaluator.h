@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/key_policy.h"
 #include "evaluator/linear_transform.h"
 
 namespace fheinfer {
@@ -33,6 +34,8 @@ struct LevelModel {
 
 class Evaluator {
 public:
+    // keys: which rotations there are keys for.
+    explicit Evaluator(KeyPolicy keys = KeyPolicy::kFast) : keys_(keys) {}
     virtual ~Evaluator() = default;
 
     virtual std::size_t slots() const       = 0;
@@ -62,6 +65,15 @@ public:
     CiphertextPtr multiply_plain(const CiphertextPtr& x, std::span<const double> values);
     // Baby-step giant-step by the operations above; 1 level. An evaluator with something faster overrides it.
     virtual CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform);
+
+protected:
+    // The taps of a transform in their order, from the keys there are.
+    std::vector<CiphertextPtr> taps(const CiphertextPtr& x, const LinearTransform& transform);
+
+private:
+    std::vector<CiphertextPtr> walk(const CiphertextPtr& x, std::span<const int> ks);
+
+    KeyPolicy keys_;
 };
 
 }  // namespace fheinfer

@@ -43,7 +43,7 @@ void check_whole(const ckks::Chain& chain, const ckks::SwitchingKey& key, std::s
 
 NativeEvaluator::NativeEvaluator(std::shared_ptr<const ckks::Chain> chain, std::vector<double> scales, LevelModel levels,
                                  std::size_t slots, const ckks::BootstrapParameters& bootstrap)
-    : chain_(std::move(chain)), scales_(std::move(scales)), levels_(levels), slots_(slots), parameters_(bootstrap) {}
+    : Evaluator(bootstrap.keys), chain_(std::move(chain)), scales_(std::move(scales)), levels_(levels), slots_(slots), parameters_(bootstrap) {}
 
 const ckks::Ciphertext& NativeEvaluator::get(const CiphertextPtr& x) {
     if (const auto* p = dynamic_cast<const NativeCiphertext*>(x.get()))
@@ -165,13 +165,7 @@ CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, cons
     check_period(t.period, slots());
     const std::size_t period = std::max<std::size_t>(t.period, kLeastPeriod);
     const std::size_t limbs = x.limbs(), n = chain_->n(), repeat = n / (2 * period);
-    std::vector<CiphertextPtr> taps(t.taps());
-    const auto columns = rotate_many(input, t.columns);
-    for (std::size_t j = 0; j < columns.size(); ++j) {
-        const auto rows = rotate_many(columns[j], t.rows);
-        for (std::size_t i = 0; i < rows.size(); ++i)
-            taps[i * columns.size() + j] = rows[i];
-    }
+    const auto taps = this->taps(input, t);
     const double scale = x.scale * factor_scale(x);
     const auto add_to  = [this](CiphertextPtr& sum, ckks::Ciphertext term) {
         sum = wrap(sum ? ckks::add(*chain_, get(sum), term) : std::move(term));

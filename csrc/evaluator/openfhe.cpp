@@ -50,8 +50,8 @@ std::vector<double> copy(std::span<const double> values) {
 
 }  // namespace
 
-OpenFheEvaluator::OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag)
-    : context_(std::move(context)), tag_(own_tag(key_tag)) {}
+OpenFheEvaluator::OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag, KeyPolicy keys)
+    : Evaluator(keys), context_(std::move(context)), tag_(own_tag(key_tag)) {}
 
 OpenFheEvaluator::~OpenFheEvaluator() {
     KeyMaps::ClearEvalAutomorphismKeys(tag_);

@@ -18,7 +18,7 @@ public:
 // what rotate and add make of them, until `rescale`.
 class OpenFheEvaluator final : public Evaluator {
 public:
-    OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag);
+    OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag, KeyPolicy keys);
     ~OpenFheEvaluator() override;
 
     void add_relinearisation_key(Bytes payload);

@@ -23,7 +23,8 @@ CiphertextPtr make(std::vector<double> values, int level) {
 
 }  // namespace
 
-SlotsEvaluator::SlotsEvaluator(std::size_t slots, LevelModel levels) : slots_(slots), levels_(levels) {
+SlotsEvaluator::SlotsEvaluator(std::size_t slots, LevelModel levels, KeyPolicy keys)
+    : Evaluator(keys), slots_(slots), levels_(levels) {
     if (!std::has_single_bit(slots))
         throw Error(ErrorKind::kUsage, "the number of slots must be a power of two");
 }

@@ -15,7 +15,7 @@ public:
 // Levels are counted as an encrypted run would, so a plan that runs out of them fails here too.
 class SlotsEvaluator final : public Evaluator {
 public:
-    SlotsEvaluator(std::size_t slots, LevelModel levels);
+    SlotsEvaluator(std::size_t slots, LevelModel levels, KeyPolicy keys = KeyPolicy::kFast);
 
     CiphertextPtr encrypt(std::span<const double> values, int level) const;
     std::vector<double> decrypt(const CiphertextPtr& x) const;

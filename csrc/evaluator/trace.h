@@ -28,7 +28,8 @@ struct TraceReport {
 
 class TraceEvaluator final : public Evaluator {
 public:
-    TraceEvaluator(std::size_t slots, LevelModel levels) : slots_(slots), levels_(levels) {}
+    TraceEvaluator(std::size_t slots, LevelModel levels, KeyPolicy keys = KeyPolicy::kFast)
+        : Evaluator(keys), slots_(slots), levels_(levels) {}
 
     CiphertextPtr encrypt(int level) const;
     const TraceReport& report() const {

@@ -1,5 +1,5 @@
 // A polynomial as residues: `limbs` rows of n words, contiguous and 64-byte aligned. Which prime a row belongs to is known
-// to whoever holds it. Not initialised when made.
+// to whoever holds it. Not initialised when made; or a view of rows in a mapped file, which are not written to.
 #pragma once
 
 #include <cstddef>
@@ -33,6 +33,14 @@ public:
             madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
 #endif
     }
+    // Rows of someone else, who keeps them for as long as this lives.
+    static Poly view(const uint64_t* words, std::size_t limbs, std::size_t n) {
+        Poly out;
+        out.limbs_ = limbs;
+        out.n_     = n;
+        out.words_ = {const_cast<uint64_t*>(words), [](uint64_t*) {}};
+        return out;
+    }
     // A copy of the first `limbs` rows.
     Poly first(std::size_t limbs) const {
         Poly out(limbs, n_);
@@ -55,13 +63,11 @@ public:
 
 private:
     static constexpr std::size_t kLargePage = std::size_t{2} << 20;
-    struct Free {
-        void operator()(uint64_t* p) const {
-            std::free(p);
-        }
-    };
+    static void free(uint64_t* p) {
+        std::free(p);
+    }
     std::size_t limbs_ = 0, n_ = 0;
-    std::unique_ptr<uint64_t[], Free> words_;
+    std::unique_ptr<uint64_t[], void (*)(uint64_t*)> words_{nullptr, free};
 };
 
 }  // namespace fheinfer::ring

@@ -199,7 +199,8 @@ struct Bench {
     Client client{*chain};
     BootstrapParameters bootstrap{kSlots, kCts, kStc};
 
-    Bench() {
+    explicit Bench(KeyPolicy keys) {
+        bootstrap.keys = keys;
         scales[kTop] = std::ldexp(1.0, 47);
         for (int level = kTop; level > 0; --level)
             scales[level - 1] = scales[level] * scales[level] / static_cast<double>(chain->modulus(level).p);
@@ -257,6 +258,50 @@ void test_operations(const Bench& b, NativeEvaluator& e) {
     }
 }
 
+// Every way of splitting the same matrix is that matrix: out[i] = sum_k diagonals[k][i] x[i + k].
+void test_transforms(const Bench& b) {
+    constexpr int kLevel = 6;
+    const int n          = static_cast<int>(kSlots);
+    const auto run       = [&](const Steps& steps, const std::string& what) {
+        const int count = steps.baby * steps.giant;
+        Diagonals diagonals;
+        for (int k = 0; k < count; ++k)
+            if (k % 5 != 3 || count == 1)  // some are zero
+                for (double v : values())
+                    diagonals[(steps.first + k) * steps.stride].push_back(v / count);
+        Keys keys;
+        for (int k : steps.rotations())
+            if (const auto exponent = ring::rotation_exponent(kN, k); !keys.has(exponent, kLevel + 1))
+                keys.add(exponent, b.client.automorphism_key(exponent, kLevel + 1));
+        const auto x        = values();
+        const auto expected = each([&](auto i) {
+            double sum = 0;
+            for (const auto& [k, d] : diagonals)
+                sum += d[i].real() * x[((static_cast<int>(i) + k) % n + n) % n];
+            return sum;
+        });
+        const std::size_t specials = b.chain->specials_for(kLevel + 1);
+        const Transform transform(*b.chain, diagonals, steps, kLevel + 1, specials, b.scales[kLevel]);
+        const auto y = transform.apply(*b.chain, keys, b.client.encrypt(x, kLevel, b.scales[kLevel]));
+        check(y.level() == kLevel - 1 && error(expected, b.client.decrypt(y)) < std::ldexp(1.0, -24), what);
+    };
+    for (int baby : {1, 2, 4, 8})
+        for (int hoisted = 1; hoisted <= baby; hoisted *= 2)
+            for (int first : {0, -1, -7})
+                for (int stride : {1, 2})
+                    run({first, hoisted, baby, 8 / baby, stride}, "a transform of " + std::to_string(baby) + " baby steps, " +
+                                                                      std::to_string(hoisted) + " hoisted");
+    for (auto keys : {KeyPolicy::kMinimal, KeyPolicy::kFast})
+        for (int count = 1; count <= n; ++count) {
+            const auto steps = Steps::fit(-count / 2, -count / 2 + count - 1, 1, keys);
+            check(steps.baby % steps.hoisted == 0 && steps.baby * steps.giant >= count, "a fit");
+            run(steps, "a fitted transform of " + std::to_string(count) + " diagonals");
+        }
+    const auto few = Steps::fit(-31, 31, 16, KeyPolicy::kMinimal), many = Steps::fit(-31, 31, 16, KeyPolicy::kFast);
+    check(few.rotations() == std::vector<int>{-496, -480, 32, 128}, "the fewest keys of 63 diagonals");
+    check(many.rotations().size() == 9 && many.baby == few.baby && many.giant == few.giant, "the keys of 63 diagonals");
+}
+
 void test_refusals(const Bench& b) {
     auto e       = b.evaluator();
     const auto x = b.encrypt(e, values(), 5);
@@ -302,31 +347,40 @@ void test_payloads(const Bench& b) {
     }
 }
 
+// Keys of a bootstrap, and of rotations by 1 and 3.
+void prepare(const Bench& b, NativeEvaluator& e) {
+    const auto limbs = b.chain->q_count();
+    e.set_relinearisation_key(b.client.relinearisation_key(limbs));
+    e.set_conjugation_key(b.client.automorphism_key(2 * kN - 1, limbs - kCts));
+    auto [to_sparse, to_dense] = b.client.encapsulation_keys();
+    e.set_encapsulation_keys(std::move(to_sparse), std::move(to_dense));
+    std::vector<std::pair<int, std::size_t>> done;
+    auto needs = Bootstrap::rotations(*b.chain, b.bootstrap);
+    needs.push_back({1, limbs});
+    needs.push_back({3, limbs});
+    for (const auto& need : needs) {
+        if (std::find(done.begin(), done.end(), std::pair{need.rotation, need.limbs}) != done.end())
+            continue;
+        done.emplace_back(need.rotation, need.limbs);
+        const auto exponent = ring::rotation_exponent(kN, need.rotation);
+        e.add_rotation_key(need.rotation, b.client.automorphism_key(exponent, need.limbs));
+    }
+    e.prepare_bootstrap();
+}
+
 }  // namespace
 
 int main() {
     for (const auto& form : cpu_forms()) {
         set_cpu_form(form.c_str());
-        const Bench b;
-        auto e = b.evaluator();
-        const auto limbs = b.chain->q_count();
-        e.set_relinearisation_key(b.client.relinearisation_key(limbs));
-        e.set_conjugation_key(b.client.automorphism_key(2 * kN - 1, limbs - kCts));
-        auto [to_sparse, to_dense] = b.client.encapsulation_keys();
-        e.set_encapsulation_keys(std::move(to_sparse), std::move(to_dense));
-        std::vector<std::pair<int, std::size_t>> done;
-        auto needs = Bootstrap::rotations(*b.chain, b.bootstrap);
-        needs.push_back({1, limbs});
-        needs.push_back({3, limbs});
-        for (const auto& need : needs) {
-            if (std::find(done.begin(), done.end(), std::pair{need.rotation, need.limbs}) != done.end())
-                continue;
-            done.emplace_back(need.rotation, need.limbs);
-            const auto exponent = ring::rotation_exponent(kN, need.rotation);
-            e.add_rotation_key(need.rotation, b.client.automorphism_key(exponent, need.limbs));
+        for (auto keys : {KeyPolicy::kMinimal, KeyPolicy::kFast}) {
+            const Bench b(keys);
+            auto e = b.evaluator();
+            prepare(b, e);
+            test_operations(b, e);
         }
-        e.prepare_bootstrap();
-        test_operations(b, e);
+        const Bench b(KeyPolicy::kFast);
+        test_transforms(b);
         test_refusals(b);
         test_payloads(b);
         std::printf("%s: tested\n", form.c_str());

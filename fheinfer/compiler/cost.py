@@ -66,9 +66,9 @@ class CostModel(ABC):
         return 2 * bits * self._ring // 8
 
 
-def cost_model(params: ParameterSet, context: _core.Context) -> CostModel:
-    """The model for the evaluation of this set."""
+def cost_model(params: ParameterSet, context: _core.Context, keys: _core.KeyPolicy) -> CostModel:
+    """The model for the evaluation of this set. OpenFHE's bootstrap is the same under all key policies."""
     from fheinfer.compiler.cost_native import NativeCost
     from fheinfer.compiler.cost_openfhe import OpenFheCost
 
-    return NativeCost(params, context) if params.native else OpenFheCost(params, context)
+    return NativeCost(params, context, keys) if params.native else OpenFheCost(params, context)

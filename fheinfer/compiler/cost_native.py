@@ -27,16 +27,22 @@ SERIES_PRODUCTS = 12
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A factor of CoeffToSlot or SlotToCoeff: see Transform in csrc/ckks/transform.h."""
+    """A factor of CoeffToSlot or SlotToCoeff: see Steps in csrc/ckks/transform.h."""
 
+    limbs: int
     diagonals: int
+    hoisted: int
     baby: int
     giant: int
 
 
 class NativeCost(CostModel):
-    def __init__(self, params: ParameterSet, context: _core.Context) -> None:
+    def __init__(
+        self, params: ParameterSet, context: _core.Context, keys: _core.KeyPolicy = _core.KeyPolicy.fast
+    ) -> None:
         super().__init__(params, context)
+        self._keys = keys
+        self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(context, keys)]
         ring = self._ring / 65536
         self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
         self._plain, self._encode = PLAIN_SECONDS * ring, ENCODE_SECONDS * ring
@@ -57,7 +63,7 @@ class NativeCost(CostModel):
 
     def _special(self, limbs: int) -> int:
         """Special primes of a key of that height, nearly: as many as its widest digit has limbs."""
-        return min(self._specials, min(limbs, self._per_digit) + 1)
+        return min(self._specials, limbs, self._per_digit)
 
     def _mod_up(self, limbs: int) -> float:
         # Every limb out of evaluation form, and the rows of every digit into it but the digit's own, which are there.
@@ -79,48 +85,30 @@ class NativeCost(CostModel):
         return float(products) * self._key_switch(max(1, limbs - depth // 2))
 
     def _bootstrap(self) -> float:
-        top, p = self._all, self.params
-        total = 2 * self._key_switch(top)  # the trace and the conjugation
-        for i, m in enumerate(self._matrices(p.cts_budget)):
-            total += self._transform(m, top - i)
-        for i, m in enumerate(self._matrices(p.stc_budget)):
-            total += self._transform(m, p.stc_budget + 1 - i)
-        middle = top - p.cts_budget - 4
+        total = 2 * self._key_switch(self._all)  # the trace and the conjugation
+        total += sum(self._transform(m) for m in self._matrices)
+        middle = self._all - self.params.cts_budget - 4
         return total + SERIES_PRODUCTS * self._key_switch(middle)
 
-    def _transform(self, m: _Matrix, limbs: int) -> float:
-        rows = limbs + self._special(limbs)
+    def _transform(self, m: _Matrix) -> float:
+        limbs, rows = m.limbs, m.limbs + self._special(m.limbs)
         babies = self._mod_up(limbs) + m.baby * self._rows(limbs)
+        babies += (m.baby // m.hoisted - 1) * self._key_switch(limbs)
         giants = (m.giant - 1) * (self._mod_down(limbs) + self._mod_up(limbs) + self._rows(limbs))
         return babies + giants + m.diagonals * 2 * rows * self._plain + 2 * self._mod_down(limbs)
 
-    def _matrices(self, budget: int) -> list[_Matrix]:
-        """As csrc/ckks/bootstrap.cpp spreads the stages: larger ones first; one of them wraps around."""
-        out, left = [], self.params.slots.bit_length() - 1
-        for i in range(budget):
-            stages = -(-left // (budget - i))
-            left -= stages
-            diagonals = 2**stages if i == 0 else 2 ** (stages + 1) - 1
-            baby = 1
-            while baby * baby < diagonals:
-                baby *= 2
-            out.append(_Matrix(diagonals, baby, -(-diagonals // baby)))
-        return out
-
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
-        return _core.native_bootstrap_rotations(self._context)
+        return _core.native_bootstrap_rotations(self._context, self._keys)
 
     def table_bytes(self) -> int:
-        p, total = self.params, 0
-        for budget, limbs in ((p.cts_budget, self._all), (p.stc_budget, p.stc_budget + 1)):
-            for i, m in enumerate(self._matrices(budget)):
-                total += m.diagonals * (limbs - i + self._special(limbs)) * 2 * p.slots * 8
-        return total
+        rows = sum(m.diagonals * (m.limbs + self._special(m.limbs)) for m in self._matrices)
+        return rows * 2 * self.params.slots * 8
 
     def working_bytes(self) -> int:
-        # Sums of all giant steps, the digits, and what a division holds.
-        most = max((m.giant for m in self._matrices(self.params.cts_budget)), default=1)
-        return (2 * most + 2 * self.params.digits + 8) * (self._all + self._specials) * self.limb_bytes
+        # Sums of all giant steps, the parts of the baby steps with their digits, and what a division holds.
+        digits = self.params.digits
+        most = max((2 * m.giant + (m.baby // m.hoisted) * (digits + 1) for m in self._matrices), default=digits + 3)
+        return (most + digits + 7) * (self._all + self._specials) * self.limb_bytes
 
     def _heights(self, rotations: Rotations, *, bootstraps: bool) -> list[int]:
         return [limbs for _, limbs in rotations] + [self._all] + [self._all - self.params.cts_budget] * bootstraps

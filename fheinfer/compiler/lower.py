@@ -9,18 +9,23 @@ import numpy as np
 
 from fheinfer.compiler.cost import BASE_MEMORY
 from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, plan_identity
-from fheinfer.compiler.program import Program
+from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import step_of
 from fheinfer.params import ParameterSet
+from fheinfer.policy import KeyPolicy, core_policy
 
 
-def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan:
-    graph, params, cost = program.graph, program.params, program.cost
+def lower(program: Program, mean: Sequence[float], std: Sequence[float], keys: KeyPolicy) -> Plan:
+    graph, params = program.graph, program.params
+    policy = core_policy(keys)
+    cost = program.cost_under(policy)
     steps, constants = [], {}
     rotations: list[tuple[int, int]] = []
     for node in graph.nodes[1:]:
-        work = node.attrs["work"]
-        step = replace(step_of(node, program), seconds=cost.seconds(work))
+        step, work = step_of(node, program), node.attrs["work"]
+        if policy != PLACED_UNDER and step.op != "bootstrap":
+            work = step.trace(program, policy)
+        step = replace(step, seconds=cost.seconds(work))
         rotations += work.rotation_keys.items()
         for name in step.weights.values():
             constants[name] = np.ascontiguousarray(program.constants[name])
@@ -53,7 +58,7 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float]) -> Plan
         input_bytes=cost.input_bytes(client.input_level),
         output_bytes=cost.output_bytes(RESULT_BITS),
     )
-    return Plan(graph.name, params, tuple(steps), constants, manifest, client, prediction)
+    return Plan(graph.name, params, tuple(steps), constants, keys, manifest, client, prediction)
 
 
 def _manifest(needs: Iterable[tuple[int, int]], params: ParameterSet) -> Rotations:

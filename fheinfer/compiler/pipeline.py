@@ -16,6 +16,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
 from fheinfer.graph.verify import verify
 from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.policy import KeyPolicy
 from fheinfer.weights import Weights
 
 RANGE_MARGIN = 1.2
@@ -37,6 +38,7 @@ def compile(
     params: ParameterSet | str | int = 1,
     *,
     margin: float = RANGE_MARGIN,
+    keys: KeyPolicy = "fast",
 ) -> Plan:
     """The plan that runs these weights under this parameter set.
 
@@ -44,6 +46,7 @@ def compile(
         weights: trained weights with the range of every activation.
         params: a parameter set or its name.
         margin: factor on the ranges.
+        keys: which rotation keys the plan runs on; those of a server folder say so in their manifest.
 
     Raises:
         UsageError: an activation that does not exist.
@@ -61,4 +64,4 @@ def compile(
     for transform in PASSES:
         program = transform(program)
         verify(program.graph)
-    return lower(program, weights.mean, weights.std)
+    return lower(program, weights.mean, weights.std, keys)

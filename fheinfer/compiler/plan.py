@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.compiler.program import Arrays, Program
+from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program
 from fheinfer.compiler.work import Work
 from fheinfer.errors import InputError
 from fheinfer.layout import Layout, pack, unpack
 from fheinfer.params import ParameterSet
+from fheinfer.policy import KeyPolicy
 
 RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest logit."""
@@ -118,9 +119,9 @@ class Step:
         assert self.op == "add", self.op
         return evaluator.add(x, inputs[1])
 
-    def trace(self, program: Program) -> Work:
-        """What the step takes, on as many limbs as `level` says; needs no keys."""
-        evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
+    def trace(self, program: Program, keys: _core.KeyPolicy = PLACED_UNDER) -> Work:
+        """What the step takes with these keys, on as many limbs as `level` says; needs none."""
+        evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model(), keys)
         x = evaluator.encrypt(self.level + self.depth)
         y = self.apply(evaluator, program.constants, [x] * len(self.inputs))
         assert evaluator.level(y) == self.level, f"{self.name}: the levels pass and the kernels disagree"
@@ -154,6 +155,7 @@ class Prediction:
 class Plan:
     """Steps in order; the last one computes the logits.
 
+    keys       which rotation keys the steps run on; what they compute is the same up to noise
     rotations  (rotation, limbs of its key), bootstrapping included; one rotation may need keys of several heights
     """
 
@@ -161,6 +163,7 @@ class Plan:
     params: ParameterSet
     steps: tuple[Step, ...]
     constants: Arrays
+    keys: KeyPolicy
     rotations: Rotations
     client: ClientSpec
     prediction: Prediction
@@ -176,7 +179,10 @@ class Plan:
 
 
 def plan_identity(network: str, params: ParameterSet, steps: Sequence[Step], constants: Arrays) -> str:
-    """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same."""
+    """Hex SHA-256 over the steps and the arrays they use: two plans with the same identity compute the same.
+
+    The key policy is not part of it: a client encrypts without knowing which keys the server runs on.
+    """
     digest = hashlib.sha256(json.dumps([network, asdict(params)], sort_keys=True).encode())
     for step in steps:
         scale = np.asarray(step.scale).tolist()

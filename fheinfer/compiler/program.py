@@ -18,6 +18,7 @@ from fheinfer.params import ParameterSet
 if TYPE_CHECKING:
     from fheinfer.compiler.cost import CostModel
 
+PLACED_UNDER = _core.KeyPolicy.fast
 Arrays = Mapping[str, NDArray[np.float64]]
 
 
@@ -43,7 +44,11 @@ class Program:
 
     @property
     def cost(self) -> CostModel:
-        return _cost(self.params)
+        """By which bootstraps and levels are placed: the same for all keys, so that a client need not know them."""
+        return self.cost_under(PLACED_UNDER)
+
+    def cost_under(self, keys: _core.KeyPolicy) -> CostModel:
+        return _cost(self.params, keys)
 
     def depth(self, node: Node) -> int:
         """Levels a node consumes."""
@@ -60,7 +65,7 @@ class Program:
 
 
 @lru_cache(maxsize=8)
-def _cost(params: ParameterSet) -> CostModel:
+def _cost(params: ParameterSet, keys: _core.KeyPolicy) -> CostModel:
     from fheinfer.compiler.cost import cost_model
 
-    return cost_model(params, _core.Context(params.core()))
+    return cost_model(params, _core.Context(params.core()), keys)

@@ -262,14 +262,16 @@ def test_unknown_names(refused: Refused, desk: Any, tiny_result_file: Path) -> N
     refused(2, says, "plan", "--set", "9", *WEIGHTS)
     refused(2, says, "decrypt", "--set", "9", tiny_result_file)
     refused(2, says, "export", "out", "--set", "9")
-    refused(2, "no network called 'resnet21'", "keygen", *SET, "--network", "resnet21", "--keys", "new")
+    refused(2, "no network called 'resnet21'", "keygen", *SET, "--network", "resnet21", "-o", "new")
+    refused(2, "no keys of the kind 'new'; there are minimal, fast and auto", *KEYGEN, "--keys", "new")
+    refused(2, "no keys of the kind 'new'", "plan", *SET, *WEIGHTS, "--keys", "new")
     refused(2, "no network called 'resnet21'", "plan", *SET, "--network", "resnet21")
     refused(2, "no backend 'gpu'", *INFER, "--image", "tiny.png", "--backend", "gpu")
 
 
 def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> None:
     refused(7, "slots", "plan", *SET, "--network", "resnet20")
-    refused(7, "slots", "keygen", *SET, "--network", "resnet20", "--keys", "new")
+    refused(7, "slots", "keygen", *SET, "--network", "resnet20", "-o", "new")
 
 
 def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
@@ -285,14 +287,14 @@ def test_too_little_memory_is_said_before_anything_is_made(
     refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
-    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "--set", "1", "--keys", "new")
+    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "--set", "1", "-o", "new")
 
 
 def test_too_little_disk_is_said_before_anything_is_made(
     refused: Refused, desk: Any, disk: Callable[[str], Path]
 ) -> None:
     small = disk("size=20m")
-    refused(6, "its disk has", *KEYGEN, "--keys", small / "keys")
+    refused(6, "its disk has", *KEYGEN, "-o", small / "keys")
     assert list(small.iterdir()) == []
 
 
@@ -306,7 +308,7 @@ def test_a_disk_that_fills_up(
     small = disk("size=20m")
     # `fheinfer.keygen` is the function; the module of that name is behind it.
     monkeypatch.setattr(sys.modules["fheinfer.keygen"], "require_disk", lambda path, size: None)
-    refused(6, "the disk is full", *KEYGEN, "--keys", small / "keys")
+    refused(6, "the disk is full", *KEYGEN, "-o", small / "keys")
     assert list(small.iterdir()) == []
     tiny = disk("size=16k")
     refused(6, "the disk is full", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", tiny / "in.ct")
@@ -327,7 +329,7 @@ def read_only(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def test_a_read_only_folder(refused: Refused, desk: Any, read_only: Path, evaluate: tuple[object, ...]) -> None:
     says = "cannot write in"
-    refused(6, says, *KEYGEN, "--keys", read_only / "keys")
+    refused(6, says, *KEYGEN, "-o", read_only / "keys")
     refused(6, says, "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", read_only / "in.ct")
     refused(6, says, *evaluate[:-1], read_only / "out.ct")
     refused(6, says, *evaluate, "--checkpoints", read_only / "run")
@@ -348,7 +350,7 @@ def test_a_read_only_folder(refused: Refused, desk: Any, read_only: Path, evalua
 
 
 def test_a_folder_that_is_a_file(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
-    refused(6, "", *KEYGEN, "--keys", "tiny.png")
+    refused(6, "", *KEYGEN, "-o", "tiny.png")
     refused(6, "", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", "tiny.png/in.ct")
     refused(6, "", *evaluate[:-1], "tiny.png/out.ct")
     refused(6, "", *INFER, "--image", "tiny.png", "--runs", "tiny.png")

@@ -14,6 +14,7 @@ import pytest
 
 import fheinfer
 from fheinfer import plan_cli
+from fheinfer.keystore import Manifest
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_sets
 from fheinfer.weights import Weights
@@ -50,16 +51,24 @@ def test_plan(command: Command, desk: Any) -> None:
     assert (made["network"], made["set"], made["bootstraps"]) == ("resnet8-tiny", "insecure-tiny", 7)
     assert [step["name"] for step in made["steps"]][:3] == ["bn1", "relu1/bootstrap", "relu1"]
     assert made["prediction"]["key_bytes"] > 0
-    shown = command("plan", "--set", "1", "--network", "resnet20")
+    assert set(made["policies"]) == {"minimal", "fast"}
+    assert made["policies"][made["keys"]] == made["prediction"]
+    few = parsed(command("plan", *SET, *WEIGHTS, "--keys", "minimal", "--json"))
+    assert few["keys"] == "minimal"
+    assert few["prediction"] == made["policies"]["minimal"]
+    shown = command("plan", "--set", "1", "--network", "resnet20", "--keys", "fast")
     assert shown.code == 0
     assert "19 bootstraps" in shown.out
+    assert "minimal" in shown.out
+    assert "fast, shown" in shown.out
     assert "layer3.2.relu2" in shown.out
 
 
 def test_keygen(command: Command, tmp_path: Path) -> None:
-    arguments = ("keygen", *SET, "--keys", tmp_path / "keys", "--network", "resnet8-tiny")
+    arguments = ("keygen", *SET, "-o", tmp_path / "keys", "--network", "resnet8-tiny", "--keys", "minimal")
     first = parsed(command(*arguments, "--json"))
     folder = tmp_path / "keys" / "setinsecure-tiny"
+    assert first["policy"] == Manifest.load(folder / "server" / "manifest.json").policy == "minimal"
     assert first["folder"] == str(folder)
     assert (
         first["bytes"]

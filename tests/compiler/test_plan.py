@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 import fheinfer
 from fheinfer import _core
-from fheinfer.errors import PlanError
+from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.keygen import manifest_plan
 from fheinfer.keystore import Manifest
 from fheinfer.params import parameter_set, parameter_sets
+from fheinfer.policy import KEY_POLICIES, KeyPolicy, choose
 from fheinfer.weights import Weights, shapes
 
 F64 = NDArray[np.float64]
@@ -120,6 +122,53 @@ def test_identity_changes_with_weights_ranges_margin_and_set(tiny_weights: Weigh
         fheinfer.compile(tiny_weights, dataclasses.replace(parameter_set(SET), activation="relu:27")),
     ]
     assert len({plan.client.plan for plan in plans}) == len(plans)
+
+
+@pytest.mark.parametrize("keys", KEY_POLICIES)
+@pytest.mark.parametrize("name", [SET, "1", "1-openfhe"])
+def test_every_policy_names_its_keys_and_computes_the_same(tiny_weights: Weights, name: str, keys: KeyPolicy) -> None:
+    plan, fast = fheinfer.compile(tiny_weights, name, keys=keys), fheinfer.compile(tiny_weights, name)
+    assert (plan.keys, fast.keys) == (keys, "fast")
+    assert plan.client == fast.client  # the identity of the steps is in it: the same, and a client needs no policy
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_minimal_keys_are_smaller_and_slower(name: str) -> None:
+    minimal, fast = (manifest_plan("resnet20", parameter_set(name), keys) for keys in KEY_POLICIES)
+    assert len(minimal.rotations) < 0.6 * len(fast.rotations)
+    assert minimal.prediction.key_bytes < 0.8 * fast.prediction.key_bytes
+    assert minimal.prediction.peak_memory < fast.prediction.peak_memory
+    assert minimal.prediction.seconds > fast.prediction.seconds
+    if name == "1":
+        assert minimal.prediction.key_bytes < 0.8e9
+
+
+def fake(keys: str, seconds: float, memory: float) -> Any:
+    return SimpleNamespace(keys=keys, prediction=SimpleNamespace(seconds=seconds, peak_memory=memory * 1e9))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "memory", "free", "chosen"),
+    [
+        ("auto", (4, 5), 20, "fast"),
+        ("auto", (4, 5), None, "fast"),  # nobody knows
+        ("auto", (4, 5), 4.5, "minimal"),
+        ("auto", (4, 5.5), 20, "minimal"),  # both are free, one is above 5 GB
+        ("auto", (6, 7), 20, "fast"),  # no policy stays below 5 GB
+        ("auto", (6, 7), 6.5, "minimal"),
+        ("auto", (6, 7), 1, "minimal"),  # nothing fits: the smallest; keygen and server ask for memory themselves
+        ("fast", (4, 5), 1, "fast"),
+        ("minimal", (4, 5), 20, "minimal"),
+    ],
+)
+def test_auto_takes_the_fastest_that_fits(wanted: str, memory: Any, free: float | None, chosen: str) -> None:
+    plans = [fake("minimal", 40, memory[0]), fake("fast", 35, memory[1])]
+    assert choose(plans, wanted, None if free is None else int(free * 1e9)).keys == chosen
+
+
+def test_an_unknown_policy_is_refused(tiny_plan: fheinfer.Plan) -> None:
+    with pytest.raises(UsageError, match="no keys of the kind 'many'; there are fast and auto"):
+        choose([tiny_plan], "many", None)
 
 
 def test_key_bytes_are_predicted(tiny_plan: fheinfer.Plan, tiny_keys: Path) -> None:

@@ -159,10 +159,30 @@ def test_two_keys_of_one_rotation_serve_by_height(native_rig: Rigs) -> None:
         evaluator.rotate(evaluator.read(r.keys.encrypt(x, 0)), 8)
 
 
+@SETS
+def test_a_bootstrap_keeps_its_bits_under_few_keys(native_rig: Rigs, name: str) -> None:
+    """Baby steps are made of others. On a ring this small only set 1 has enough of them to need fewer keys."""
+    r, x = native_rig(name), values(11)
+    needs = set(_core.native_bootstrap_rotations(r.context, _core.KeyPolicy.minimal))
+    many = set(_core.native_bootstrap_rotations(r.context, _core.KeyPolicy.fast))
+    assert len(needs) < len(many) if name == "1" else needs != many
+    evaluator, keys = _core.NativeEvaluator(r.context, _core.KeyPolicy.minimal), _core.NativeKeys(r.keys)
+    evaluator.add_relinearisation_key(keys.relinearisation_key())
+    evaluator.add_conjugation_key(keys.conjugation_key())
+    evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+    for (k, _), payload in zip(sorted(needs), keys.rotation_keys(sorted(needs)), strict=True):
+        evaluator.add_rotation_key(k, payload)
+    evaluator.prepare_bootstrap()
+    y = evaluator.bootstrap(evaluator.read(r.keys.encrypt(x, parameter_set(name).stc_budget)))
+    assert evaluator.level(y) == parameter_set(name).levels
+    assert precision_bits(x, r.keys.decrypt(evaluator.write(y), SLOTS)).minimum > BITS
+
+
+@pytest.mark.parametrize("keys", _core.KeyPolicy.__members__.values(), ids=lambda keys: keys.name)
 @pytest.mark.parametrize("params", [s for s in parameter_sets(insecure=True) if s.native], ids=lambda s: s.name)
-def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any) -> None:
+def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any, keys: Any) -> None:
     context = _core.Context(params.core())
-    needs = _core.native_bootstrap_rotations(context)
+    needs = _core.native_bootstrap_rotations(context, keys)
     assert all(0 < abs(k) < 1 << (params.log_n - 1) for k, _ in needs)
     low, high = params.stc_budget + 1, params.top_level + 1
     assert {limbs for _, limbs in needs} == {*range(2, low + 1), *range(high - params.cts_budget + 1, high + 1)}

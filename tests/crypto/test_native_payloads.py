@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from fheinfer.metrics import precision_bits
 Rigs = Callable[[str], Any]
 TAG = "ab" * 16
 N = 64
-SEED = 32  # bytes between the counts of a key and its residues
+SEED = 32
+KEY_SEED = 52  # bytes between the counts of a key and its residues: a seed, and zeros
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def readers() -> dict[str, Reader]:
         return (q[:limbs] + p[:specials]) * digits
 
     def key(payload: bytes, read: Callable[[Any], Any]) -> Reader:
-        return Reader(payload, read, 3, SEED, shape(payload))
+        return Reader(payload, read, 3, KEY_SEED, shape(payload))
 
     relinearisation, conjugation = keys.relinearisation_key(), keys.conjugation_key()
     sparse, dense = keys.encapsulation_keys()
@@ -180,7 +182,8 @@ def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
 def test_a_key_of_any_shape_is_refused_or_of_a_shape_that_exists(
     name: str, digits: int, limbs: int, specials: int
 ) -> None:
-    payload = np.array([digits, limbs, specials], "<u4").tobytes() + bytes(SEED + digits * (limbs + specials) * 8 * N)
+    counts = np.array([digits, limbs, specials], "<u4").tobytes()
+    payload = counts + bytes(KEY_SEED + digits * (limbs + specials) * 8 * N)
     possible = 1 <= limbs <= 16 and 1 <= specials <= 8 and digits in (1, -(-limbs // 8))
     if possible:
         with suppress(BackendError):  # too short for its place
@@ -235,6 +238,25 @@ def test_keys_in_each_others_place_are_errors_or_noise(pack: Any, name: str, oth
             evaluator.prepare_bootstrap()
     except BackendError:
         return
+
+
+def test_keys_are_used_where_they_stand(native_rig: Rigs) -> None:
+    """In the buffer they came in, which stays as long as the evaluator does; and at the boundaries of words."""
+    r, x = native_rig("1"), np.random.default_rng(0).uniform(-1, 1, 256)
+    key, ciphertext = _core.NativeKeys(r.keys).rotation_keys([(7, 4)])[0], r.keys.encrypt(x, 3)
+    mapped, evaluator = mmap.mmap(-1, len(key)), _core.NativeEvaluator(r.context)
+    mapped[:] = key
+    evaluator.add_rotation_key(7, memoryview(mapped))
+    results = []
+    for residues in (key[64:], bytes(len(key) - 64), key[64:]):
+        mapped[64:] = residues
+        results.append(evaluator.write(evaluator.rotate(evaluator.read(ciphertext), 7)))
+    assert results[0] == results[2] != results[1]
+    assert precision_bits(np.roll(x, -7), r.keys.decrypt(results[0], 256)).minimum > 25
+    with pytest.raises(BufferError):
+        mapped.close()
+    with pytest.raises(UsageError, match="multiple of 8 bytes"):
+        evaluator.add_rotation_key(8, memoryview(b"\0" + key)[1:])
 
 
 def test_keys_of_openfhes_evaluation_are_not_ours(native_rig: Rigs) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fheinfer
-from fheinfer import _core, artifact
+from fheinfer import _core, artifact, inference
 from fheinfer.artifact import Artifact, Kind
 from fheinfer.errors import (
     CorruptArtifactError,
@@ -22,6 +24,7 @@ from fheinfer.errors import (
     KeyStoreError,
     MismatchError,
     NotEnoughMemoryError,
+    StorageError,
     UsageError,
 )
 from fheinfer.keystore import Manifest
@@ -305,6 +308,59 @@ def test_keys_that_lack_a_rotation_are_refused_before_they_are_loaded(parties: P
     path.write_text(manifest.model_copy(update={"rotations": rotations}).model_dump_json())
     with pytest.raises(MismatchError, match=rf"lack {len(manifest.rotations) - len(rotations)} rotations"):
         fheinfer.Server(parties.server, tiny_weights)
+
+
+@pytest.fixture(scope="session")
+def minimal_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("minimal")
+    fheinfer.keygen("insecure-tiny", root, network="resnet8-tiny", policy="minimal")
+    return root / "setinsecure-tiny"
+
+
+def test_minimal_keys_give_the_same_logits(
+    minimal_keys: Path, tiny_keys: Path, tiny_weights: Weights, tiny_plan: fheinfer.Plan, tiny_picture: F64, clear: F64
+) -> None:
+    client, server = fheinfer.Client(minimal_keys), fheinfer.Server(minimal_keys / "server", tiny_weights)
+    assert server.plan.keys == server.keys.manifest.policy == "minimal"
+    result = server.evaluate(client.encrypt(tiny_picture, tiny_plan.client))
+    assert precision_bits(clear, client.decrypt(result)).minimum > BITS
+    many = Manifest.load(tiny_keys / "setinsecure-tiny" / "server" / "manifest.json")
+    assert server.keys.total_bytes < 0.8 * many.total_bytes
+    assert server.keys.manifest.rotations == list(server.plan.rotations)
+    evaluation = server.keys.total_bytes - server.keys.manifest.files["public.key"].bytes
+    assert server.plan.prediction.key_bytes == pytest.approx(evaluation, rel=0.02)
+
+
+@pytest.mark.parametrize(("made", "claimed"), [("minimal", "fast"), ("fast", "minimal")])
+def test_keys_of_another_policy_than_their_manifest_says_are_refused(
+    minimal_keys: Path, parties: Parties, tiny_weights: Weights, made: str, claimed: str
+) -> None:
+    if made == "minimal":
+        shutil.rmtree(parties.server)
+        shutil.copytree(minimal_keys / "server", parties.server)
+    path = parties.server / "manifest.json"
+    path.write_text(Manifest.load(path).model_copy(update={"policy": claimed}).model_dump_json())
+    with pytest.raises(MismatchError, match=rf"these {claimed} keys .* lack .* run `fheinfer keygen"):
+        fheinfer.Server(parties.server, tiny_weights)
+
+
+def test_keys_that_are_replaced_while_in_use_serve_on(
+    parties: Parties, tiny_weights: Weights, tiny_client: fheinfer.Client, picture_bytes: bytes, clear: F64
+) -> None:
+    """Key files are mapped: a folder that is moved away and made anew leaves the old files to who uses them."""
+    server = fheinfer.Server(parties.server, tiny_weights)
+    shutil.rmtree(parties.server)
+    assert precision_bits(clear, tiny_client.decrypt(server.evaluate(picture_bytes))).minimum > BITS
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="no such signal here")
+def test_a_server_that_loses_its_keys_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -BUS $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(StorageError, match=r"lost a key file .*fheinfer keygen --force"):
+        inference._run_server([], lambda event: None)
 
 
 def test_two_servers_under_the_same_keys_work_in_one_process(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class Case:
     padding: int
     repeats: int = 1
     bias: bool = True
+    keys: _core.KeyPolicy = _core.KeyPolicy.fast
 
     @property
     def layout(self) -> Layout:
@@ -59,6 +61,7 @@ def cases(draw: st.DrawFn) -> Case:
         padding=draw(st.integers(0, kernel)),
         repeats=draw(st.sampled_from([1, 2, 4])),
         bias=draw(st.booleans()),
+        keys=draw(st.sampled_from(list(_core.KeyPolicy.__members__.values()))),
     )
 
 
@@ -67,7 +70,7 @@ def convolve(case: Case, x: F64, weight: F64, bias: F64) -> tuple[Layout, F64, i
     conv = _core.Conv2d(case.kernel, case.stride, case.padding)
     out = _core.conv2d_output(case.layout, case.out, conv)
     slots = max(case.layout.period, out.period) * case.repeats
-    evaluator = _core.SlotsEvaluator(slots, LEVELS)
+    evaluator = _core.SlotsEvaluator(slots, LEVELS, case.keys)
     y = _core.conv2d(evaluator, evaluator.encrypt(pack(x, case.layout), 5), weight, bias, case.layout, out, conv)
     return out, evaluator.decrypt(y), evaluator.level(y)
 
@@ -110,7 +113,7 @@ def test_equals_pytorch_and_repeats_through_all_slots(case: Case, seed: int) -> 
 def traced(case: Case, slots: int = 32768) -> Any:
     conv = _core.Conv2d(case.kernel, case.stride, case.padding)
     out = _core.conv2d_output(case.layout, case.out, conv)
-    trace = _core.TraceEvaluator(slots, LEVELS)
+    trace = _core.TraceEvaluator(slots, LEVELS, case.keys)
     _, weight, bias = tensors(case, 0)
     _core.conv2d(trace, trace.encrypt(5), weight, bias, case.layout, out, conv)
     return trace.report()
@@ -125,6 +128,25 @@ def test_five_keys_serve_the_3x3_convolution_by_optimized_vector_encoding() -> N
     assert sum(report.key_switches.values()) == 15
     assert sum(report.plain_multiplications.values()) == 9 * 16
     assert dict(report.rescales) == {6: 1}
+
+
+@pytest.mark.parametrize(
+    ("case", "keys"),
+    [
+        (Case(16, 16, 32, 32, 1, (32, 32), 3, 1, 1, keys=_core.KeyPolicy.minimal), {-32, -1, 1, 32, 1024}),
+        (Case(32, 32, 16, 16, 2, (32, 32), 3, 1, 1, keys=_core.KeyPolicy.minimal), {-32, -1, 1, 32, 1024}),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, keys=_core.KeyPolicy.minimal), {-224, -1, 1, 32, 1024}),
+    ],
+    ids=["16-16", "32-32", "64-64"],
+)
+def test_five_keys_serve_every_3x3_convolution_under_the_minimal_policy(case: Case, keys: set[int]) -> None:
+    """For as many key switches as with a key for every column."""
+    few, many = traced(case), traced(dataclasses.replace(case, keys=_core.KeyPolicy.fast))
+    assert set(few.rotation_keys) == keys
+    assert not few.hoisted_key_switches
+    switches = [sum(r.key_switches.values()) + sum(r.hoisted_key_switches.values()) for r in (few, many)]
+    assert switches[0] == switches[1]
+    assert few.plain_multiplications == many.plain_multiplications
 
 
 @pytest.mark.parametrize(
@@ -162,7 +184,7 @@ def test_keys_and_work_depend_on_shapes_alone(case: Case) -> None:
         assume(False)
     conv = _core.Conv2d(case.kernel, case.stride, case.padding)
     out = _core.conv2d_output(case.layout, case.out, conv)
-    trace = _core.TraceEvaluator(32768, LEVELS)
+    trace = _core.TraceEvaluator(32768, LEVELS, case.keys)
     zeros = np.zeros(case.out * case.channels * case.kernel**2)
     _core.conv2d(trace, trace.encrypt(5), zeros, np.zeros(0), case.layout, out, conv)
     assert trace.report().rotation_keys == dense.rotation_keys

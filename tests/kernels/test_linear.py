@@ -24,16 +24,24 @@ def inputs(draw: st.DrawFn) -> Layout:
 
 
 @settings(max_examples=100)
-@given(inputs(), st.integers(1, 12), st.booleans(), st.booleans(), st.sampled_from([1, 4]), st.integers(0, 2**32 - 1))
+@given(
+    inputs(),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 4]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(list(_core.KeyPolicy.__members__.values())),
+)
 def test_linear_equals_the_matrix_product(
-    layout: Layout, outputs: int, mask: bool, biased: bool, repeats: int, seed: int
+    layout: Layout, outputs: int, mask: bool, biased: bool, repeats: int, seed: int, keys: _core.KeyPolicy
 ) -> None:
     assume(outputs <= layout.grid_height * layout.grid_width)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(layout.channels, layout.height, layout.width))
     weight, bias = rng.normal(size=(outputs, x.size)), rng.normal(size=outputs) if biased else np.zeros(0)
     out = _core.linear_output(layout, outputs)
-    evaluator = _core.SlotsEvaluator(layout.period * repeats, LEVELS)
+    evaluator = _core.SlotsEvaluator(layout.period * repeats, LEVELS, keys)
     y = _core.linear(evaluator, evaluator.encrypt(pack(x, layout), 5), weight, bias, layout, out, mask)
     expected = weight @ x.ravel() + (bias if biased else 0)
     periods = evaluator.decrypt(y).reshape(-1, out.period)
