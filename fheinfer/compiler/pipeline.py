@@ -10,6 +10,7 @@ from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
 from fheinfer.graph.verify import verify
@@ -19,7 +20,7 @@ from fheinfer.weights import Weights
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""
 
-PASSES: tuple[Callable[[Program], Program], ...] = (fold_batch_norm, fold_pool, layouts, scales, levels)
+PASSES: tuple[Callable[[Program], Program], ...] = (fold_batch_norm, fold_pool, layouts, scales, levels, skews)
 
 
 def compile(weights: Weights, params: ParameterSet | str | int = 1, *, margin: float = RANGE_MARGIN) -> Plan:
