@@ -20,8 +20,8 @@ PLAIN_SECONDS = 0.018e-3
 """One row of a ciphertext times one row of a diagonal."""
 ENCODE_SECONDS = 36e-9
 """One value of a diagonal: its part of a Fourier transform and of transforms into a few limbs."""
-SERIES_PRODUCTS = 12
-"""Products with relinearisation in EvalMod: nine of its series, three double angles."""
+SERIES_PRODUCTS = 11
+"""Products with relinearisation in EvalMod: eight of its series, three double angles."""
 
 
 @dataclass(frozen=True)
