@@ -15,9 +15,14 @@ class Layout:
     gap: int
     grid_height: int
     grid_width: int
+    skew: int
     def __init__(
-        self, channels: int, height: int, width: int, gap: int, grid_height: int, grid_width: int
+        self, channels: int, height: int, width: int, gap: int, grid_height: int, grid_width: int, skew: int = 0
     ) -> None: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def copies(self) -> int: ...
     @property
     def period(self) -> int: ...
     def slot(self, c: int, y: int, x: int) -> int: ...
@@ -92,6 +97,7 @@ class TraceReport:
     hoisted_key_switches: dict[int, int]
     mod_ups: dict[int, int]
     plain_multiplications: dict[int, int]
+    encoded_values: dict[int, int]
     rescales: dict[int, int]
     polynomials: dict[int, dict[int, int]]
     products: dict[int, int]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fheinfer._core import Layout
 
-__all__ = ["Layout", "image_layout", "pack", "slot_index", "unpack"]
+__all__ = ["Layout", "image_layout", "pack", "skewed", "slot_index", "unpack"]
 
 
 def image_layout(channels: int, height: int, width: int) -> Layout:
@@ -15,8 +15,14 @@ def image_layout(channels: int, height: int, width: int) -> Layout:
     return Layout(channels, height, width, 1, height, width)
 
 
+def skewed(layout: Layout, skew: int) -> Layout:
+    """The same tensor, each copy rotated by `skew` blocks against the one before; 0 for equal copies."""
+    sizes = (layout.channels, layout.height, layout.width, layout.gap, layout.grid_height, layout.grid_width)
+    return Layout(*sizes, skew=skew)
+
+
 def slot_index(layout: Layout) -> NDArray[np.int64]:
-    """(C, H, W) slot of every element."""
+    """(C, H, W) slot of every element in the first copy."""
     c = np.arange(layout.channels)[:, None, None]
     y = np.arange(layout.height)[None, :, None]
     x = np.arange(layout.width)[None, None, :]
@@ -29,9 +35,11 @@ def slot_index(layout: Layout) -> NDArray[np.int64]:
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
     """(C, H, W) to one period of slots; slots without an element are zero."""
-    slots = np.zeros(layout.period)
-    slots[slot_index(layout)] = tensor
-    return slots
+    copies = np.zeros((layout.copies, layout.blocks, layout.grid_height * layout.grid_width))
+    copies[0].ravel()[slot_index(layout)] = tensor
+    for i in range(1, layout.copies):
+        copies[i] = np.roll(copies[0], -i * layout.skew, axis=0)
+    return copies.ravel()
 
 
 def unpack(slots: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:

@@ -11,10 +11,6 @@ int Layout::blocks() const {
     return static_cast<int>(std::bit_ceil(static_cast<unsigned>((channels + cells - 1) / cells)));
 }
 
-std::size_t Layout::period() const {
-    return static_cast<std::size_t>(blocks()) * grid();
-}
-
 std::size_t Layout::slot(int c, int y, int x) const {
     return static_cast<std::size_t>(block_of(c)) * grid() + (y * gap + row_of(c)) * grid_width + x * gap + column_of(c);
 }
@@ -22,14 +18,16 @@ std::size_t Layout::slot(int c, int y, int x) const {
 void Layout::check() const {
     const auto power_of_two = [](int v) { return v > 0 && std::has_single_bit(static_cast<unsigned>(v)); };
     const bool fits = channels > 0 && height > 0 && width > 0 && power_of_two(gap) && power_of_two(grid_height) &&
-                      power_of_two(grid_width) && height * gap <= grid_height && width * gap <= grid_width;
+                      power_of_two(grid_width) && height * gap <= grid_height && width * gap <= grid_width &&
+                      (skew == 0 || (power_of_two(skew) && skew < blocks()));
     if (!fits)
         throw Error(ErrorKind::kPlan, "impossible layout " + str());
 }
 
 std::string Layout::str() const {
     return "(" + std::to_string(channels) + ", " + std::to_string(height) + ", " + std::to_string(width) + ") gap " +
-           std::to_string(gap) + " in a " + std::to_string(grid_height) + "x" + std::to_string(grid_width) + " grid";
+           std::to_string(gap) + " in a " + std::to_string(grid_height) + "x" + std::to_string(grid_width) + " grid" +
+           (skew ? " skew " + std::to_string(skew) : "");
 }
 
 }  // namespace fheinfer

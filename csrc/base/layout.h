@@ -11,8 +11,10 @@ namespace fheinfer {
 // beyond those goes to the next grid ("block"). A strided convolution multiplies the gap and keeps the grid,
 // so its output needs no collecting.
 //
-// The content has a period of blocks * grid slots, rounded up to a power of two, and repeats with it through
-// all slots of the ciphertext: rotations are cyclic in the period.
+// `blocks` grids, rounded up to a power of two, are one copy of the tensor, and copies fill the ciphertext. They are
+// equal, or each is rotated by `skew` blocks against the one before it: the same block distance then reaches other
+// channels from every copy, so that each copy can do a part of a sum. Either way slots repeat with `period`, and
+// rotations are cyclic in it.
 struct Layout {
     int channels    = 0;
     int height      = 0;
@@ -20,12 +22,25 @@ struct Layout {
     int gap         = 1;
     int grid_height = 0;  // at least height * gap; after pooling, larger
     int grid_width  = 0;
+    int skew        = 0;  // blocks, a power of two below blocks(), or 0 for equal copies
 
     int grid() const {
         return grid_height * grid_width;
     }
-    int blocks() const;          // grids in one period, a power of two
-    std::size_t period() const;  // slots, a power of two
+    int blocks() const;  // grids of one copy, a power of two
+    int copies() const {
+        return skew ? blocks() / skew : 1;  // copies that differ
+    }
+    int positions() const {
+        return copies() * blocks();  // grids in one period
+    }
+    std::size_t period() const {
+        return static_cast<std::size_t>(positions()) * grid();  // slots, a power of two
+    }
+    // The block that stands at a position, counted in grids from slot 0.
+    int block_at(int position) const {
+        return (position + position / blocks() * skew) % blocks();
+    }
 
     // Offset inside the grid of channel c's cell, and the block the channel lives in.
     int block_of(int c) const {
@@ -37,10 +52,11 @@ struct Layout {
     int column_of(int c) const {
         return c % gap;
     }
+    // The first copy is never rotated: whoever reads a tensor needs no other.
     std::size_t slot(int c, int y, int x) const;
 
     // Throws Error(kPlan) unless the sizes are positive, the grid is a power of two that holds the tensor,
-    // and the gap is a power of two.
+    // the gap is a power of two, and the skew is one below blocks() or zero.
     void check() const;
     std::string str() const;
 };

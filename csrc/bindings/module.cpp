@@ -46,19 +46,22 @@ struct Buffer {
 
 void bind_layout(py::module_& m) {
     py::class_<Layout>(m, "Layout")
-        .def(py::init([](int c, int h, int w, int gap, int gh, int gw) {
-                 Layout l{c, h, w, gap, gh, gw};
+        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int skew) {
+                 Layout l{c, h, w, gap, gh, gw, skew};
                  l.check();
                  return l;
              }),
              py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("gap"), py::arg("grid_height"),
-             py::arg("grid_width"))
+             py::arg("grid_width"), py::arg("skew") = 0)
         .def_readonly("channels", &Layout::channels)
         .def_readonly("height", &Layout::height)
         .def_readonly("width", &Layout::width)
         .def_readonly("gap", &Layout::gap)
         .def_readonly("grid_height", &Layout::grid_height)
         .def_readonly("grid_width", &Layout::grid_width)
+        .def_readonly("skew", &Layout::skew)
+        .def_property_readonly("blocks", &Layout::blocks)
+        .def_property_readonly("copies", &Layout::copies)
         .def_property_readonly("period", &Layout::period)
         .def("slot", &Layout::slot)
         .def("__repr__", &Layout::str);
@@ -132,6 +135,7 @@ void bind_evaluators(py::module_& m) {
         .def_readonly("hoisted_key_switches", &TraceReport::hoisted_key_switches)
         .def_readonly("mod_ups", &TraceReport::mod_ups)
         .def_readonly("plain_multiplications", &TraceReport::plain_multiplications)
+        .def_readonly("encoded_values", &TraceReport::encoded_values)
         .def_readonly("rescales", &TraceReport::rescales)
         .def_readonly("polynomials", &TraceReport::polynomials)
         .def_readonly("products", &TraceReport::products)

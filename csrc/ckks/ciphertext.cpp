@@ -98,25 +98,40 @@ Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k) 
 }
 
 Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale) {
-    const std::size_t limbs = static_cast<std::size_t>(level) + 2, terms = xs.size();
-    const long double before = static_cast<long double>(scale) * chain.modulus(limbs - 1).p;
-    Ciphertext sum{Poly(limbs, chain.n()), Poly(limbs, chain.n()), static_cast<double>(before)};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(i);
-        std::vector<const uint64_t*> c0(terms), c1(terms);
-        std::vector<uint64_t> factors(terms);
-        for (std::size_t t = 0; t < terms; ++t) {
-            c0[t]      = xs[t]->c0[i];
-            c1[t]      = xs[t]->c1[i];
-            factors[t] = residue(cs[t] * before / xs[t]->scale, m);
-        }
-        linear_combination(sum.c0[i], c0.data(), factors.data(), terms, false, chain.n(), m);
-        linear_combination(sum.c1[i], c1.data(), factors.data(), terms, false, chain.n(), m);
-    }
+    const std::size_t limbs = static_cast<std::size_t>(level) + 2;
+    Ciphertext sum{Poly(limbs, chain.n()), Poly(limbs, chain.n()), scale * static_cast<double>(chain.modulus(limbs - 1).p)};
+    add_combination(chain, sum.c0, sum.c1, xs, cs, sum.scale, false);
     auto out  = rescale(chain, sum);
     out.scale = scale;
     return out;
+}
+
+void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Ciphertext* const> xs, std::span<const double> cs,
+                     double scale, bool accumulate) {
+    const std::size_t terms = xs.size();
+#pragma omp parallel for
+    for (std::size_t i = 0; i < c0.limbs(); ++i) {
+        const auto& m = chain.modulus(i);
+        std::vector<const uint64_t*> x0(terms), x1(terms);
+        std::vector<uint64_t> factors(terms);
+        for (std::size_t t = 0; t < terms; ++t) {
+            x0[t]      = xs[t]->c0[i];
+            x1[t]      = xs[t]->c1[i];
+            factors[t] = residue(static_cast<long double>(cs[t]) * scale / xs[t]->scale, m);
+        }
+        linear_combination(c0[i], x0.data(), factors.data(), terms, accumulate, chain.n(), m);
+        linear_combination(c1[i], x1.data(), factors.data(), terms, accumulate, chain.n(), m);
+    }
+}
+
+void add(const Chain& chain, Product& sum, const Product& x) {
+#pragma omp parallel for
+    for (std::size_t i = 0; i < sum.d0.limbs(); ++i) {
+        const auto& m = chain.modulus(i);
+        ring::add(sum.d0[i], sum.d0[i], x.d0[i], chain.n(), m);
+        ring::add(sum.d1[i], sum.d1[i], x.d1[i], chain.n(), m);
+        ring::add(sum.d2[i], sum.d2[i], x.d2[i], chain.n(), m);
+    }
 }
 
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {

@@ -47,6 +47,10 @@ Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k);
 // sum_i xs[i] * cs[i] rescaled, on `level` + 1 limbs and exactly at `scale`. The xs have more limbs than that.
 Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale);
 
+// (c0, c1) = sum_i xs[i] * cs[i], plus (c0, c1) when `accumulate`, at `scale` and not rescaled.
+void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Ciphertext* const> xs, std::span<const double> cs,
+                     double scale, bool accumulate);
+
 // A product before relinearisation, one level above what it becomes.
 struct Product {
     Poly d0, d1, d2;
@@ -54,6 +58,8 @@ struct Product {
 };
 // On the limbs of the lower of both.
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
+// sum += x. Both of one height and scale.
+void add(const Chain& chain, Product& sum, const Product& x);
 // Relinearised and rescaled in one division.
 Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& key);
 

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -18,31 +19,37 @@ int log2_ceil(int n) {
     return static_cast<int>(std::bit_width(static_cast<unsigned>(n - 1)));
 }
 
-// p = q T_h + r for deg p < 2h, by T_i = 2 T_h T_{i-h} - T_{2h-i}.
-std::pair<Series, Series> divide(const Series& p, int h) {
-    Series q(p.size() - h), r(p.begin(), p.begin() + h);
-    q[0] = p[h];
-    for (int i = h + 1; i < static_cast<int>(p.size()); ++i) {
-        q[i - h] += 2 * p[i];
-        r[2 * h - i] -= p[i];
-    }
-    return {q, r};
-}
-
 Series trimmed(Series p) {
     while (p.size() > 1 && p.back() == 0)
         p.pop_back();
     return p;
 }
 
+// p = q T_h + r for deg p < 2h, by T_i = 2 T_h T_{i-h} - T_{2h-i}.
 int split(const Series& p) {
     return static_cast<int>(std::bit_floor(p.size() - 1));
+}
+
+Series quotient(const Series& p) {
+    const int h = split(p);
+    Series q(p.begin() + h, p.end());
+    for (std::size_t i = 1; i < q.size(); ++i)
+        q[i] *= 2;
+    return trimmed(q);
+}
+
+Series remainder(const Series& p) {
+    const int h = split(p);
+    Series r(p.begin(), p.begin() + h);
+    for (int i = h + 1; i < static_cast<int>(p.size()); ++i)
+        r[2 * h - i] -= p[i];
+    return trimmed(r);
 }
 
 // A series is a linear combination of powers when it is short enough and there are levels for its highest one.
 bool is_leaf(const Series& p, int depth, int babies) {
     const int degree = static_cast<int>(p.size()) - 1;
-    return degree < babies && log2_ceil(degree) + 1 <= depth;
+    return degree == 0 || (degree < babies && log2_ceil(degree) + 1 <= depth);
 }
 
 // The powers T_n is made of: T_n = 2 T_a T_b - T_{a-b}.
@@ -56,8 +63,9 @@ public:
     Count(const Series& p, int depth, int babies) : babies_(babies) {
         series(p, depth);
     }
-    std::size_t products() const {
-        return products_ + powers_.size();
+    // In rescalings: a relinearisation is about three.
+    std::size_t work() const {
+        return 3 * (products_ + powers_.size()) + combinations_;
     }
 
 private:
@@ -69,23 +77,22 @@ private:
         power(b);
         power(a - b);
     }
-    void series(const Series& p, int depth) {
-        if (p.size() < 2)
-            return;
-        if (is_leaf(p, depth, babies_)) {
-            for (std::size_t i = 1; i < p.size(); ++i)
-                if (p[i] != 0)
-                    power(static_cast<int>(i));
-            return;
+    void series(Series p, int depth) {
+        bool product = false;
+        for (; !is_leaf(p, depth, babies_); p = remainder(p)) {
+            const auto q = quotient(p);
+            power(split(p));
+            product |= q.size() > 1;
+            if (q.size() > 1)
+                series(q, depth - 1);
         }
-        const auto [q, r] = divide(p, split(p));
-        power(split(p));
-        products_ += q.size() > 1;
-        series(trimmed(q), depth - 1);
-        series(trimmed(r), depth);
+        (product ? products_ : combinations_) += 1;
+        for (std::size_t i = 1; i < p.size(); ++i)
+            if (p[i] != 0)
+                power(static_cast<int>(i));
     }
     int babies_;
-    std::size_t products_ = 0;
+    std::size_t products_ = 0, combinations_ = 0;
     std::set<int> powers_;
 };
 
@@ -94,30 +101,47 @@ public:
     Evaluation(const Chain& chain, const SwitchingKey& key, const Ciphertext& x, int babies)
         : chain_(chain), key_(key), x_(x), babies_(babies) {}
 
-    // At `level` and exactly at `scale`; p has degree 1 or more.
-    Ciphertext series(const Series& p, int level, double scale) {
-        if (is_leaf(p, x_.level() - level, babies_))
-            return leaf(p, level, scale);
-        const int h        = split(p);
-        const auto [q, r]  = divide(p, h);
-        const auto rest    = trimmed(r);
-        const auto& giant  = power(h);
-        const auto quotient = trimmed(q);
+    // At `level` and exactly at `scale`; p has degree 1 or more. The products q T_h of p = q T_h + (q' T_h' + (...)) and the
+    // linear combination at the end are all made for one scale on the limbs of `level` + 1, and added up there: one
+    // relinearisation and one rescaling for all of them.
+    Ciphertext series(Series p, int level, double scale) {
+        const double before = scale * static_cast<double>(chain_.modulus(level + 1).p);
+        std::optional<Product> sum;
+        std::vector<const Ciphertext*> xs;
+        std::vector<double> cs;
+        const auto linear = [&](int n, double c) {
+            xs.push_back(&power(n));
+            cs.push_back(c);
+        };
+        for (; !is_leaf(p, x_.level() - level, babies_); p = remainder(p)) {
+            const int h  = split(p);
+            const auto q = quotient(p);
+            if (q.size() == 1) {
+                linear(h, q[0]);
+                continue;
+            }
+            const auto& giant = power(h);
+            auto term         = multiply(chain_, series(q, level + 1, before / giant.scale), giant);
+            if (sum)
+                add(chain_, *sum, term);
+            else
+                sum = std::move(term);
+        }
+        for (std::size_t i = 1; i < p.size(); ++i)
+            if (p[i] != 0)
+                linear(static_cast<int>(i), p[i]);
         Ciphertext out;
-        if (quotient.size() == 1) {
-            const Ciphertext* xs[] = {&giant};
-            out = combine(chain_, xs, std::span(quotient), level, scale);
+        if (sum) {
+            if (!xs.empty())
+                add_combination(chain_, sum->d0, sum->d1, xs, cs, before, true);
+            out       = relinearise(chain_, std::move(*sum), key_);
+            out.scale = scale;
         }
         else {
-            const double dropped = static_cast<double>(chain_.modulus(level + 1).p);
-            const auto factor    = series(quotient, level + 1, scale * dropped / giant.scale);
-            out = relinearise(chain_, multiply(chain_, factor, giant), key_);
+            out = combine(chain_, xs, cs, level, scale);
         }
-        out.scale = scale;
-        if (rest.size() > 1)
-            out = add(chain_, out, series(rest, level, scale));
-        else if (rest[0] != 0)
-            add_constant(chain_, out, rest[0]);
+        if (p[0] != 0)
+            add_constant(chain_, out, p[0]);
         return out;
     }
 
@@ -132,20 +156,6 @@ private:
         const auto& x = power(a);
         const auto& y = power(b);
         return powers_.emplace(n, double_product(chain_, key_, x, y, a == b ? nullptr : &power(a - b))).first->second;
-    }
-
-    Ciphertext leaf(const Series& p, int level, double scale) {
-        std::vector<const Ciphertext*> xs;
-        std::vector<double> cs;
-        for (std::size_t i = 1; i < p.size(); ++i)
-            if (p[i] != 0) {
-                xs.push_back(&power(static_cast<int>(i)));
-                cs.push_back(p[i]);
-            }
-        auto out = combine(chain_, xs, cs, level, scale);
-        if (p[0] != 0)
-            add_constant(chain_, out, p[0]);
-        return out;
     }
 
     const Chain& chain_;
@@ -197,7 +207,7 @@ Ciphertext chebyshev(const Chain& chain, const SwitchingKey& relinearisation, co
         throw Error(ErrorKind::kBackend, "no level left for a polynomial");
     int best = 2;
     for (int babies = 4; babies <= 64; babies *= 2)
-        if (Count(p, depth, babies).products() < Count(p, depth, best).products())
+        if (Count(p, depth, babies).work() < Count(p, depth, best).work())
             best = babies;
     return Evaluation(chain, relinearisation, x, best).series(p, x.level() - depth, scale);
 }

@@ -55,6 +55,7 @@ CiphertextPtr TraceEvaluator::multiply_accumulate(std::span<const CiphertextPtr>
         any   = true;
         limbs = std::min(limbs, level(xs[t]) + 1);
         ++report_.plain_multiplications[level(xs[t]) + 1];
+        report_.encoded_values[level(xs[t]) + 1] += static_cast<int64_t>(factors[t].size());
     }
     return any ? at(limbs - 1) : nullptr;
 }

@@ -1,6 +1,7 @@
 // Runs a kernel without values: which rotations it uses at which level, and how much work it is.
 #pragma once
 
+#include <cstdint>
 #include <map>
 
 #include "evaluator/evaluator.h"
@@ -20,6 +21,7 @@ struct TraceReport {
     std::map<int, int> hoisted_key_switches;    // limbs -> rotations that shared one
     std::map<int, int> mod_ups;                 // limbs -> shared ModUps
     std::map<int, int> plain_multiplications;   // limbs -> encoded plaintexts multiplied
+    std::map<int, int64_t> encoded_values;      // limbs -> values in those plaintexts: the sum of their periods
     std::map<int, int> rescales;                // limbs before
     std::map<int, std::map<int, int>> polynomials;  // degree -> limbs at its input -> count
     std::map<int, int> products;                // limbs -> products of ciphertexts

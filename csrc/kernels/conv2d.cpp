@@ -1,7 +1,7 @@
 #include "kernels/conv2d.h"
 
 #include <algorithm>
-#include <numeric>
+#include <limits>
 
 #include "base/error.h"
 
@@ -35,6 +35,24 @@ std::vector<int> range(Span s, int stride) {
     return v;
 }
 
+// Where an output position takes an input block from: its own `distance` grids ahead, in this part of the folded period.
+struct Source {
+    int part = 0, distance = std::numeric_limits<int>::max();
+};
+
+// [position of one output period][input block]: the nearest there is in any of the positions that are folded into one.
+std::vector<Source> sources(const Layout& in, const Layout& out, int positions) {
+    std::vector<Source> nearest(static_cast<std::size_t>(out.positions()) * in.blocks());
+    for (int at = 0; at < positions; ++at)
+        for (int distance = 0; distance < positions; ++distance) {
+            const int block = in.block_at((at + distance) % positions);
+            Source& best    = nearest[at % out.positions() * in.blocks() + block];
+            if (distance < best.distance)
+                best = {at / out.positions(), distance};
+        }
+    return nearest;
+}
+
 }  // namespace
 
 Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
@@ -43,6 +61,7 @@ Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
         throw Error(ErrorKind::kPlan, "impossible convolution: kernel " + std::to_string(conv.kernel) + ", stride " +
                                           std::to_string(conv.stride) + ", padding " + std::to_string(conv.padding));
     Layout out   = in;
+    out.skew     = 0;
     out.channels = out_channels;
     out.height   = floor_div(in.height + 2 * conv.padding - conv.kernel, conv.stride) + 1;
     out.width    = floor_div(in.width + 2 * conv.padding - conv.kernel, conv.stride) + 1;
@@ -60,13 +79,15 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
     if (in.grid_height != out.grid_height || in.grid_width != out.grid_width || out.gap != in.gap * conv.stride)
         throw Error(ErrorKind::kPlan, "a convolution from " + in.str() + " to " + out.str() + " does not keep the grid");
 
-    const int in_blocks = in.blocks(), out_blocks = out.blocks();
-    const Span axis = axis_span(in, out, conv);
+    const int positions = std::max(in.positions(), out.positions());
+    const auto nearest  = sources(in, out, positions);
+    const Span axis     = axis_span(in, out, conv);
 
     LinearTransform t;
     t.period       = std::max(in.period(), out.period());
     t.columns      = range(axis, 1);
-    t.block_steps  = std::min(in_blocks, out_blocks);
+    for (const Source& source : nearest)
+        t.block_steps = std::max(t.block_steps, source.distance + 1);
     t.block_stride = in.grid();
     const int hoisted = t.columns.size() * (axis.count() - 1);
     const int horner  = t.block_steps * (axis.count() - 1);
@@ -82,16 +103,16 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
         t.folds.push_back(static_cast<int>(f));
     t.diagonals.resize(static_cast<std::size_t>(t.block_steps) * t.row_steps * t.taps());
 
-    // Every position of the computed period holds some copy of an output block; walk them all.
+    // Every position of the computed period forms an output block, or the part of one that is folded in; walk them all.
     const bool rows_hoisted = t.row_steps == 1;
-    const int copies        = static_cast<int>(t.period / out.period());
-    for (int copy = 0; copy < copies; ++copy) {
-        for (int o = 0; o < out.channels; ++o) {
-            const int position = copy * out_blocks + out.block_of(o);
+    const int cells         = out.gap * out.gap;
+    for (int position = 0; position < positions; ++position) {
+        const int first = out.block_at(position) * cells;
+        for (int o = first; o < std::min(first + cells, out.channels); ++o) {
             for (int c = 0; c < in.channels; ++c) {
-                const int distance = ((in.block_of(c) - position) % in_blocks + in_blocks) % in_blocks;
-                if (distance >= t.block_steps)
-                    continue;  // formed in another copy and folded in
+                const auto [part, distance] = nearest[position % out.positions() * in.blocks() + in.block_of(c)];
+                if (part != position / out.positions())
+                    continue;  // formed in another part and folded in
                 for (int k = 0; k < taps; ++k) {
                     const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
                     const int ky = k / conv.kernel - conv.padding, kx = k % conv.kernel - conv.padding;
@@ -105,7 +126,7 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
                     // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
                     const std::size_t giant = static_cast<std::size_t>(distance) * t.block_stride +
                                               (rows_hoisted ? 0 : static_cast<std::size_t>(row) * t.row_stride);
-                    const long moved = static_cast<long>(giant) + t.shift;
+                    const long moved = static_cast<long>(giant) + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
                     for (int y = 0; y < out.height; ++y) {
                         const int iy = y * conv.stride + ky;
                         if (iy < 0 || iy >= in.height)
@@ -114,7 +135,7 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
                             const int ix = x * conv.stride + kx;
                             if (ix < 0 || ix >= in.width)
                                 continue;
-                            const long slot = static_cast<long>(copy * out.period() + out.slot(o, y, x)) + moved;
+                            const long slot = static_cast<long>(out.slot(o, y, x)) + moved;
                             d[static_cast<std::size_t>(slot + static_cast<long>(t.period)) % t.period] += w;
                         }
                     }
@@ -127,10 +148,15 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
 
 std::vector<double> channel_vector(std::span<const double> values, const Layout& layout) {
     std::vector<double> v(layout.period(), 0.0);
-    for (int c = 0; c < layout.channels; ++c)
-        for (int y = 0; y < layout.height; ++y)
-            for (int x = 0; x < layout.width; ++x)
-                v[layout.slot(c, y, x)] = values[c];
+    for (int position = 0; position < layout.positions(); ++position)
+        for (int c = 0; c < layout.channels; ++c) {
+            if (layout.block_of(c) != layout.block_at(position))
+                continue;
+            const int moved = (position - layout.block_of(c)) * layout.grid();
+            for (int y = 0; y < layout.height; ++y)
+                for (int x = 0; x < layout.width; ++x)
+                    v[layout.slot(c, y, x) + moved] = values[c];
+        }
     return v;
 }
 

@@ -14,7 +14,7 @@ struct Conv2d {
     int padding = 1;
 };
 
-// The layout of the output: same grid, gap multiplied by the stride.
+// The layout of the output: same grid, gap multiplied by the stride, equal copies.
 // Throws Error(kPlan) when the strided output does not fit the grid.
 Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
 
@@ -24,8 +24,9 @@ Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
 // dx span kernel and channel cells together and b is the distance of the two channels' blocks. Columns dx are
 // hoisted; rows dy are hoisted on each column when that needs fewer key switches, otherwise a Horner sum with one
 // key; blocks are a Horner sum with one key (Optimized Vector Encoding: for a 3x3 kernel without gap the keys are
-// +-1, +-width and one block step). Where the input has more blocks than the output, each part of a sum is formed
-// in its own copy of the output and the copies are folded.
+// +-1, +-width and one block step). `in` and `out` may each be skewed. Where the input has a longer period than the
+// output, because it has more blocks or is skewed, each part of a sum is formed in its own copy of the output and the
+// copies are folded: an input of K skewed copies to equal ones needs a K-th of the block distances.
 LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv);
 
 // in -> conv -> + bias (one value per output channel; may be empty). Slots of `out` that hold no element are zero

@@ -43,6 +43,8 @@ LinearTransform linear_transform(std::span<const double> weight, const Layout& i
     const std::size_t features = static_cast<std::size_t>(in.channels) * in.height * in.width;
     if (weight.size() != features * out.width)
         throw Error(ErrorKind::kPlan, "a linear weight of the wrong size");
+    if (in.skew)
+        throw Error(ErrorKind::kPlan, "a linear layer takes equal copies, not " + in.str());
     const int rows = in.height * in.gap, columns = in.width * in.gap;
 
     LinearTransform t;

@@ -18,7 +18,7 @@ CiphertextPtr sum_pool(Evaluator& evaluator, const CiphertextPtr& x, const Layou
 Layout linear_output(const Layout& in, int out_features);
 
 // The matrix `weight` (out, channels * height * width), row-major, as a linear transform: the distances between cell
-// column and output are hoisted, cell rows a Horner sum, blocks folded.
+// column and output are hoisted, cell rows a Horner sum, blocks folded. Throws Error(kPlan) where `in` is skewed.
 LinearTransform linear_transform(std::span<const double> weight, const Layout& in, const Layout& out);
 
 // One level, and one more with `mask`, which clears the partial sums the folds leave beside the features: the final

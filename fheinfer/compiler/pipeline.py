@@ -12,6 +12,7 @@ from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
 from fheinfer.graph.verify import verify
@@ -28,6 +29,7 @@ PASSES: tuple[Callable[[Program], Program], ...] = (
     fold_pool,
     approximate,
     layouts,
+    skews,
     scales,
     levels,
 )

@@ -22,6 +22,7 @@ class Work:
     hoisted_key_switches: Counts
     mod_ups: Counts
     plain_multiplications: Counts
+    encoded_values: Counts
     rescales: Counts
     products: Counts
     polynomials: dict[int, Counts]
@@ -33,7 +34,7 @@ class Work:
 
     @classmethod
     def of_bootstrap(cls) -> Work:
-        return cls({}, {}, {}, {}, {}, {}, {}, {}, 1)
+        return cls({}, {}, {}, {}, {}, {}, {}, {}, {}, 1)
 
     def higher(self, levels: int) -> Work:
         """The same step on so many more limbs; fewer, where negative."""
@@ -47,6 +48,7 @@ class Work:
             moved(self.hoisted_key_switches),
             moved(self.mod_ups),
             moved(self.plain_multiplications),
+            moved(self.encoded_values),
             moved(self.rescales),
             moved(self.products),
             {degree: moved(counts) for degree, counts in self.polynomials.items()},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fheinfer.errors import PlanError
-from fheinfer.layout import Layout, image_layout, pack, slot_index, unpack
+from fheinfer.layout import Layout, image_layout, pack, skewed, slot_index, unpack
 
 
 @st.composite
@@ -76,3 +76,22 @@ def test_pictures_lie_side_by_side() -> None:
 def test_impossible_layouts_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(PlanError, match="impossible layout"):
         Layout(*shape)
+
+
+@given(layouts(), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_skewed_copies_hold_the_tensor_rotated_further_and_further(layout: Layout, log: int, seed: int) -> None:
+    assume(layout.blocks >= 2**log)
+    skew = layout.blocks >> log
+    other = skewed(layout, skew)
+    tensor = np.random.default_rng(seed).normal(size=(layout.channels, layout.height, layout.width))
+    assert other.period == layout.period << log
+    assert np.array_equal(unpack(pack(tensor, other), other), tensor)
+    grid = layout.grid_height * layout.grid_width
+    for copy, slots in enumerate(pack(tensor, other).reshape(-1, layout.period)):
+        assert np.array_equal(slots, np.roll(pack(tensor, layout), -copy * skew * grid))
+
+
+@pytest.mark.parametrize("skew", [-1, 3, 4, 8])
+def test_impossible_skews_are_refused(skew: int) -> None:
+    with pytest.raises(PlanError, match="impossible layout"):
+        Layout(4, 2, 2, 1, 2, 2, skew)

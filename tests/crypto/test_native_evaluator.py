@@ -14,6 +14,7 @@ from numpy.polynomial import chebyshev
 from fheinfer import _core
 from fheinfer._core import testing
 from fheinfer.errors import BackendError, UsageError
+from fheinfer.layout import skewed
 from fheinfer.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
@@ -191,6 +192,19 @@ def test_convolutions_equal_slots(native_rig: Rigs, name: str, shape: Any, seed:
         weight[0, 0, 0, 0] = 0.5
     level = 2 + seed % 5
     kernel(native_rig(name), level, lambda e, x: _core.conv2d(e, x, weight, bias, layout, out, conv), bits=22)
+
+
+def test_convolutions_by_skewed_copies_equal_slots(native_rig: Rigs) -> None:
+    rng, conv = np.random.default_rng(3), _core.Conv2d(3, 1, 1)
+    weight, bias = rng.normal(size=(2, 4, 4, 3, 3)) / 9, rng.normal(size=(2, 4))
+    equal = _core.Layout(4, 4, 8, 1, 4, 8)  # 128 of 256 slots
+    turned = skewed(equal, 2)
+
+    def both(e: Any, x: Any) -> Any:
+        y = _core.conv2d(e, x, weight[0], bias[0], equal, turned, conv)
+        return _core.conv2d(e, y, weight[1], bias[1], turned, equal, conv)
+
+    kernel(native_rig("2"), 5, both, bits=20)
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -37,8 +37,10 @@ LAYERS = (
     "inference bench",
     "console",
     "train",
+    "simulation",
     "server_cli plan_cli models_cli approx_cli",
-    "bench_cli",
+    "bench_cli eval_cli",
+    "search_cli",
     "cli",
     "__main__",
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.errors import PlanError, UsageError
-from fheinfer.layout import Layout, pack, unpack
+from fheinfer.layout import Layout, pack, skewed, unpack
 
 torch = pytest.importorskip("torch")
 
@@ -37,10 +37,26 @@ class Case:
     repeats: int = 1
     bias: bool = True
     keys: _core.KeyPolicy = _core.KeyPolicy.fast
+    copies_in: int = 1
+    copies_out: int = 1
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.channels, self.height, self.width, self.gap, *self.grid)
+        return skew_copies(Layout(self.channels, self.height, self.width, self.gap, *self.grid), self.copies_in)
+
+    @property
+    def conv(self) -> _core.Conv2d:
+        return _core.Conv2d(self.kernel, self.stride, self.padding)
+
+    @property
+    def output(self) -> Layout:
+        return skew_copies(_core.conv2d_output(self.layout, self.out, self.conv), self.copies_out)
+
+
+def skew_copies(layout: Layout, copies: int) -> Layout:
+    """So many copies, each rotated by an equal part of the blocks; no more than there are blocks."""
+    copies = min(copies, layout.blocks)
+    return skewed(layout, layout.blocks // copies if copies > 1 else 0)
 
 
 @st.composite
@@ -62,16 +78,17 @@ def cases(draw: st.DrawFn) -> Case:
         repeats=draw(st.sampled_from([1, 2, 4])),
         bias=draw(st.booleans()),
         keys=draw(st.sampled_from(list(_core.KeyPolicy.__members__.values()))),
+        copies_in=draw(st.sampled_from([1, 2, 4, 8])),
+        copies_out=draw(st.sampled_from([1, 2, 4, 8])),
     )
 
 
 def convolve(case: Case, x: F64, weight: F64, bias: F64) -> tuple[Layout, F64, int]:
     """Output layout, all slots and level of the kernel on the slots evaluator."""
-    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
-    out = _core.conv2d_output(case.layout, case.out, conv)
+    out = case.output
     slots = max(case.layout.period, out.period) * case.repeats
     evaluator = _core.SlotsEvaluator(slots, LEVELS, case.keys)
-    y = _core.conv2d(evaluator, evaluator.encrypt(pack(x, case.layout), 5), weight, bias, case.layout, out, conv)
+    y = _core.conv2d(evaluator, evaluator.encrypt(pack(x, case.layout), 5), weight, bias, case.layout, out, case.conv)
     return out, evaluator.decrypt(y), evaluator.level(y)
 
 
@@ -89,6 +106,10 @@ def tensors(case: Case, seed: int) -> tuple[F64, F64, F64]:
 @example(Case(16, 32, 16, 16, 2, (32, 32), 1, 2, 0), 2)
 @example(Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1), 3)
 @example(Case(5, 7, 8, 8, 2, (16, 16), 5, 1, 2, repeats=4), 4)
+@example(Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_out=4), 5)
+@example(Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_in=4), 6)
+@example(Case(32, 64, 16, 16, 2, (32, 32), 3, 2, 1, copies_in=2, copies_out=4), 7)
+@example(Case(16, 16, 4, 4, 1, (4, 4), 5, 1, 2, copies_in=16), 8)
 def test_equals_pytorch_and_repeats_through_all_slots(case: Case, seed: int) -> None:
     height, width = ((s + 2 * case.padding - case.kernel) // case.stride + 1 for s in (case.height, case.width))
     assume(height > 0 and width > 0)
@@ -111,11 +132,9 @@ def test_equals_pytorch_and_repeats_through_all_slots(case: Case, seed: int) -> 
 
 
 def traced(case: Case, slots: int = 32768) -> Any:
-    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
-    out = _core.conv2d_output(case.layout, case.out, conv)
     trace = _core.TraceEvaluator(slots, LEVELS, case.keys)
     _, weight, bias = tensors(case, 0)
-    _core.conv2d(trace, trace.encrypt(5), weight, bias, case.layout, out, conv)
+    _core.conv2d(trace, trace.encrypt(5), weight, bias, case.layout, case.output, case.conv)
     return trace.report()
 
 
@@ -169,6 +188,26 @@ def test_as_many_diagonals_as_published(case: Case, diagonals: int) -> None:
     assert sum(report.rescales.values()) == 1
 
 
+@pytest.mark.parametrize(
+    ("case", "diagonals", "hoisted", "other", "keys"),
+    [
+        (Case(32, 32, 16, 16, 2, (32, 32), 3, 1, 1), 392, 48, 7, 13),
+        (Case(32, 32, 16, 16, 2, (32, 32), 3, 1, 1, copies_out=2), 392, 48, 7, 13),
+        (Case(32, 32, 16, 16, 2, (32, 32), 3, 1, 1, copies_in=2), 196, 6, 29, 10),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1), 900, 14, 60, 17),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_out=4), 900, 14, 60, 17),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_in=2), 450, 14, 31, 18),
+        (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_in=4), 225, 14, 17, 18),
+    ],
+)
+def test_skewed_copies_take_a_part_of_the_work(case: Case, diagonals: int, hoisted: int, other: int, keys: int) -> None:
+    report = traced(case, 16384)
+    assert sum(report.plain_multiplications.values()) == diagonals
+    assert sum(report.hoisted_key_switches.values()) == hoisted
+    assert sum(report.key_switches.values()) == other
+    assert len(report.rotation_keys) == keys
+
+
 def test_the_stem_needs_a_quarter_of_the_published_diagonals() -> None:
     """144 published. Our three input channels repeat after four blocks, so diagonals that far apart are one."""
     assert sum(traced(Case(3, 16, 32, 32, 1, (32, 32), 3, 1, 1)).plain_multiplications.values()) == 144 // 4
@@ -182,11 +221,9 @@ def test_keys_and_work_depend_on_shapes_alone(case: Case) -> None:
         dense = traced(case)
     except PlanError:
         assume(False)
-    conv = _core.Conv2d(case.kernel, case.stride, case.padding)
-    out = _core.conv2d_output(case.layout, case.out, conv)
     trace = _core.TraceEvaluator(32768, LEVELS, case.keys)
     zeros = np.zeros(case.out * case.channels * case.kernel**2)
-    _core.conv2d(trace, trace.encrypt(5), zeros, np.zeros(0), case.layout, out, conv)
+    _core.conv2d(trace, trace.encrypt(5), zeros, np.zeros(0), case.layout, case.output, case.conv)
     assert trace.report().rotation_keys == dense.rotation_keys
     assert trace.report().plain_multiplications == dense.plain_multiplications
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_bootstrap_is_as_noisy_as_the_model_says(native_rig: object, tiny_plan
     for _ in range(4):
         x = random.uniform(-1, 1, rig.params.slots)
         errors.append(rig.decrypt(rig.evaluator.bootstrap(rig.encrypt(x, rig.params.bootstrap_input))) - x)
-    model = NoiseModel(fheinfer.Plan(**{**vars(tiny_plan), "params": rig.params}))
+    model = NoiseModel(dataclasses.replace(tiny_plan, params=rig.params))
     y = torch.from_numpy(random.uniform(-1, 1, 100_000)).view(1, 1, 1, -1)
     predicted = (model._bootstrap(y) - y).numpy()
     assert bits(np.concatenate(errors)) == pytest.approx(bits(predicted), abs=0.3)
