@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fheinfer.errors import UnknownNetworkError
-from fheinfer.graph.ir import Graph, GraphBuilder
+from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
+from fheinfer.errors import UnknownNetworkError, UsageError
+from fheinfer.graph.ir import Graph, GraphBuilder, Node
+
+PAF_MARK = "+"
 
 
 def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10,
@@ -84,18 +87,35 @@ _NETWORKS: dict[str, Callable[[], Graph]] = {
 }
 
 
+def with_paf(graph: Graph, paf: str) -> Graph:
+    """The network with every `relu` a `paf` of the same name; `paf` is a name of `fheinfer.approx.paf.PAFS`.
+
+    Raises:
+        UsageError: there is no such PAF.
+    """
+    kind, _, order = paf.partition(":")
+    if kind not in PAFS or (order and (order != F_FIRST or not has_two_orders(kind))):
+        raise UsageError(f"no PAF {paf!r}; there are {', '.join(PAFS)}, and with :{F_FIRST} those of two kinds")
+    degrees = tuple(len(POLYNOMIALS[p]) - 1 for p in stages(kind, order))
+    return Graph(f"{graph.name}{PAF_MARK}{paf}", tuple(
+        Node(n.name, "paf", n.inputs, {role: f"{n.name}.{role}" for role in ("coefficients", "scale")},
+             {"degrees": degrees}) if n.op == "relu" else n for n in graph))
+
+
 def names() -> tuple[str, ...]:
     """Names `network` knows."""
     return tuple(_NETWORKS)
 
 
 def network(name: str) -> Graph:
-    """The graph of that name.
+    """The graph of that name; NETWORK+PAF is NETWORK with every ReLU a PAF, as in "resnet20+f1g2".
 
     Raises:
         UnknownNetworkError: with the names there are.
     """
+    base, mark, paf = name.partition(PAF_MARK)
     try:
-        return _NETWORKS[name]()
+        graph = _NETWORKS[base]()
+        return with_paf(graph, paf) if mark else graph
     except KeyError:
         raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}") from None

@@ -13,10 +13,10 @@ from typing import Any
 
 from fheinfer.errors import GraphError
 
-ACTIVATIONS = ("relu", "herpn")
+ACTIVATIONS = ("relu", "herpn", "paf")
 """Operations that stand between the layers of a network and are not linear."""
 
-POLYNOMIALS = ("herpn",)
+POLYNOMIALS = ("herpn", "paf")
 """Those activations that are polynomials already: trained so, and valid as far as their inputs went in training."""
 
 Shape = tuple[int, ...]

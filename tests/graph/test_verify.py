@@ -55,7 +55,8 @@ def test_a_legal_graph_comes_back_as_it_is() -> None:
 
 
 def test_every_operation_of_the_rules_appears_in_a_network_or_a_plan() -> None:
-    assert {node.op for name in zoo.names() for node in zoo.network(name)} | {"bootstrap"} == set(OPS)
+    names = (*zoo.names(), "resnet20+f1g2")
+    assert {node.op for name in names for node in zoo.network(name)} | {"bootstrap"} == set(OPS)
 
 
 def test_shapes_follow_pytorch() -> None:
