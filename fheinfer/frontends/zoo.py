@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
 from fheinfer.errors import UnknownNetworkError, UsageError
@@ -68,11 +69,34 @@ def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int
     return _classified(g, x, classes)
 
 
+def vgg(name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", size: int = 32,
+        classes: int = 10) -> Graph:
+    """A VGG network with batch norm for small pictures (Simonyan and Zisserman 2014), its linear layers made one.
+
+    Args:
+        plan: widths of the 3x3 convolutions of each stage; after every stage `pool` halves the picture.
+        pool: "max_pool" or "mean_pool", of 2x2.
+        size, classes: as of `resnet`.
+    """
+    g, x = GraphBuilder(name, (3, size, size)), "input"
+    for stage, widths in enumerate(plan, start=1):
+        for i, width in enumerate(widths, start=1):
+            prefix = f"stage{stage}.{i}"
+            x = g.activation("relu", g.conv_bn(x, f"{prefix}.conv", f"{prefix}.bn", width, 3), f"{prefix}.relu")
+        x = g.add(f"stage{stage}.pool", pool, x, kernel=2)
+    return _classified(g, x, classes)
+
+
 def _classified(g: GraphBuilder, x: str, classes: int) -> Graph:
     x = g.add("avgpool", "avg_pool", x)
     g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
     return g.build()
 
+
+_VGG = {
+    11: ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+}
 
 _NETWORKS: dict[str, Callable[[], Graph]] = {
     "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
@@ -80,7 +104,10 @@ _NETWORKS: dict[str, Callable[[], Graph]] = {
     # second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the third.
     "resnet20-herpn": lambda: resnet("resnet20-herpn", (3, 3, 3), (16, 32, 64), activation="herpn"),
     "resnet20-turbo": lambda: turbo("resnet20-turbo", (3, 3, 3), (16, 64, 128)),
-    # The same shape, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
+    **{f"resnet{6 * n + 2}": partial(resnet, f"resnet{6 * n + 2}", (n,) * 3, (16, 32, 64)) for n in (5, 7, 9, 18)},
+    **{f"vgg{layers}{suffix}": partial(vgg, f"vgg{layers}{suffix}", plan, pool)
+       for layers, plan in _VGG.items() for suffix, pool in (("", "max_pool"), ("-mean", "mean_pool"))},
+    # The shape of resnet20, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
     "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
     "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
     "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),

@@ -14,6 +14,8 @@ OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
     "herpn": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "paf": (1, frozenset({"coefficients", "scale"}), frozenset({"degrees"})),
     "add": (2, frozenset(), frozenset()),
+    "max_pool": (1, frozenset(), frozenset({"kernel"})),
+    "mean_pool": (1, frozenset(), frozenset({"kernel"})),
     "avg_pool": (1, frozenset(), frozenset()),
     "linear": (1, frozenset({"weight", "bias"}), frozenset({"out_features"})),
     "bootstrap": (1, frozenset(), frozenset()),

@@ -33,7 +33,7 @@ class GraphModule(nn.Module):
         self._layer_of: dict[str, str] = {}
         shapes = graph.shapes()
         for node in graph:
-            if node.op not in _WEIGHTLESS and node.op not in _LAYERS:
+            if node.op not in (*_WEIGHTLESS, *_POOLS) and node.op not in _LAYERS:
                 raise GraphError(f"node {node.name!r}: the operation {node.op!r} cannot be run in torch")
             if node.weights:
                 path = next(iter(node.weights.values())).rpartition(".")[0]
@@ -50,7 +50,7 @@ class GraphModule(nn.Module):
         for node in self.graph:
             inputs = [values[name] for name in node.inputs] or [x]
             path = self._layer_of.get(node.name)
-            run = self.get_submodule(path) if path else _WEIGHTLESS[node.op]
+            run = self.get_submodule(path) if path else _weightless(node)
             value = run(*inputs)
             values[node.name] = change(node.name, value) if change else value
         return values
@@ -91,7 +91,16 @@ def _pooled(x: Tensor) -> Tensor:
 _WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
     "input": lambda x: x, "relu": torch.relu, "add": torch.add, "avg_pool": _pooled,
 }
+_POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "max_pool": functional.max_pool2d, "mean_pool": functional.avg_pool2d,
+}
 _LAYERS = ("conv2d", "batch_norm", "herpn", "paf", "linear")
+
+
+def _weightless(node: Node) -> Callable[..., Tensor]:
+    if node.op in _POOLS:
+        return lambda x: _POOLS[node.op](x, node.attrs["kernel"])
+    return _WEIGHTLESS[node.op]
 
 
 def _layer(node: Node, channels: int) -> nn.Module:
