@@ -87,6 +87,16 @@ def vgg(name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", si
     return _classified(g, x, classes)
 
 
+def perceptron(name: str, sizes: tuple[int, ...]) -> Graph:
+    """Linear layers with a ReLU between each two; `sizes` are those of the input, all layers and the output."""
+    g, x = GraphBuilder(name, sizes[:1]), "input"
+    for i, size in enumerate(sizes[1:], start=1):
+        x = g.add(f"fc{i}", "linear", x, weights={"weight": f"fc{i}.weight", "bias": f"fc{i}.bias"}, out_features=size)
+        if i + 1 < len(sizes):
+            x = g.add(f"relu{i}", "relu", x)
+    return g.build()
+
+
 def _classified(g: GraphBuilder, x: str, classes: int) -> Graph:
     x = g.add("avgpool", "avg_pool", x)
     g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
@@ -111,6 +121,9 @@ _NETWORKS: dict[str, Callable[[], Graph]] = {
     "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
     "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
     "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),
+    # A point of a square in, the colour of a 4x4 checkerboard there out. (Two quadratics, of degree 4 together, cannot:
+    # three changes of colour each way need degree 6.)
+    "checkerboard": lambda: perceptron("checkerboard", (2, 100, 100, 2)),
 }
 
 

@@ -39,7 +39,7 @@ def test_every_node_has_the_shape_the_graph_says(name: str) -> None:
     values = module.forward_all(x)
     assert list(values) == [node.name for node in graph]
     assert {key: tuple(value.shape[1:]) for key, value in values.items()} == graph.shapes()
-    assert torch.equal(module(x), values["fc"])
+    assert torch.equal(module(x), values[graph.output.name])
 
 
 @pytest.mark.parametrize("op, of_window", [("max_pool", np.max), ("mean_pool", np.mean)])
