@@ -222,3 +222,15 @@ def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
 def test_a_recipe_is_read_from_settings() -> None:
     assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
         epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
+
+
+@pytest.mark.slow
+def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+    runs = [loop.Run(Checkpoint("resnet8-tiny-turbo", QUICK), fitting, held_out, lambda progress: None, load(trained),
+                     fused) for fused in (False, True)]
+    x, labels = next(images.batches(fitting, QUICK, 0, torch.device("cpu")))
+    losses = [[run._step(x, labels, step, 10) for step in range(3)] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for name, tensor in runs[0].module.state_dict().items():
+        assert torch.allclose(tensor, runs[1].module.state_dict()[name], atol=1e-3), name
