@@ -14,7 +14,7 @@ import typer
 from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
-from fheinfer.console import count_bar, err, out, print_json, size, table
+from fheinfer.console import err, out, print_json, size, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.params import parameter_set
 from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
@@ -94,7 +94,7 @@ def run(mode: str, weights: Any, plan: Plan, pictures: Pictures, seed: int = 0, 
         from fheinfer.simulation.evaluate import evaluate as simulate
     except ModuleNotFoundError as error:
         raise UsageError("evaluation over a data set needs PyTorch: pip install 'fheinfer[train]'") from error
-    with count_bar(title, len(pictures)) as progress:
+    with steps_bar(title) as progress:
         return simulate(weights, plan, pictures, mode, seed=seed, progress=progress)
 
 

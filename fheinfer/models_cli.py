@@ -1,19 +1,31 @@
-"""`fheinfer train` and `fheinfer weights`: making and importing trained networks."""
+"""`fheinfer train`, `finetune`, `calibrate` and `weights`: making and importing trained networks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from fheinfer.console import out, print_json, table
+from fheinfer.console import out, print_json, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.resources import default_weights
 from fheinfer.weights import import_file, load
 
 weights_app = typer.Typer(no_args_is_help=True, help="Trained weights: import and show.")
+
+
+@contextmanager
+def _torch() -> Iterator[None]:
+    """For imports that end in torch: its absence becomes a line that says what to do."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
 
 
 def train(
@@ -29,17 +41,58 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
 ) -> None:
     """Train a network on CIFAR-10; writes weights and a model card."""
-    try:
+    with _torch():
         from fheinfer.train.console import progress_bar
         from fheinfer.train.loop import train as run
         from fheinfer.train.recipe import Recipe
-    except ModuleNotFoundError as error:
-        raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
     short = {"epochs": epochs, "peak_lr": lr, "seed": seed}
-    chosen = Recipe.parse([*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)])
+    settings = [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     with progress_bar() as observe:
-        run(network, output, data, chosen, resume, observe, load(teacher) if teacher else None, fused)
+        taught_by = load(teacher) if teacher else None
+        run(network, output, data, Recipe().changed(settings), resume, observe, taught_by, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
+
+
+def finetune(
+    file: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Of a network with ReLUs.")],
+    paf: Annotated[str, typer.Option(help="f1g2, 2f12g1, a7, ... (fheinfer approx list)")],
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")] = None,
+    fused: Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+) -> None:
+    """Replace the ReLUs of a trained network by PAFs and train it on."""
+    with _torch():
+        from fheinfer.train import finetune as tuning
+        from fheinfer.train.console import progress_bar
+    short = {"epochs": epochs, "peak_lr": lr}
+    settings = [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    with progress_bar() as observe:
+        tuning.finetune(load(file), paf, output, data, tuning.RECIPE.changed(settings), resume, observe, fused)
+    out.print(f"{output} and {output.with_suffix('.md')}")
+
+
+def calibrate(
+    file: Annotated[Path, typer.Argument(metavar="WEIGHTS")],
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Training images to look at.")] = 10_000,
+    margin: Annotated[float, typer.Option(help="Factor on what was seen, for what was not.")] = 1.2,
+) -> None:
+    """Measure the input range and histogram of every activation over training images."""
+    with _torch():
+        from fheinfer.train import calibrate as measuring
+        from fheinfer.train import data as dataset
+    weights, pictures = load(file), dataset.load(dataset.folder(data), "train")
+    first = pictures.take(np.arange(min(images, len(pictures))))
+    with steps_bar("measuring") as observe:
+        ranges = measuring.calibrate(weights, first, margin, observe)
+    ranges.save(output)
+    table(str(output), ["activation", "largest input", "with margin"],
+          [[name, f"{seen:.2f}", f"{ranges.bounds()[name]:.2f}"] for name, seen in ranges.largest().items()])
 
 
 @weights_app.command("import")

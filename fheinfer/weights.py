@@ -186,7 +186,9 @@ def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     for node in graph:
         for role, name in node.weights.items():
             channels = outputs[node.name][0]
-            if node.op == "herpn" and role in ("mean", "var"):
+            if node.op == "paf":
+                result[name] = (sum((d + 1) // 2 for d in node.attrs["degrees"]),) if role == "coefficients" else (1,)
+            elif node.op == "herpn" and role in ("mean", "var"):
                 result[name] = (2, channels)
             elif role != "weight" or node.op in ("batch_norm", "herpn"):
                 result[name] = (channels,)

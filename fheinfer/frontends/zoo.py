@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from fheinfer.errors import UnknownNetworkError
-from fheinfer.graph.ir import Graph, GraphBuilder
+from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
+from fheinfer.errors import UnknownNetworkError, UsageError
+from fheinfer.graph.ir import Graph, GraphBuilder, Node
+
+PAF_MARK = "+"
 
 
 def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10,
@@ -65,11 +69,44 @@ def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int
     return _classified(g, x, classes)
 
 
+def vgg(name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", size: int = 32,
+        classes: int = 10) -> Graph:
+    """A VGG network with batch norm for small pictures (Simonyan and Zisserman 2014), its linear layers made one.
+
+    Args:
+        plan: widths of the 3x3 convolutions of each stage; after every stage `pool` halves the picture.
+        pool: "max_pool" or "mean_pool", of 2x2.
+        size, classes: as of `resnet`.
+    """
+    g, x = GraphBuilder(name, (3, size, size)), "input"
+    for stage, widths in enumerate(plan, start=1):
+        for i, width in enumerate(widths, start=1):
+            prefix = f"stage{stage}.{i}"
+            x = g.activation("relu", g.conv_bn(x, f"{prefix}.conv", f"{prefix}.bn", width, 3), f"{prefix}.relu")
+        x = g.add(f"stage{stage}.pool", pool, x, kernel=2)
+    return _classified(g, x, classes)
+
+
+def perceptron(name: str, sizes: tuple[int, ...]) -> Graph:
+    """Linear layers with a ReLU between each two; `sizes` are those of the input, all layers and the output."""
+    g, x = GraphBuilder(name, sizes[:1]), "input"
+    for i, size in enumerate(sizes[1:], start=1):
+        x = g.add(f"fc{i}", "linear", x, weights={"weight": f"fc{i}.weight", "bias": f"fc{i}.bias"}, out_features=size)
+        if i + 1 < len(sizes):
+            x = g.add(f"relu{i}", "relu", x)
+    return g.build()
+
+
 def _classified(g: GraphBuilder, x: str, classes: int) -> Graph:
     x = g.add("avgpool", "avg_pool", x)
     g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
     return g.build()
 
+
+_VGG = {
+    11: ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+}
 
 _NETWORKS: dict[str, Callable[[], Graph]] = {
     "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
@@ -77,11 +114,32 @@ _NETWORKS: dict[str, Callable[[], Graph]] = {
     # second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the third.
     "resnet20-herpn": lambda: resnet("resnet20-herpn", (3, 3, 3), (16, 32, 64), activation="herpn"),
     "resnet20-turbo": lambda: turbo("resnet20-turbo", (3, 3, 3), (16, 64, 128)),
-    # The same shape, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
+    **{f"resnet{6 * n + 2}": partial(resnet, f"resnet{6 * n + 2}", (n,) * 3, (16, 32, 64)) for n in (5, 7, 9, 18)},
+    **{f"vgg{layers}{suffix}": partial(vgg, f"vgg{layers}{suffix}", plan, pool)
+       for layers, plan in _VGG.items() for suffix, pool in (("", "max_pool"), ("-mean", "mean_pool"))},
+    # The shape of resnet20, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
     "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
     "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
     "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),
+    # A point of a square in, the colour of a 4x4 checkerboard there out. (Two quadratics, of degree 4 together, cannot:
+    # three changes of colour each way need degree 6.)
+    "checkerboard": lambda: perceptron("checkerboard", (2, 100, 100, 2)),
 }
+
+
+def with_paf(graph: Graph, paf: str) -> Graph:
+    """The network with every `relu` a `paf` of the same name; `paf` is a name of `fheinfer.approx.paf.PAFS`.
+
+    Raises:
+        UsageError: there is no such PAF.
+    """
+    kind, _, order = paf.partition(":")
+    if kind not in PAFS or (order and (order != F_FIRST or not has_two_orders(kind))):
+        raise UsageError(f"no PAF {paf!r}; there are {', '.join(PAFS)}, and with :{F_FIRST} those of two kinds")
+    degrees = tuple(len(POLYNOMIALS[p]) - 1 for p in stages(kind, order))
+    return Graph(f"{graph.name}{PAF_MARK}{paf}", tuple(
+        Node(n.name, "paf", n.inputs, {role: f"{n.name}.{role}" for role in ("coefficients", "scale")},
+             {"degrees": degrees}) if n.op == "relu" else n for n in graph))
 
 
 def names() -> tuple[str, ...]:
@@ -90,12 +148,14 @@ def names() -> tuple[str, ...]:
 
 
 def network(name: str) -> Graph:
-    """The graph of that name.
+    """The graph of that name; NETWORK+PAF is NETWORK with every ReLU a PAF, as in "resnet20+f1g2".
 
     Raises:
         UnknownNetworkError: with the names there are.
     """
+    base, mark, paf = name.partition(PAF_MARK)
     try:
-        return _NETWORKS[name]()
+        graph = _NETWORKS[base]()
+        return with_paf(graph, paf) if mark else graph
     except KeyError:
         raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}") from None

@@ -13,10 +13,10 @@ from typing import Any
 
 from fheinfer.errors import GraphError
 
-ACTIVATIONS = ("relu", "herpn")
+ACTIVATIONS = ("relu", "herpn", "paf")
 """Operations that stand between the layers of a network and are not linear."""
 
-POLYNOMIALS = ("herpn",)
+POLYNOMIALS = ("herpn", "paf")
 """Those activations that are polynomials already: trained so, and valid as far as their inputs went in training."""
 
 Shape = tuple[int, ...]
@@ -131,6 +131,9 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
         _, height, width = inputs[0]
         kernel, stride, padding = (node.attrs[k] for k in ("kernel", "stride", "padding"))
         return (node.attrs["out_channels"], *((s + 2 * padding - kernel) // stride + 1 for s in (height, width)))
+    if node.op in ("max_pool", "mean_pool"):  # windows side by side; what does not fill one is left out
+        channels, height, width = inputs[0]
+        return (channels, height // node.attrs["kernel"], width // node.attrs["kernel"])
     if node.op == "avg_pool":
         return (inputs[0][0],)
     if node.op == "linear":

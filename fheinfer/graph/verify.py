@@ -12,7 +12,10 @@ OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
     "batch_norm": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "relu": (1, frozenset(), frozenset()),
     "herpn": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
+    "paf": (1, frozenset({"coefficients", "scale"}), frozenset({"degrees"})),
     "add": (2, frozenset(), frozenset()),
+    "max_pool": (1, frozenset(), frozenset({"kernel"})),
+    "mean_pool": (1, frozenset(), frozenset({"kernel"})),
     "avg_pool": (1, frozenset(), frozenset()),
     "linear": (1, frozenset({"weight", "bias"}), frozenset({"out_features"})),
     # What passes of the compiler make of these:

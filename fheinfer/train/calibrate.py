@@ -1,27 +1,54 @@
-"""Ranges: how large the input of every activation gets, which bounds the interval of its polynomial."""
+"""Measuring what goes into every activation, in one pass that keeps no tensor."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from fheinfer.errors import RangeError
+from fheinfer.ranges import BINS, Histogram, Ranges
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import largest
+from fheinfer.train.evaluate import inputs_of
 from fheinfer.train.module import from_weights
 from fheinfer.weights import Weights
 
 IMAGES = 10_000
 
 
-def calibrate(weights: Weights, images: Pictures) -> dict[str, float]:
-    """Largest |input| of every activation over `images`, by node name; pictures are averaged down to the input size."""
-    size = int(weights.graph.input.attrs["shape"][1])
-    found = largest(from_weights(weights), images.resized(size), weights.mean, weights.std)
-    return {name: inside for name, (inside, _) in found.items()}
+@torch.inference_mode()
+def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
+              observe: Callable[[int, int], None] = lambda done, total: None) -> Ranges:
+    """Range and histogram of the input of every activation; pictures are averaged down to the network's input size.
+
+    Args:
+        images: at least one.
+        observe: called with the pictures done and all of them.
+
+    Raises:
+        UsageError: a margin below 1.
+        RangeError: a value that is not a number.
+    """
+    found = {node.name: Histogram() for node in weights.graph.activations}
+    ranges = Ranges(weights.network, weights.identity, len(images), margin, found)
+    module, done = from_weights(weights), 0
+    pictures = images.resized(int(weights.graph.input.attrs["shape"][1]))
+    for x, labels in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu")):
+        values = module.forward_all(x)
+        for node in weights.graph.activations:
+            given, histogram = values[node.inputs[0]], found[node.name]
+            largest = float(given.abs().max())
+            if not largest < np.inf:
+                raise RangeError(f"the input of {node.name!r} is not a number on one of the images")
+            histogram.stretch(largest)
+            histogram.counts += torch.histc(given, BINS, -histogram.reach, histogram.reach).numpy().astype(np.int64)
+        observe(done := done + len(labels), len(images))
+    return ranges
 
 
 def with_ranges(weights: Weights, images: Pictures) -> Weights:
     """The same weights with ranges measured on the first 10,000 of `images`."""
     first = images.take(np.arange(min(IMAGES, len(images))))
-    return replace(weights, ranges=calibrate(weights, first))
+    return replace(weights, ranges=calibrate(weights, first).largest())

@@ -42,11 +42,12 @@ Observer = Callable[[Progress], None]
 
 def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
           observe: Observer = lambda progress: None, teacher: Weights | None = None,
-          fused: bool = False) -> None:
+          fused: bool = False, start: Weights | None = None) -> None:
     """Trains `network` on the sheets in `data`; writes `out` (safetensors) and a model card beside it.
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
+    It begins with the weights of `start` where they are given, otherwise with random ones.
     `fused` compiles the network with torch.compile: several times as fast with quadratics, for a minute at the start,
     the need of a C++ compiler, and sums in another order.
 
@@ -68,7 +69,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         state = Checkpoint.load(checkpoint, network, recipe)
     else:
         state = Checkpoint(network, recipe)
-    run = Run(state, fitting, held_out, observe, teacher, fused)
+    run = Run(state, fitting, held_out, observe, teacher, fused, start)
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
@@ -85,12 +86,14 @@ class Run:
     """The live side of a checkpoint: module, averaged copy and optimiser."""
 
     def __init__(self, state: Checkpoint, fitting: Pictures, held_out: Pictures, observe: Observer,
-                 teacher: Weights | None = None, fused: bool = False) -> None:
+                 teacher: Weights | None = None, fused: bool = False, start: Weights | None = None) -> None:
         self.state, self.fitting, self.held_out, self.observe = state, fitting, held_out, observe
         recipe = state.recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
         self.module, self.average = (self._module() for _ in range(2))
+        if start:
+            self.module.load_state_dict(from_weights(start).state_dict())
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
                                          weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
         self.forward = torch.compile(self._forward) if fused else self._forward
@@ -137,7 +140,8 @@ class Run:
         """Logits, and how far the inputs of polynomial activations are outside their bound."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.recipe.bfloat16):
             values = self.module.forward_all(x)
-        return values[self.module.graph.output.name].float(), excess(self.module.graph, values, self.state.recipe.bound)
+        bounds = self.module.bounds(self.state.recipe.bound)
+        return values[self.module.graph.output.name].float(), excess(self.module.graph, values, bounds)
 
     def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
         recipe = self.state.recipe

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fheinfer.errors import GraphError
-from fheinfer.graph.ir import Graph, Node
+from fheinfer.graph.ir import POLYNOMIALS, Graph, Node
 from fheinfer.train.herpn import HerPN
+from fheinfer.train.paf import PAF
 from fheinfer.weights import Weights
+
+INSIDE = 0.9
+"""Part of a PAF's range that training keeps its inputs in: pictures that it does not see need the rest."""
 
 
 class GraphModule(nn.Module):
@@ -29,10 +33,10 @@ class GraphModule(nn.Module):
         self._layer_of: dict[str, str] = {}
         shapes = graph.shapes()
         for node in graph:
-            if node.op not in _WEIGHTLESS and node.op not in _LAYERS:
+            if node.op not in (*_WEIGHTLESS, *_POOLS) and node.op not in _LAYERS:
                 raise GraphError(f"node {node.name!r}: the operation {node.op!r} cannot be run in torch")
             if node.weights:
-                path = node.weights["weight"].rpartition(".")[0]
+                path = next(iter(node.weights.values())).rpartition(".")[0]
                 self._layer_of[node.name] = path
                 _place(self, path, _layer(node, shapes[node.inputs[0]][0]))
 
@@ -46,10 +50,17 @@ class GraphModule(nn.Module):
         for node in self.graph:
             inputs = [values[name] for name in node.inputs] or [x]
             path = self._layer_of.get(node.name)
-            run = self.get_submodule(path) if path else _WEIGHTLESS[node.op]
+            run = self.get_submodule(path) if path else _weightless(node)
             value = run(*inputs)
             values[node.name] = change(node.name, value) if change else value
         return values
+
+
+    def bounds(self, free: float) -> dict[str, Tensor | float]:
+        """How large the input of each polynomial activation may get: up to `INSIDE` of its scale where it has one."""
+        layers = {node.name: self.get_submodule(self._layer_of[node.name]) for node in self.graph
+                  if node.op in POLYNOMIALS}
+        return {name: INSIDE * layer.scale if isinstance(layer, PAF) else free for name, layer in layers.items()}
 
 
 class BatchNorm(nn.Module):
@@ -80,7 +91,16 @@ def _pooled(x: Tensor) -> Tensor:
 _WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
     "input": lambda x: x, "relu": torch.relu, "add": torch.add, "avg_pool": _pooled,
 }
-_LAYERS = ("conv2d", "batch_norm", "herpn", "linear")
+_POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "max_pool": functional.max_pool2d, "mean_pool": functional.avg_pool2d,
+}
+_LAYERS = ("conv2d", "batch_norm", "herpn", "paf", "linear")
+
+
+def _weightless(node: Node) -> Callable[..., Tensor]:
+    if node.op in _POOLS:
+        return lambda x: _POOLS[node.op](x, node.attrs["kernel"])
+    return _WEIGHTLESS[node.op]
 
 
 def _layer(node: Node, channels: int) -> nn.Module:
@@ -92,6 +112,8 @@ def _layer(node: Node, channels: int) -> nn.Module:
         return BatchNorm(channels, a["eps"])
     if node.op == "herpn":
         return HerPN(channels, a["eps"])
+    if node.op == "paf":
+        return PAF(a["degrees"])
     return nn.Linear(channels, a["out_features"], bias="bias" in node.weights)
 
 

@@ -13,7 +13,7 @@ from fheinfer.graph.ir import POLYNOMIALS, Graph
 _LARGEST = 0.01
 
 
-def excess(graph: Graph, values: Mapping[str, Tensor], bound: float) -> Tensor:
+def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Mapping[str, Tensor | float]) -> Tensor:
     """How far the inputs of polynomial activations lie outside [-bound, bound]: a number, 0 where none does.
 
     The sum over activations of the mean of the squared excess, which makes the bulk of the values stay inside, and a
@@ -21,10 +21,11 @@ def excess(graph: Graph, values: Mapping[str, Tensor], bound: float) -> Tensor:
 
     Args:
         values: outputs of the nodes by name, as of `GraphModule.forward_all`.
+        bounds: that of each polynomial activation by name, as of `GraphModule.bounds`.
     """
     total = torch.zeros((), device=values[graph.output.name].device)
     for node in graph:
         if node.op in POLYNOMIALS:
-            outside = functional.relu(values[node.inputs[0]].float().abs() - bound)
+            outside = functional.relu(values[node.inputs[0]].float().abs() - bounds[node.name])
             total = total + outside.square().mean() + _LARGEST * outside.amax()
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fheinfer.errors import UsageError
@@ -65,14 +65,13 @@ class Recipe:
             if not holds:
                 raise UsageError(f"recipe: {name} cannot be {getattr(self, name)}")
 
-    @classmethod
-    def parse(cls, settings: Sequence[str]) -> Recipe:
-        """A recipe that differs from the usual one in settings such as "epochs=20".
+    def changed(self, settings: Sequence[str]) -> Recipe:
+        """This recipe with other settings, such as "epochs=20".
 
         Raises:
             UsageError: a setting that is no NAME=VALUE, has no such name or no value of its kind, or breaks a rule.
         """
-        usual = {field.name: field.default for field in fields(cls)}
+        usual = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen: dict[str, Any] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
@@ -84,7 +83,7 @@ class Recipe:
                     raise ValueError
             except (KeyError, ValueError, SyntaxError, TypeError):
                 raise UsageError(f"recipe: {setting!r} is no NAME=VALUE of {', '.join(usual)}") from None
-        return cls(**chosen)
+        return replace(self, **chosen)
 
     def lr(self, step: int, steps: int) -> float:
         """Learning rate of step 0..steps-1."""

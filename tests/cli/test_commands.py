@@ -182,6 +182,8 @@ def test_the_module_is_the_command(process: Command) -> None:
         "precision",
         "export",
         "train",
+        "finetune",
+        "calibrate",
         "weights",
     ):
         assert name in result.out

@@ -155,7 +155,7 @@ def test_a_pool_without_a_linear_layer_is_refused() -> None:
 
 
 def test_strides_widen_the_gap_and_keep_the_grid() -> None:
-    placed = run(program(zoo.network("resnet20"), parameter_set(1)), fold_batch_norm, fold_pool, layouts)
+    placed = run(program(zoo.network("resnet20"), parameter_set(1)), fold_batch_norm, fold_pool, approximate, layouts)
     gaps = {(n.attrs["layout"].channels, n.attrs["layout"].gap) for n in placed.graph if n.op == "conv2d"}
     assert gaps == {(16, 1), (32, 2), (64, 4)}
     grids = {(n.attrs["layout"].grid_height, n.attrs["layout"].grid_width) for n in placed.graph if n.op != "linear"}
@@ -170,6 +170,13 @@ def test_a_layer_of_more_slots_than_the_set_has_is_refused() -> None:
 def placed(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
     params = dataclasses.replace(TINY, activation=activation, **changes)
     return run(program(zoo.network(name), params), fold_batch_norm, fold_pool, approximate, layouts)
+
+
+@pytest.mark.parametrize(("network", "words"), [("vgg11", "max_pool cannot be"), ("checkerboard", "take pictures")])
+def test_what_cannot_be_encrypted_yet_is_refused(network: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        large = dataclasses.replace(parameter_set(1), slots=1 << 20)
+        run(program(zoo.network(network), large), fold_batch_norm, approximate, layouts)
 
 
 def scaled(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:

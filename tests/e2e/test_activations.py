@@ -16,6 +16,8 @@ from fheinfer.errors import FheinferError, UnknownSetError, UsageError
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
 from fheinfer.plain import plain_layers
+from fheinfer.ranges import Histogram, Ranges
+from fheinfer.train.replace import replaced
 from fheinfer.weights import Weights
 from tests.conftest import NETWORK, TINY, calibrated, random_weights, tiny_pixels
 
@@ -61,15 +63,29 @@ def test_names_that_mean_nothing_are_refused(tiny_weights: Weights, name: str, e
         fheinfer.compile(tiny_weights, name)
 
 
+def ranges_of(weights: Weights) -> Ranges:
+    """As if measured on pictures that reach exactly the ranges the weights name."""
+    found = {name: Histogram(reach=bound, largest=bound) for name, bound in weights.ranges.items()}
+    return Ranges(weights.network, weights.identity, 1, 1.2, found)
+
+
 @pytest.mark.parametrize(
     ("network", "name", "bootstraps"),
-    [("resnet8-tiny-herpn", TINY, True), ("resnet8-tiny-turbo", "insecure-tiny-turbo", False)],
+    [
+        ("resnet8-tiny-herpn", TINY, True),
+        ("resnet8-tiny-turbo", "insecure-tiny-turbo", False),
+        ("resnet8-tiny+f1g2", TINY, True),
+    ],
 )
-def test_quadratic_networks_run_encrypted(tmp_path: Path, network: str, name: str, bootstraps: bool) -> None:
+def test_polynomial_networks_run_encrypted(tmp_path: Path, network: str, name: str, bootstraps: bool) -> None:
     """With bootstraps on a chain of set 1, and on a chain of short primes without."""
     wild = random_weights(network, 2)  # values of quadratics explode unless they are trained not to
     arrays = {key: array / np.float32(2) if array.ndim == 4 else array for key, array in wild.arrays.items()}
-    weights = calibrated(dataclasses.replace(wild, arrays=arrays), range(1000, 1020))
+    if "+" in network:
+        tame = calibrated(random_weights(NETWORK, 2), range(1000, 1020))
+        weights = replaced(tame, "f1g2", ranges_of(tame), tune=False)
+    else:
+        weights = calibrated(dataclasses.replace(wild, arrays=arrays), range(1000, 1020))
     picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
     plan = fheinfer.compile(weights, name)
     assert (plan.bootstraps > 0) == bootstraps

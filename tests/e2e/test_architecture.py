@@ -27,6 +27,7 @@ LAYERS = (
     "graph",
     "frontends",
     "weights",
+    "ranges",
     "keystore",
     "compiler",
     "runtime",

@@ -29,6 +29,22 @@ def test_resnet20_is_resnet20() -> None:
     assert (shapes["layer3.2.relu2"], shapes["fc"]) == ((64, 8, 8), (10,))
 
 
+@pytest.mark.parametrize("layers", [20, 32, 44, 56, 110])
+def test_deeper_resnets_have_the_layers_of_their_name(layers: int) -> None:
+    graph = zoo.network(f"resnet{layers}")
+    assert sum(n.op == "conv2d" and n.attrs["kernel"] == 3 for n in graph) + 1 == layers
+
+
+@pytest.mark.parametrize(("layers", "pool"), [(11, "max_pool"), (16, "max_pool"), (11, "mean_pool"), (16, "mean_pool")])
+def test_vgg_halves_the_picture_five_times(layers: int, pool: str) -> None:
+    graph = zoo.network(f"vgg{layers}" + ("-mean" if pool == "mean_pool" else ""))
+    # 8 and 13 convolutions; the published networks count two more linear layers than this one has
+    assert sum(n.op == "conv2d" for n in graph) + 3 == layers
+    shapes = graph.shapes()
+    assert [shapes[n.name] for n in graph if n.op == pool] == [
+        (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512, 1, 1)]
+
+
 @pytest.mark.parametrize(("name", "activations", "levels"), [("resnet20-herpn", 19, 40), ("resnet20-turbo", 10, 21)])
 def test_a_quadratic_network_has_the_levels_it_says(name: str, activations: int, levels: int) -> None:
     """The longest way from input to output, with a level a convolution (or linear layer, or pool) and a quadratic."""

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fheinfer.train.data import COLUMNS, PER_SHEET, ROWS, SIZE
+from fheinfer.train.loop import train
+from fheinfer.train.recipe import Recipe
+from fheinfer.weights import Weights, load
+
+QUICK = Recipe(epochs=3, batch=50, peak_lr=0.2, average=0.9, crop=2, bfloat16=False, seed=5)
 
 
 @pytest.fixture(scope="session", autouse=True)  # before any fixture that trains
@@ -31,6 +36,19 @@ def sheets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(ROWS * SIZE, COLUMNS * SIZE, 3)
             Image.fromarray(sheet).save(folder / f"{part}_{index:02}.webp", lossless=True, method=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def relu_file(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny ReLU network, trained on the sheets by `QUICK`."""
+    out = tmp_path_factory.mktemp("relu") / "tiny.safetensors"
+    train("resnet8-tiny", out, sheets, QUICK)
+    return out
+
+
+@pytest.fixture(scope="session")
+def relu_weights(relu_file: Path) -> Weights:
+    return load(relu_file)
 
 
 def striped(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:

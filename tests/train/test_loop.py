@@ -22,14 +22,12 @@ from fheinfer.train.recipe import Recipe
 from fheinfer.weights import import_file, load
 
 NETWORK = "resnet8-tiny"
-QUICK = Recipe(epochs=3, batch=50, peak_lr=0.2, average=0.9, crop=2, bfloat16=False, seed=5)
+QUICK = Recipe(epochs=3, batch=50, peak_lr=0.2, average=0.9, crop=2, bfloat16=False, seed=5)  # as in conftest.py
 
 
-@pytest.fixture(scope="module")
-def trained(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("out") / "tiny.safetensors"
-    train(NETWORK, out, sheets, QUICK)
-    return out
+@pytest.fixture
+def trained(relu_file: Path) -> Path:
+    return relu_file
 
 
 def stop_in_epoch(epoch: int) -> loop.Observer:
@@ -218,9 +216,21 @@ def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path)
                                      "epochs=0", "penalty=-1", "settle=99", "std=(0.1, 0.0, 0.1)", "epochs=__import__"])
 def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
     with pytest.raises(UsageError, match="recipe"):
-        Recipe.parse([setting])
+        Recipe().changed([setting])
 
 
 def test_a_recipe_is_read_from_settings() -> None:
-    assert Recipe.parse(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
+    assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
         epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
+
+
+@pytest.mark.slow
+def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+    runs = [loop.Run(Checkpoint("resnet8-tiny-turbo", QUICK), fitting, held_out, lambda progress: None, load(trained),
+                     fused) for fused in (False, True)]
+    x, labels = next(images.batches(fitting, QUICK, 0, torch.device("cpu")))
+    losses = [[run._step(x, labels, step, 10) for step in range(3)] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for name, tensor in runs[0].module.state_dict().items():
+        assert torch.allclose(tensor, runs[1].module.state_dict()[name], atol=1e-3), name

@@ -39,7 +39,17 @@ def test_every_node_has_the_shape_the_graph_says(name: str) -> None:
     values = module.forward_all(x)
     assert list(values) == [node.name for node in graph]
     assert {key: tuple(value.shape[1:]) for key, value in values.items()} == graph.shapes()
-    assert torch.equal(module(x), values["fc"])
+    assert torch.equal(module(x), values[graph.output.name])
+
+
+@pytest.mark.parametrize("op, of_window", [("max_pool", np.max), ("mean_pool", np.mean)])
+def test_pools_are_of_windows_side_by_side(op: str, of_window: Any) -> None:
+    graph = Graph("pool", (Node("x", "input", attrs={"shape": (2, 7, 5)}), Node("p", op, ("x",), {}, {"kernel": 2})))
+    assert graph.shapes()["p"] == (2, 3, 2)
+    x = np.random.default_rng(3).normal(size=(2, 7, 5))
+    y = GraphModule(graph)(torch.from_numpy(x[None]))[0].numpy()
+    windows = x[:, :6, :4].reshape(2, 3, 2, 2, 2)
+    assert y == pytest.approx(of_window(windows, axis=(2, 4)))
 
 
 def test_batch_norm_is_the_usual_one() -> None:

@@ -3,6 +3,7 @@
 x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
            =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
            =>   x ; quadratic (c0, c1, c2 a channel)
+x ; paf    =>   x ; chebyshev p1 ; ... ; multiply
 x ; herpn  =>   x ; quadratic
 
 The last of them keeps the name. Attribute `range` is the largest |input| a polynomial has to serve: `scales` makes it
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fheinfer.approx.composition import Composition
 from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
 from fheinfer.approx.quadratic import folded
 from fheinfer.compiler.program import Program
@@ -28,6 +30,8 @@ def approximate(program: Program) -> Program:
     for node in program.graph:
         if node.op == "relu":
             nodes += _relu(node, program.activation, _range(program, node), shapes[node.name][0], constants)
+        elif node.op == "paf":
+            nodes += _paf(node, constants)
         elif node.op == "herpn":
             nodes.append(_herpn(node, _range(program, node), constants))
         else:
@@ -51,13 +55,22 @@ def _relu(node: Node, activation: Activation, bound: float, channels: int, const
         powers = np.repeat(activation.polynomials.powers()[0][:, None], channels, axis=1)
         return [_quadratic(node, powers, bound, constants)]
     if isinstance(activation, Gate):
-        return gate(node, activation, bound, constants)
+        return _gate(node, activation.step, bound, constants)
     if not isinstance(activation, Polynomial) or activation.function != "ReLU":
         raise PlanError(f"{activation.name} cannot stand for the ReLU {node.name!r}; see `fheinfer approx list`")
     (series,) = activation.polynomials.stages
     name = f"{node.name}/coefficients"
     constants[name] = series
     return [Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, {**attrs, "range": bound, "unit": bound})]
+
+
+def _paf(node: Node, constants: Constants) -> list[Node]:
+    """A composite with coefficients of its own; what it was trained at is its range."""
+    lengths = [(degree + 1) // 2 for degree in node.attrs["degrees"]]
+    odd = np.split(constants[node.weights["coefficients"]], np.cumsum(lengths)[:-1])
+    stages = [np.stack([np.zeros_like(c), c], axis=1).ravel().tolist() for c in odd]
+    step = Composition.from_powers(stages).affine(0.5, 0.5)
+    return _gate(node, step, float(constants[node.weights["scale"]][0]), constants)
 
 
 def _herpn(node: Node, bound: float, constants: Constants) -> Node:
@@ -72,10 +85,11 @@ def _quadratic(node: Node, powers: np.ndarray, bound: float, constants: Constant
     return Node(node.name, "quadratic", node.inputs, weights, {"activation": node.name, "range": bound})
 
 
-def gate(node: Node, activation: Gate, bound: float, constants: Constants) -> list[Node]:
+def _gate(node: Node, step: Composition, bound: float, constants: Constants) -> list[Node]:
     """x times a composite step of x / bound."""
-    nodes, last = [], node.inputs[0]
-    for number, series in enumerate(activation.step.stages, start=1):
+    nodes: list[Node] = []
+    last = node.inputs[0]
+    for number, series in enumerate(step.stages, start=1):
         name = f"{node.name}/p{number}"
         constants[f"{name}/coefficients"] = series
         attrs = {"activation": node.name, "range": bound if number == 1 else 1.0, "unit": 1.0}

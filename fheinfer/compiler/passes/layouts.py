@@ -17,6 +17,7 @@ def layouts(program: Program) -> Program:
     of: dict[str, Layout] = {}
     nodes = []
     for node in program.graph:
+        _check(node)
         of[node.name] = layout = _layout(node, [of[i] for i in node.inputs])
         if layout.period > program.params.slots:
             raise PlanError(
@@ -24,6 +25,16 @@ def layouts(program: Program) -> Program:
             )
         nodes.append(node.with_attrs(layout=layout))
     return program.with_nodes(nodes)
+
+
+_KNOWN = ("input", "conv2d", "avg_pool", "linear", "add", "chebyshev", "multiply", "quadratic")
+
+
+def _check(node: Node) -> None:
+    if node.op not in _KNOWN:
+        raise PlanError(f"node {node.name!r}: {node.op} cannot be evaluated encrypted yet; use networks without it")
+    if node.op == "input" and len(node.attrs["shape"]) != 3:
+        raise PlanError(f"networks take pictures (channels, height, width) when encrypted, not {node.attrs['shape']}")
 
 
 def conv_of(node: Node) -> _core.Conv2d:

@@ -1,0 +1,69 @@
+"""Coefficients of a PAF fitted to what a layer sees: weighted least squares on the histogram of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fheinfer.approx.composition import F64
+from fheinfer.approx.paf import POLYNOMIALS, stages
+
+FLOOR = 0.001
+"""Part of the weight that is spread over the whole range, and `OUTSIDE` beyond it, wherever the inputs may fall."""
+OUTSIDE = 1.05
+_STEPS = 200
+
+
+def initial(name: str, order: str = "") -> list[F64]:
+    """The untrained PAF of that name: the coefficients of x, x^3, ... of each polynomial, in the order applied."""
+    return [np.array(POLYNOMIALS[p][1::2]) for p in stages(name, order)]
+
+
+def evaluated(coefficients: Sequence[F64], x: F64) -> tuple[F64, F64]:
+    """(s(x), its derivative by every coefficient as (len(x), coefficients)) of the composite s."""
+    value, columns = x, np.empty((len(x), 0))
+    for stage in coefficients:
+        even = value[:, None] ** (2 * np.arange(len(stage)))
+        powers, slope = even * value[:, None], even @ (stage * (2 * np.arange(len(stage)) + 1))
+        columns = np.hstack([columns * slope[:, None], powers])
+        value = powers @ stage
+    return value, columns
+
+
+def tuned(coefficients: Sequence[F64], x: F64, weights: F64, floor: float = FLOOR) -> list[F64]:
+    """Coefficients with the least weighted square error of ReLU, by Levenberg and Marquardt's method.
+
+    ReLU is missed by |x| |sign(x) - s(x)| / 2, which is linear in s. `floor` of all weight goes to a grid over
+    [-OUTSIDE, OUTSIDE]: without it the fit holds on the bulk of the inputs and lets go of everything else.
+
+    Args:
+        coefficients: where to start from, as of `initial`.
+        x: inputs as parts of the scale, none of them 0; (n,).
+        weights: how often each occurs; (n,), not all 0.
+    """
+    grid = np.linspace(-OUTSIDE, OUTSIDE, 400)  # even, so that 0 is not in it
+    points = np.concatenate([x, grid])
+    share = np.concatenate([(1 - floor) * weights / weights.sum(), np.full(len(grid), floor / len(grid))])
+    factor = np.abs(points) / 2 * np.sqrt(share)
+    lengths = np.cumsum([len(stage) for stage in coefficients])[:-1]
+    best, damping = np.concatenate(list(coefficients)), 1e-3
+    value, columns = evaluated(coefficients, points)
+    miss, jacobian = factor * (np.sign(points) - value), factor[:, None] * columns
+    for _ in range(_STEPS):
+        # Least squares of both, rather than normal equations: p(a x) and q(x / a) make one composite for any a.
+        held = np.diag(np.sqrt(damping) * np.linalg.norm(jacobian, axis=0))
+        step = np.linalg.lstsq(np.vstack([jacobian, held]), np.append(miss, np.zeros(len(best))), rcond=None)[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, columns = evaluated(np.split(best + step, lengths), points)
+            trial = factor * (np.sign(points) - value)
+            gained = 1 - np.sum(trial**2) / np.sum(miss**2)
+        if gained > 0:  # false for NaN, too
+            best, miss, jacobian, damping = best + step, trial, factor[:, None] * columns, max(damping / 5, 1e-9)
+            if gained < 1e-9:
+                break
+        else:
+            damping *= 4
+            if damping > 1e12:
+                break
+    return np.split(best, lengths)

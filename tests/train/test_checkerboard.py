@@ -1,0 +1,41 @@
+"""Linear layers learn a checkerboard: points of a 100 x 100 grid, moved a little, and their colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fheinfer.frontends import zoo
+from fheinfer.train.module import GraphModule
+
+
+def points() -> tuple[Tensor, Tensor]:
+    """(10,000, 2) in [-1, 1]^2, and their colours: moved to [0, 1]^2, the parity of round(3 x) + round(3 y)."""
+    random = np.random.default_rng(42)
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 100), np.linspace(0, 1, 100)), -1).reshape(-1, 2)
+    moved = random.permutation(grid + random.normal(0, 0.01, grid.shape))
+    colours = np.rint(3 * moved).astype(int).sum(1) % 2
+    return torch.from_numpy(moved).float() * 2 - 1, torch.from_numpy(colours)
+
+
+def test_it_learns_the_checkerboard() -> None:
+    x, colours = points()
+    torch.manual_seed(1)
+    module = GraphModule(zoo.network("checkerboard"))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
+    random = torch.Generator().manual_seed(1)
+    for epoch in range(20):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (1 - epoch / 20)
+        module.train()
+        for pick in torch.split(torch.randperm(9_500, generator=random), 95):
+            loss = functional.cross_entropy(module(x[pick]), colours[pick])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    module.eval()
+    with torch.inference_mode():
+        right = (module(x[9_500:]).argmax(1) == colours[9_500:]).float().mean()
+    assert right >= 0.95
