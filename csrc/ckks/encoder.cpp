@@ -1,6 +1,6 @@
 #include "ckks/encoder.h"
 
-#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <memory>
 #include <mutex>
@@ -90,32 +90,33 @@ auto inverse_stage_form() {
     return inverse_stage_portable;
 }
 
-// Coefficients c_j and c_{j + slots}, scaled and not rounded, of the polynomial with the slots re + i im.
-std::vector<double> coefficients(std::vector<double> re, std::vector<double> im, double scale) {
-    const std::size_t slots = re.size();
-    const auto& factors     = stages(slots);
-    const auto form         = inverse_stage_form();
+template <typename Value>
+std::vector<int64_t> encode_values(std::span<const Value> values, double scale) {
+    const std::size_t slots = values.size();
+    std::vector<double> re(slots), im(slots);
+    for (std::size_t i = 0; i < slots; ++i) {
+        re[i] = std::real(values[i]);
+        im[i] = std::imag(values[i]);
+    }
+    const auto& factors = stages(slots);
+    const auto form     = inverse_stage_form();
     for (std::size_t half = slots / 2, s = factors.size(); half >= 1; half /= 2)
         form(re.data(), im.data(), factors[--s].data(), slots, half);
 
     const auto& order   = reversed(slots);
     const double factor = scale / static_cast<double>(slots);
-    std::vector<double> out(2 * slots);
+    std::vector<int64_t> out(2 * slots);
     bool fits = true;
     for (std::size_t j = 0; j < slots; ++j) {
-        out[j]         = re[order[j]] * factor;
-        out[j + slots] = im[order[j]] * factor;
-        fits = fits && std::abs(out[j]) < kLargest && std::abs(out[j + slots]) < kLargest;
+        const double r = re[order[j]] * factor, i = im[order[j]] * factor;
+        fits = fits && std::abs(r) < kLargest && std::abs(i) < kLargest;
+        if (fits) {
+            out[j]         = std::llrint(r);
+            out[j + slots] = std::llrint(i);
+        }
     }
     if (!fits)
         throw Error(ErrorKind::kUsage, "a value too large to encode at this scale");
-    return out;
-}
-
-std::vector<int64_t> rounded(const std::vector<double>& x) {
-    std::vector<int64_t> out(x.size());
-    for (std::size_t i = 0; i < x.size(); ++i)
-        out[i] = std::llrint(x[i]);
     return out;
 }
 
@@ -133,16 +134,11 @@ std::vector<Complex> stage_factors(std::size_t length) {
 }
 
 std::vector<int64_t> encode(std::span<const Complex> values, double scale) {
-    std::vector<double> re, im;
-    for (const Complex& value : values) {
-        re.push_back(value.real());
-        im.push_back(value.imag());
-    }
-    return rounded(coefficients(std::move(re), std::move(im), scale));
+    return encode_values(values, scale);
 }
 
 std::vector<int64_t> encode(std::span<const double> values, double scale) {
-    return rounded(coefficients({values.begin(), values.end()}, std::vector<double>(values.size()), scale));
+    return encode_values(values, scale);
 }
 
 ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, std::size_t limbs, std::size_t specials) {
@@ -152,39 +148,6 @@ ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, 
         const std::size_t prime = chain.prime(row, limbs);
         ring::lift(out[row], coefficients.data(), size, chain.modulus(prime));
         chain.subring_ntt(prime, size).forward(out[row]);
-    }
-    return out;
-}
-
-// With z = X^slots, which is i in every slot, one complex transform gives c = a + z b. Real slots make a and b their own
-// conjugates, a_{size - k} = -a_k, so both can be read off c, before the rounding, and again off its residues: at positions
-// i and size - 1 - i of a transform stand the values at psi^e and psi^-e, where a and b agree and z has the signs + and -.
-std::array<ring::Poly, 2> transform_two(const Chain& chain, std::span<const double> x, std::span<const double> y, double scale,
-                                        std::size_t limbs) {
-    const std::size_t slots = x.size(), size = 2 * slots;
-    const auto c = coefficients({x.begin(), x.end()}, {y.begin(), y.end()}, scale);
-    std::vector<int64_t> both(size);
-    both[0]     = std::llrint(c[0]);
-    both[slots] = std::llrint(c[slots]);
-    for (std::size_t k = 1; k < slots; ++k) {
-        const int64_t a = std::llrint((c[k] - c[size - k]) / 2), b = std::llrint((c[k] + c[size - k]) / 2);
-        both[k]        = a + b;
-        both[size - k] = b - a;
-    }
-    std::array<ring::Poly, 2> out{ring::Poly(limbs, size), ring::Poly(limbs, size)};
-    for (std::size_t row = 0; row < limbs; ++row) {
-        const auto& m   = chain.modulus(row);
-        const auto& ntt = chain.subring_ntt(row, size);
-        const ring::Factor half((m.p + 1) / 2, m), half_over_z(m.inverse(m.add(m.power(ntt.psi(), slots), m.power(ntt.psi(), slots))), m);
-        uint64_t *a = out[0][row], *b = out[1][row], *mirrored = b + slots;
-        ring::lift(a, both.data(), size, m);
-        ntt.forward(a);
-        std::reverse_copy(a + slots, a + size, mirrored);
-        ring::subtract_multiply(b, a, mirrored, half_over_z, slots, m);
-        ring::add(a, a, mirrored, slots, m);
-        ring::multiply(a, a, half, slots, m);
-        std::reverse_copy(a, a + slots, a + slots);
-        std::reverse_copy(b, b + slots, b + slots);
     }
     return out;
 }

@@ -1,7 +1,6 @@
 // Slots to polynomials and back: the canonical embedding (ePrint 2016/421), on doubles.
 #pragma once
 
-#include <array>
 #include <complex>
 #include <cstdint>
 #include <span>
@@ -27,10 +26,5 @@ std::vector<int64_t> encode(std::span<const double> values, double scale);
 // Residues in evaluation form of the subring of X^(n / coefficients.size()): rows of coefficients.size() words, each
 // standing for n / coefficients.size() equal neighbours in the whole ring. Rows as in Chain::prime. On one thread.
 ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, std::size_t limbs, std::size_t specials);
-
-// Both encoded and transformed without special primes, by one transform of each kind instead of two. x and y have one
-// length, 16 or more.
-std::array<ring::Poly, 2> transform_two(const Chain& chain, std::span<const double> x, std::span<const double> y, double scale,
-                                        std::size_t limbs);
 
 }  // namespace fheinfer::ckks

@@ -18,8 +18,8 @@ namespace {
 
 // Rescaled values are at the scale of their level to within rounding.
 constexpr double kScaleTolerance = 1e-6;
-// Element-wise arithmetic takes 16 residues or more, so a shorter period is encoded as this many values.
-constexpr std::size_t kLeastPeriod = 16;
+// A transform has 16 coefficients or more, so a shorter period is encoded as this many values.
+constexpr std::size_t kLeastPeriod = 8;
 
 bool same_scale(double a, double b) {
     return std::abs(a / b - 1) < kScaleTolerance;
@@ -108,18 +108,13 @@ double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {
 std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x) const {
     const double scale = factor_scale(x);
     std::vector<Poly> out(factors.size());
-    std::vector<std::size_t> filled;
-    for (std::size_t i = 0; i < factors.size(); ++i)
-        if (!factors[i].empty())
-            filled.push_back(i);
     std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < filled.size(); i += 2) {
-        const std::size_t first = filled[i], second = filled[std::min(i + 1, filled.size() - 1)];
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+        if (factors[i].empty())
+            continue;
         try {
-            auto [x0, x1] = ckks::transform_two(*chain_, repeated(factors[first], period), repeated(factors[second], period), scale, x.limbs());
-            out[second] = std::move(x1);
-            out[first]  = std::move(x0);
+            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0);
         }
         catch (...) {
 #pragma omp critical

@@ -323,22 +323,6 @@ void test_refusals(const Bench& b) {
 }
 
 // Bytes of any kind: read, or refused as corrupt; a copy of exactly their size, so that reading past it is seen.
-// Two at once are what each alone is: no coefficient here is near enough to a half for the doubles to differ.
-void test_encoding(const Bench& b) {
-    for (std::size_t slots : {16, 64, 256}) {
-        std::vector<double> values[2];
-        for (auto& v : values)
-            for (std::size_t i = 0; i < slots; ++i)
-                v.push_back(static_cast<double>(random_bits() % 2001) / 1000 - 1);
-        const auto two = transform_two(*b.chain, values[0], values[1], std::ldexp(1.0, 30), 3);
-        for (int i = 0; i < 2; ++i) {
-            const auto alone = transform(*b.chain, encode(std::span<const double>(values[i]), std::ldexp(1.0, 30)), 3, 0);
-            check(alone.n() == two[i].n() && std::equal(alone[0], alone[0] + 3 * alone.n(), two[i][0]),
-                  "two vectors of " + std::to_string(slots) + " values encoded at once");
-        }
-    }
-}
-
 void test_payloads(const Bench& b) {
     const auto x = b.client.encrypt(values(), 4, b.scales[4]);
     const auto whole = write(*b.chain, x);
@@ -398,7 +382,6 @@ int main() {
         const Bench b(KeyPolicy::kFast);
         test_transforms(b);
         test_refusals(b);
-        test_encoding(b);
         test_payloads(b);
         std::printf("%s: tested\n", form.c_str());
     }

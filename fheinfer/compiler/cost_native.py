@@ -17,9 +17,11 @@ NTT_SECONDS = 0.12e-3
 """One limb in or out of evaluation form at N = 2^16, with the basis conversion around it."""
 ROW_SECONDS = 0.09e-3
 """One row of a digit times one row of a key: read from memory, once."""
-PLAIN_SECONDS = 0.018e-3
-"""One row of a ciphertext times one row of a diagonal."""
-ENCODE_SECONDS = 36e-9
+PLAIN_SECONDS = 0.009e-3
+"""One row of a ciphertext times one row of a diagonal, both in the cache."""
+TAP_SECONDS = 0.02e-3
+"""The same in a convolution, where diagonals come from memory."""
+ENCODE_SECONDS = 29e-9
 """One value of a diagonal: its part of a Fourier transform and of transforms into a few limbs."""
 SERIES_PRODUCTS = 11
 """Products with relinearisation in EvalMod: eight of its series, three double angles."""
@@ -45,14 +47,14 @@ class NativeCost(CostModel):
         self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(context, keys)]
         ring = self._ring / 65536
         self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
-        self._plain = PLAIN_SECONDS * ring
+        self._plain, self._tap = PLAIN_SECONDS * ring, TAP_SECONDS * ring
 
     def seconds(self, work: Work) -> float:
         total = sum(n * self._key_switch(limbs) for limbs, n in work.key_switches.items())
         total += sum(n * self._key_switch(limbs, hoisted=True) for limbs, n in work.hoisted_key_switches.items())
         total += sum(n * self._mod_up(limbs) for limbs, n in work.mod_ups.items())
         total += sum(n * 2 * limbs * self._ntt for limbs, n in work.rescales.items())
-        total += sum(n * 2 * limbs * self._plain for limbs, n in work.plain_multiplications.items())
+        total += sum(n * 2 * limbs * self._tap for limbs, n in work.plain_multiplications.items())
         total += sum(work.encoded_values.values()) * ENCODE_SECONDS
         total += sum(n * self._key_switch(limbs) for limbs, n in work.products.items())
         for degree, counts in work.polynomials.items():

@@ -174,9 +174,9 @@ def placed(name: str = "resnet8-tiny", activation: str = TINY.activation, **chan
 
 @pytest.mark.parametrize(("network", "words"), [("vgg11", "max_pool cannot be"), ("checkerboard", "take pictures")])
 def test_what_cannot_be_encrypted_yet_is_refused(network: str, words: str) -> None:
+    start = program(zoo.network(network), dataclasses.replace(parameter_set(1), slots=1 << 20))
     with pytest.raises(PlanError, match=words):
-        large = dataclasses.replace(parameter_set(1), slots=1 << 20)
-        run(program(zoo.network(network), large), fold_batch_norm, approximate, layouts)
+        run(start, fold_batch_norm, approximate, layouts)
 
 
 def scaled(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
