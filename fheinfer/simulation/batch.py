@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fheinfer.approx.forms import OVERSHOOT
 from fheinfer.compiler.plan import Plan, Step
 from fheinfer.compiler.steps import BOOTSTRAPPED
 
@@ -20,6 +19,8 @@ Noise = Callable[[Step | None, Tensor], Tensor]
 """The output of a step (None: the encrypted picture) with the error an encrypted run would add to it."""
 Watch = Callable[[Step, Tensor], None]
 
+ROUNDING = 1e-5
+"""How far beyond 1 an input may be: between stages of a composite they reach 1, and these are single precision."""
 _CHUNK = 1 << 16  # elements of a polynomial at once: what a second-level cache holds
 
 
@@ -72,7 +73,7 @@ class Batch:
         # A picture that is not a number any more has left a range before.
         most = float(largest.nan_to_num(torch.inf).max())
         self.reached[step.activation] = max(self.reached.get(step.activation, 0.0), most)
-        outside = ~(largest <= 1 + OVERSHOOT)
+        outside = ~(largest <= 1 + ROUNDING)
         self._outside[step.activation] = self._outside.get(step.activation, outside) | outside
 
     def overflows(self) -> list[Overflow]:

@@ -10,20 +10,23 @@ import pytest
 from fheinfer.approx import activation, measure, names, registry, sign
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
+COSTS = "What they cost and miss"
 
 
-def rows() -> dict[str, list[str]]:
-    lines = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table under a heading, by the name in its first column."""
+    section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
     return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
 def test_the_page_lists_what_the_registry_lists() -> None:
-    assert list(rows()) == list(names())
+    assert list(rows(COSTS)) == list(names())
 
 
 @pytest.mark.parametrize("name", names())
 def test_the_figures_are_measured(name: str) -> None:
-    function, degrees, levels, openfhe, largest, rms, band, bound, reach = rows()[name]
+    function, degrees, levels, openfhe, largest, rms, band, bound, reach = rows(COSTS)[name]
     about = measure.describe(activation(name))
     assert (function, degrees) == (about["function"], ", ".join(map(str, about["degrees"])))
     assert (int(levels), int(openfhe)) == (about["levels"], about["openfhe_levels"])
@@ -56,3 +59,10 @@ def test_what_guard_bands_do(
     found = registry.from_composite(made, "guarded")
     assert np.log2(measure.error(found).largest) == pytest.approx(error, abs=0.006)
     assert [float(found.polynomials(x)) for x in (1.001, 1.005, 1.01)] == pytest.approx(list(signs), abs=0.006)
+
+
+def test_levels_of_replaced_relus_are_the_registrys() -> None:
+    table = rows("ResNet20 with every ReLU replaced, not trained")
+    assert {name: int(cells[0]) for name, cells in table.items()} == {
+        name: activation(name).levels for name in table}
+    assert {f"minimax:{alpha}" for alpha in range(4, 15)} <= set(table)
