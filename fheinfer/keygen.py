@@ -31,7 +31,8 @@ def manifest_plan(network: str, params: ParameterSet, keys: KeyPolicy = "fast") 
     graph = zoo.network(network)
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(graph).items()}
     ranges = {node.name: 1.0 for node in graph.activations}
-    weights = Weights(graph, arrays, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ranges)
+    half = (0.5,) * graph.input.attrs["shape"][0]
+    weights = Weights(graph, arrays, half, half, ranges)
     return compile(weights, params, keys=keys)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer._core import Layout
 
-__all__ = ["Layout", "image_layout", "pack", "skewed", "slot_index", "unpack"]
+__all__ = ["Layout", "input_layout", "pack", "skewed", "slot_index", "spread", "unpack"]
 
 
-def image_layout(channels: int, height: int, width: int) -> Layout:
-    """Pixels side by side, one channel a block."""
+def input_layout(shape: Sequence[int]) -> Layout:
+    """Of a picture (C, H, W): pixels side by side, one channel a block. Of a vector (F,): one row."""
+    if len(shape) == 1:
+        return Layout(1, 1, shape[0], 1, 1, 1 << (shape[0] - 1).bit_length())
+    channels, height, width = shape
     return Layout(channels, height, width, 1, height, width)
 
 
@@ -45,3 +50,9 @@ def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
 def unpack(slots: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
     """At least one period of slots to (C, H, W)."""
     return np.asarray(slots, dtype=np.float64)[slot_index(layout)]
+
+
+def spread(numbers: NDArray[np.float64] | float, layout: Layout) -> NDArray[np.float64]:
+    """One number, one a channel or, of a vector, one a feature: to what multiplies a (C, H, W) tensor."""
+    rows = np.reshape(numbers, (-1, 1, 1))
+    return rows if len(rows) in (1, layout.channels) else rows.T

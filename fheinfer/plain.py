@@ -41,7 +41,7 @@ def plain_layers(weights: Weights, image: F64) -> dict[str, F64]:
         raise UsageError("the plain reference needs torch: pip install 'fheinfer[plain]'") from None
     shape = tuple(weights.graph.input.attrs["shape"])
     if image.shape != shape:
-        raise InputError(f"{weights.network} takes pictures of {shape}, not {image.shape}")
+        raise InputError(f"{weights.network} takes inputs of {shape}, not {image.shape}")
     with torch.inference_mode():
         x: Tensor = torch.tensor(image, dtype=torch.float64)
         values = from_weights(weights, torch.float64).forward_all(x.unsqueeze(0))

@@ -28,15 +28,14 @@ from fheinfer.frontends import zoo
 from fheinfer.graph.ir import Graph
 
 F32 = npt.NDArray[np.float32]
-Triple = tuple[float, float, float]
 
 MAX_BYTES = 512 * 2**20
 """Larger files are refused unread; ResNet20 is 1.1 MB."""
 
 _FORMAT = "fheinfer-weights-1"
 # Normalisations of well-known training scripts.
-_CIFAR: tuple[Triple, Triple] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-_IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CIFAR: tuple[tuple[float, ...], tuple[float, ...]] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Weights:
     """Arrays for every weight name of `graph`.
 
     arrays       name -> float32, read-only, shapes as `shapes(graph)` says, all finite, variances not negative
-    mean, std    the input is (picture / 255 - mean) / std, per channel
+    mean, std    the input is (picture / 255 - mean) / std, a channel, or (x - mean) / std a feature
     ranges       activation -> largest |input| seen on training images; empty where it was never measured
     provenance   where they come from, as words
 
@@ -54,16 +53,16 @@ class Weights:
 
     graph: Graph
     arrays: Mapping[str, F32]
-    mean: Triple
-    std: Triple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     ranges: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         fixed = {
             "arrays": _checked_arrays(self.graph, self.arrays),
-            "mean": _triple("mean", self.mean),
-            "std": _triple("std", self.std, positive=True),
+            "mean": _normal("mean", self.mean, self.graph),
+            "std": _normal("std", self.std, self.graph, positive=True),
             "ranges": _checked_ranges(self.graph, self.ranges),
             "provenance": MappingProxyType({str(k): str(v) for k, v in self.provenance.items()}),
         }
@@ -152,7 +151,7 @@ def import_file(path: Path, network: str = "resnet20", mean: Sequence[float] | N
     graph = zoo.network(network)
     if path.suffix.lower() == ".safetensors" and _read_safetensors(path)[1].get("format") == _FORMAT:
         weights = load(path, graph)
-        weights = replace(weights, mean=_triple("mean", mean or weights.mean), std=_triple("std", std or weights.std))
+        weights = replace(weights, mean=tuple(mean or weights.mean), std=tuple(std or weights.std))
     else:
         weights = _foreign(path, graph, mean, std)
     if data is None:
@@ -173,8 +172,8 @@ def _foreign(path: Path, graph: Graph, mean: Sequence[float] | None, std: Sequen
     arrays = {(f"fc{name[6:]}" if name.startswith("linear.") else name): array for name, array in found.items()
               if not name.endswith("num_batches_tracked")}
     try:
-        return Weights(graph, _option_a(graph, arrays) | arrays, _triple("mean", mean or usual[0]),
-                       _triple("std", std or usual[1]), provenance={"imported from": path.name})
+        return Weights(graph, _option_a(graph, arrays) | arrays, tuple(mean or usual[0]), tuple(std or usual[1]),
+                       provenance={"imported from": path.name})
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -231,11 +230,12 @@ def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, f
     return MappingProxyType(checked)
 
 
-def _triple(name: str, values: Sequence[float], positive: bool = False) -> Triple:
-    numbers = [float(value) for value in values]
-    if len(numbers) != 3 or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        raise WeightsError(f"{name} must be three {'positive ' if positive else ''}numbers, one a colour channel")
-    return (numbers[0], numbers[1], numbers[2])
+def _normal(name: str, values: Sequence[float], graph: Graph, positive: bool = False) -> tuple[float, ...]:
+    numbers, shape = tuple(float(value) for value in values), graph.input.attrs["shape"]
+    if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
+        raise WeightsError(f"{name} must be {shape[0]} {'positive ' if positive else ''}numbers, one a "
+                           f"{'colour channel' if len(shape) == 3 else 'feature'}")
+    return numbers
 
 
 def _option_a(graph: Graph, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, F32]:

@@ -1,10 +1,43 @@
 #include "kernels/linear.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/error.h"
 
 namespace fheinfer {
+
+namespace {
+
+bool is_vector(const Layout& l) {
+    return l.channels == 1 && l.height == 1 && l.gap == 1 && l.grid_height == 1;
+}
+
+// Baby steps and giant steps over all distances between a feature and an output: 2 sqrt(period) rotation keys.
+LinearTransform vector_transform(std::span<const double> weight, const Layout& in, const Layout& out) {
+    const int distances = static_cast<int>(in.period());
+    const int baby      = 1 << (std::bit_width(static_cast<unsigned>(distances)) / 2);
+
+    LinearTransform t;
+    t.period = out.period();
+    t.columns.clear();
+    for (int d = 0; d < baby; ++d)
+        t.columns.push_back(d);
+    t.row_steps  = distances / baby;
+    t.row_stride = baby;
+    t.diagonals.resize(t.row_steps * t.taps());
+    for (int o = 0; o < out.width; ++o)
+        for (int x = 0; x < in.width; ++x) {
+            const int distance = (x - o) & (distances - 1), row = distance / baby;
+            Diagonal& d = t.diagonal(0, row, static_cast<std::size_t>(distance % baby));
+            if (d.empty())
+                d.resize(t.period, 0.0);
+            d[static_cast<std::size_t>(o + row * baby) % t.period] += weight[static_cast<std::size_t>(o) * in.width + x];
+        }
+    return t;
+}
+
+}  // namespace
 
 Layout sum_pool_output(const Layout& in) {
     in.check();
@@ -32,7 +65,9 @@ Layout linear_output(const Layout& in, int out_features) {
     out.channels = out.height = out.grid_height = 1;
     out.width      = out_features;
     out.grid_width = static_cast<int>(in.period());
-    if (out_features > in.grid())
+    if (is_vector(in))  // one that repeats more often than the output is long serves as it is
+        out.grid_width = std::max(out.grid_width, static_cast<int>(std::bit_ceil(static_cast<unsigned>(out_features))));
+    else if (out_features > in.grid())
         throw Error(ErrorKind::kPlan, "a linear layer of " + std::to_string(out_features) + " outputs does not fit a grid of " +
                                           std::to_string(in.grid()) + " slots");
     out.check();
@@ -45,6 +80,8 @@ LinearTransform linear_transform(std::span<const double> weight, const Layout& i
         throw Error(ErrorKind::kPlan, "a linear weight of the wrong size");
     if (in.skew)
         throw Error(ErrorKind::kPlan, "a linear layer takes equal copies, not " + in.str());
+    if (is_vector(in))
+        return vector_transform(weight, in, out);
     const int rows = in.height * in.gap, columns = in.width * in.gap;
 
     LinearTransform t;

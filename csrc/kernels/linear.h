@@ -14,11 +14,12 @@ namespace fheinfer {
 Layout sum_pool_output(const Layout& in);
 CiphertextPtr sum_pool(Evaluator& evaluator, const CiphertextPtr& x, const Layout& in);
 
-// Features 0, 1, ... in slots 0, 1, ...
+// Features 0, 1, ... in slots 0, 1, ... of one row.
 Layout linear_output(const Layout& in, int out_features);
 
 // The matrix `weight` (out, channels * height * width), row-major, as a linear transform: the distances between cell
-// column and output are hoisted, cell rows a Horner sum, blocks folded. Throws Error(kPlan) where `in` is skewed.
+// column and output are hoisted, cell rows a Horner sum, blocks folded. For a vector (one row of a grid one row high) it is
+// baby-step giant-step over all distances. Throws Error(kPlan) where `in` is skewed.
 LinearTransform linear_transform(std::span<const double> weight, const Layout& in, const Layout& out);
 
 // One level, and one more with `mask`, which clears the partial sums the folds leave beside the features: the final

@@ -15,7 +15,7 @@ from fheinfer import _core
 from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program
 from fheinfer.compiler.work import Work
 from fheinfer.errors import InputError
-from fheinfer.layout import Layout, pack, unpack
+from fheinfer.layout import Layout, input_layout, pack, spread, unpack
 from fheinfer.params import ParameterSet
 from fheinfer.policy import KeyPolicy
 
@@ -31,7 +31,7 @@ class ClientSpec:
 
     network: str
     params: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_scale: float
@@ -41,14 +41,14 @@ class ClientSpec:
     plan: str
 
     def pack(self, image: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Normalised (C, H, W) picture to slots.
+        """Normalised (C, H, W) picture, or (F,) vector, to slots.
 
         Raises:
-            InputError: a picture of another shape.
+            InputError: an input of another shape.
         """
         if np.shape(image) != tuple(self.input_shape):
-            raise InputError(f"{self.network} takes pictures of {tuple(self.input_shape)}, not {np.shape(image)}")
-        return pack(image / self.input_scale, _core.Layout(*self.input_shape, 1, *self.input_shape[1:]))
+            raise InputError(f"{self.network} takes inputs of {tuple(self.input_shape)}, not {np.shape(image)}")
+        return pack(image / self.input_scale, input_layout(self.input_shape))
 
     def unpack(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
         """Decrypted slots to logits."""
@@ -128,15 +128,14 @@ class Step:
         return Work.of(evaluator.report())
 
     def _slots(self, channels: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One number a channel, in the slots of every pixel."""
+        """One number a channel (or a feature of a vector), in the slots of every pixel."""
         layout = self.layout
         shape = (layout.channels, layout.height, layout.width)
-        return pack(np.broadcast_to(channels[:, None, None], shape), layout)
+        return pack(np.broadcast_to(spread(channels, layout), shape), layout)
 
     def values(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
         """Slots of the output as the (C, H, W) tensor the network computes at this point."""
-        scale = self.scale if isinstance(self.scale, float) else self.scale[:, None, None]
-        return unpack(slots, self.layout) * scale
+        return unpack(slots, self.layout) * spread(self.scale, self.layout)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from fheinfer.approx.forms import OVERSHOOT
 from fheinfer.compiler.plan import Plan, Step
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.errors import RangeError
+from fheinfer.layout import spread
 from fheinfer.runtime.executor import StepDone, execute
 
 
@@ -22,7 +23,7 @@ def run_slots(
     layers: dict[str, NDArray[np.float64]] | None = None,
     observer: Callable[[StepDone], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Logits of a normalised (C, H, W) picture.
+    """Logits of a normalised (C, H, W) picture or an (F,) vector.
 
     Args:
         layers: filled with the values of every step, by name.
@@ -49,7 +50,7 @@ def run_slots(
 
 
 def _check_range(source: Step, values: NDArray[np.float64], activation: str) -> None:
-    scale = source.scale if isinstance(source.scale, float) else source.scale[:, None, None]
+    scale = spread(source.scale, source.layout)
     ratio = np.abs(values / scale)
     if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too
         worst = np.unravel_index(np.nanargmax(ratio), ratio.shape)

@@ -92,11 +92,11 @@ def _apply(step: Step, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> T
     if step.op == "chebyshev":
         return chebyshev(x, weights["coefficients"])
     if step.op == "quadratic":
-        return (x + _channels(weights["shift"])).square() + _channels(weights["constant"])
+        return (x + _channels(weights["shift"], x)).square() + _channels(weights["constant"], x)
     if step.op == "multiply":
         return x * inputs[1]
     if step.op == "gain":
-        return x * _channels(weights["factor"])
+        return x * _channels(weights["factor"], x)
     if step.op == "avg_pool":
         return x.sum(dim=(2, 3), keepdim=True)
     if step.op == "add":
@@ -141,5 +141,5 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(flat.reshape(-1), _CHUNK)
 
 
-def _channels(values: Tensor) -> Tensor:
-    return values.view(1, -1, 1, 1)
+def _channels(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.dim() - 2))

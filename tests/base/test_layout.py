@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fheinfer.errors import PlanError
-from fheinfer.layout import Layout, image_layout, pack, skewed, slot_index, unpack
+from fheinfer.layout import Layout, input_layout, pack, skewed, slot_index, unpack
 
 
 @st.composite
@@ -55,7 +55,7 @@ def test_channels_fill_the_cells_between_pixels_first() -> None:
 
 
 def test_pictures_lie_side_by_side() -> None:
-    layout = image_layout(3, 32, 32)
+    layout = input_layout((3, 32, 32))
     assert (layout.gap, layout.period) == (1, 4 * 32 * 32)
     assert layout.slot(2, 5, 7) == 2 * 1024 + 5 * 32 + 7
 

@@ -290,9 +290,9 @@ def test_a_client_refuses_a_network_of_another_set(
 def test_a_picture_of_the_wrong_shape_is_refused(
     tiny_client: fheinfer.Client, tiny_plan: fheinfer.Plan, shape: Any
 ) -> None:
-    with pytest.raises(InputError, match="takes pictures of"):
+    with pytest.raises(InputError, match="takes inputs of"):
         tiny_client.encrypt(np.zeros(shape), tiny_plan.client)
-    with pytest.raises(InputError, match="takes pictures of"):
+    with pytest.raises(InputError, match="takes inputs of"):
         fheinfer.run_slots(tiny_plan, np.zeros(shape))
 
 

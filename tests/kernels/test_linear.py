@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fheinfer import _core
 from fheinfer.errors import BackendError, PlanError
-from fheinfer.layout import Layout, pack, unpack
+from fheinfer.layout import Layout, input_layout, pack, unpack
 
 LEVELS = _core.LevelModel(top=6, after_bootstrap=4, bootstrap_min=1)
 EXACT = 1e-9
@@ -49,6 +49,23 @@ def test_linear_equals_the_matrix_product(
     assert evaluator.level(y) == (3 if mask else 4)
     if mask:  # the client decrypts the logits and nothing else
         assert np.array_equal(periods[:, outputs:], np.zeros_like(periods[:, outputs:]))
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([1, 2]), st.integers(0, 2**32 - 1))
+def test_vectors_of_any_lengths(features: int, outputs: int, repeats: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight, bias = rng.normal(size=features), rng.normal(size=(outputs, features)), rng.normal(size=outputs)
+    layout = input_layout((features,))
+    out = _core.linear_output(layout, outputs)
+    evaluator = _core.SlotsEvaluator(out.period * repeats, LEVELS)
+    y = _core.linear(evaluator, evaluator.encrypt(pack(x, layout), 5), weight, bias, layout, out, False)
+    slots = evaluator.decrypt(y).reshape(-1, out.period)
+    assert np.abs(slots[:, :outputs] - (weight @ x + bias)).max() < EXACT
+    assert np.array_equal(slots[:, outputs:], np.zeros_like(slots[:, outputs:]))  # so the next layer needs no mask
+    trace = _core.TraceEvaluator(out.period * repeats, LEVELS)
+    _core.linear(trace, trace.encrypt(5), weight, bias, layout, out, False)
+    assert len(trace.report().rotation_keys) <= 3 * np.sqrt(layout.period)
 
 
 @settings(max_examples=100)

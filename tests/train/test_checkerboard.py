@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import fheinfer
 from fheinfer.frontends import zoo
+from fheinfer.metrics import precision_bits
 from fheinfer.train.module import GraphModule
+from fheinfer.weights import Weights
+from tests.conftest import TINY
 
 
 def points() -> tuple[Tensor, Tensor]:
@@ -20,7 +27,8 @@ def points() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(moved).float() * 2 - 1, torch.from_numpy(colours)
 
 
-def test_it_learns_the_checkerboard() -> None:
+@pytest.fixture(scope="module")
+def trained() -> GraphModule:
     x, colours = points()
     torch.manual_seed(1)
     module = GraphModule(zoo.network("checkerboard"))
@@ -35,7 +43,29 @@ def test_it_learns_the_checkerboard() -> None:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    module.eval()
+    return module.eval()
+
+
+def test_it_learns_the_checkerboard(trained: GraphModule) -> None:
+    x, colours = points()
     with torch.inference_mode():
-        right = (module(x[9_500:]).argmax(1) == colours[9_500:]).float().mean()
+        right = (trained(x[9_500:]).argmax(1) == colours[9_500:]).float().mean()
     assert right >= 0.95
+
+
+def test_and_runs_it_encrypted(trained: GraphModule, tmp_path: Path) -> None:
+    x, colours = points()
+    with torch.inference_mode():
+        values = trained.forward_all(x[:9_500])
+    ranges = {node.name: float(values[node.inputs[0]].abs().max()) for node in trained.graph.activations}
+    arrays = {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
+    weights = Weights(trained.graph, arrays, (0.5, 0.5), (0.5, 0.5), ranges)
+    fheinfer.keygen(TINY, tmp_path, network="checkerboard")
+    folder = tmp_path / f"set{TINY}"
+    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
+    right = 0
+    for point, colour in zip(x[9_500:9_520].double().numpy(), colours[9_500:9_520].tolist(), strict=True):
+        logits = client.decrypt(server.evaluate(client.encrypt(point, server.plan.client)))
+        assert precision_bits(fheinfer.run_slots(server.plan, point), logits).minimum > 8
+        right += int(logits.argmax()) == colour
+    assert right >= 19

@@ -10,7 +10,7 @@ from fheinfer import _core
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
-from fheinfer.layout import Layout, image_layout
+from fheinfer.layout import Layout, input_layout
 
 
 def layouts(program: Program) -> Program:
@@ -33,8 +33,6 @@ _KNOWN = ("input", "conv2d", "avg_pool", "linear", "add", "chebyshev", "multiply
 def _check(node: Node) -> None:
     if node.op not in _KNOWN:
         raise PlanError(f"node {node.name!r}: {node.op} cannot be evaluated encrypted yet; use networks without it")
-    if node.op == "input" and len(node.attrs["shape"]) != 3:
-        raise PlanError(f"networks take pictures (channels, height, width) when encrypted, not {node.attrs['shape']}")
 
 
 def conv_of(node: Node) -> _core.Conv2d:
@@ -44,7 +42,7 @@ def conv_of(node: Node) -> _core.Conv2d:
 
 def _layout(node: Node, inputs: list[Layout]) -> Layout:
     if node.op == "input":
-        return image_layout(*node.attrs["shape"])
+        return input_layout(node.attrs["shape"])
     if node.op == "conv2d":
         return _core.conv2d_output(inputs[0], node.attrs["out_channels"], conv_of(node))
     if node.op == "avg_pool":
