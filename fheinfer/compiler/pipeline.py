@@ -11,6 +11,7 @@ from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
+from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.plan import Plan
@@ -27,6 +28,7 @@ PASSES: tuple[Callable[[Program], Program], ...] = (
     fold_batch_norm,
     merge_shortcuts,
     fold_pool,
+    pools,
     approximate,
     layouts,
     skews,

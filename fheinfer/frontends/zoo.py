@@ -110,6 +110,8 @@ _VGG = {
 
 _NETWORKS: dict[str, Callable[[], Graph]] = {
     "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
+    "resnet20-silu": lambda: resnet("resnet20-silu", (3, 3, 3), (16, 32, 64), activation="silu"),
+    "resnet20-gelu": lambda: resnet("resnet20-gelu", (3, 3, 3), (16, 32, 64), activation="gelu"),
     # Quadratics only: 40 levels (19 convolutions, 19 squares, pool and linear layer), or 21 and one square a block. The
     # second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the third.
     "resnet20-herpn": lambda: resnet("resnet20-herpn", (3, 3, 3), (16, 32, 64), activation="herpn"),
@@ -119,6 +121,9 @@ _NETWORKS: dict[str, Callable[[], Graph]] = {
        for layers, plan in _VGG.items() for suffix, pool in (("", "max_pool"), ("-mean", "mean_pool"))},
     # The shape of resnet20, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
     "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
+    "resnet8-tiny-silu": lambda: resnet("resnet8-tiny-silu", (1, 1, 1), (4, 8, 16), size=8, activation="silu"),
+    "vgg3-tiny": lambda: vgg("vgg3-tiny", ((4,), (8,)), size=8),
+    "vgg3-tiny-mean": lambda: vgg("vgg3-tiny-mean", ((4,), (8,)), "mean_pool", size=8),
     "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
     "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),
     # A point of a square in, the colour of a 4x4 checkerboard there out. (Two quadratics, of degree 4 together, cannot:

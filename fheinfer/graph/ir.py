@@ -13,7 +13,7 @@ from typing import Any
 
 from fheinfer.errors import GraphError
 
-ACTIVATIONS = ("relu", "herpn", "paf")
+ACTIVATIONS = ("relu", "silu", "gelu", "herpn", "paf")
 """Operations that stand between the layers of a network and are not linear."""
 
 POLYNOMIALS = ("herpn", "paf")
@@ -116,7 +116,7 @@ class GraphBuilder:
 
     def activation(self, op: str, x: str, name: str) -> str:
         """An activation of one of the `ACTIVATIONS`; weights, where it has any, under its own name."""
-        if op == "relu":
+        if op in ("relu", "silu", "gelu"):
             return self.add(name, op, x)
         return self.add(name, op, x, weights={r: f"{name}.{r}" for r in ("weight", "bias", "mean", "var")}, eps=1e-5)
 

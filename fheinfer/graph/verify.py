@@ -11,6 +11,8 @@ OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
     "conv2d": (1, frozenset({"weight", "bias"}), frozenset({"out_channels", "kernel", "stride", "padding"})),
     "batch_norm": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "relu": (1, frozenset(), frozenset()),
+    "silu": (1, frozenset(), frozenset()),
+    "gelu": (1, frozenset(), frozenset()),
     "herpn": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
     "paf": (1, frozenset({"coefficients", "scale"}), frozenset({"degrees"})),
     "add": (2, frozenset(), frozenset()),

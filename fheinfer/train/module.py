@@ -89,7 +89,8 @@ def _pooled(x: Tensor) -> Tensor:
 
 
 _WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
-    "input": lambda x: x, "relu": torch.relu, "add": torch.add, "avg_pool": _pooled,
+    "input": lambda x: x, "relu": torch.relu, "silu": functional.silu, "gelu": functional.gelu, "add": torch.add,
+    "avg_pool": _pooled,
 }
 _POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max_pool": functional.max_pool2d, "mean_pool": functional.avg_pool2d,

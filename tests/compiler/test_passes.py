@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fheinfer.approx import activation, names
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
@@ -19,6 +20,7 @@ from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import SECONDS_PER_MEGABYTE, levels
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
+from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.pipeline import PASSES
@@ -172,15 +174,63 @@ def placed(name: str = "resnet8-tiny", activation: str = TINY.activation, **chan
     return run(program(zoo.network(name), params), fold_batch_norm, fold_pool, approximate, layouts)
 
 
-@pytest.mark.parametrize(("network", "words"), [("vgg11", "max_pool cannot be")])
-def test_what_cannot_be_encrypted_yet_is_refused(network: str, words: str) -> None:
-    start = program(zoo.network(network), dataclasses.replace(parameter_set(1), slots=1 << 20))
-    with pytest.raises(PlanError, match=words):
+def test_what_a_pass_left_behind_cannot_be_encrypted() -> None:
+    start = program(zoo.network("vgg11"), dataclasses.replace(parameter_set(1), slots=1 << 20))
+    with pytest.raises(PlanError, match="max_pool cannot be"):
         run(start, fold_batch_norm, approximate, layouts)
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel", "relu", "words"),
+    [
+        ("max_pool", 2, False, "must follow a ReLU"),
+        ("max_pool", 4, True, "has to be of 2x2"),
+        ("max_pool", 3, True, "do not fill 8x8"),
+        ("mean_pool", 3, True, "do not fill 8x8"),
+    ],
+)
+def test_pools_that_cannot_be_evaluated_say_so(op: str, kernel: int, relu: bool, words: str) -> None:
+    def build(g: GraphBuilder) -> None:
+        x = g.conv_bn("input", "conv", None, 4, 3)
+        g.add("pool", op, g.activation("relu", x, "relu") if relu else x, kernel=kernel)
+
+    with pytest.raises(PlanError, match=words):
+        run(small(build), pools)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([2, 4]), st.sampled_from([1, 3, 5]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_mean_pool_and_the_convolution_after_it_are_one(kernel: int, taps: int, alone: bool, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    conv2d, avg_pool2d = torch.nn.functional.conv2d, torch.nn.functional.avg_pool2d
+    builder = GraphBuilder("small", (3, 8, 8))
+    builder.conv_bn(builder.add("pool", "mean_pool", "input", kernel=kernel), "conv", None, 5, taps, 2 if alone else 1)
+    before = program(builder.build(), seed=seed)
+    after = run(before, pools)
+    assert [node.op for node in after.graph] == ["input", *["conv2d"] * (2 if alone else 1)]
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 3, 8, 8)))
+    expected = conv2d(avg_pool2d(x, kernel), torch.from_numpy(before.constants["conv.weight"]),
+                      stride=2 if alone else 1, padding=taps // 2)
+    for node in after.graph.nodes[1:]:
+        weight = torch.from_numpy(after.constants[node.weights["weight"]])
+        x = conv2d(x, weight, stride=node.attrs["stride"], padding=node.attrs["padding"])
+    assert torch.allclose(x, expected, atol=1e-12)
 
 
 def scaled(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
     return run(placed(name, activation, **changes), scales)
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "openfhe"])
+@pytest.mark.parametrize("name", [n for n in names() if activation(n).function == "ReLU"])
+def test_levels_of_a_plan_are_those_of_the_registry(name: str, native: bool) -> None:
+    """`Step.trace` asserts that the kernels consume what each step says, so this compares them with the table."""
+    about, levelled = activation(name), scaled(activation=name, levels=20, native=native)
+    for relu in (node for node in zoo.network("resnet8-tiny") if node.op == "relu"):
+        steps = [step_of(node, levelled) for node in levelled.graph if node.attrs.get("activation") == relu.name]
+        for step in steps:
+            step.trace(levelled)
+        assert sum(step.depth for step in steps) == (about.levels if native else about.openfhe_levels)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +450,7 @@ def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], levels_:
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_graph() -> None:
-    assert (fold_batch_norm, merge_shortcuts, fold_pool, approximate, layouts, skews, scales, levels) == PASSES
+    assert (fold_batch_norm, merge_shortcuts, fold_pool, pools, approximate, layouts, skews, scales, levels) == PASSES
     run(program(zoo.network("resnet8-tiny")), *PASSES)
 
 

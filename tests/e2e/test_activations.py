@@ -103,3 +103,32 @@ def test_polynomial_networks_run_encrypted(tmp_path: Path, network: str, name: s
     logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
     assert precision_bits(expected, logits).minimum > 8
     assert (folder / "server" / "conjugation.key").exists() == bootstraps
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "bits"),
+    [
+        ("resnet8-tiny-silu", TINY, 6),
+        ("vgg3-tiny", f"{TINY}+relu:27", 4),
+        ("vgg3-tiny-mean", TINY, 6),
+    ],
+)
+def test_smooth_activations_and_pools_run_encrypted(tmp_path: Path, network: str, name: str, bits: float) -> None:
+    weights = calibrated(random_weights(network, 2), range(1000, 1020))
+    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
+    fheinfer.keygen(name, tmp_path, network=network)
+    folder = tmp_path / f"set{name}"
+    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
+    logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
+    expected = fheinfer.run_slots(server.plan, picture)
+    assert precision_bits(expected, logits).minimum > 12
+    assert precision_bits(plain_layers(weights, picture)["fc"], expected).minimum > bits
+
+
+def test_max_pool_is_as_exact_as_its_comparisons() -> None:
+    weights = calibrated(random_weights("vgg3-tiny", 2), range(1000, 1020))
+    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
+    exact = plain_layers(weights, picture)["fc"]
+    coarse, fine = (precision_bits(exact, fheinfer.run_slots(fheinfer.compile(weights, f"2+minimax:{alpha}"), picture))
+                    for alpha in (6, 11))
+    assert fine.minimum > 8 > coarse.minimum > 3

@@ -3,6 +3,7 @@
 x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
            =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
            =>   x ; quadratic (c0, c1, c2 a channel)
+x ; silu   =>   x ; chebyshev                                                 and so gelu, of a degree by its range
 x ; paf    =>   x ; chebyshev p1 ; ... ; multiply
 x ; herpn  =>   x ; quadratic
 
@@ -16,12 +17,16 @@ import numpy as np
 
 from fheinfer.approx.composition import Composition
 from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
+from fheinfer.approx.measure import error
 from fheinfer.approx.quadratic import folded
+from fheinfer.approx.smooth import FUNCTIONS, smooth
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.graph.ir import Node
 
 Constants = dict[str, np.ndarray]
+SMOOTH_ERROR = 2**-10
+"""Largest error of a series for SiLU or GELU, of its range: what a bootstrap adds is no less."""
 
 
 def approximate(program: Program) -> Program:
@@ -30,6 +35,8 @@ def approximate(program: Program) -> Program:
     for node in program.graph:
         if node.op == "relu":
             nodes += _relu(node, program.activation, _range(program, node), shapes[node.name][0], constants)
+        elif node.op in FUNCTIONS:
+            nodes.append(_smooth(node, _range(program, node), constants))
         elif node.op == "paf":
             nodes += _paf(node, constants)
         elif node.op == "herpn":
@@ -62,6 +69,18 @@ def _relu(node: Node, activation: Activation, bound: float, channels: int, const
     name = f"{node.name}/coefficients"
     constants[name] = series
     return [Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, {**attrs, "range": bound, "unit": bound})]
+
+
+def _smooth(node: Node, bound: float, constants: Constants) -> Node:
+    """SiLU and GELU depend on their range: the first series exact enough, of those that use all of their levels."""
+    for levels in range(3, 8):
+        series = smooth(node.op, 2**levels - 1, bound)
+        if error(series).largest <= SMOOTH_ERROR * bound:
+            name = f"{node.name}/coefficients"
+            constants[name] = series.polynomials.stages[0] / bound
+            attrs = {"activation": node.name, "range": bound, "unit": bound}
+            return Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, attrs)
+    raise PlanError(f"the range {bound:.3g} of the activation {node.name!r} is too large for one polynomial")
 
 
 def _paf(node: Node, constants: Constants) -> list[Node]:
