@@ -16,10 +16,10 @@ from fheinfer.train.calibrate import IMAGES, calibrate
 from fheinfer.train.loop import Observer, train
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
+from fheinfer.train.smartpaf import MARGIN
 from fheinfer.weights import Weights
 
 RECIPE = Recipe(epochs=5, peak_lr=0.01, warmup=0.1, average=0.99)
-MARGIN = 1.2
 
 
 def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: Recipe = RECIPE, resume: bool = False,
