@@ -153,7 +153,8 @@ def plan(
         left=3,
     )
     out.print(
-        f"{made.bootstraps} bootstraps, {made.multiplications:,} products with plaintexts, {len(made.rotations)} rotation keys; input level {made.client.input_level}"
+        f"{made.bootstraps} bootstraps, {made.multiplications:,} products with plaintexts, "
+        f"{len(made.rotations)} rotation keys; input level {made.client.input_level}"
     )
     table(
         "predicted by keys",

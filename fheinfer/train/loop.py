@@ -143,10 +143,10 @@ class Run:
         if settling == 0 and recipe.settle:
             recalibrate(self.module, self.fitting, recipe.mean, recipe.std)
             if recipe.dynamic:
-                sizes = largest(self.module, self.fitting, recipe.mean, recipe.std)
-                for module in (self.module, self.average):
+                both = (self.module, self.average)
+                sizes = [largest(module, self.fitting, recipe.mean, recipe.std) for module in both]
+                for module in both:
                     smartpaf.settle_scales(module, sizes)
-                    smartpaf.follow_batches(module, False)
         self.module.train()
         if settling >= 0:
             for layer in self.module.modules():

@@ -20,7 +20,8 @@ def quantised(weight: Tensor, bits: int) -> Tensor:
     exact = weight.detach()
     largest = exact.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
     step = (largest / (2 ** (bits - 1) - 1)).clamp_min(torch.finfo(weight.dtype).tiny)
-    return (exact / step).round() * step + (weight - exact)  # the last term is 0 and carries the gradient
+    rounded: Tensor = (exact / step).round() * step
+    return rounded + (weight - exact)  # the second term is 0 and carries the gradient
 
 
 class Conv2d(nn.Conv2d):
@@ -29,7 +30,8 @@ class Conv2d(nn.Conv2d):
     bits = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, quantised(self.weight, self.bits), self.bias)
+        weight = quantised(self.weight, self.bits)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Linear(nn.Linear):

@@ -72,7 +72,8 @@ class Recipe:
             "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
             "bound": 0 < self.bound < math.inf, "penalty": 0 <= self.penalty < math.inf, "clip": self.clip > 0,
             "settle": self.dynamic <= self.settle <= self.epochs, "swa": 0 <= self.swa <= self.epochs,
-            "bits": self.bits == 0 or 2 <= self.bits <= 16, "prune": 0 <= self.prune < 1, "seed": self.seed >= 0, "std": min(self.std) > 0,
+            "bits": self.bits == 0 or 2 <= self.bits <= 16, "prune": 0 <= self.prune < 1,
+            "seed": self.seed >= 0, "std": min(self.std) > 0,
         }
         for name, holds in rules.items():
             if not holds:
@@ -110,7 +111,7 @@ class Recipe:
         return min(1.0, 2 * done)
 
     def pruned(self, epoch: int) -> float:
-        """Part of the diagonals that are zero in an epoch: fast at first, then slower (Zhu & Gupta, arXiv 1710.01878)."""
+        """Part of the diagonals that are zero in an epoch: most go early (Zhu & Gupta, arXiv 1710.01878)."""
         return self.prune * (1 - (1 - self.grown((epoch + 1) / self.epochs)) ** 3)
 
     def deployable(self, epoch: int) -> bool:

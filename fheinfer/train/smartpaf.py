@@ -4,7 +4,7 @@ weights by turns, at a scale that follows every batch until it has to be static.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -48,7 +48,8 @@ def follow_batches(module: GraphModule, follows: bool) -> None:
 
 
 @torch.no_grad()
-def settle_scales(module: GraphModule, sizes: Mapping[str, tuple[float, float]]) -> None:
-    """Sets every scale to the largest input, as `evaluate.largest` measured it, with the margin."""
+def settle_scales(module: GraphModule, sizes: Sequence[Mapping[str, tuple[float, float]]]) -> None:
+    """Every scale is from now on the largest input in these results of `evaluate.largest`, with the margin."""
     for name, paf in module.pafs().items():
-        paf.scale.fill_(MARGIN * sizes[name][0] or 1.0)
+        paf.scale.fill_(MARGIN * max(found[name][0] for found in sizes) or 1.0)
+        paf.dynamic = False

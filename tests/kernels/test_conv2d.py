@@ -266,7 +266,11 @@ def test_diagonals_of_zeros_are_left_out(case: Case) -> None:
     assert left.plain_multiplications[6] * count == dense.plain_multiplications[6] * (count - len(gone))
     assert left.rotation_keys == dense.rotation_keys
     expected = torch.nn.functional.conv2d(
-        torch.tensor(x)[None], torch.tensor(weight), torch.tensor(bias) if case.bias else None, case.stride, case.padding
+        torch.tensor(x)[None],
+        torch.tensor(weight),
+        torch.tensor(bias) if case.bias else None,
+        case.stride,
+        case.padding,
     )[0].numpy()
     out, slots, _ = convolve(case, x, weight, bias)
     assert np.abs(unpack(slots, out) - expected).max() < EXACT

@@ -37,6 +37,7 @@ def test_zero_bits_zero_weights_and_the_gradient() -> None:
     assert not quantised(torch.zeros(2, 3, 1, 1), 3).any()
     factor = torch.randn(3, 7)
     (quantised(weight, 3) * factor).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
     assert torch.equal(weight.grad, factor)
 
 
