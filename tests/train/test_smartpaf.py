@@ -192,5 +192,9 @@ def test_fused_does_the_same_up_to_rounding(start: Weights, few: data.Pictures) 
         for _ in range(4):
             run.epoch()
         states.append(run.state.model)
-    for name, tensor in states[0].items():
-        assert torch.allclose(states[1][name], tensor, rtol=0.05, atol=0.02), name
+    plain, compiled = states
+    begun = from_weights(start).state_dict()
+    for kind in ("coefficients", "weight", "scale"):
+        names = [name for name in begun if name.endswith(kind)]
+        moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm() for other in (begun, compiled))
+        assert apart < 0.2 * moved, kind
