@@ -196,5 +196,6 @@ def test_fused_does_the_same_up_to_rounding(start: Weights, few: data.Pictures) 
     begun = from_weights(start).state_dict()
     for kind in ("coefficients", "weight", "scale"):
         names = [name for name in begun if name.endswith(kind)]
-        moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm() for other in (begun, compiled))
+        moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm()
+                        for other in (begun, compiled))
         assert apart < 0.2 * moved, kind
