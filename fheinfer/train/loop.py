@@ -55,7 +55,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     Raises:
         DatasetError: the data folder cannot be used.
-        UsageError: the loss is no longer a number, and the last good checkpoint is kept; or a recipe for PAFs without any.
+        UsageError: the loss is no longer a number (the last good checkpoint is kept); a recipe for PAFs without one.
         PlanError: diagonals are to be pruned of a network that cannot be evaluated encrypted.
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
