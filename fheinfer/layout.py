@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fheinfer._core import Layout
 
-__all__ = ["Layout", "input_layout", "pack", "skewed", "slot_index", "spread", "unpack"]
+__all__ = ["Layout", "diagonals", "input_layout", "pack", "skewed", "slot_index", "spread", "unpack"]
 
 
 def input_layout(shape: Sequence[int]) -> Layout:
@@ -36,6 +36,27 @@ def slot_index(layout: Layout) -> NDArray[np.int64]:
     column = x * gap + c % gap
     grid = layout.grid_height * layout.grid_width
     return np.asarray((c // cells) * grid + row * layout.grid_width + column, dtype=np.int64)
+
+
+def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDArray[np.int64]:
+    """(out, in, kernel, kernel): the generalised diagonal each number of a convolution's weight lies on, from 0.
+
+    A number joins the slot it is read from to the slot it counts in: the distance is so many blocks, rows and columns,
+    and all of one distance share a plaintext (docs/packing.md). Blocks that are alike in every copy of the smaller
+    period, or of skewed copies, are one.
+    """
+    (block, row, column), (to_block, to_row, to_column) = (
+        np.unravel_index(slot_index(layout)[:, 0, 0], (layout.blocks, layout.grid_height, layout.grid_width))
+        for layout in (source, target)
+    )
+    same = min(layout.skew or layout.blocks for layout in (source, target))
+    reach = (np.arange(kernel) - padding) * source.gap
+    blocks = (block - to_block[:, None]) % same
+    rows = (row - to_row[:, None])[..., None, None] + reach[:, None]
+    columns = (column - to_column[:, None])[..., None, None] + reach
+    distances = np.stack(np.broadcast_arrays(blocks[..., None, None], rows, columns), axis=-1)
+    numbers = np.unique(distances.reshape(-1, 3), axis=0, return_inverse=True)[1]
+    return np.asarray(numbers, dtype=np.int64).reshape(distances.shape[:-1])
 
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:

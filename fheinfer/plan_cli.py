@@ -122,6 +122,7 @@ def plan(
                 "network": made.network,
                 "set": made.params.name,
                 "bootstraps": made.bootstraps,
+                "multiplications": made.multiplications,
                 "keys": made.keys,
                 "prediction": prediction,
                 "policies": {p.keys: asdict(p.prediction) for p in plans},
@@ -152,7 +153,8 @@ def plan(
         left=3,
     )
     out.print(
-        f"{made.bootstraps} bootstraps, {len(made.rotations)} rotation keys; input level {made.client.input_level}"
+        f"{made.bootstraps} bootstraps, {made.multiplications:,} products with plaintexts, "
+        f"{len(made.rotations)} rotation keys; input level {made.client.input_level}"
     )
     table(
         "predicted by keys",

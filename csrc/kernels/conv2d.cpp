@@ -53,6 +53,22 @@ std::vector<Source> sources(const Layout& in, const Layout& out, int positions) 
     return nearest;
 }
 
+// A diagonal of zeros costs a product and adds nothing. One of every sum stays, so that no rotation goes with them:
+// keys are made before the weights are known.
+void drop_zeros(LinearTransform& t) {
+    const auto zero = [](const Diagonal& d) { return std::all_of(d.begin(), d.end(), [](double v) { return v == 0; }); };
+    const auto absent = [](const Diagonal& d) { return d.empty(); };
+    for (std::size_t first = 0; first < t.diagonals.size(); first += t.taps()) {
+        const auto sum = std::span<Diagonal>(t.diagonals).subspan(first, t.taps());
+        auto kept      = std::find_if_not(sum.begin(), sum.end(), zero);
+        if (kept == sum.end())
+            kept = std::find_if_not(sum.begin(), sum.end(), absent);
+        for (auto d = sum.begin(); d != sum.end(); ++d)
+            if (d != kept && zero(*d))
+                Diagonal().swap(*d);
+    }
+}
+
 }  // namespace
 
 Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
@@ -143,6 +159,7 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
             }
         }
     }
+    drop_zeros(t);
     return t;
 }
 

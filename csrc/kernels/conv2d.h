@@ -27,6 +27,7 @@ Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
 // +-1, +-width and one block step). `in` and `out` may each be skewed. Where the input has a longer period than the
 // output, because it has more blocks or is skewed, each part of a sum is formed in its own copy of the output and the
 // copies are folded: an input of K skewed copies to equal ones needs a K-th of the block distances.
+// Diagonals that are all zero are left out; rotations depend on the layouts alone.
 LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv);
 
 // in -> conv -> + bias (one value per output channel; may be empty). Slots of `out` that hold no element are zero

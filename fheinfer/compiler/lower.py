@@ -25,8 +25,10 @@ def lower(program: Program, mean: Sequence[float], std: Sequence[float], keys: K
         step, work = step_of(node, program), node.attrs["work"]
         if policy != PLACED_UNDER and step.op != "bootstrap":
             work = step.trace(program, policy)
-        step = replace(step, seconds=cost.seconds(work))
         rotations += work.rotation_keys.items()
+        work = work.thinner(step.left(program.constants))
+        multiplications = sum(work.plain_multiplications.values())
+        step = replace(step, seconds=cost.seconds(work), multiplications=multiplications)
         for name in step.weights.values():
             constants[name] = np.ascontiguousarray(program.constants[name])
         steps.append(step)

@@ -15,7 +15,7 @@ from fheinfer import _core
 from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program
 from fheinfer.compiler.work import Work
 from fheinfer.errors import InputError
-from fheinfer.layout import Layout, input_layout, pack, spread, unpack
+from fheinfer.layout import Layout, diagonals, input_layout, pack, spread, unpack
 from fheinfer.params import ParameterSet
 from fheinfer.policy import KeyPolicy
 
@@ -62,6 +62,7 @@ class Step:
     level    of the output, `depth` below that of its inputs, which are dropped to it where they are higher
     scale    value = slot * scale, one number or one a channel
     seconds  predicted on the reference machine
+    multiplications  with plaintexts
     weights  role -> name in `Plan.constants`
     activation  the network's activation that this is a part of, or ""
     """
@@ -79,6 +80,7 @@ class Step:
     mask: bool = False
     activation: str = ""
     seconds: float = 0.0
+    multiplications: int = 0
 
     def apply(
         self, evaluator: _core.Evaluator, constants: Arrays, inputs: Sequence[_core.Ciphertext]
@@ -120,12 +122,27 @@ class Step:
         return evaluator.add(x, inputs[1])
 
     def trace(self, program: Program, keys: _core.KeyPolicy = PLACED_UNDER) -> Work:
-        """What the step takes with these keys, on as many limbs as `level` says; needs none."""
+        """What the step takes with these keys, on as many limbs as `level` says; needs none.
+
+        Levels and keys follow from this, and are settled before weights are known: so none of a convolution is zero.
+        """
         evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model(), keys)
         x = evaluator.encrypt(self.level + self.depth)
-        y = self.apply(evaluator, program.constants, [x] * len(self.inputs))
+        constants = dict(program.constants)
+        if self.conv:
+            constants[self.weights["weight"]] = np.ones_like(constants[self.weights["weight"]])
+        y = self.apply(evaluator, constants, [x] * len(self.inputs))
         assert evaluator.level(y) == self.level, f"{self.name}: the levels pass and the kernels disagree"
         return Work.of(evaluator.report())
+
+    def left(self, constants: Arrays) -> float:
+        """Part of a convolution's diagonals that is not zero: the rest is left out (csrc/kernels/conv2d.cpp)."""
+        if self.conv is None:
+            return 1.0
+        kernel, _, padding = self.conv
+        of = diagonals(self.in_layout, self.layout, kernel, padding)
+        alive = np.unique(of[constants[self.weights["weight"]] != 0])
+        return len(alive) / (int(of.max()) + 1)
 
     def _slots(self, channels: NDArray[np.float64]) -> NDArray[np.float64]:
         """One number a channel (or a feature of a vector), in the slots of every pixel."""
@@ -170,6 +187,11 @@ class Plan:
     @property
     def bootstraps(self) -> int:
         return sum(step.op == "bootstrap" for step in self.steps)
+
+    @property
+    def multiplications(self) -> int:
+        """With plaintexts, outside bootstraps."""
+        return sum(step.multiplications for step in self.steps)
 
     @cached_property
     def last_use(self) -> dict[str, int]:

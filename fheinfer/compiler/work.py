@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fheinfer import _core
 
@@ -35,6 +35,18 @@ class Work:
     @classmethod
     def of_bootstrap(cls) -> Work:
         return cls({}, {}, {}, {}, {}, {}, {}, {}, {}, 1)
+
+    def thinner(self, part: float) -> Work:
+        """The same step with this part of its diagonals."""
+
+        def left(counts: Counts) -> Counts:
+            return {limbs: round(part * n) for limbs, n in counts.items()}
+
+        return replace(
+            self,
+            plain_multiplications=left(self.plain_multiplications),
+            encoded_values=left(self.encoded_values),
+        )
 
     def higher(self, levels: int) -> Work:
         """The same step on so many more limbs; fewer, where negative."""

@@ -1,7 +1,7 @@
 """From ReLUs to PAFs: replace all of them by tuned ones at a static scale, then train everything together.
 
-SmartPAF replaces and trains layer by layer. Here tuned coefficients are right on the whole range from the start, so
-all layers can be replaced at once, and the ReLU network itself is the teacher.
+Tuned coefficients are right on the whole range from the start, so all layers can be replaced at once, and the ReLU
+network itself is the teacher. SmartPAF goes layer by layer: settings of the recipe (`smartpaf`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from fheinfer.train.calibrate import IMAGES, calibrate
 from fheinfer.train.loop import Observer, train
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
+from fheinfer.train.smartpaf import MARGIN
 from fheinfer.weights import Weights
 
 RECIPE = Recipe(epochs=5, peak_lr=0.01, warmup=0.1, average=0.99)
-MARGIN = 1.2
 
 
 def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: Recipe = RECIPE, resume: bool = False,
              observe: Observer = lambda progress: None, fused: bool = False) -> None:
     """Makes `weights`, of a ReLU network, those of the network with `paf`; writes them and their card as `train` does.
 
-    The scale of each activation is its largest input over 10,000 training images times 1.2, and stays. The input is
-    normalised as `weights` were, whatever the recipe says.
+    The scale of each activation is its largest input over 10,000 training images times 1.2, and stays unless the recipe
+    says `dynamic`. The input is normalised as `weights` were, whatever the recipe says.
 
     Raises:
         UsageError: no such PAF, or no ReLUs; otherwise what `train` raises.

@@ -14,12 +14,14 @@ from torch.nn import functional
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.train import data as dataset
+from fheinfer.train import smartpaf
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import accuracy, recalibrate
+from fheinfer.train.evaluate import accuracy, largest, recalibrate
 from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
 from fheinfer.train.penalty import excess
+from fheinfer.train.prune import Diagonals
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
 from fheinfer.weights import Weights, load
@@ -53,7 +55,8 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     Raises:
         DatasetError: the data folder cannot be used.
-        UsageError: the loss is no longer a number; the last good checkpoint is kept.
+        UsageError: the loss is no longer a number (the last good checkpoint is kept); a recipe for PAFs without one.
+        PlanError: diagonals are to be pruned of a network that cannot be evaluated encrypted.
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
     """
@@ -92,6 +95,9 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
         self.module, self.average = (self._module() for _ in range(2))
+        smartpaf.check(self.module, recipe)
+        self.diagonals = Diagonals(state.network) if recipe.prune else None
+        self.masks: dict[str, Tensor] = {}
         if start:
             self.module.load_state_dict(from_weights(start).state_dict())
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
@@ -104,7 +110,7 @@ class Run:
             self.optimizer.load_state_dict(state.optimizer)
 
     def _module(self) -> GraphModule:
-        module = GraphModule(zoo.network(self.state.network)).to(self.device)
+        module = GraphModule(zoo.network(self.state.network), self.state.recipe.bits).to(self.device)
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def epoch(self) -> None:
@@ -114,13 +120,7 @@ class Run:
             UsageError: the loss or a weight stopped being a number; `state` is left as it was.
         """
         state, recipe = self.state, self.state.recipe
-        self.module.train()
-        if state.epoch >= recipe.epochs - recipe.settle:
-            if state.epoch == recipe.epochs - recipe.settle:
-                recalibrate(self.module, self.fitting, recipe.mean, recipe.std)
-                self.module.train()
-            for layer in self.module.modules():
-                layer.train(not isinstance(layer, NORMS))
+        self._prepare(state.epoch)
         per_epoch = max(1, len(self.fitting) // recipe.batch)
         loss = math.nan
         for step, (x, labels) in enumerate(batches(self.fitting, recipe, state.epoch, self.device)):
@@ -132,9 +132,30 @@ class Run:
         state.epoch += 1
         state.model, state.average = _copy(self.module), _copy(self.average)
         state.optimizer = self.optimizer.state_dict()
-        if held_out >= state.best_accuracy:
+        if held_out >= state.best_accuracy and recipe.deployable(state.epoch - 1):
             state.best, state.best_epoch, state.best_accuracy = state.average, state.epoch, held_out
         self.observe(Progress(state.epoch - 1, recipe.epochs, per_epoch, per_epoch, loss, held_out))
+
+    def _prepare(self, epoch: int) -> None:
+        """What changes from epoch to epoch; all of it follows from the recipe and the state, so runs can be resumed."""
+        recipe, settling = self.state.recipe, epoch - (self.state.recipe.epochs - self.state.recipe.settle)
+        for module in (self.module, self.average):
+            smartpaf.follow_batches(module, recipe.dynamic and settling <= 0)
+        if settling == 0 and recipe.settle:
+            recalibrate(self.module, self.fitting, recipe.mean, recipe.std)
+            if recipe.dynamic:
+                both = (self.module, self.average)
+                sizes = [largest(module, self.fitting, recipe.mean, recipe.std) for module in both]
+                for module in both:
+                    smartpaf.settle_scales(module, sizes)
+        self.module.train()
+        if settling >= 0:
+            for layer in self.module.modules():
+                layer.train(not isinstance(layer, NORMS))
+        if recipe.alternate:
+            smartpaf.take_turns(self.module, epoch)
+        if self.diagonals:
+            self.masks = self.diagonals.masks(self.module, recipe.pruned(epoch))
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how far the inputs of polynomial activations are outside their bound."""
@@ -147,6 +168,9 @@ class Run:
         recipe = self.state.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr(step, steps)
+        if recipe.progressive:
+            for module in (self.module, self.average):
+                smartpaf.replace_first(module, recipe.grown((step + 1) / steps))
         logits, outside = self.forward(x)
         loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
         if self.teacher:
@@ -159,11 +183,21 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
         self.optimizer.step()
+        self._mask(self.module)
         # The average is young at first: follow quickly, then at the recipe's pace.
         weight = 1 - min(recipe.average, (step + 1) / (step + 10))
+        equal = step - (steps - recipe.swa * steps // recipe.epochs)
+        if equal >= 0:
+            weight = 1 / (equal + 1)
         for mean, now in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
             mean.lerp_(now, weight)
+        self._mask(self.average)
         return value
+
+    @torch.no_grad()
+    def _mask(self, module: GraphModule) -> None:
+        for name, mask in self.masks.items():
+            module.get_parameter(name).mul_(mask)
 
     def _diverged(self) -> UsageError:
         return UsageError(f"training diverged in epoch {self.state.epoch + 1}: the loss is not a number; try a lower "

@@ -12,6 +12,7 @@ from fheinfer.errors import GraphError
 from fheinfer.graph.ir import POLYNOMIALS, Graph, Node
 from fheinfer.train.herpn import HerPN
 from fheinfer.train.paf import PAF
+from fheinfer.train.quantise import Conv2d, Linear
 from fheinfer.weights import Weights
 
 INSIDE = 0.9
@@ -21,13 +22,14 @@ INSIDE = 0.9
 class GraphModule(nn.Module):
     """Interprets a `graph.ir.Graph`; its `state_dict` has exactly the graph's weight names.
 
-    The input is (batch, C, H, W), normalised; the output of node n is (batch, *graph.shapes()[n]).
+    The input is (batch, C, H, W), normalised; the output of node n is (batch, *graph.shapes()[n]). With `bits`, weights
+    of convolutions and linear layers are quantised on the way.
 
     Raises:
         GraphError: the graph has an operation that has no plain meaning here.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, bits: int = 0) -> None:
         super().__init__()
         self.graph = graph
         self._layer_of: dict[str, str] = {}
@@ -39,6 +41,9 @@ class GraphModule(nn.Module):
                 path = next(iter(node.weights.values())).rpartition(".")[0]
                 self._layer_of[node.name] = path
                 _place(self, path, _layer(node, shapes[node.inputs[0]][0]))
+        for layer in self.modules():
+            if isinstance(layer, Conv2d | Linear):
+                layer.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
@@ -55,6 +60,10 @@ class GraphModule(nn.Module):
             values[node.name] = change(node.name, value) if change else value
         return values
 
+    def pafs(self) -> dict[str, PAF]:
+        """The PAFs by node, in inference order."""
+        layers = {name: self.get_submodule(path) for name, path in self._layer_of.items()}
+        return {name: layer for name, layer in layers.items() if isinstance(layer, PAF)}
 
     def bounds(self, free: float) -> dict[str, Tensor | float]:
         """How large the input of each polynomial activation may get: up to `INSIDE` of its scale where it has one."""
@@ -107,15 +116,15 @@ def _weightless(node: Node) -> Callable[..., Tensor]:
 def _layer(node: Node, channels: int) -> nn.Module:
     a = node.attrs
     if node.op == "conv2d":
-        return nn.Conv2d(channels, a["out_channels"], a["kernel"], a["stride"], a["padding"],
-                         bias="bias" in node.weights)
+        return Conv2d(channels, a["out_channels"], a["kernel"], a["stride"], a["padding"],
+                      bias="bias" in node.weights)
     if node.op == "batch_norm":
         return BatchNorm(channels, a["eps"])
     if node.op == "herpn":
         return HerPN(channels, a["eps"])
     if node.op == "paf":
         return PAF(a["degrees"])
-    return nn.Linear(channels, a["out_features"], bias="bias" in node.weights)
+    return Linear(channels, a["out_features"], bias="bias" in node.weights)
 
 
 def _place(root: nn.Module, path: str, layer: nn.Module) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_LEAST = 1e-6
+
 
 class PAF(nn.Module):
     """y = (x + x s(x / scale)) / 2, s a composite of odd polynomials of the given degrees.
 
     `coefficients`, (sum of (degree + 1) / 2,), are those of x, x^3, ... of one polynomial after the other, in the order
-    they are applied; `scale`, (1,), is fixed: an input of this size is 1 to the first polynomial.
+    they are applied; `scale`, (1,), is fixed: an input of this size is 1 to the first polynomial. For training only,
+    `dynamic` puts the largest |input| of each batch in its place, and while `waiting` holds a 1 the layer is a ReLU.
     """
 
     def __init__(self, degrees: Sequence[int]) -> None:
@@ -21,14 +24,18 @@ class PAF(nn.Module):
         self.coefficients = nn.Parameter(torch.zeros(sum(self.lengths)))
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(1))
+        self.dynamic = False
+        self.waiting: Tensor | None
+        self.register_buffer("waiting", None, persistent=False)  # a tensor, so that a compiled network stays one
 
     def forward(self, x: Tensor) -> Tensor:
         """Element-wise; in float32 or better, for the powers."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        s = wide / self.scale
+        s = wide / (wide.detach().abs().amax().clamp_min(_LEAST) if self.dynamic else self.scale)
         for stage in torch.split(self.coefficients, self.lengths):
             square, value = s * s, stage[-1]
             for coefficient in stage[:-1].flip(0):
                 value = value * square + coefficient
             s = value * s
-        return (0.5 * (wide + wide * s)).to(x.dtype)
+        y = 0.5 * (wide + wide * s)
+        return (y if self.waiting is None else torch.where(self.waiting, wide.relu(), y)).to(x.dtype)

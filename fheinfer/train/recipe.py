@@ -25,6 +25,12 @@ class Recipe:
     clip                 largest norm of the gradient of all weights together
     settle               last epochs in which normalisations keep the statistics they have
     average              decay per step of the moving average of weights that is evaluated and kept
+    swa                  last epochs in which that average is the equal one over their steps instead (SWA)
+    bits                 of the weights of convolutions and linear layers, on a grid a channel; 0 for float32
+    prune                part of the diagonals of convolutions that are made zero, the smallest, by half of the run
+    progressive          PAFs replace ReLUs one after the other, the last by half of the run
+    alternate            even epochs train coefficients of PAFs, odd ones everything else
+    dynamic              the scale of PAFs is the largest input of each batch, and static in the `settle` epochs
     crop, flip           random shift in pixels either way; mirror half of the images
     bfloat16             autocast: weights and updates stay float32
     mean, std            normalisation of the input channels, on the scale 0..1
@@ -45,6 +51,12 @@ class Recipe:
     clip: float = 2.0
     settle: int = 0
     average: float = 0.998
+    swa: int = 0
+    bits: int = 0
+    prune: float = 0.0
+    progressive: bool = False
+    alternate: bool = False
+    dynamic: bool = False
     crop: int = 4
     flip: bool = True
     bfloat16: bool = True
@@ -59,7 +71,9 @@ class Recipe:
             "smoothing": 0 <= self.smoothing < 1, "distill": 0 <= self.distill <= 1,
             "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
             "bound": 0 < self.bound < math.inf, "penalty": 0 <= self.penalty < math.inf, "clip": self.clip > 0,
-            "settle": 0 <= self.settle <= self.epochs, "seed": self.seed >= 0, "std": min(self.std) > 0,
+            "settle": self.dynamic <= self.settle <= self.epochs, "swa": 0 <= self.swa <= self.epochs,
+            "bits": self.bits == 0 or 2 <= self.bits <= 16, "prune": 0 <= self.prune < 1,
+            "seed": self.seed >= 0, "std": min(self.std) > 0,
         }
         for name, holds in rules.items():
             if not holds:
@@ -78,7 +92,7 @@ class Recipe:
             try:
                 value = ast.literal_eval(text if name != "teacher" else repr(text))
                 kind = type(usual[name])
-                chosen[name] = float(value) if kind is float else value
+                chosen[name] = kind(value) if kind is float or (kind is bool and value in (0, 1)) else value
                 if type(chosen[name]) is not kind:
                     raise ValueError
             except (KeyError, ValueError, SyntaxError, TypeError):
@@ -91,6 +105,20 @@ class Recipe:
         if step < climb:
             return self.peak_lr * (step + 1) / (climb + 1)
         return self.peak_lr * (1 + math.cos(math.pi * (step - climb) / (steps - climb))) / 2
+
+    def grown(self, done: float) -> float:
+        """How far that which comes gradually has come when this part of the run is done: 1 from the half on."""
+        return min(1.0, 2 * done)
+
+    def pruned(self, epoch: int) -> float:
+        """Part of the diagonals that are zero in an epoch: most go early (Zhu & Gupta, arXiv 1710.01878)."""
+        return self.prune * (1 - (1 - self.grown((epoch + 1) / self.epochs)) ** 3)
+
+    def deployable(self, epoch: int) -> bool:
+        """Whether the network is at the end of the epoch what it will be: pruned, all PAFs, at static scales."""
+        gradual = self.progressive or self.prune > 0
+        settled = epoch >= self.epochs - self.settle
+        return (not gradual or self.grown((epoch + 1) / self.epochs) == 1) and (not self.dynamic or settled)
 
     def describe(self) -> dict[str, str]:
         return {field.name: str(getattr(self, field.name)) for field in fields(self)}

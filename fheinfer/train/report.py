@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,10 +10,12 @@ import torch
 from fheinfer.errors import StorageError
 from fheinfer.frontends import zoo
 from fheinfer.graph.ir import POLYNOMIALS
+from fheinfer.train import quantise
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import accuracy, largest, noisy_accuracy, recalibrate
 from fheinfer.train.module import GraphModule
+from fheinfer.train.prune import saved
 from fheinfer.train.recipe import Recipe
 from fheinfer.weights import Weights
 
@@ -25,8 +28,9 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     """
     recipe = state.recipe
     graph = zoo.network(state.network)
-    module = GraphModule(graph).to("cuda" if torch.cuda.is_available() else "cpu")
+    module = GraphModule(graph, recipe.bits).to("cuda" if torch.cuda.is_available() else "cpu")
     module.load_state_dict(state.best)
+    quantise.fix(module)
     if not recipe.settle:  # otherwise the weights have settled to the statistics they have
         recalibrate(module, fitting, recipe.mean, recipe.std)
     as_given = (recipe.mean, recipe.std)
@@ -40,6 +44,8 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     ranges = {name: inside for name, (inside, _) in sizes.items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
+    if recipe.prune:
+        weights = replace(weights, provenance={**provenance, **saved(weights)})
     weights.save(out)
     card = out.with_suffix(".md")
     try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.errors import PlanError, UsageError
-from fheinfer.layout import Layout, pack, skewed, unpack
+from fheinfer.layout import Layout, diagonals, pack, skewed, unpack
 
 torch = pytest.importorskip("torch")
 
@@ -215,7 +215,7 @@ def test_the_stem_needs_a_quarter_of_the_published_diagonals() -> None:
 
 @settings(max_examples=60)
 @given(cases())
-def test_keys_and_work_depend_on_shapes_alone(case: Case) -> None:
+def test_keys_and_rotations_depend_on_shapes_alone(case: Case) -> None:
     """Keys are made before the weights are known: zeros in a weight must not take a rotation away."""
     try:
         dense = traced(case)
@@ -224,8 +224,56 @@ def test_keys_and_work_depend_on_shapes_alone(case: Case) -> None:
     trace = _core.TraceEvaluator(32768, LEVELS, case.keys)
     zeros = np.zeros(case.out * case.channels * case.kernel**2)
     _core.conv2d(trace, trace.encrypt(5), zeros, np.zeros(0), case.layout, case.output, case.conv)
-    assert trace.report().rotation_keys == dense.rotation_keys
-    assert trace.report().plain_multiplications == dense.plain_multiplications
+    for name in ("rotation_keys", "key_switches", "hoisted_key_switches"):
+        assert getattr(trace.report(), name) == getattr(dense, name)
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
+    """Each as often as copies of the output differ where those of the input do not. (From skewed copies to skewed ones
+    some are missing where channels do not fill their blocks.)"""
+    try:
+        assume(not (case.layout.skew and case.output.skew))
+        made = sum(traced(case).plain_multiplications.values())
+    except PlanError:
+        assume(False)
+    counted = diagonals(case.layout, case.output, case.kernel, case.padding).max() + 1
+    assert made % counted == 0
+    if not case.layout.skew and not case.output.skew:
+        assert made == counted
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(16, 16, 16, 16, 1, (16, 16), 3, 1, 1),
+        Case(16, 32, 16, 16, 1, (16, 16), 3, 2, 1),
+        Case(32, 32, 8, 8, 2, (16, 16), 3, 1, 1, copies_out=4),
+        Case(32, 32, 8, 8, 2, (16, 16), 3, 1, 1, copies_in=4, bias=False),
+    ],
+    ids=["plain", "strided", "to skewed", "from skewed"],
+)
+def test_diagonals_of_zeros_are_left_out(case: Case) -> None:
+    of = diagonals(case.layout, case.output, case.kernel, case.padding)
+    count = int(of.max()) + 1
+    gone = np.random.default_rng(0).choice(count, count // 3, replace=False)
+    x, weight, bias = tensors(case, 0)
+    weight = np.where(np.isin(of, gone), 0.0, weight)
+    trace = _core.TraceEvaluator(32768, LEVELS)
+    _core.conv2d(trace, trace.encrypt(5), weight, bias, case.layout, case.output, case.conv)
+    dense, left = traced(case), trace.report()
+    assert left.plain_multiplications[6] * count == dense.plain_multiplications[6] * (count - len(gone))
+    assert left.rotation_keys == dense.rotation_keys
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(x)[None],
+        torch.tensor(weight),
+        torch.tensor(bias) if case.bias else None,
+        case.stride,
+        case.padding,
+    )[0].numpy()
+    out, slots, _ = convolve(case, x, weight, bias)
+    assert np.abs(unpack(slots, out) - expected).max() < EXACT
 
 
 CASE = Case(2, 3, 4, 4, 1, (4, 4), 3, 1, 1)

@@ -100,7 +100,7 @@ class _Prices:
         key = (repr(before), repr(after), node.attrs["kernel"], node.attrs["padding"])
         if key not in self._known:
             self._evaluator.reset()
-            x, weight = self._evaluator.encrypt(self._level), self._program.constants[node.weights["weight"]]
-            _core.conv2d(self._evaluator, x, weight, np.zeros(0), before, after, conv_of(node))
+            x, shape = self._evaluator.encrypt(self._level), self._program.constants[node.weights["weight"]].shape
+            _core.conv2d(self._evaluator, x, np.ones(shape), np.zeros(0), before, after, conv_of(node))
             self._known[key] = self._program.cost.seconds(Work.of(self._evaluator.report()))
         return self._known[key]

@@ -1,0 +1,55 @@
+"""How SmartPAF (Tong et al., arXiv 2404.03216) trains PAFs: one after the other in inference order, coefficients and
+weights by turns, at a scale that follows every batch until it has to be static."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fheinfer.errors import UsageError
+from fheinfer.train.module import GraphModule
+from fheinfer.train.recipe import Recipe
+
+MARGIN = 1.2
+"""Static scale by largest input over training images."""
+
+
+def check(module: GraphModule, recipe: Recipe) -> None:
+    """
+    Raises:
+        UsageError: the recipe asks for what only PAFs have, and there are none.
+    """
+    asked = [name for name in ("progressive", "alternate", "dynamic") if getattr(recipe, name)]
+    if asked and not module.pafs():
+        raise UsageError(f"recipe: {asked[0]} is for PAFs, and {module.graph.name} has none; see `fheinfer finetune`")
+
+
+def replace_first(module: GraphModule, part: float) -> None:
+    """That part of all activations are PAFs, rounded up, the first in inference order; the rest is still ReLU."""
+    pafs = module.pafs()
+    for index, paf in enumerate(pafs.values()):
+        if paf.waiting is None:
+            paf.waiting = torch.zeros((), dtype=torch.bool, device=paf.scale.device)
+        paf.waiting.fill_(index >= math.ceil(part * len(pafs)))
+
+
+def take_turns(module: GraphModule, epoch: int) -> None:
+    """Even epochs train the coefficients of PAFs and nothing else, odd ones everything else."""
+    own = {id(paf.coefficients) for paf in module.pafs().values()}
+    for parameter in module.parameters():
+        parameter.requires_grad_((id(parameter) in own) == (epoch % 2 == 0))
+
+
+def follow_batches(module: GraphModule, follows: bool) -> None:
+    for paf in module.pafs().values():
+        paf.dynamic = follows
+
+
+@torch.no_grad()
+def settle_scales(module: GraphModule, sizes: Sequence[Mapping[str, tuple[float, float]]]) -> None:
+    """Every scale is from now on the largest input in these results of `evaluate.largest`, with the margin."""
+    for name, paf in module.pafs().items():
+        paf.scale.fill_(MARGIN * max(found[name][0] for found in sizes) or 1.0)
+        paf.dynamic = False

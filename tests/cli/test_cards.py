@@ -1,0 +1,47 @@
+"""`fheinfer eval` says of every shipped network what its model card says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fheinfer.graph.ir import POLYNOMIALS
+from fheinfer.weights import load
+from tests.conftest import Result
+from tests.train.conftest import one_thread, public_data
+
+__all__ = ["one_thread", "public_data"]
+SHIPPED = sorted((Path(__file__).parents[2] / "weights").glob("*.safetensors"))
+
+
+@pytest.fixture
+def cifar(request: pytest.FixtureRequest) -> Path:
+    """$FHEINFER_DATA, or the public data beside the checkout; without either the test is skipped, and says so."""
+    given = os.environ.get("FHEINFER_DATA")
+    if given:
+        return Path(given)
+    folder: Path = request.getfixturevalue("public_data")
+    return folder / "cifar10"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
+    from fheinfer.train.prune import set_of
+
+    weights = load(path)
+    polynomial = all(node.op in POLYNOMIALS for node in weights.graph.activations)
+    said = re.search(r"\| accuracy on ([\d,]+) test images \| ([\d.]+) % \|", path.with_suffix(".md").read_text())
+    assert said
+    assert f"`{weights.identity}`" in path.with_suffix(".md").read_text()
+    where = ("--weights", path, "--data", cifar, "--set", set_of(weights.network).name)
+    done = command("eval", "--mode", "approx" if polynomial else "clear", *where, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["images"] == int(said[1].replace(",", ""))
+    assert 100 * found["top"]["1"] == pytest.approx(float(said[2]), abs=0.05)

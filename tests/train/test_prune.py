@@ -1,0 +1,110 @@
+"""Pruning by diagonals: which numbers of a weight are one product, which go, and what the plan makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fheinfer.compiler import compile
+from fheinfer.errors import PlanError, UsageError
+from fheinfer.frontends import zoo
+from fheinfer.keygen import manifest_plan
+from fheinfer.train import data
+from fheinfer.train.checkpoint import Checkpoint
+from fheinfer.train.loop import Run, train
+from fheinfer.train.module import GraphModule
+from fheinfer.train.prune import Diagonals, set_of
+from fheinfer.train.recipe import Recipe
+from fheinfer.weights import load
+from tests.conftest import random_weights
+from tests.train.conftest import QUICK
+
+NETWORK = "resnet8-tiny-turbo"
+
+
+@pytest.fixture(scope="module")
+def diagonals() -> Diagonals:
+    return Diagonals(NETWORK)
+
+
+def products(network: str) -> int:
+    """Of convolutions with no zeros."""
+    return sum(s.multiplications for s in manifest_plan(network, set_of(network)).steps if s.conv)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.9])
+def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals, part: float) -> None:
+    """But for the diagonal of identities in a block whose shortcut is nothing: it is part of the convolution."""
+    assert diagonals.count == products(NETWORK)
+    weights = random_weights(NETWORK, 3)
+    module = GraphModule(weights.graph)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()})
+    masks = diagonals.masks(module, part)
+    arrays = {n: a * masks[n].numpy() if n in masks else a for n, a in weights.arrays.items()}
+    before, after = (compile(w, set_of(NETWORK)) for w in (weights, replace(weights, arrays=arrays)))
+    gone = before.multiplications - after.multiplications
+    assert gone == pytest.approx(round(part * diagonals.count), abs=1)
+    assert (after.prediction.seconds < before.prediction.seconds) == (part > 0)
+    # A client has its keys and its pictures before it knows what was pruned.
+    assert after.rotations == before.rotations
+    assert after.client.input_level == before.client.input_level
+    assert [(s.name, s.level, repr(s.layout)) for s in after.steps] == [
+        (s.name, s.level, repr(s.layout)) for s in before.steps]
+
+
+def test_the_smallest_go_and_growing_masks_hold_one_another(diagonals: Diagonals) -> None:
+    module = GraphModule(zoo.network(NETWORK))
+    name, of = next(iter(diagonals.of.items()))
+    small = int(of.flatten()[0])
+    with torch.no_grad():
+        module.get_parameter(name)[of == small] *= 1e-3
+    assert not diagonals.masks(module, 1 / diagonals.count)[name][of == small].any()
+    fewer, more = (diagonals.masks(module, part) for part in (0.2, 0.4))
+    for key in fewer:
+        assert not (more[key] & ~fewer[key]).any()
+        with torch.no_grad():
+            module.get_parameter(key).mul_(more[key])
+    again = diagonals.masks(module, 0.4)
+    assert all(torch.equal(again[key], more[key]) for key in more)
+
+
+def test_a_pruned_run_ends_pruned_and_says_what_it_brought(sheets: Path, tmp_path: Path, diagonals: Diagonals) -> None:
+    out = tmp_path / "pruned.safetensors"
+    recipe = replace(QUICK, prune=0.3, epochs=4)
+    train(NETWORK, out, sheets, recipe)
+    weights = load(out)
+    left = compile(weights, set_of(NETWORK))
+    full = manifest_plan(NETWORK, set_of(NETWORK))
+    assert full.multiplications - left.multiplications >= round(0.3 * diagonals.count) - 1
+    card = out.with_suffix(".md").read_text()
+    assert f"set insecure-tiny-turbo | {full.multiplications:,} -> {left.multiplications:,} |" in card
+    assert "predicted seconds" in card
+
+
+def test_masks_grow_by_epochs_and_stay(sheets: Path, diagonals: Diagonals) -> None:
+    recipe = replace(QUICK, prune=0.5, epochs=4)
+    assert [recipe.pruned(e) for e in range(4)] == pytest.approx([0.4375, 0.5, 0.5, 0.5])
+    assert [recipe.deployable(e) for e in range(4)] == [False, True, True, True]
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+    run = Run(Checkpoint(NETWORK, recipe), fitting.take(np.arange(100)), held_out.take(np.arange(50)), lambda _: None)
+    zeros = []
+    for _ in range(4):
+        run.epoch()
+        for module in (run.module, run.average):
+            gone = sum(int((~mask & (module.get_parameter(name) == 0)).sum()) for name, mask in run.masks.items())
+            assert gone == sum(int((~mask).sum()) for mask in run.masks.values())
+        zeros.append({name: ~mask for name, mask in run.masks.items()})
+    assert run.state.best_epoch >= 2
+    assert all(torch.equal(zeros[1][name], zeros[3][name]) for name in zeros[1])
+    assert sum(int(z.sum()) for z in zeros[0].values()) < sum(int(z.sum()) for z in zeros[1].values())
+
+
+def test_what_cannot_be_pruned() -> None:
+    with pytest.raises(UsageError, match="prune"):
+        Recipe(prune=1.0)
+    with pytest.raises(PlanError, match="needs 65536 slots"):
+        Diagonals("vgg11")
