@@ -36,6 +36,7 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     teacher: Annotated[Path | None, typer.Option(help="Weights whose logits are learned beside labels.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with, where names and shapes agree.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
@@ -48,8 +49,8 @@ def train(
     short = {"epochs": epochs, "peak_lr": lr, "seed": seed}
     settings = [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     with progress_bar() as observe:
-        taught_by = load(teacher) if teacher else None
-        run(network, output, data, Recipe().changed(settings), resume, observe, taught_by, fused)
+        taught_by, first = (load(file) if file else None for file in (teacher, start))
+        run(network, output, data, Recipe().changed(settings), resume, observe, taught_by, fused, first)
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 

@@ -49,7 +49,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
-    It begins with the weights of `start` where they are given, otherwise with random ones.
+    Weights that `start` has under the same name and of the same shape are what a run begins with; all others are random.
     `fused` compiles the network with torch.compile: several times as fast with quadratics, for a minute at the start,
     the need of a C++ compiler, and sums in another order.
 
@@ -62,6 +62,8 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
     """
     if teacher is not None:
         recipe = replace(recipe, teacher=teacher.identity)
+    if start is not None:
+        recipe = replace(recipe, start=start.identity)
     graph = zoo.network(network)
     size = int(graph.input.attrs["shape"][1])
     folder = dataset.folder(data)
@@ -99,7 +101,7 @@ class Run:
         self.diagonals = Diagonals(state.network) if recipe.prune else None
         self.masks: dict[str, Tensor] = {}
         if start:
-            self.module.load_state_dict(from_weights(start).state_dict())
+            _begin(self.module, start)
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
                                          weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
         self.forward = torch.compile(self._forward) if fused else self._forward
@@ -222,6 +224,15 @@ class Teacher:
         t = self.recipe.temperature
         return functional.kl_div((logits / t).log_softmax(1), (wanted.clone() / t).log_softmax(1), log_target=True,
                                  reduction="batchmean") * t * t
+
+
+def _begin(module: GraphModule, start: Weights) -> None:
+    wanted = module.state_dict()
+    found = {name: torch.from_numpy(array.copy()) for name, array in start.arrays.items()
+             if name in wanted and wanted[name].shape == array.shape}
+    if not found:
+        raise UsageError(f"{module.graph.name} has no weights of the names and shapes of {start.network}'s")
+    module.load_state_dict(wanted | found)
 
 
 def _copy(module: GraphModule) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ class Recipe:
     momentum, decay      of the gradient; of the weights (all of them: it also keeps ReLU inputs small)
     smoothing            label smoothing
     teacher              identity of the weights whose logits are learned beside the labels, "" for none
+    start                identity of the weights that a run begins with, "" for random ones
     distill, temperature part of the loss that is the teacher's (Hinton et al. 2015); softening of both logits
     bound, penalty       inputs of polynomial activations beyond +-bound are punished: factor of `penalty.excess`
     clip                 largest norm of the gradient of all weights together
@@ -44,6 +45,7 @@ class Recipe:
     decay: float = 5e-4
     smoothing: float = 0.0
     teacher: str = ""
+    start: str = ""
     distill: float = 0.7
     temperature: float = 3.0
     bound: float = 4.0
@@ -90,7 +92,7 @@ class Recipe:
         for setting in settings:
             name, _, text = setting.partition("=")
             try:
-                value = ast.literal_eval(text if name != "teacher" else repr(text))
+                value = ast.literal_eval(text if name not in ("teacher", "start") else repr(text))
                 kind = type(usual[name])
                 chosen[name] = kind(value) if kind is float or (kind is bool and value in (0, 1)) else value
                 if type(chosen[name]) is not kind:
