@@ -102,6 +102,19 @@ def test_a_pupil_learns_from_its_teacher_and_names_it(trained: Path, sheets: Pat
     assert f"| recipe: teacher | {teacher.identity} |" in out.with_suffix(".md").read_text()
 
 
+def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained: Path, sheets: Path) -> None:
+    first = load(trained)
+    fitting, held_out = data.split(data.load(sheets, "train").resized(8))
+    state = Checkpoint("resnet8-tiny-herpn", Recipe(epochs=1))
+    run = loop.Run(state, fitting, held_out, lambda progress: None, start=first)
+    begun = run.module.state_dict()
+    for name in begun.keys() & first.arrays.keys():
+        assert np.array_equal(begun[name].cpu().numpy(), first.arrays[name])
+    assert "layer1.0.conv1.weight" in begun.keys() & first.arrays.keys()
+    with pytest.raises(UsageError, match="no weights of the names and shapes"):
+        loop.Run(Checkpoint("checkerboard", Recipe(epochs=1)), fitting, held_out, lambda progress: None, start=first)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     real = images.batches
