@@ -15,7 +15,17 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fheinfer import approx_cli, bench_cli, console, eval_cli, models_cli, plan_cli, search_cli, server_cli
+from fheinfer import (
+    approx_cli,
+    bench_cli,
+    console,
+    eval_cli,
+    models_cli,
+    pictures_cli,
+    plan_cli,
+    search_cli,
+    server_cli,
+)
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import EvaluationView, err, out, print_json, size, table
@@ -24,7 +34,7 @@ from fheinfer.frontends import zoo
 from fheinfer.inference import Inference, infer_encrypted, run_folder
 from fheinfer.params import parameter_set
 from fheinfer.plan_cli import JsonOption, PolicyOption, SetOption, WeightsOption
-from fheinfer.preprocess import CLASSES, load_image, normalise
+from fheinfer.preprocess import load_image, normalise
 from fheinfer.resources import default_weights
 from fheinfer.storage import atomic_write, require_writable
 from fheinfer.weights import Weights
@@ -131,7 +141,8 @@ def decrypt(
 
 @app.command()
 def infer(
-    image: ImageOption,
+    image: Annotated[str | None, typer.Option("--image", help="A picture file, or the name of one in inputs/.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--images", help="A folder of pictures, or one; repeat.")] = None,
     set_name: SetOption = "1",
     keys: KeysOption = KEYS,
     weights: WeightsOption = None,
@@ -141,14 +152,29 @@ def infer(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder for runs that can be resumed.")] = Path("runs"),
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for every layer.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Class and logits of every one of --images.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Encrypt a picture, evaluate it in a process without the secret, decrypt the result."""
+    """Encrypt a picture, or many, evaluate in a process without the secret, decrypt the results."""
+    if (image is None) == (not images):
+        raise UsageError("give one picture by --image, or a folder of them by --images")
+    if csv_file:
+        require_writable(csv_file)
     if backend not in ("native", "openfhe", "slots"):
         raise UsageError(f"no backend {backend!r}; there are native, openfhe and slots")
     if backend == "openfhe" and not set_name.endswith("-openfhe"):
         set_name += "-openfhe"  # a set of its own: OpenFHE's bootstrap needs another chain and other keys
     path, trained = _weights(weights, set_name)
+    if image is None:
+        if backend == "slots":
+            raise UsageError("--backend slots takes one picture; `fheinfer eval` runs the plan on many in clear")
+        folder = _set_folder(keys, set_name)
+        made = _plan_for(folder, trained, set_name)
+        many = pictures_cli.load_all(images or [], trained.graph.input.attrs["shape"][1])
+        found = pictures_cli.evaluated(made, many, trained, path, folder, runs, resume=resume, keep=keep)
+        normal = {name: normalise(p, trained.mean, trained.std) for name, p in many.items()} if plain else {}
+        pictures_cli.report(found, {name: _plain(trained, x) for name, x in normal.items()}, csv_file, as_json)
+        return
     pixels, picture = _picture(image, trained)
     if backend == "slots":
         from fheinfer.runtime.slots import run_slots
@@ -161,6 +187,18 @@ def infer(
         made = _plan_for(folder, trained, set_name)
         done = _encrypted(made, path, pixels, picture, folder, runs, resume=resume, keep=keep, verbose=verbose)
     _report(done.logits, _plain(trained, picture) if plain else None, done, as_json)
+
+
+@app.command()
+def demo(
+    set_name: SetOption = "turbo",
+    image: ImageOption = "vale.jpg",
+    keys: KeysOption = KEYS,
+) -> None:
+    """The first run: makes keys where there are none, then `fheinfer infer --plain` on a picture that comes along."""
+    if not (_set_folder(keys, set_name) / "server" / "manifest.json").exists():
+        keygen(set_name=set_name, output=keys)
+    infer(image=image, set_name=set_name, keys=keys, plain=True)
 
 
 @app.command()
@@ -290,7 +328,7 @@ def _encrypted(
 
 
 def _report(logits: Any, plain: Any, done: Inference, as_json: bool) -> None:
-    classes = CLASSES if len(logits) == len(CLASSES) else tuple(str(i) for i in range(len(logits)))
+    classes = console.class_names(logits)
     fields = console.result_fields(logits, classes, plain)
     if as_json:
         print_json({**fields, "seconds": done.seconds, "memory": done.memory, "bytes": done.sizes})

@@ -25,6 +25,7 @@ from rich.table import Table
 from fheinfer.compiler.plan import Plan
 from fheinfer.inference import Event, Inference
 from fheinfer.metrics import precision_bits, softmax, top_class
+from fheinfer.preprocess import CLASSES
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -122,6 +123,11 @@ class EvaluationView:
                     f"{event['index'] + 1:4}/{event['total']}  {event['step']:<30} {event['op']:<10} level "
                     f"{event['level']:>2}  {event['seconds']:7.2f} s  (predicted {event['predicted']:.2f})"
                 )
+
+
+def class_names(logits: NDArray[np.float64]) -> tuple[str, ...]:
+    """Of CIFAR-10 where there are ten, else numbers."""
+    return CLASSES if len(logits) == len(CLASSES) else tuple(str(i) for i in range(len(logits)))
 
 
 def result_fields(

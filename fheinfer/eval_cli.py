@@ -1,26 +1,29 @@
-"""`fheinfer eval`: accuracy over a data set, in clear, by polynomials, or with simulated noise."""
+"""`fheinfer eval`: accuracy over a data set, in clear, by polynomials, with simulated noise, or encrypted."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
+from fheinfer import pictures_cli
 from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import err, out, print_json, size, steps_bar, table
 from fheinfer.errors import UsageError
+from fheinfer.keystore import Manifest
+from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
 from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
 from fheinfer.resources import default_weights
 from fheinfer.storage import atomic_write, require_writable
-from fheinfer.weights import load
+from fheinfer.weights import Weights, load
 
 if TYPE_CHECKING:
     from fheinfer.simulation.evaluate import Evaluation
@@ -31,7 +34,7 @@ ActOption = Annotated[str | None, typer.Option("--act", help="Activation instead
 
 
 def evaluate(
-    mode: Annotated[str, typer.Option(help="clear, approx (by polynomials) or simulate (with noise).")] = "approx",
+    mode: Annotated[str, typer.Option(help="clear, approx (polynomials), simulate (noise) or encrypted.")] = "approx",
     set_name: SetOption = "1",
     act: ActOption = None,
     weights: WeightsOption = None,
@@ -41,16 +44,28 @@ def evaluate(
     top_k: Annotated[str, typer.Option(help="Accuracies to report.")] = "1,2,3,5",
     margin: Annotated[float, typer.Option(min=0.01, help="Factor on the ranges of calibration.")] = RANGE_MARGIN,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
+    keys: Annotated[Path, typer.Option("--keys", help="Folder of all keys, for --mode encrypted.")] = Path("keys"),
+    runs: Annotated[Path, typer.Option(help="Folder for encrypted runs that can be resumed.")] = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted encrypted run.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Label, class and logits of every picture.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accuracy over a data set, without keys: in clear, by polynomials, or with the noise of an encrypted run."""
+    """Accuracy over a data set: in clear, by polynomials, with the noise of an encrypted run, all without keys; or with
+    keys, encrypted."""
     if csv_file:
         require_writable(csv_file)
-    trained = load(weights or default_weights(parameter_set(set_name).network))
-    plan = compile(trained, with_activation(set_name, act), margin=margin)
+    path = weights or default_weights(parameter_set(set_name).network)
+    trained = load(path)
     pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
-    found = run(mode, trained, plan, pictures, seed)
+    if mode == "encrypted":
+        if act or margin != RANGE_MARGIN:
+            raise UsageError("encrypted, activation and ranges are those of the set; leave out --act and --margin")
+        folder = keys / f"set{parameter_set(set_name).name}"
+        plan = compile(trained, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
+        found = _encrypted(trained, path, plan, pictures, folder, runs, resume)
+    else:
+        plan = compile(trained, with_activation(set_name, act), margin=margin)
+        found = run(mode, trained, plan, pictures, seed)
     ks = _numbers(top_k, found.logits.shape[1])
     if csv_file:
         atomic_write(csv_file, [_csv(found).encode()])
@@ -66,6 +81,7 @@ def evaluate(
                 "overflows": [asdict(o) for o in found.overflows],
                 "reached": found.reached,
                 "bits": asdict(found.bits) if found.bits else None,
+                "same_class_as_clear": found.same_class,
                 "predicted": asdict(plan.prediction),
                 "bootstraps": plan.bootstraps,
             }
@@ -75,6 +91,8 @@ def evaluate(
     if mode != "clear":
         title += f", set {plan.params.name}, {plan.params.activation}"
     table(title, ["", "accuracy"], [[f"top {k}", f"{100 * found.top(k):.2f} %"] for k in ks])
+    if found.same_class is not None:
+        out.print(f"the same class as in clear on {found.same_class} of {len(found.labels)}")
     if found.bits:
         out.print(f"logits against the same without noise: {found.bits}")
     if mode != "clear":
@@ -96,6 +114,24 @@ def run(mode: str, weights: Any, plan: Plan, pictures: Pictures, seed: int = 0, 
         raise UsageError("evaluation over a data set needs PyTorch: pip install 'fheinfer[train]'") from error
     with steps_bar(title) as progress:
         return simulate(weights, plan, pictures, mode, seed=seed, progress=progress)
+
+
+def _encrypted(
+    weights: Weights, path: Path, plan: Plan, pictures: Pictures, keys: Path, runs: Path, resume: bool
+) -> Evaluation:
+    """Every picture encrypted, evaluated by a server process and decrypted; against the same in clear and on slots."""
+    names = {f"{index:05d}-": pixels for index, pixels in enumerate(pictures.images)}
+    clear, exact = (run(mode, weights, plan, pictures) for mode in ("clear", "approx"))
+    done = pictures_cli.evaluated(plan, names, weights, path, keys, runs, resume=resume)
+    logits = np.stack([done.logits[name] for name in names])
+    return replace(
+        exact,
+        mode="encrypted",
+        logits=logits,
+        seconds=done.seconds["evaluate"],
+        bits=precision_bits(exact.logits, logits),
+        same_class=int((logits.argmax(1) == clear.logits.argmax(1)).sum()),
+    )
 
 
 def with_activation(set_name: str, act: str | None) -> str:

@@ -26,7 +26,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.errors import BackendError, FheinferError, StorageError
 from fheinfer.keystore import Manifest
 from fheinfer.runtime.memory import peak_memory
-from fheinfer.storage import atomic_write, storage_errors
+from fheinfer.storage import atomic_write, require_disk, storage_errors
 
 GRACE = 2.0
 """Seconds a server process gets to end by itself. Its files are written atomically, so a kill loses nothing."""
@@ -45,8 +45,18 @@ class Inference:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass
+class Inferences:
+    """Many pictures: logits by name in the order they were given, seconds of evaluation of each, and totals."""
+
+    logits: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    each: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+
+
 def run_folder(runs: Path, plan: Plan, image: NDArray[np.uint8], key_id: str) -> Path:
-    """Where a run of this plan on this picture under this key keeps its files, so that `--resume` finds them."""
+    """Where a run of this plan on these pixels under this key keeps its files, so that `--resume` finds them."""
     name = hashlib.sha256(plan.client.plan.encode() + key_id.encode() + image.tobytes()).hexdigest()[:16]
     return runs / f"set{plan.params.name}-{name}"
 
@@ -77,16 +87,76 @@ def infer_encrypted(
         return _infer(plan, picture, keys, weights, folder, resume=resume, keep_layers=keep_layers, on_event=on_event)
 
 
+def infer_many(
+    plan: Plan,
+    pictures: Mapping[str, NDArray[np.float64]],
+    keys: Path,
+    weights: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Inferences:
+    """As `infer_encrypted`, with all pictures in one server process, which loads its keys once.
+
+    Args:
+        pictures: normalised, by names that can be file names.
+        folder: keeps a ciphertext of every picture, and each result; with `resume` what is there is used again.
+
+    Raises:
+        FheinferError: whatever either role raises; pictures that were finished stay in the folder.
+    """
+    with _run_files(folder, worth_keeping="results/*.ct"):
+        return _infer_many(plan, pictures, keys, weights, folder, resume, on_event)
+
+
+def _infer_many(
+    plan: Plan,
+    pictures: Mapping[str, NDArray[np.float64]],
+    keys: Path,
+    weights: Path,
+    folder: Path,
+    resume: bool,
+    on_event: Callable[[Event], None],
+) -> Inferences:
+    client, done = Client(keys), Inferences()
+    inputs, results = folder / "inputs", folder / "results"
+    with storage_errors(folder):
+        inputs.mkdir(exist_ok=True)
+        results.mkdir(exist_ok=True)
+    require_disk(folder, len(pictures) * (plan.prediction.input_bytes + plan.prediction.output_bytes))
+    began = time.perf_counter()
+    for name, picture in pictures.items():
+        if not (resume and (inputs / f"{name}.ct").exists()):
+            atomic_write(inputs / f"{name}.ct", [client.encrypt(picture, plan.client)])
+    done.seconds["encrypt"] = time.perf_counter() - began
+
+    def note(event: Event) -> None:
+        if event["event"] == "picture":
+            done.each[event["name"].removesuffix(".ct")] = event["seconds"]
+        on_event(event)
+
+    places = ["--keys", keys / "server", "--weights", weights, "--input", inputs, "--output", results]
+    final = _run_server([*(str(a) for a in places), *(["--resume"] if resume else [])], note)
+    began = time.perf_counter()
+    for name in pictures:
+        done.logits[name] = client.decrypt((results / f"{name}.ct").read_bytes())
+    done.seconds["decrypt"] = time.perf_counter() - began
+    done.seconds.update(final["seconds"])
+    done.memory = {"client": peak_memory(), "server": final["memory"]}
+    return done
+
+
 @contextmanager
-def _run_files(folder: Path) -> Iterator[None]:
-    """Makes the folder; a run that fails before it has a block to resume from takes away all that was made."""
+def _run_files(folder: Path, worth_keeping: str = "block.ct") -> Iterator[None]:
+    """Makes the folder; a run that fails before it has something to resume from takes away all that was made."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if not (folder / "block.ct").exists():
+        if not any(folder.glob(worth_keeping)):
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):
                 for path in made[1:]:

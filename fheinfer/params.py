@@ -133,6 +133,10 @@ _SETS = {
         ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, activation="relu:200", native=False),
         ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, activation="relu:119", native=False),
         ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
+        # What a network of ReLUs that a user brings runs on: set 1, whose activation is what `fheinfer search` finds.
+        ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
+        # Quadratics: one level more than set 1 makes 5 bootstraps of 9; docs/performance.md has the others.
+        ParameterSet("quad", 16, 16384, 49, 47, 50, 2, 3, 3, levels=11, activation="relu:3", network="resnet20-herpn"),
         ParameterSet("turbo", 15, 16384, 31, 27, 45, 3, 0, 0, levels=22, activation="relu:3", network="resnet20-turbo"),
         ParameterSet(
             *("insecure-tiny-turbo", 11, 512, 31, 27, 45, 3, 0, 0),

@@ -18,14 +18,14 @@ from fheinfer.params import ParameterSet, ciphertext_bound, parameter_set
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.memory import peak_memory
 from fheinfer.server import Server
-from fheinfer.storage import atomic_write, read_small, require_disk, require_writable
+from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
 from fheinfer.weights import load as load_weights
 
 
 def evaluate(
     keys: Annotated[Path, typer.Option("--keys", help="The server folder of the keys, e.g. keys/set1/server.")],
-    source: Annotated[Path, typer.Option("--input", "-i", help="Encrypted picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the encrypted result goes.")],
+    source: Annotated[Path, typer.Option("--input", "-i", help="Encrypted picture, or a folder of *.ct.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the encrypted result goes, or a folder.")],
     weights: Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")] = None,
     checkpoints: Annotated[Path | None, typer.Option(help="Folder to resume from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
@@ -33,9 +33,10 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Cores to use; all by default.")] = None,
     events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
 ) -> None:
-    """Server: evaluate the network on an encrypted picture, with no secret at hand.
+    """Server: evaluate the network on encrypted pictures, with no secret at hand.
 
-    With the hidden --events it writes a JSON object a line: {"event": "load" | "step" | "done" | "error", ...}.
+    Of a folder, results get the names of their pictures; with --resume those that are there are not made again. With
+    the hidden --events it writes a JSON object a line: {"event": "load" | "step" | "picture" | "done" | "error", ...}.
     """
     from fheinfer.resources import default_weights
 
@@ -60,8 +61,12 @@ def evaluate(
         _core.keep_freed_memory()
         if threads is not None:
             _core.set_threads(max(1, threads))
-        if (resume or keep_layers) and checkpoints is None:
+        if source.is_dir():
+            if checkpoints or keep_layers:
+                raise InputError("--checkpoints and --keep-layers are for a single picture, not for a folder")
+        elif (resume or keep_layers) and checkpoints is None:
             raise InputError("--resume and --keep-layers need --checkpoints FOLDER")
+        jobs = _jobs(source, output, resume)
         require_writable(output)
         began = time.perf_counter()
         network = parameter_set(Manifest.load(keys / "manifest.json").set_name).network
@@ -70,17 +75,24 @@ def evaluate(
             load_weights(weights or default_weights(network)),
             progress=lambda what, fraction: tell("load", what=what, fraction=fraction),
         )
-        require_disk(output, server.plan.prediction.output_bytes + MAX_META)
+        require_disk(output, len(jobs) * (server.plan.prediction.output_bytes + MAX_META))
+        if source.is_dir():
+            with storage_errors(output):
+                output.mkdir(exist_ok=True)
         loaded = time.perf_counter()
-        result = server.evaluate(
-            read_input(source, server.params),
-            observer=step,
-            checkpoints=checkpoints,
-            resume=resume,
-            keep_layers=keep_layers,
-        )
+        for index, (picture, result_file) in enumerate(jobs):
+            started = time.perf_counter()
+            result = server.evaluate(
+                read_input(picture, server.params),
+                observer=step,
+                checkpoints=checkpoints,
+                resume=resume,
+                keep_layers=keep_layers,
+            )
+            atomic_write(result_file, [result])
+            seconds_taken = time.perf_counter() - started
+            tell("picture", index=index, total=len(jobs), name=picture.name, seconds=seconds_taken)
         seconds = {"load keys": loaded - began, "evaluate": time.perf_counter() - loaded}
-        atomic_write(output, [result])
     except FheinferError as error:
         if not events:
             raise
@@ -93,6 +105,19 @@ def evaluate(
             + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
             + f", peak memory {peak_memory() / 1e9:.2f} GB\n"
         )
+
+
+def _jobs(source: Path, output: Path, resume: bool) -> list[tuple[Path, Path]]:
+    """Each picture to evaluate, and where its result goes."""
+    if not source.is_dir():
+        return [(source, output)]
+    pictures = sorted(source.glob("*.ct"))
+    if not pictures:
+        raise InputError(f"{source}: no *.ct in this folder; encrypt pictures with `fheinfer encrypt` first")
+    if output.resolve() == source.resolve():
+        raise InputError(f"{output}: results need another folder than the pictures")
+    jobs = [(picture, output / picture.name) for picture in pictures]
+    return [job for job in jobs if not (resume and job[1].exists())]
 
 
 def read_input(path: Path, params: ParameterSet) -> bytes:

@@ -30,7 +30,8 @@ class Evaluation:
     """What came out.
 
     logits: (N, classes); reached: activation -> largest |input|, 1 being the range of its polynomials; bits: of the
-    decrypted logits against those without noise, in `simulate`.
+    decrypted logits against those without noise, simulated or encrypted; same_class: how many pictures get the class
+    that they get in clear, encrypted.
     """
 
     mode: str
@@ -40,6 +41,7 @@ class Evaluation:
     reached: dict[str, float]
     overflows: list[Overflow]
     bits: Precision | None = None
+    same_class: int | None = None
 
     def top(self, k: int) -> float:
         """Part of the pictures whose label is among the k largest logits; none where a logit is not a number."""

@@ -49,7 +49,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
-    Weights that `start` has under the same name and of the same shape are what a run begins with; all others are random.
+    A run begins with the weights that `start` has under the same name and of the same shape; all others are random.
     `fused` compiles the network with torch.compile: several times as fast with quadratics, for a minute at the start,
     the need of a C++ compiler, and sums in another order.
 

@@ -237,7 +237,8 @@ def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
         assume(not (case.layout.skew and case.output.skew))
         for size, outputs in ((case.height, case.output.height), (case.width, case.output.width)):
             reads = [range(-(k - case.padding), size - (k - case.padding)) for k in range(case.kernel)]
-            assume(all(any(y * case.stride in at for y in range(outputs)) for at in reads))  # a tap that reads no pixel has a diagonal of zeros, which is left out
+            # A tap that reads no pixel has a diagonal of zeros, which is left out.
+            assume(all(any(y * case.stride in at for y in range(outputs)) for at in reads))
         made = sum(traced(case).plain_multiplications.values())
     except PlanError:
         assume(False)
