@@ -19,6 +19,9 @@ KEY_POLICIES: tuple[KeyPolicy, ...] = ("minimal", "fast")
 MEMORY_LIMIT = 5 * 10**9
 """Bytes of a server's memory that `choose` keeps to where a policy can."""
 
+NEAR = 1.1
+"""Times that `choose` does not tell apart."""
+
 
 def core_policy(keys: KeyPolicy) -> _core.KeyPolicy:
     """The same for the C++ core."""
@@ -30,7 +33,7 @@ def choose(plans: Sequence[Plan], wanted: str, free: int | None) -> Plan:
 
     Args:
         wanted: a policy; or "auto", the fastest plan within `MEMORY_LIMIT`, or else the fastest within `free`, or else
-            the smallest, by their predictions.
+            the smallest, by their predictions; of two that are nearly as fast, the smaller.
         free: bytes of memory there are; None where nobody knows.
 
     Raises:
@@ -45,5 +48,7 @@ def choose(plans: Sequence[Plan], wanted: str, free: int | None) -> Plan:
     for limit in (min(most, MEMORY_LIMIT), most):
         fitting = [plan for plan in plans if plan.prediction.peak_memory <= limit]
         if fitting:
-            return min(fitting, key=lambda plan: plan.prediction.seconds)
+            fastest = min(plan.prediction.seconds for plan in fitting)
+            near = [plan for plan in fitting if plan.prediction.seconds <= NEAR * fastest]
+            return min(near, key=lambda plan: plan.prediction.peak_memory)
     return min(plans, key=lambda plan: plan.prediction.peak_memory)

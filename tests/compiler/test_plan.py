@@ -166,6 +166,11 @@ def test_auto_takes_the_fastest_that_fits(wanted: str, memory: Any, free: float 
     assert choose(plans, wanted, None if free is None else int(free * 1e9)).keys == chosen
 
 
+@pytest.mark.parametrize(("seconds", "chosen"), [(35.5, "minimal"), (38, "minimal"), (39, "fast")])
+def test_auto_takes_the_smaller_of_two_that_are_nearly_as_fast(seconds: float, chosen: str) -> None:
+    assert choose([fake("minimal", seconds, 3), fake("fast", 35, 4)], "auto", None).keys == chosen
+
+
 def test_an_unknown_policy_is_refused(tiny_plan: fheinfer.Plan) -> None:
     with pytest.raises(UsageError, match="no keys of the kind 'many'; there are fast and auto"):
         choose([tiny_plan], "many", None)
