@@ -10,6 +10,10 @@ from PIL import Image
 
 from fheinfer.train.data import COLUMNS, PER_SHEET, ROWS, SIZE, U8
 
+KINDS = tuple(f"{colour}, {pattern}" for colour in ("orange", "blue")
+              for pattern in ("two rows", "two columns", "one row", "one column", "plain"))
+"""Of pictures, in label order."""
+
 
 def stripes(folder: Path, seed: int = 0) -> Path:
     """Writes 2,000 training and 1,000 test pictures as sheets (see `data`) and returns `folder`.
