@@ -77,7 +77,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("FHEINFER_DATA", raising=False)
     folder = tmp_path / "notebooks"
     shutil.copytree(path.parent, folder)
-    book = nbformat.read(folder / path.name, as_version=4)
+    book = nbformat.read(folder / path.name, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(book)
     where = {"metadata": {"path": str(folder)}}
     NotebookClient(book, timeout=TIMEOUT, kernel_name="python3", resources=where).execute()
