@@ -17,12 +17,16 @@ except ImportError as error:
     ) from error
 
 from fheinfer import errors
+from fheinfer.approx import activation
 from fheinfer.client import Client
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import ClientSpec, Plan
 from fheinfer.keygen import keygen
+from fheinfer.metrics import precision_bits, top_class
 from fheinfer.params import ParameterSet, parameter_set, parameter_sets
-from fheinfer.preprocess import load_image, normalise
+from fheinfer.plain import plain_layers, plain_logits
+from fheinfer.preprocess import CLASSES, load_image, normalise
+from fheinfer.resources import default_weights
 from fheinfer.runtime.slots import run_slots
 from fheinfer.server import Server
 from fheinfer.weights import Weights, load
@@ -30,13 +34,16 @@ from fheinfer.weights import Weights, load
 load_weights = load
 
 __all__ = [
+    "CLASSES",
     "Client",
     "ClientSpec",
     "ParameterSet",
     "Plan",
     "Server",
     "Weights",
+    "activation",
     "compile",
+    "default_weights",
     "errors",
     "keygen",
     "load_image",
@@ -44,5 +51,9 @@ __all__ = [
     "normalise",
     "parameter_set",
     "parameter_sets",
+    "plain_layers",
+    "plain_logits",
+    "precision_bits",
     "run_slots",
+    "top_class",
 ]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.client import Client
-from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.plan import Plan, Step
 from fheinfer.errors import CorruptArtifactError
-from fheinfer.metrics import precision_bits
+from fheinfer.metrics import Precision, precision_bits
 from fheinfer.storage import atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
@@ -44,25 +44,16 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
     """
     rows = []
     for index, step in enumerate(plan.steps):
-        path = checkpoints / f"layer_{index:03d}.ct"
-        meta, decrypted = client.read_slots(path)
-        if meta.get("step") != step.name or meta.get("plan") != plan.client.plan:
-            raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
-        values = step.values(decrypted)
+        values, seconds = _read(plan, client, checkpoints, index)
         clear = slots[step.name]
-        exact = torch.get(step.name)
-        if exact is not None and step.op == "avg_pool":
-            exact = exact * (
-                step.in_layout.height * step.in_layout.width
-            )  # ours sums; the division is in the next layer
         ours = precision_bits(clear, values)
-        theirs = precision_bits(exact.reshape(values.shape), values) if exact is not None else None
+        theirs = _against(step, values, torch)
         rows.append(
             LayerPrecision(
                 step.name,
                 step.op,
                 step.level,
-                float(meta.get("seconds", 0.0)),
+                seconds,
                 float(np.abs(clear).max()),
                 ours.minimum,
                 ours.median,
@@ -71,6 +62,44 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
             )
         )
     return rows
+
+
+def layer_bits(plan: Plan, values: Layers, reference: Layers) -> dict[str, Precision]:
+    """How close `values` are to `reference`, for every step that both have, in the order of the plan.
+
+    Args:
+        values: as `run_slots`, `simulated_layers` or `encrypted_layers` give them, (C, H, W) by step.
+        reference: the same of another run, or the layers of PyTorch (`plain_layers`).
+    """
+    found = {step.name: _against(step, values[step.name], reference) for step in plan.steps if step.name in values}
+    return {name: bits for name, bits in found.items() if bits}
+
+
+def encrypted_layers(plan: Plan, client: Client, checkpoints: Path) -> dict[str, NDArray[np.float64]]:
+    """Decrypts every layer that a server kept in `checkpoints`: (C, H, W) by step. Needs the secret key.
+
+    Raises:
+        CorruptArtifactError: layers of another plan.
+    """
+    return {step.name: _read(plan, client, checkpoints, i)[0] for i, step in enumerate(plan.steps)}
+
+
+def _read(plan: Plan, client: Client, checkpoints: Path, index: int) -> tuple[NDArray[np.float64], float]:
+    """Values of that step, and the seconds it took."""
+    step, path = plan.steps[index], checkpoints / f"layer_{index:03d}.ct"
+    meta, decrypted = client.read_slots(path)
+    if meta.get("step") != step.name or meta.get("plan") != plan.client.plan:
+        raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
+    return step.values(decrypted), float(meta.get("seconds", 0.0))
+
+
+def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Precision | None:
+    exact = reference.get(step.name)
+    if exact is None:
+        return None
+    if step.op == "avg_pool" and exact.ndim == 1:  # PyTorch's mean: ours sums, the division is in the next layer
+        exact = exact * (step.in_layout.height * step.in_layout.width)
+    return precision_bits(exact.reshape(values.shape), values)
 
 
 def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:

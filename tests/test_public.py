@@ -9,13 +9,16 @@ import fheinfer
 
 def test_the_public_names_are_these() -> None:
     assert sorted(fheinfer.__all__) == [
+        "CLASSES",
         "Client",
         "ClientSpec",
         "ParameterSet",
         "Plan",
         "Server",
         "Weights",
+        "activation",
         "compile",
+        "default_weights",
         "errors",
         "keygen",
         "load_image",
@@ -23,7 +26,11 @@ def test_the_public_names_are_these() -> None:
         "normalise",
         "parameter_set",
         "parameter_sets",
+        "plain_layers",
+        "plain_logits",
+        "precision_bits",
         "run_slots",
+        "top_class",
     ]
 
 

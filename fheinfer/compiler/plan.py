@@ -121,7 +121,7 @@ class Step:
         assert self.op == "add", self.op
         return evaluator.add(x, inputs[1])
 
-    def trace(self, program: Program, keys: _core.KeyPolicy = PLACED_UNDER) -> Work:
+    def trace(self, program: Program | Plan, keys: _core.KeyPolicy = PLACED_UNDER) -> Work:
         """What the step takes with these keys, on as many limbs as `level` says; needs none.
 
         Levels and keys follow from this, and are settled before weights are known: so none of a convolution is zero.

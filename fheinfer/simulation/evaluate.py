@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.plan import Plan, Step
 from fheinfer.errors import UsageError
 from fheinfer.metrics import Precision, precision_bits
 from fheinfer.simulation.batch import Batch, Overflow
@@ -102,6 +102,27 @@ def evaluate(
         noisy.overflows(),
         worst,
     )
+
+
+@torch.inference_mode()
+def simulated_layers(plan: Plan, image: F64, seed: int = 0) -> dict[str, F64]:
+    """The values of every step, (C, H, W) as of `run_slots`, with the noise of an encrypted run, in float32.
+
+    Args:
+        image: normalised, (C, H, W).
+        seed: of the noise.
+
+    Raises:
+        UsageError: a set whose noise is not modelled.
+    """
+    layers: dict[str, F64] = {}
+
+    def watch(step: Step, y: Tensor) -> None:
+        scale = np.asarray(step.scale).reshape(-1, 1, 1)
+        layers[step.name] = y[0].double().numpy().reshape(y.shape[1], *(y.shape[2:] or (1, 1))) * scale
+
+    Batch(plan, NoiseModel(plan, seed)).logits(torch.from_numpy(image[None]).float(), watch)
+    return layers
 
 
 def check_top(values: Sequence[int], classes: int) -> None:

@@ -30,7 +30,7 @@ from fheinfer.errors import (
 from fheinfer.keystore import Manifest
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
-from fheinfer.precision import compare
+from fheinfer.precision import compare, encrypted_layers, layer_bits
 from fheinfer.runtime import memory
 from fheinfer.runtime.executor import StepDone
 from fheinfer.weights import Weights
@@ -191,6 +191,13 @@ def test_precision_is_reported_for_every_step(
     first = rows[0]
     assert first.torch_minimum == pytest.approx(first.slots_minimum, abs=0.1)
     assert first.slots_minimum > 20
+    decrypted = encrypted_layers(plan, tiny_client, tmp_path)
+    bits = layer_bits(plan, decrypted, layers)
+    assert list(bits) == [row.step for row in rows]  # decryption adds noise of its own, another every time
+    assert [p.median for p in bits.values()] == pytest.approx([row.slots_median for row in rows], abs=1)
+    bits = layer_bits(plan, decrypted, plain_layers(tiny_weights, tiny_picture))
+    expected = [row.torch_median for row in rows if row.torch_median is not None]
+    assert [p.median for p in bits.values()] == pytest.approx(expected, abs=1)
 
 
 def test_layers_of_another_plan_are_not_compared(

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.compiler.plan import Step
 from fheinfer.errors import UsageError
+from fheinfer.precision import layer_bits
 from fheinfer.simulation.batch import Batch, chebyshev
-from fheinfer.simulation.evaluate import evaluate
+from fheinfer.simulation.evaluate import evaluate, simulated_layers
 from fheinfer.train.data import Pictures
 from fheinfer.weights import Weights
 from tests.conftest import TINY, tiny_pixels
@@ -59,6 +60,14 @@ def test_every_step_equals_the_slots_backend(tiny_weights: Weights, activation: 
             assert values == pytest.approx(layers[step.name], abs=1e-4 * np.abs(layers[step.name]).max())
     assert not batch.overflows()
     assert set(batch.reached) == set(tiny_weights.ranges)
+
+
+def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan, tiny_picture: F64) -> None:
+    layers: dict[str, F64] = {}
+    fheinfer.run_slots(tiny_plan, tiny_picture, layers=layers)
+    bits = layer_bits(tiny_plan, simulated_layers(tiny_plan, tiny_picture, seed=3), layers)
+    assert list(bits) == [step.name for step in tiny_plan.steps]
+    assert 10 < min(p.minimum for p in bits.values()) < max(p.median for p in bits.values()) < 30
 
 
 def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Weights) -> None:

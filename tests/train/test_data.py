@@ -9,6 +9,7 @@ from PIL import Image
 
 from fheinfer.errors import DatasetError
 from fheinfer.train import data
+from fheinfer.train.synthetic import stripes
 
 
 @pytest.fixture
@@ -90,3 +91,9 @@ def test_damaged_files_are_refused(copy: Path) -> None:
     (copy / "train_labels.npy").write_bytes(b"\x93NUMPY nonsense")
     with pytest.raises(DatasetError, match="not a numpy array"):
         data.load(copy, "train")
+
+
+def test_stripes_are_whole_sheets_and_the_same_for_a_seed(sheets: Path, tmp_path: Path) -> None:
+    again = data.load(stripes(tmp_path / "new" / "folder"), "test")
+    assert np.array_equal(again.images, data.load(sheets, "test").images)
+    assert set(again.labels) == set(range(10))
