@@ -35,7 +35,7 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
         recalibrate(module, fitting, recipe.mean, recipe.std)
     as_given = (recipe.mean, recipe.std)
     sizes = largest(module, fitting, *as_given)
-    provenance = {"trained on": f"CIFAR-10, {len(fitting):,} images", "best epoch": str(state.best_epoch)}
+    provenance = {"trained on": f"{len(fitting):,} images", "best epoch": str(state.best_epoch)}
     for name, part in (("held-out images", held_out), ("test images", test)):
         provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * accuracy(module, part, *as_given):.2f} %"
     if any(node.op in POLYNOMIALS for node in graph):
