@@ -13,6 +13,9 @@ from numpy.polynomial import chebyshev
 
 from fheinfer import _core
 from fheinfer._core import testing
+from fheinfer.approx import activation
+from fheinfer.approx.forms import Gate
+from fheinfer.approx.measure import error
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.layout import skewed
 from fheinfer.metrics import precision_bits
@@ -148,6 +151,25 @@ def test_every_series_equals_slots(native_rig: Rigs, name: str, degree: int, see
     top = r.params.top_level
     y = r.evaluator.chebyshev(r.encrypt(x, top), list(coefficients))
     check(r, y, chebyshev.chebval(x, coefficients), level=top - r.context.levels.chebyshev_depth(degree), bits=16)
+
+
+@pytest.mark.parametrize("name", ["relu:27", "relu:59", "relu:119", "f1g2", "a7", "minimax:5", "minimax:7"])
+def test_an_encrypted_relu_errs_as_the_table_says(native_rig: Rigs, name: str) -> None:
+    """docs/activations.md: largest and mean error against ReLU itself; noise of this ring is far below both."""
+    r, act = native_rig("1"), activation(name)
+    x = np.linspace(-1, 1, SLOTS)
+    x0 = y = r.encrypt(x, r.params.top_level)
+    stages = (act.step if isinstance(act, Gate) else act.polynomials).stages
+    for stage in stages:
+        y = r.evaluator.chebyshev(y, list(stage))
+    if isinstance(act, Gate):
+        y = r.evaluator.multiply(x0, y)
+    assert r.evaluator.level(y) == r.params.top_level - act.levels
+    missed = np.abs(r.decrypt(y) - np.maximum(x, 0))
+    table = error(act)
+    assert missed.max() <= table.largest + 2**-14
+    assert np.abs(missed - np.abs(act.evaluate(x) - np.maximum(x, 0))).max() < 2**-14
+    assert np.sqrt(np.mean(missed**2)) == pytest.approx(table.rms, rel=0.1)
 
 
 def test_a_series_needs_the_levels_the_plan_gives_it(native_rig: Rigs) -> None:
