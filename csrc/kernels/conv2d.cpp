@@ -35,6 +35,17 @@ std::vector<int> range(Span s, int stride) {
     return v;
 }
 
+// Outputs, of `count`, whose input at `offset` from the place they stand over is one of `size`.
+struct Inside {
+    int first, end;
+};
+
+Inside inside(int count, int stride, int offset, int size) {
+    const int first = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    const int end   = size - offset > 0 ? (size - offset - 1) / stride + 1 : 0;
+    return {first, std::min(count, end)};
+}
+
 // Where an output position takes an input block from: its own `distance` grids ahead, in this part of the folded period.
 struct Source {
     int part = 0, distance = std::numeric_limits<int>::max();
@@ -119,46 +130,46 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
         t.folds.push_back(static_cast<int>(f));
     t.diagonals.resize(static_cast<std::size_t>(t.block_steps) * t.row_steps * t.taps());
 
-    // Every position of the computed period forms an output block, or the part of one that is folded in; walk them all.
+    // Every position of the computed period forms an output block, or the part of one that is folded in. `use` gets each
+    // weight with its output channel, its diagonal, and where that one's products are rotated from afterwards.
     const bool rows_hoisted = t.row_steps == 1;
     const int cells         = out.gap * out.gap;
-    for (int position = 0; position < positions; ++position) {
+    const auto walk         = [&](int position, const auto& use) {
         const int first = out.block_at(position) * cells;
-        for (int o = first; o < std::min(first + cells, out.channels); ++o) {
+        for (int o = first; o < std::min(first + cells, out.channels); ++o)
             for (int c = 0; c < in.channels; ++c) {
                 const auto [part, distance] = nearest[position % out.positions() * in.blocks() + in.block_of(c)];
                 if (part != position / out.positions())
                     continue;  // formed in another part and folded in
                 for (int k = 0; k < taps; ++k) {
-                    const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
                     const int ky = k / conv.kernel - conv.padding, kx = k % conv.kernel - conv.padding;
-                    const int dy = ky * in.gap + in.row_of(c) - out.row_of(o);
-                    const int dx = kx * in.gap + in.column_of(c) - out.column_of(o);
-                    const int row         = dy - axis.first;
-                    const std::size_t tap = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
-                    Diagonal& d           = t.diagonal(distance, rows_hoisted ? 0 : row, tap);
-                    if (d.empty())
-                        d.resize(t.period, 0.0);
-                    // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
+                    const int row = ky * in.gap + in.row_of(c) - out.row_of(o) - axis.first;
+                    const int dx  = kx * in.gap + in.column_of(c) - out.column_of(o);
+                    const std::size_t tap   = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
                     const std::size_t giant = static_cast<std::size_t>(distance) * t.block_stride +
                                               (rows_hoisted ? 0 : static_cast<std::size_t>(row) * t.row_stride);
-                    const long moved = static_cast<long>(giant) + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
-                    for (int y = 0; y < out.height; ++y) {
-                        const int iy = y * conv.stride + ky;
-                        if (iy < 0 || iy >= in.height)
-                            continue;
-                        for (int x = 0; x < out.width; ++x) {
-                            const int ix = x * conv.stride + kx;
-                            if (ix < 0 || ix >= in.width)
-                                continue;
-                            const long slot = static_cast<long>(out.slot(o, y, x)) + moved;
-                            d[static_cast<std::size_t>(slot + static_cast<long>(t.period)) % t.period] += w;
-                        }
-                    }
+                    const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
+                    use(o, ky, kx, w, t.diagonal(distance, rows_hoisted ? 0 : row, tap), giant);
                 }
             }
-        }
-    }
+    };
+    for (int position = 0; position < positions; ++position)
+        walk(position, [&](int, int, int, double, Diagonal& d, std::size_t) { d.resize(t.period, 0.0); });
+    // No two positions write the same slot of a diagonal.
+#pragma omp parallel for schedule(dynamic)
+    for (int position = 0; position < positions; ++position)
+        walk(position, [&](int o, int ky, int kx, double w, Diagonal& d, std::size_t giant) {
+            // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
+            const long moved = static_cast<long>(giant) + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
+            const auto corner    = static_cast<std::size_t>(static_cast<long>(out.slot(o, 0, 0)) + moved);
+            const Inside rows    = inside(out.height, conv.stride, ky, in.height);
+            const Inside columns = inside(out.width, conv.stride, kx, in.width);
+            for (int y = rows.first; y < rows.end; ++y) {
+                const std::size_t left = corner + static_cast<std::size_t>(y * out.gap) * out.grid_width;
+                for (int x = columns.first; x < columns.end; ++x)
+                    d[(left + static_cast<std::size_t>(x * out.gap)) & (t.period - 1)] += w;  // a power of two
+            }
+        });
     drop_zeros(t);
     return t;
 }
