@@ -210,7 +210,7 @@ def _checked_arrays(graph: Graph, arrays: Mapping[str, npt.NDArray[Any]]) -> Map
         if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
             raise WeightsError(f"tensor {name!r} is {arrays[name].dtype} {arrays[name].shape}, expected floats {shape}")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is refused below
-            array = np.array(arrays[name], dtype=np.float32)
+            array = np.array(arrays[name], dtype=np.float32, order="C")  # files and hashes know no other
         if not np.isfinite(array).all():
             raise WeightsError(f"tensor {name!r} holds NaN or infinite values")
         array.flags.writeable = False

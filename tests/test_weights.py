@@ -193,3 +193,10 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "MAX_BYTES", 100_000)
     with pytest.raises(WeightsError, match="unpacks"):
         import_file(tmp_path / "w.npz")
+
+
+def test_arrays_in_another_order_are_saved_as_they_are_read(tiny_weights: Weights, tmp_path: Path) -> None:
+    arrays = {name: np.asfortranarray(array) for name, array in tiny_weights.arrays.items()}
+    again = Weights(tiny_weights.graph, arrays, tiny_weights.mean, tiny_weights.std, tiny_weights.ranges)
+    again.save(tmp_path / "w.safetensors")
+    assert load(tmp_path / "w.safetensors").identity == again.identity == tiny_weights.identity
