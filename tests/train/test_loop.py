@@ -226,7 +226,7 @@ def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path)
 
 
 def test_a_picture_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sheets: Path) -> None:
-    """With settled statistics its values square from layer to layer; cut off they stay finite, and the penalty pulls."""
+    """With settled statistics its values square from layer to layer; cut off they stay finite, the penalty pulls."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-turbo", Recipe(epochs=1, settle=1))
     run = loop.Run(state, fitting, held_out, lambda progress: None)
