@@ -12,6 +12,7 @@ from fheinfer.errors import GraphError
 from fheinfer.graph.ir import POLYNOMIALS, Graph, Node
 from fheinfer.train.herpn import HerPN
 from fheinfer.train.paf import PAF
+from fheinfer.train.penalty import Bounds
 from fheinfer.train.quantise import Conv2d, Linear
 from fheinfer.weights import Weights
 
@@ -65,11 +66,13 @@ class GraphModule(nn.Module):
         layers = {name: self.get_submodule(path) for name, path in self._layer_of.items()}
         return {name: layer for name, layer in layers.items() if isinstance(layer, PAF)}
 
-    def bounds(self, free: float) -> dict[str, Tensor | float]:
-        """How large the input of each polynomial activation may get: up to `INSIDE` of its scale where it has one."""
+    def bounds(self, free: float) -> Bounds:
+        """How large inputs of polynomial activations may get: up to `INSIDE` of the scale where there is one, else
+        `free`, and the largest of a picture twice that."""
         layers = {node.name: self.get_submodule(self._layer_of[node.name]) for node in self.graph
                   if node.op in POLYNOMIALS}
-        return {name: INSIDE * layer.scale if isinstance(layer, PAF) else free for name, layer in layers.items()}
+        return {name: (INSIDE * layer.scale,) * 2 if isinstance(layer, PAF) else (free, 2 * free)
+                for name, layer in layers.items()}
 
 
 class BatchNorm(nn.Module):

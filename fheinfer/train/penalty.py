@@ -10,14 +10,16 @@ from torch.nn import functional
 
 from fheinfer.graph.ir import POLYNOMIALS, Graph
 
-_LARGEST = 0.01
+Bounds = Mapping[str, tuple[Tensor | float, Tensor | float]]
+"""Activation -> what the bulk of its inputs, and what the largest of a picture, should stay within."""
 
 
-def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Mapping[str, Tensor | float]) -> Tensor:
+def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor:
     """How far the inputs of polynomial activations lie outside [-bound, bound]: a number, 0 where none does.
 
-    The sum over activations of the mean of the squared excess, which makes the bulk of the values stay inside, and a
-    hundredth of the largest excess, which pulls at the one value that an average over millions does not feel.
+    The sum over activations of the mean of the squared excess, which makes the bulk of the values stay inside, and of
+    the squared excess of each picture's largest value, averaged over pictures: one value that an average over millions
+    does not feel is what the next square makes larger still.
 
     Args:
         values: outputs of the nodes by name, as of `GraphModule.forward_all`.
@@ -26,6 +28,7 @@ def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Mapping[str, Tens
     total = torch.zeros((), device=values[graph.output.name].device)
     for node in graph:
         if node.op in POLYNOMIALS:
-            outside = functional.relu(values[node.inputs[0]].float().abs() - bounds[node.name])
-            total = total + outside.square().mean() + _LARGEST * outside.amax()
+            sizes, (bulk, largest) = values[node.inputs[0]].float().abs(), bounds[node.name]
+            total = total + functional.relu(sizes - bulk).square().mean()
+            total = total + functional.relu(sizes.flatten(1).amax(1) - largest).square().mean()
     return total

@@ -13,20 +13,22 @@ def graph(op: str) -> Graph:
     return b.build()
 
 
-def test_the_penalty_is_the_mean_square_and_a_hundredth_of_the_largest_excess() -> None:
+def test_the_penalty_is_the_mean_square_of_all_and_of_each_pictures_largest_excess() -> None:
     x = torch.tensor([[[[1.0, -4.0], [6.0, -5.0]]]])
     values = {"input": x, "act": x}
-    assert float(excess(graph("herpn"), values, {"act": 4.0})) == pytest.approx((2**2 + 1**2) / 4 + 0.01 * 2)
-    assert float(excess(graph("herpn"), values, {"act": 6.0})) == 0
+    assert float(excess(graph("herpn"), values, {"act": (4.0, 4.5)})) == pytest.approx((2**2 + 1**2) / 4 + 1.5**2)
+    assert float(excess(graph("herpn"), values, {"act": (6.0, 6.0)})) == 0
+    two = torch.cat([x, x / 10])
+    assert float(excess(graph("herpn"), {"input": two, "act": two}, {"act": (9.0, 4.0)})) == pytest.approx(2**2 / 2)
 
 
 def test_relu_needs_no_bound() -> None:
     x = torch.full((1, 1, 2, 2), 1e9)
-    assert float(excess(graph("relu"), {"input": x, "act": x}, {"act": 4.0})) == 0
+    assert float(excess(graph("relu"), {"input": x, "act": x}, {"act": (4.0, 4.0)})) == 0
 
 
 def test_it_pulls_the_largest_value_back() -> None:
     x = torch.tensor([[[[1.0, -4.0], [6.0, -5.0]]]], requires_grad=True)
-    excess(graph("herpn"), {"input": x, "act": x}, {"act": 4.0}).backward()  # type: ignore[no-untyped-call]
+    excess(graph("herpn"), {"input": x, "act": x}, {"act": (4.0, 9.0)}).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert (x.grad.sign() == torch.tensor([[[[0.0, 0.0], [1.0, -1.0]]]])).all()
