@@ -21,8 +21,7 @@ NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	test -e keys/set$(SET)/server/manifest.json || $(BIN)/fheinfer keygen --set $(SET)
-	$(BIN)/fheinfer infer --set $(SET) --image $(IMAGE) --plain
+	$(BIN)/fheinfer demo --set $(SET) --image $(IMAGE)
 
 test: $(VENV)/.installed
 	$(BIN)/pytest

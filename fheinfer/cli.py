@@ -191,7 +191,7 @@ def infer(
 
 @app.command()
 def demo(
-    set_name: SetOption = "turbo",
+    set_name: SetOption = "1",
     image: ImageOption = "vale.jpg",
     keys: KeysOption = KEYS,
 ) -> None:

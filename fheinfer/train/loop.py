@@ -39,8 +39,8 @@ class Progress:
     held_out: float | None = None
 
 
-LIMIT = 8
-"""Outputs of quadratics are cut off at this many times the bound, in training."""
+LIMIT = 1000
+"""Outputs of quadratics are cut off at this many times the bound, in training: finite, and worse than all others."""
 Observer = Callable[[Progress], None]
 
 
