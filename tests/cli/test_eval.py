@@ -68,7 +68,9 @@ def test_every_picture_is_in_the_table(
     ("extra", "words"),
     [
         (["--act", "tanh"], "no activation 'tanh'"),
-        (["--mode", "encrypted"], "no mode 'encrypted'"),
+        (["--mode", "guessed"], "no mode 'guessed'"),
+        (["--mode", "encrypted"], "no keys in keys/set"),
+        (["--mode", "encrypted", "--act", "f1"], "leave out --act"),
         (["--part", "validation"], "no part 'validation'"),
         (["--top-k", "1,x"], "--top-k '1,x'"),
         (["--top-k", "11"], "the network has 10 classes"),

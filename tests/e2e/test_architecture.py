@@ -39,7 +39,7 @@ LAYERS = (
     "console",
     "train",
     "simulation",
-    "server_cli plan_cli models_cli approx_cli",
+    "server_cli plan_cli models_cli approx_cli pictures_cli",
     "bench_cli eval_cli",
     "search_cli",
     "cli",

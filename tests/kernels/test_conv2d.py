@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -228,7 +228,7 @@ def test_keys_and_rotations_depend_on_shapes_alone(case: Case) -> None:
         assert getattr(trace.report(), name) == getattr(dense, name)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(cases())
 def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
     """Each as often as copies of the output differ where those of the input do not. (With skewed copies whose channels
