@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
+from fheinfer.graph.ir import POLYNOMIALS
 from fheinfer.train import data as dataset
 from fheinfer.train import smartpaf
 from fheinfer.train.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ class Progress:
 
 
 LIMIT = 1000
-"""Outputs of quadratics are cut off at this many times the bound, in training: finite, and worse than all others."""
+"""Outputs of polynomials are cut off at this many times the bound, in training: finite, and worse than all others."""
 Observer = Callable[[Progress], None]
 
 
@@ -169,9 +170,9 @@ class Run:
         return values[self.module.graph.output.name].float(), excess(self.module.graph, values, bounds)
 
     def _held(self, name: str, value: Tensor) -> Tensor:
-        """Outputs of quadratics, cut off: with settled statistics one picture's could grow without end, layer by layer.
-        The penalty sees the inputs as they are."""
-        if self.module.graph[name].op != "herpn":
+        """Outputs of polynomials, cut off: one picture's could grow without end, layer by layer. The penalty sees the
+        inputs as they are."""
+        if self.module.graph[name].op not in POLYNOMIALS:
             return value
         most = LIMIT * self.state.recipe.bound
         return value.clamp(-most, most)
