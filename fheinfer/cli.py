@@ -33,7 +33,7 @@ from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, Usa
 from fheinfer.frontends import zoo
 from fheinfer.inference import Inference, infer_encrypted, run_folder
 from fheinfer.params import parameter_set
-from fheinfer.plan_cli import JsonOption, PolicyOption, SetOption, WeightsOption
+from fheinfer.plan_cli import JsonOption, PolicyOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.preprocess import load_image, normalise
 from fheinfer.resources import default_weights
 from fheinfer.storage import atomic_write, require_writable
@@ -119,7 +119,7 @@ def encrypt(
     _, trained = _weights(weights, set_name)
     _, picture = _picture(image, trained)
     made = compile(trained, set_name)
-    data = Client(_set_folder(keys, set_name)).encrypt(picture, made.client)
+    data = Client(set_folder(keys, set_name)).encrypt(picture, made.client)
     atomic_write(output, [data])
     err.print(f"{output}: {size(len(data))}")
 
@@ -134,7 +134,7 @@ def decrypt(
     """Client: decrypt a result."""
     from fheinfer.client import Client
 
-    client = Client(_set_folder(keys, set_name))
+    client = Client(set_folder(keys, set_name))
     logits = client.decrypt(server_cli.read_input(result, client.params))
     _report(logits, None, Inference(logits), as_json)
 
@@ -168,8 +168,8 @@ def infer(
     if image is None:
         if backend == "slots":
             raise UsageError("--backend slots takes one picture; `fheinfer eval` runs the plan on many in clear")
-        folder = _set_folder(keys, set_name)
-        made = _plan_for(folder, trained, set_name)
+        folder = set_folder(keys, set_name)
+        made = plan_for(folder, trained, set_name)
         many = pictures_cli.load_all(images or [], trained.graph.input.attrs["shape"][1])
         found = pictures_cli.evaluated(made, many, trained, path, folder, runs, resume=resume, keep=keep)
         normal = {name: normalise(p, trained.mean, trained.std) for name, p in many.items()} if plain else {}
@@ -183,8 +183,8 @@ def infer(
         logits = run_slots(compile(trained, set_name), picture)
         done = Inference(logits, seconds={"slots": time.perf_counter() - began})
     else:
-        folder = _set_folder(keys, set_name)
-        made = _plan_for(folder, trained, set_name)
+        folder = set_folder(keys, set_name)
+        made = plan_for(folder, trained, set_name)
         done = _encrypted(made, path, pixels, picture, folder, runs, resume=resume, keep=keep, verbose=verbose)
     _report(done.logits, _plain(trained, picture) if plain else None, done, as_json)
 
@@ -196,7 +196,7 @@ def demo(
     keys: KeysOption = KEYS,
 ) -> None:
     """The first run: makes keys where there are none, then `fheinfer infer --plain` on a picture that comes along."""
-    if not (_set_folder(keys, set_name) / "server" / "manifest.json").exists():
+    if not (set_folder(keys, set_name) / "server" / "manifest.json").exists():
         keygen(set_name=set_name, output=keys)
     infer(image=image, set_name=set_name, keys=keys, plain=True)
 
@@ -223,8 +223,8 @@ def precision(
     require_writable(output)
     path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
-    folder = _set_folder(keys, set_name)
-    made = _plan_for(folder, trained, set_name)
+    folder = set_folder(keys, set_name)
+    made = plan_for(folder, trained, set_name)
     exact = plain_layers(trained, picture)
     slots: dict[str, NDArray[np.float64]] = {}
     run_slots(made, picture, layers=slots)
@@ -272,7 +272,7 @@ def export(
     """Context, public key and ciphertexts in OpenFHE's own binary form."""
     from fheinfer.export import export_openfhe
 
-    for path in export_openfhe(_set_folder(keys, set_name), folder, ciphertext or [], secret=secret):
+    for path in export_openfhe(set_folder(keys, set_name), folder, ciphertext or [], secret=secret):
         out.print(str(path))
 
 
@@ -284,17 +284,6 @@ def _weights(path: Path | None, set_name: str) -> tuple[Path, Weights]:
 def _picture(image: str, weights: Weights) -> tuple[Any, Any]:
     pixels = load_image(image, weights.graph.input.attrs["shape"][1])
     return pixels, normalise(pixels, weights.mean, weights.std)
-
-
-def _set_folder(keys: Path, set_name: str) -> Path:
-    return keys / f"set{parameter_set(set_name).name}"
-
-
-def _plan_for(folder: Path, weights: Weights, set_name: str) -> Plan:
-    """What a server with these keys will run."""
-    from fheinfer.keystore import Manifest
-
-    return compile(weights, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
 
 
 def _plain(weights: Weights, picture: Any) -> Any:

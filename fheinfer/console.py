@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +130,16 @@ class EvaluationView:
 def class_names(logits: NDArray[np.float64]) -> tuple[str, ...]:
     """Of CIFAR-10 where there are ten, else numbers."""
     return CLASSES if len(logits) == len(CLASSES) else tuple(str(i) for i in range(len(logits)))
+
+
+def logits_csv(columns: Sequence[str], rows: Sequence[tuple[Sequence[Any], Any]]) -> str:
+    """A line a picture: its columns, then its logits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, *(f"logit_{i}" for i in range(len(rows[0][1])))])
+    for fields, logits in rows:
+        writer.writerow([*fields, *(f"{value:.6g}" for value in logits)])
+    return text.getvalue()
 
 
 def result_fields(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +13,11 @@ from fheinfer import pictures_cli
 from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
-from fheinfer.console import err, out, print_json, size, steps_bar, table
+from fheinfer.console import err, logits_csv, out, print_json, size, steps_bar, table
 from fheinfer.errors import UsageError
-from fheinfer.keystore import Manifest
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
-from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
+from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.resources import default_weights
 from fheinfer.storage import atomic_write, require_writable
 from fheinfer.weights import Weights, load
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from fheinfer.simulation.evaluate import Evaluation
     from fheinfer.train.data import Pictures
 
-DataOption = Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")]
 ActOption = Annotated[str | None, typer.Option("--act", help="Activation instead of the set's.")]
 
 
@@ -60,8 +56,8 @@ def evaluate(
     if mode == "encrypted":
         if act or margin != RANGE_MARGIN:
             raise UsageError("encrypted, activation and ranges are those of the set; leave out --act and --margin")
-        folder = keys / f"set{parameter_set(set_name).name}"
-        plan = compile(trained, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
+        folder = set_folder(keys, set_name)
+        plan = plan_for(folder, trained, set_name)
         found = _encrypted(trained, path, plan, pictures, folder, runs, resume)
     else:
         plan = compile(trained, with_activation(set_name, act), margin=margin)
@@ -168,9 +164,6 @@ def _numbers(text: str, classes: int) -> list[int]:
 
 
 def _csv(found: Evaluation) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "class", *(f"logit_{i}" for i in range(found.logits.shape[1]))])
-    for index, (label, logits) in enumerate(zip(found.labels, found.logits, strict=True)):
-        writer.writerow([index, label, int(np.argmax(logits)), *(f"{x:.6g}" for x in logits)])
-    return text.getvalue()
+    labelled = enumerate(zip(found.labels, found.logits, strict=True))
+    return logits_csv(["image", "label", "class"],
+                      [([index, label, int(np.argmax(logits))], logits) for index, (label, logits) in labelled])

@@ -13,10 +13,17 @@ import typer
 from fheinfer.console import out, print_json, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
+from fheinfer.plan_cli import DataOption
 from fheinfer.resources import default_weights
 from fheinfer.weights import import_file, load
 
 weights_app = typer.Typer(no_args_is_help=True, help="Trained weights: import and show.")
+
+EpochsOption = Annotated[int | None, typer.Option()]
+RateOption = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+RecipeOption = Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")]
+FusedOption = Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]
 
 
 @contextmanager
@@ -28,26 +35,30 @@ def _torch() -> Iterator[None]:
         raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
 
 
+def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
+    """Settings of a recipe, those with an option of their own last."""
+    return [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+
+
 def train(
     output: Annotated[Path, typer.Option("--output", "-o")] = Path("weights/resnet20.safetensors"),
     network: Annotated[str, typer.Option(help=f"One of {', '.join(zoo.names())}.")] = "resnet20",
-    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    lr: RateOption = None,
     seed: Annotated[int | None, typer.Option()] = None,
     teacher: Annotated[Path | None, typer.Option(help="Weights whose logits are learned beside labels.")] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with, where names and shapes agree.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")] = None,
-    fused: Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+    recipe: RecipeOption = None,
+    fused: FusedOption = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Train a network on CIFAR-10; writes weights and a model card."""
     with _torch():
         from fheinfer.train.console import progress_bar
         from fheinfer.train.loop import train as run
         from fheinfer.train.recipe import Recipe
-    short = {"epochs": epochs, "peak_lr": lr, "seed": seed}
-    settings = [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    settings = _settings(recipe, epochs=epochs, peak_lr=lr, seed=seed)
     with progress_bar() as observe:
         taught_by, first = (load(file) if file else None for file in (teacher, start))
         run(network, output, data, Recipe().changed(settings), resume, observe, taught_by, fused, first)
@@ -58,19 +69,18 @@ def finetune(
     file: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Of a network with ReLUs.")],
     paf: Annotated[str, typer.Option(help="f1g2, 2f12g1, a7, ... (fheinfer approx list)")],
     output: Annotated[Path, typer.Option("--output", "-o")],
-    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")] = None,
-    fused: Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    lr: RateOption = None,
+    recipe: RecipeOption = None,
+    fused: FusedOption = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Replace the ReLUs of a trained network by PAFs and train it on."""
     with _torch():
         from fheinfer.train import finetune as tuning
         from fheinfer.train.console import progress_bar
-    short = {"epochs": epochs, "peak_lr": lr}
-    settings = [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    settings = _settings(recipe, epochs=epochs, peak_lr=lr)
     with progress_bar() as observe:
         tuning.finetune(load(file), paf, output, data, tuning.RECIPE.changed(settings), resume, observe, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
@@ -79,7 +89,7 @@ def finetune(
 def calibrate(
     file: Annotated[Path, typer.Argument(metavar="WEIGHTS")],
     output: Annotated[Path, typer.Option("--output", "-o")],
-    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")] = None,
+    data: DataOption = None,
     images: Annotated[int, typer.Option(min=1, help="Training images to look at.")] = 10_000,
     margin: Annotated[float, typer.Option(help="Factor on what was seen, for what was not.")] = 1.2,
 ) -> None:

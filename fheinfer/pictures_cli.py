@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.compiler.plan import Plan
-from fheinfer.console import class_names, err, out, print_json, size, steps_bar, table
+from fheinfer.console import class_names, err, logits_csv, out, print_json, size, steps_bar, table
 from fheinfer.errors import InputError
 from fheinfer.inference import Inferences, infer_many, run_folder
 from fheinfer.keystore import Manifest
@@ -106,10 +104,5 @@ def _row(name: str, logits: F64, found: Inferences, plain: Mapping[str, F64]) ->
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [name for name in rows[0] if name != "logits"]
-    writer.writerow([*names, *(f"logit_{i}" for i in range(len(rows[0]["logits"])))])
-    for row in rows:
-        writer.writerow([*(row[name] for name in names), *(f"{v:.6g}" for v in row["logits"])])
-    return text.getvalue()
+    return logits_csv(names, [([row[name] for name in names], row["logits"]) for row in rows])

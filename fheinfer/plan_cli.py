@@ -13,10 +13,12 @@ from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import out, print_json, size, table
 from fheinfer.keygen import manifest_plan
+from fheinfer.keystore import Manifest
 from fheinfer.params import MAX_LOG_QP, parameter_set, parameter_sets
 from fheinfer.policy import KEY_POLICIES, choose
 from fheinfer.resources import default_weights
 from fheinfer.runtime.memory import available_memory
+from fheinfer.weights import Weights
 from fheinfer.weights import load as load_weights
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -30,6 +32,17 @@ PolicyOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
+DataOption = Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")]
+
+
+def set_folder(keys: Path, set_name: str) -> Path:
+    """Where the keys of a set are among all keys."""
+    return keys / f"set{parameter_set(set_name).name}"
+
+
+def plan_for(folder: Path, weights: Weights, set_name: str) -> Plan:
+    """What a server with these keys will run."""
+    return compile(weights, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
 
 
 def sets(as_json: JsonOption = False) -> None:

@@ -12,9 +12,9 @@ from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import err, out, print_json, table
 from fheinfer.errors import UsageError
-from fheinfer.eval_cli import DataOption, pictures_of, run
+from fheinfer.eval_cli import pictures_of, run
 from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.plan_cli import JsonOption, SetOption, WeightsOption
+from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption
 from fheinfer.resources import default_weights
 from fheinfer.weights import load
 

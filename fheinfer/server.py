@@ -10,7 +10,7 @@ from pathlib import Path
 from fheinfer import _core
 from fheinfer.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.compiler import compile
-from fheinfer.compiler.plan import RESULT_BITS, Step
+from fheinfer.compiler.plan import RESULT_BITS, Step, serving
 from fheinfer.errors import FheinferError, MismatchError
 from fheinfer.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.params import ciphertext_bytes, parameter_set
@@ -116,10 +116,7 @@ class Server:
             )
 
     def _key_for(self, need: tuple[int, int]) -> tuple[int, int] | None:
-        """The lowest key there is that serves this rotation at this height."""
-        rotation, limbs = need
-        heights = [have for k, have in self.keys.manifest.rotations if k == rotation and have >= limbs]
-        return (rotation, min(heights)) if heights else None
+        return serving(self.keys.manifest.rotations, *need)
 
     def _load(self, progress: Progress) -> None:
         evaluator, read_key = self._evaluator, self.keys.read

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fheinfer import _core
 from fheinfer.compiler.cost import cost_model
-from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.plan import Plan, serving
 from fheinfer.policy import core_policy
 
 COEFF_TO_SLOT, SLOT_TO_COEFF, BOOTSTRAP = "CoeffToSlot", "SlotToCoeff", "bootstrap"
@@ -46,7 +46,8 @@ def rotation_keys(plan: Plan) -> list[RotationKey]:
     users: dict[tuple[int, int], dict[str, None]] = {key: {} for key in plan.rotations}
     for name, wanted in needs:
         for rotation, limbs in wanted:
-            k = rotation % (1 << (params.log_n - 1))
-            users[k, min(have for r, have in plan.rotations if r == k and have >= limbs)][name] = None
+            key = serving(plan.rotations, rotation % (1 << (params.log_n - 1)), limbs)
+            assert key, "a manifest has a key for every rotation"
+            users[key][name] = None
     weight = {key: cost.key_bytes((key,), bootstraps=False) - cost.key_bytes((), bootstraps=False) for key in users}
     return [RotationKey(*key, weight[key], tuple(names)) for key, names in users.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -23,6 +23,12 @@ RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest logit."""
 Rotations = tuple[tuple[int, int], ...]
 """(rotation, limbs of its key), sorted."""
+
+
+def serving(keys: Iterable[tuple[int, int]], rotation: int, limbs: int) -> tuple[int, int] | None:
+    """The lowest of these keys that serves the rotation at this height."""
+    heights = [have for k, have in keys if k == rotation and have >= limbs]
+    return (rotation, min(heights)) if heights else None
 
 
 @dataclass(frozen=True)

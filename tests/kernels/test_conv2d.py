@@ -83,6 +83,12 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+def reference(case: Case, x: F64, weight: F64, bias: F64) -> F64:
+    """What PyTorch computes."""
+    tensors = torch.tensor(x)[None], torch.tensor(weight), torch.tensor(bias) if case.bias else None
+    return np.asarray(torch.nn.functional.conv2d(*tensors, case.stride, case.padding)[0].numpy())
+
+
 def convolve(case: Case, x: F64, weight: F64, bias: F64) -> tuple[Layout, F64, int]:
     """Output layout, all slots and level of the kernel on the slots evaluator."""
     out = case.output
@@ -116,13 +122,7 @@ def test_equals_pytorch_and_repeats_through_all_slots(case: Case, seed: int) -> 
     assume(height * case.gap * case.stride <= case.grid[0] and width * case.gap * case.stride <= case.grid[1])
     x, weight, bias = tensors(case, seed)
     out, slots, level = convolve(case, x, weight, bias)
-    expected = torch.nn.functional.conv2d(
-        torch.tensor(x)[None],
-        torch.tensor(weight),
-        torch.tensor(bias) if case.bias else None,
-        case.stride,
-        case.padding,
-    )[0].numpy()
+    expected = reference(case, x, weight, bias)
     assert np.abs(unpack(slots, out) - expected).max() < EXACT
     periods = slots.reshape(-1, out.period)
     assert np.abs(periods - periods[0]).max() < EXACT
@@ -275,13 +275,7 @@ def test_diagonals_of_zeros_are_left_out(case: Case) -> None:
     dense, left = traced(case), trace.report()
     assert left.plain_multiplications[6] * count == dense.plain_multiplications[6] * (count - len(gone))
     assert left.rotation_keys == dense.rotation_keys
-    expected = torch.nn.functional.conv2d(
-        torch.tensor(x)[None],
-        torch.tensor(weight),
-        torch.tensor(bias) if case.bias else None,
-        case.stride,
-        case.padding,
-    )[0].numpy()
+    expected = reference(case, x, weight, bias)
     out, slots, _ = convolve(case, x, weight, bias)
     assert np.abs(unpack(slots, out) - expected).max() < EXACT
 

@@ -57,7 +57,6 @@ def _range(program: Program, node: Node) -> float:
 
 def _relu(node: Node, activation: Activation, bound: float, channels: int, constants: Constants) -> list[Node]:
     """ReLU is positively homogeneous: relu(x) = B relu(x / B), so that one polynomial on [-1, 1] serves every range."""
-    attrs = {"activation": node.name}
     if isinstance(activation, Quadratic):  # not homogeneous, and valid everywhere: of x as it is
         powers = np.repeat(activation.polynomials.powers()[0][:, None], channels, axis=1)
         return [_quadratic(node, powers, bound, constants)]
@@ -66,9 +65,15 @@ def _relu(node: Node, activation: Activation, bound: float, channels: int, const
     if not isinstance(activation, Polynomial) or activation.function != "ReLU":
         raise PlanError(f"{activation.name} cannot stand for the ReLU {node.name!r}; see `fheinfer approx list`")
     (series,) = activation.polynomials.stages
+    return [_series(node, series, bound, constants)]
+
+
+def _series(node: Node, series: np.ndarray, bound: float, constants: Constants) -> Node:
+    """bound * series(x / bound)."""
     name = f"{node.name}/coefficients"
     constants[name] = series
-    return [Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, {**attrs, "range": bound, "unit": bound})]
+    attrs = {"activation": node.name, "range": bound, "unit": bound}
+    return Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, attrs)
 
 
 def _smooth(node: Node, bound: float, constants: Constants) -> Node:
@@ -76,10 +81,7 @@ def _smooth(node: Node, bound: float, constants: Constants) -> Node:
     for levels in range(3, 8):
         series = smooth(node.op, 2**levels - 1, bound)
         if error(series).largest <= SMOOTH_ERROR * bound:
-            name = f"{node.name}/coefficients"
-            constants[name] = series.polynomials.stages[0] / bound
-            attrs = {"activation": node.name, "range": bound, "unit": bound}
-            return Node(node.name, "chebyshev", node.inputs, {"coefficients": name}, attrs)
+            return _series(node, series.polynomials.stages[0] / bound, bound, constants)
     raise PlanError(f"the range {bound:.3g} of the activation {node.name!r} is too large for one polynomial")
 
 
