@@ -18,7 +18,7 @@ def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 
 def batches(pictures: Pictures, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order, randomly shifted and mirrored: (inputs, labels); the rest of a batch is left out.
+    """One epoch in random order, shifted, mirrored, stretched: (inputs, labels); the rest of a batch is left out.
 
     The order and the shifts depend on (recipe.seed, epoch) only, so a resumed run sees what an unbroken one sees.
     """
@@ -38,7 +38,10 @@ def batches(pictures: Pictures, recipe: Recipe, epoch: int, device: torch.device
             mirrored = torch.rand(len(pick), 1, generator=random) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         crops = padded[pick[:, None, None], rows[:, :, None], columns[:, None, :]]
-        yield to_input(crops.to(device), recipe.mean, recipe.std), labels[pick].to(device)
+        x = to_input(crops.to(device), recipe.mean, recipe.std)
+        if recipe.contrast:
+            x = x * (1 + recipe.contrast * torch.rand(len(pick), 1, 1, 1, generator=random)).to(device)
+        yield x, labels[pick].to(device)
 
 
 def _pad(images: Tensor, border: int) -> Tensor:

@@ -18,7 +18,7 @@ from fheinfer.train import data as dataset
 from fheinfer.train import smartpaf
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import accuracy, largest, recalibrate
+from fheinfer.train.evaluate import MOST, accuracy, largest, recalibrate
 from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
 from fheinfer.train.penalty import excess
@@ -30,7 +30,10 @@ from fheinfer.weights import Weights, load
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; `held_out` is the accuracy (0..1) on held-out images at the end of an epoch, else None."""
+    """Where a run stands; `held_out` is the accuracy (0..1) on held-out images at the end of an epoch, else None.
+
+    Images that would not survive encryption count as wrong (`evaluate.accuracy`), so no such epoch is chosen lightly.
+    """
 
     epoch: int
     epochs: int
@@ -40,8 +43,8 @@ class Progress:
     held_out: float | None = None
 
 
-LIMIT = 1000
-"""Outputs of polynomials are cut off at this many times the bound, in training: finite, and worse than all others."""
+LIMIT = 16
+"""A picture whose values behind a polynomial exceed this many times the bound is dropped there, in training."""
 Observer = Callable[[Progress], None]
 
 
@@ -133,7 +136,7 @@ class Run:
             self.observe(Progress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
         if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
             raise self._diverged()
-        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std)
+        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST)
         state.epoch += 1
         state.model, state.average = _copy(self.module), _copy(self.average)
         state.optimizer = self.optimizer.state_dict()
@@ -170,12 +173,12 @@ class Run:
         return values[self.module.graph.output.name].float(), excess(self.module.graph, values, bounds)
 
     def _held(self, name: str, value: Tensor) -> Tensor:
-        """Outputs of polynomials, cut off: one picture's could grow without end, layer by layer. The penalty sees the
-        inputs as they are."""
+        """Drops a picture from the layers behind the first polynomial whose output it drives beyond all bounds: its
+        values would grow without end, and its gradient with them. The penalty sees it where it happens."""
         if self.module.graph[name].op not in POLYNOMIALS:
             return value
-        most = LIMIT * self.state.recipe.bound
-        return value.clamp(-most, most)
+        kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * self.state.recipe.bound
+        return torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
 
     def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
         recipe = self.state.recipe

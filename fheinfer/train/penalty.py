@@ -1,4 +1,4 @@
-"""Keeping the inputs of polynomial activations small, because they grow where ReLU would not."""
+"""Keeping the values of polynomial activations small, because they grow where ReLU's would not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from fheinfer.graph.ir import POLYNOMIALS, Graph
 
 Bounds = Mapping[str, tuple[Tensor | float, Tensor | float]]
 """Activation -> what the bulk of its inputs, and what the largest of a picture, should stay within."""
+OUTPUT = 4
+"""The largest output may be this many times the largest input."""
+KNEE = 16.0
+"""Excess from which on what is punished is how many times too large a value is, no longer how much: values that
+square from layer to layer would otherwise leave no gradient for anything else."""
 
 
 def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor:
-    """How far the inputs of polynomial activations lie outside [-bound, bound]: a number, 0 where none does.
+    """How far the values of polynomial activations lie outside [-bound, bound]: a number, 0 where none does.
 
-    The sum over activations of the mean of the squared excess, which makes the bulk of the values stay inside, and of
-    the squared excess of each picture's largest value, averaged over pictures: one value that an average over millions
-    does not feel is what the next square makes larger still.
+    The sum over activations of the mean of the squared excess of inputs, which makes the bulk of the values stay
+    inside, and of the squared excess of each picture's largest input and output, averaged over pictures: one value
+    that an average over millions does not feel is what the next square makes larger still. Far beyond `KNEE`, squares
+    become logarithms.
 
     Args:
         values: outputs of the nodes by name, as of `GraphModule.forward_all`.
@@ -28,7 +34,13 @@ def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor
     total = torch.zeros((), device=values[graph.output.name].device)
     for node in graph:
         if node.op in POLYNOMIALS:
-            sizes, (bulk, largest) = values[node.inputs[0]].float().abs(), bounds[node.name]
-            total = total + functional.relu(sizes - bulk).square().mean()
-            total = total + functional.relu(sizes.flatten(1).amax(1) - largest).square().mean()
+            inputs, outputs = (values[name].float().abs() for name in (node.inputs[0], node.name))
+            bulk, largest = bounds[node.name]
+            total = total + functional.relu(inputs - bulk).clamp(max=KNEE).square().mean()
+            total = total + _beyond(inputs, largest) + _beyond(outputs, OUTPUT * largest)
     return total
+
+
+def _beyond(sizes: Tensor, largest: Tensor | float) -> Tensor:
+    over = functional.relu(sizes.flatten(1).amax(1) - largest) / KNEE
+    return KNEE**2 * over.square().log1p().mean()

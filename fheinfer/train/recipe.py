@@ -22,7 +22,7 @@ class Recipe:
     teacher              identity of the weights whose logits are learned beside the labels, "" for none
     start                identity of the weights that a run begins with, "" for random ones
     distill, temperature part of the loss that is the teacher's (Hinton et al. 2015); softening of both logits
-    bound, penalty       inputs of polynomial activations beyond +-bound are punished: factor of `penalty.excess`
+    bound, penalty       values of polynomial activations beyond +-bound are punished: factor of `penalty.excess`
     clip                 largest norm of the gradient of all weights together
     settle               last epochs in which normalisations keep the statistics they have
     average              decay per step of the moving average of weights that is evaluated and kept
@@ -33,6 +33,7 @@ class Recipe:
     alternate            even epochs train coefficients of PAFs, odd ones everything else
     dynamic              the scale of PAFs is the largest input of each batch, and static in the `settle` epochs
     crop, flip           random shift in pixels either way; mirror half of the images
+    contrast             inputs are multiplied by a random factor from 1 to 1 + contrast, one a picture
     bfloat16             autocast: weights and updates stay float32
     mean, std            normalisation of the input channels, on the scale 0..1
     """
@@ -61,6 +62,7 @@ class Recipe:
     dynamic: bool = False
     crop: int = 4
     flip: bool = True
+    contrast: float = 0.0
     bfloat16: bool = True
     seed: int = 1
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
@@ -72,6 +74,7 @@ class Recipe:
             "warmup": 0 <= self.warmup < 1, "momentum": 0 <= self.momentum < 1, "decay": 0 <= self.decay < 1,
             "smoothing": 0 <= self.smoothing < 1, "distill": 0 <= self.distill <= 1,
             "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
+            "contrast": 0 <= self.contrast < math.inf,
             "bound": 0 < self.bound < math.inf, "penalty": 0 <= self.penalty < math.inf, "clip": self.clip > 0,
             "settle": self.dynamic <= self.settle <= self.epochs, "swa": 0 <= self.swa <= self.epochs,
             "bits": self.bits == 0 or 2 <= self.bits <= 16, "prune": 0 <= self.prune < 1,

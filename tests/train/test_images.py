@@ -54,6 +54,17 @@ def test_shifts_and_mirrors_keep_a_plain_picture_and_move_others() -> None:
     assert 0 < mirrored < 10
 
 
+def test_contrast_multiplies_each_picture_by_a_factor_of_its_own() -> None:
+    originals = to_input(torch.from_numpy(PICTURES.images), STILL.mean, STILL.std)
+    factors = []
+    for x, labels in batches(PICTURES, replace(STILL, contrast=0.5), 0, CPU):
+        for picture, label in zip(x, labels.tolist(), strict=True):
+            factor = float((picture / originals[label]).median())
+            assert torch.allclose(picture, factor * originals[label], atol=1e-5)
+            factors.append(factor)
+    assert 1 <= min(factors) < 1.2 < max(factors) <= 1.5
+
+
 def test_a_rest_smaller_than_a_batch_is_left_out() -> None:
     assert [len(labels) for _, labels in batches(PICTURES, replace(STILL, batch=4), 0, CPU)] == [4, 4]
     assert [len(labels) for _, labels in batches(PICTURES, replace(STILL, batch=40), 0, CPU)] == [10]
