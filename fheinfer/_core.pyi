@@ -40,7 +40,10 @@ class LevelModel:
     top: int
     after_bootstrap: int
     bootstrap_min: int
-    def __init__(self, top: int, after_bootstrap: int, bootstrap_min: int, openfhe_series: bool = False) -> None: ...
+    def __init__(
+        self, top: int, after_bootstrap: int, bootstrap_min: int, openfhe_series: bool = False, paired: bool = False
+    ) -> None: ...
+    def limbs(self, level: int) -> int: ...
     def chebyshev_depth(self, degree: int) -> int: ...
 
 class KeyPolicy:
@@ -133,6 +136,7 @@ class ParameterSet:
         top_level: int,
         native: bool,
         allow_insecure: bool,
+        paired: bool = False,
     ) -> None: ...
 
 eval_mod_depth: int
@@ -268,7 +272,9 @@ class testing:
     @staticmethod
     def mod_up(context: Context, x: ArrayLike, specials: int) -> list[U64]: ...
     @staticmethod
-    def divide(context: Context, x: ArrayLike, specials: int, drop: int, rounded: bool) -> U64: ...
+    def primes(context: Context, level: int) -> list[int]: ...
+    @staticmethod
+    def divide(context: Context, x: ArrayLike, level: int, to: int, rounded: bool) -> U64: ...
     @staticmethod
     def switch_key(
         context: Context, x: ArrayLike, b: ArrayLike, a: ArrayLike, limbs: int, specials: int, rounded: bool

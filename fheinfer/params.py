@@ -40,6 +40,7 @@ class ParameterSet:
     activation    what stands for a ReLU (`fheinfer approx list`)
     network       what the set is made for, and evaluates unless told otherwise
     native        evaluated by our own kernels; otherwise by OpenFHE
+    paired        a prime of twice scale_bits for every two levels: half the limbs, where there are no bootstraps
     insecure      a set for tests, below 128 bits and marked so wherever it appears
     """
 
@@ -57,6 +58,7 @@ class ParameterSet:
     network: str = "resnet20"
     native: bool = True
     insecure: bool = False
+    paired: bool = False
 
     @property
     def bootstraps(self) -> bool:
@@ -79,7 +81,7 @@ class ParameterSet:
 
     @property
     def top_level(self) -> int:
-        """Multiplicative depth of the modulus chain; it has one limb more."""
+        """Multiplicative depth of the modulus chain."""
         return self.levels + self.bootstrap_depth
 
     @property
@@ -104,6 +106,7 @@ class ParameterSet:
             top_level=self.top_level,
             native=self.native,
             allow_insecure=self.insecure,
+            paired=self.paired,
         )
 
     def level_model(self) -> _core.LevelModel:
@@ -115,7 +118,16 @@ class ParameterSet:
             after_bootstrap=self.levels if self.bootstraps else 0,
             bootstrap_min=self.bootstrap_input,
             openfhe_series=not self.native,
+            paired=self.paired,
         )
+
+    def limbs(self, level: int) -> int:
+        """Limbs of a ciphertext at a level."""
+        return level // 2 + 1 + level % 2 if self.paired else level + 1
+
+    def encrypts_at(self, level: int) -> bool:
+        """Whether a client can: odd levels of a paired chain have a limb that OpenFHE does not know."""
+        return not (self.paired and level % 2)
 
 
 # Sets 1 to 4 keep the ReLU degree, digits, bootstrapping budgets, N and slots of Rovida & Leporati's four sets
@@ -137,13 +149,20 @@ _SETS = {
         ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
         # Quadratics: one level more than set 1 makes 5 bootstraps of 9; docs/performance.md has the others.
         ParameterSet("quad", 16, 16384, 49, 47, 50, 2, 3, 3, levels=11, activation="relu:3", network="resnet20-herpn"),
-        ParameterSet("turbo", 15, 16384, 31, 27, 45, 3, 0, 0, levels=22, activation="relu:3", network="resnet20-turbo"),
         ParameterSet(
-            *("insecure-tiny-turbo", 11, 512, 31, 27, 45, 3, 0, 0),
+            *("turbo", 15, 16384, 31, 25, 45, 3, 0, 0),
+            levels=22,
+            activation="relu:3",
+            network="resnet20-turbo",
+            paired=True,
+        ),
+        ParameterSet(
+            *("insecure-tiny-turbo", 11, 512, 31, 25, 45, 3, 0, 0),
             levels=10,
             activation="relu:3",
             network="resnet8-tiny-turbo",
             insecure=True,
+            paired=True,
         ),
         ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, activation="relu:59", insecure=True),
         ParameterSet(
@@ -184,4 +203,4 @@ def ciphertext_bound(params: ParameterSet) -> int:
 
 def ciphertext_bytes(params: ParameterSet, level: int) -> int:
     """Bytes of a ciphertext payload at a level, at most: two polynomials, and their counts."""
-    return 2 * (level + 1) * (1 << params.log_n) * 8 + 64
+    return 2 * params.limbs(level) * (1 << params.log_n) * 8 + 64

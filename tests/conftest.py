@@ -142,11 +142,13 @@ def small(name: str) -> ParameterSet:
 def load(evaluator: Any, keys: Any, rotations: list[tuple[int, int]]) -> None:
     """Makes and loads all that bootstrapping and these (rotation, limbs) need."""
     evaluator.add_relinearisation_key(keys.relinearisation_key())
-    evaluator.add_conjugation_key(keys.conjugation_key())
-    evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
+    if evaluator.levels.after_bootstrap:
+        evaluator.add_conjugation_key(keys.conjugation_key())
+        evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
     for (rotation, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
         evaluator.add_rotation_key(rotation, payload)
-    evaluator.prepare_bootstrap()
+    if evaluator.levels.after_bootstrap:
+        evaluator.prepare_bootstrap()
 
 
 @pytest.fixture(scope="session")
@@ -177,8 +179,9 @@ def native_rig() -> Callable[[str], Rig]:
             params = small(name)
             context = _core.Context(params.core())
             keys, evaluator = _core.ClientKeys.generate(context, f"{name:0>32}"), _core.NativeEvaluator(context)
-            tall = [(k, params.top_level + 1) for k in EXTRA_ROTATIONS]
-            load(evaluator, _core.NativeKeys(keys), sorted({*tall, *_core.native_bootstrap_rotations(context)}))
+            tall = [(k, params.limbs(params.top_level)) for k in EXTRA_ROTATIONS]
+            bootstrap = _core.native_bootstrap_rotations(context) if params.bootstraps else []
+            load(evaluator, _core.NativeKeys(keys), sorted({*tall, *bootstrap}))
             made[name] = Rig(params, context, keys, evaluator)
         return made[name]
 

@@ -76,11 +76,12 @@ void bind_evaluators(py::module_& m) {
     py::class_<Ciphertext, std::shared_ptr<Ciphertext>>(m, "Ciphertext");
     py::enum_<KeyPolicy>(m, "KeyPolicy").value("minimal", KeyPolicy::kMinimal).value("fast", KeyPolicy::kFast);
     py::class_<LevelModel>(m, "LevelModel")
-        .def(py::init<int, int, int, bool>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"),
-             py::arg("openfhe_series") = false)
+        .def(py::init<int, int, int, bool, bool>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"),
+             py::arg("openfhe_series") = false, py::arg("paired") = false)
         .def_readonly("top", &LevelModel::top)
         .def_readonly("after_bootstrap", &LevelModel::after_bootstrap)
         .def_readonly("bootstrap_min", &LevelModel::bootstrap_min)
+        .def("limbs", &LevelModel::limbs, py::arg("level"))
         .def("chebyshev_depth", &LevelModel::chebyshev_depth, py::arg("degree"));
 
     // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
@@ -214,7 +215,7 @@ void bind_native(py::module_& m) {
              [](const NativeBackend& e, const py::buffer& b) {
                  return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
              })
-        .def("write", [](const NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
+        .def("write", [](NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
     m.def(
         "native_bootstrap_rotations",
         [](const Context& c, KeyPolicy keys) {
@@ -235,9 +236,10 @@ void bind_native(py::module_& m) {
 
 void bind_crypto(py::module_& m) {
     py::class_<ParameterSet>(m, "ParameterSet")
-        .def(py::init<int, int, int, int, int, int, int, int, int, bool, bool>(), py::arg("log_n"), py::arg("slots"),
+        .def(py::init<int, int, int, int, int, int, int, int, int, bool, bool, bool>(), py::arg("log_n"), py::arg("slots"),
              py::arg("first_bits"), py::arg("scale_bits"), py::arg("special_bits"), py::arg("digits"),
-             py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("native"), py::arg("allow_insecure"));
+             py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("native"), py::arg("allow_insecure"),
+             py::arg("paired") = false);
     m.def("bootstrap_depth", &bootstrap_depth);
     m.attr("eval_mod_depth") = ckks::kEvalModDepth;
     m.def("openfhe_bootstrap_depth", [](uint32_t cts, uint32_t stc) {

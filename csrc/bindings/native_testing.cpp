@@ -94,11 +94,21 @@ void bind_native_testing(py::module_& m) {
             out.push_back(array(digit));
         return out;
     });
-    t.def("divide", [](const Context& c, const Words& x, std::size_t specials, std::size_t drop, bool rounded) {
+    t.def("primes", [](const Context& c, int level) {
+        const auto rows = c.chain()->rows(level);
+        std::vector<uint64_t> out;
+        for (std::size_t prime = rows.first; prime < rows.end(); ++prime)
+            out.push_back(c.chain()->modulus(prime).p);
+        return out;
+    });
+    t.def("divide", [](const Context& c, const Words& x, int level, int to, bool rounded) {
         const auto chain = c.chain();
-        const auto p     = poly(*chain, x);
-        require(p.limbs() > specials + drop);
-        return array(ckks::divide(*chain, p, p.limbs() - specials, specials, drop, rounding(rounded)));
+        const auto from  = chain->rows(level);
+        require(to <= level && static_cast<std::size_t>(x.shape(0)) >= from.limbs);
+        const auto given = poly(*chain, x);
+        ckks::Poly p(given.limbs(), given.n(), from.first);
+        std::copy_n(given[0], given.limbs() * given.n(), p[0]);
+        return array(ckks::divide(*chain, p, given.limbs() - from.limbs, chain->rows(to), rounding(rounded)));
     });
     t.def("switch_key",
           [](const Context& c, const Words& x, const Words& b, const Words& a, std::size_t limbs, std::size_t specials, bool rounded) {

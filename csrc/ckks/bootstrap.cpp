@@ -189,7 +189,7 @@ Ciphertext Bootstrap::raise(const Keys& keys, const Ciphertext& x) const {
         }
     }
     const auto product = inner_product(chain_, digit, keys.to_dense, top);
-    Ciphertext out{divide(chain_, product.b, top, specials, 0), divide(chain_, product.a, top, specials, 0), 0};
+    Ciphertext out{divide(chain_, product.b, specials), divide(chain_, product.a, specials), 0};
 #pragma omp parallel for
     for (std::size_t i = 0; i < top; ++i)
         ring::add(out.c0[i], out.c0[i], c0[i], n, chain_.modulus(i));
@@ -214,7 +214,7 @@ Ciphertext Bootstrap::apply(const Keys& keys, const Ciphertext& x) const {
 
     // sin(2 pi t) = cos(2 pi (t - 1/4)), and the message is q_0 / (2 pi scale) times that: an integer, the rest is made
     // up for in the scale.
-    const int after  = y.level() - kEvalModDepth;
+    const int after  = chain_.level(y.c0) - kEvalModDepth;
     const double inverse_slope = q0 / (2 * std::numbers::pi * low.scale);
     const auto gain  = std::llround(inverse_slope);
     std::vector<double> targets{scales_[after] * inverse_slope / static_cast<double>(gain)};

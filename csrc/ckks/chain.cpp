@@ -17,13 +17,35 @@ constexpr double kSpecialMarginBits = 6;
 
 }  // namespace
 
-Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits)
-    : n_(n), q_count_(q.size()), per_digit_((q.size() + digits - 1) / digits), transforms_(q.size() + special.size()) {
+Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool paired)
+    : n_(n), q_count_(q.size()), half_(paired ? 1 : 0), per_digit_((q.size() - half_ + digits - 1) / digits),
+      transforms_(q.size() + special.size()) {
     for (const auto* primes : {&q, &special})
         for (const auto& prime : *primes) {
             moduli_.emplace_back(prime.p);
             roots_.push_back(prime.psi);
         }
+}
+
+Rows Chain::rows(int level) const {
+    const auto l = static_cast<std::size_t>(level);
+    if (!half_)
+        return {0, l + 1};
+    return l % 2 == 0 ? Rows{half_, l / 2 + 1} : Rows{0, l / 2 + 2};
+}
+
+int Chain::level(const Poly& x) const {
+    const int limbs = static_cast<int>(x.limbs());
+    if (!half_)
+        return limbs - 1;
+    return x.base() == half_ ? 2 * (limbs - 1) : 2 * (limbs - 2) + 1;
+}
+
+double Chain::divisor(int level) const {
+    const double last = static_cast<double>(modulus(rows(level).end() - 1).p), half = static_cast<double>(modulus(0).p);
+    if (!half_)
+        return last;
+    return level % 2 == 0 ? last / half : half;
 }
 
 const Ntt& Chain::ntt(std::size_t prime) const {
@@ -45,7 +67,7 @@ const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
 std::size_t Chain::specials_for(std::size_t limbs) const {
     double digit = 0, widest = 0;
     for (std::size_t i = 0; i < limbs; ++i) {
-        digit = (i % per_digit_ == 0 ? 0 : digit) + std::log2(static_cast<double>(modulus(i).p));
+        digit = (i == 0 || this->digit(i) == this->digit(i - 1) ? digit : 0) + std::log2(static_cast<double>(modulus(i).p));
         widest = std::max(widest, digit);
     }
     double bits = 0;
@@ -57,9 +79,9 @@ std::size_t Chain::specials_for(std::size_t limbs) const {
     return special_count();
 }
 
-const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from) const {
+const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, bool raised) const {
     const std::lock_guard lock(mutex_);
-    auto& made = conversions_[from];
+    auto& made = conversions_[{from, raised}];
     if (made)
         return *made;
     made       = std::make_unique<BasisConversion>();
@@ -76,7 +98,8 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from) c
         made->bits = std::min(made->bits, static_cast<int>(std::bit_width(modulus(i).p)) - 1);
     for (std::size_t i : from) {
         const auto& m = modulus(i);
-        made->inverse_hat.emplace_back(m.inverse(product_but(i, m)), m);
+        const uint64_t inverse = m.inverse(product_but(i, m));
+        made->inverse_hat.emplace_back(raised ? m.multiply(inverse, m.reduce(modulus(0).p)) : inverse, m);
         made->fraction.push_back(static_cast<uint64_t>((uint128{1} << (52 + made->bits)) / m.p));
     }
     for (std::size_t t = 0; t < moduli_.size(); ++t) {
@@ -86,7 +109,16 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from) c
             row.push_back(product_but(i, m));
         const uint64_t product = product_but(moduli_.size(), m);
         row.push_back(m.subtract(0, product));
-        made->inverse_product.emplace_back(product ? m.inverse(product) : 0, m);
+        uint64_t inverse = product ? m.inverse(product) : 0;
+        if (raised && t == 0) {
+            inverse = m.subtract(0, inverse);
+        } else if (raised && product) {
+            const uint64_t half = m.reduce(modulus(0).p);
+            inverse             = m.multiply(inverse, half);
+            for (auto& hat : row)
+                hat = m.multiply(hat, m.inverse(half));
+        }
+        made->inverse_product.emplace_back(inverse, m);
     }
     return *made;
 }

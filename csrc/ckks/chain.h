@@ -9,12 +9,22 @@
 #include <vector>
 
 #include "ring/ntt.h"
+#include "ring/poly.h"
 
 namespace fheinfer::ckks {
 
 struct Prime {
     uint64_t p   = 0;
     uint64_t psi = 0;  // primitive 2n-th root of unity
+};
+
+// Rows of a ciphertext's polynomials: the primes first .. first + limbs - 1.
+struct Rows {
+    std::size_t first = 0, limbs = 0;
+
+    std::size_t end() const {
+        return first + limbs;
+    }
 };
 
 // From the residues of a product D of primes to another basis: x = sum_i y_i D/d_i - v D with
@@ -29,11 +39,15 @@ struct BasisConversion {
     std::vector<ring::Factor> inverse_product;    // by target prime: D^-1 modulo it; zero for the d_i themselves
 };
 
-// Limbs 0 .. q_count-1 are the primes of Q, the rest the special primes. A polynomial of l limbs and k specials has
-// rows 0 .. l-1 of Q and then k special rows.
+// Primes 0 .. q_count-1 are those of Q, the rest the special primes. A polynomial of l limbs and k specials has l rows of
+// Q and then k special rows.
+//
+// A paired chain has a prime for every two levels, p_1 p_2 ... about as large as the square of the scale, and prime 0 is a
+// half one, r, about as large as the scale. An even level 2j has the primes q_0 p_1 ... p_j, an odd one r as well:
+// rescaling divides by p_j / r from even to odd, and by r from odd to even. So half the limbs hold as many levels.
 class Chain {
 public:
-    Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits);
+    Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool paired = false);
 
     std::size_t n() const {
         return n_;
@@ -44,16 +58,29 @@ public:
     std::size_t special_count() const {
         return moduli_.size() - q_count_;
     }
-    // Limbs of one digit of hybrid key switching.
+    // 1 on a paired chain: where q_0 is.
+    std::size_t half() const {
+        return half_;
+    }
+    Rows rows(int level) const;
+    // Of the ciphertext that has this polynomial, without special rows.
+    int level(const ring::Poly& x) const;
+    // What rescaling from this level divides by.
+    double divisor(int level) const;
+    // Limbs of one digit of hybrid key switching; the half prime goes with the first.
     std::size_t per_digit() const {
         return per_digit_;
     }
-    std::size_t digits(std::size_t limbs) const {
-        return (limbs + per_digit_ - 1) / per_digit_;
+    std::size_t digit(std::size_t prime) const {
+        return prime < half_ ? 0 : (prime - half_) / per_digit_;
     }
-    // Index of the prime of a row of a polynomial of `limbs` limbs of Q.
-    std::size_t prime(std::size_t row, std::size_t limbs) const {
-        return row < limbs ? row : q_count_ + row - limbs;
+    // Of primes 0 .. primes-1.
+    std::size_t digits(std::size_t primes) const {
+        return digit(primes - 1) + 1;
+    }
+    // Index of the prime of a row of a polynomial of `limbs` limbs of Q, the first that of prime `base`.
+    std::size_t prime(std::size_t row, std::size_t limbs, std::size_t base = 0) const {
+        return row < limbs ? base + row : q_count_ + row - limbs;
     }
     // Made at the first call: a client needs the primes of a few limbs, a plan none.
     const ring::Ntt& ntt(std::size_t prime) const;
@@ -64,11 +91,12 @@ public:
     const ring::Ntt& subring_ntt(std::size_t prime, std::size_t size) const;
     // Special primes a key of that many limbs needs: as many as keep its noise below that of rescaling.
     std::size_t specials_for(std::size_t limbs) const;
-    // Made once, kept.
-    const BasisConversion& conversion(const std::vector<std::size_t>& from) const;
+    // Made once, kept. `raised`: of the half prime r times what the residues say, divided by r again wherever it is not
+    // modulo r itself, so that (x - converted) * inverse_product is r x / D rounded; modulo r that is -converted / D.
+    const BasisConversion& conversion(const std::vector<std::size_t>& from, bool raised = false) const;
 
 private:
-    std::size_t n_, q_count_, per_digit_;
+    std::size_t n_, q_count_, half_, per_digit_;
     std::vector<ring::Modulus> moduli_;
     std::vector<uint64_t> roots_;
     struct Transform {
@@ -78,7 +106,7 @@ private:
     mutable std::vector<Transform> transforms_;
     mutable std::mutex mutex_;
     mutable std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<ring::Ntt>> subrings_;
-    mutable std::map<std::vector<std::size_t>, std::unique_ptr<BasisConversion>> conversions_;
+    mutable std::map<std::pair<std::vector<std::size_t>, bool>, std::unique_ptr<BasisConversion>> conversions_;
 };
 
 }  // namespace fheinfer::ckks

@@ -23,11 +23,26 @@ uint64_t residue(long double x, const Modulus& m) {
 
 Poly permuted(const Chain& chain, const Poly& x, uint64_t exponent) {
     const auto& order = permutation(chain, exponent);
-    Poly out(x.limbs(), x.n());
+    Poly out(x.limbs(), x.n(), x.base());
 #pragma omp parallel for
     for (std::size_t row = 0; row < x.limbs(); ++row)
         permute(out[row], x[row], order);
     return out;
+}
+
+// A polynomial for a ciphertext of these rows.
+Poly blank(const Chain& chain, Rows rows) {
+    return Poly(rows.limbs, chain.n(), rows.first);
+}
+
+// Itself where it has all primes of a level; on a paired chain an even level lacks the half prime, which a rescaling
+// brings in: then x brought there, in `made`.
+const Ciphertext& with_primes_of(const Chain& chain, const Ciphertext& x, int level, Ciphertext& made) {
+    if (x.c0.base() <= chain.rows(level).first)
+        return x;
+    const Ciphertext* xs[] = {&x};
+    const double one[]     = {1.0};
+    return made = combine(chain, xs, one, level, x.scale);
 }
 
 }  // namespace
@@ -38,16 +53,16 @@ void Keys::add(uint64_t exponent, SwitchingKey key) {
         throw Error(ErrorKind::kUsage, "an automorphism has a key of this height already");
 }
 
-bool Keys::has(uint64_t exponent, std::size_t limbs) const {
+bool Keys::has(uint64_t exponent, std::size_t primes) const {
     const auto found = automorphisms.find(exponent);
-    return found != automorphisms.end() && found->second.lower_bound(limbs) != found->second.end();
+    return found != automorphisms.end() && found->second.lower_bound(primes) != found->second.end();
 }
 
-const SwitchingKey& Keys::automorphism(uint64_t exponent, std::size_t limbs) const {
-    if (!has(exponent, limbs))
-        throw Error(ErrorKind::kBackend, "no key of " + std::to_string(limbs) + " limbs for the automorphism by " +
+const SwitchingKey& Keys::automorphism(uint64_t exponent, std::size_t primes) const {
+    if (!has(exponent, primes))
+        throw Error(ErrorKind::kBackend, "no key of " + std::to_string(primes) + " limbs for the automorphism by " +
                                              std::to_string(exponent));
-    return automorphisms.at(exponent).lower_bound(limbs)->second;
+    return automorphisms.at(exponent).lower_bound(primes)->second;
 }
 
 const std::vector<uint32_t>& permutation(const Chain& chain, uint64_t exponent) {
@@ -61,14 +76,15 @@ const std::vector<uint32_t>& permutation(const Chain& chain, uint64_t exponent) 
 }
 
 Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
-    if (x.limbs() != y.limbs() || std::abs(x.scale / y.scale - 1) > 1e-7)
+    if (x.limbs() != y.limbs() || x.c0.base() != y.c0.base() || std::abs(x.scale / y.scale - 1) > 1e-7)
         throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
-    const std::size_t limbs = x.limbs();
-    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
+    const Rows rows{x.c0.base(), x.limbs()};
+    Ciphertext out{blank(chain, rows), blank(chain, rows), x.scale};
 #pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
-        ring::add(out.c0[i], x.c0[i], y.c0[i], chain.n(), chain.modulus(i));
-        ring::add(out.c1[i], x.c1[i], y.c1[i], chain.n(), chain.modulus(i));
+    for (std::size_t i = 0; i < rows.limbs; ++i) {
+        const auto& m = chain.modulus(rows.first + i);
+        ring::add(out.c0[i], x.c0[i], y.c0[i], chain.n(), m);
+        ring::add(out.c1[i], x.c1[i], y.c1[i], chain.n(), m);
     }
     return out;
 }
@@ -77,7 +93,7 @@ void add_constant(const Chain& chain, Ciphertext& x, double value) {
     const long double constant = static_cast<long double>(value) * x.scale;
 #pragma omp parallel for
     for (std::size_t i = 0; i < x.limbs(); ++i) {
-        const auto& m    = chain.modulus(i);
+        const auto& m    = chain.modulus(x.c0.base() + i);
         const uint64_t c = residue(constant, m);
         for (std::size_t k = 0; k < chain.n(); ++k)
             x.c0[i][k] = m.add(x.c0[i][k], c);
@@ -85,11 +101,11 @@ void add_constant(const Chain& chain, Ciphertext& x, double value) {
 }
 
 Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k) {
-    const std::size_t limbs = x.limbs();
-    Ciphertext out{Poly(limbs, chain.n()), Poly(limbs, chain.n()), x.scale};
+    const Rows rows{x.c0.base(), x.limbs()};
+    Ciphertext out{blank(chain, rows), blank(chain, rows), x.scale};
 #pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(i);
+    for (std::size_t i = 0; i < rows.limbs; ++i) {
+        const auto& m = chain.modulus(rows.first + i);
         const Factor f(m.from_signed(k), m);
         multiply(out.c0[i], x.c0[i], f, chain.n(), m);
         multiply(out.c1[i], x.c1[i], f, chain.n(), m);
@@ -98,8 +114,8 @@ Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k) 
 }
 
 Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale) {
-    const std::size_t limbs = static_cast<std::size_t>(level) + 2;
-    Ciphertext sum{Poly(limbs, chain.n()), Poly(limbs, chain.n()), scale * static_cast<double>(chain.modulus(limbs - 1).p)};
+    const Rows rows = chain.rows(level + 1);
+    Ciphertext sum{blank(chain, rows), blank(chain, rows), scale * chain.divisor(level + 1)};
     add_combination(chain, sum.c0, sum.c1, xs, cs, sum.scale, false);
     auto out  = rescale(chain, sum);
     out.scale = scale;
@@ -109,15 +125,21 @@ Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, st
 void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Ciphertext* const> xs, std::span<const double> cs,
                      double scale, bool accumulate) {
     const std::size_t terms = xs.size();
+    const int level         = chain.level(c0);
+    std::vector<Ciphertext> made(terms);
+    std::vector<const Ciphertext*> at(terms);
+    for (std::size_t t = 0; t < terms; ++t)
+        at[t] = &with_primes_of(chain, *xs[t], level, made[t]);
 #pragma omp parallel for
     for (std::size_t i = 0; i < c0.limbs(); ++i) {
-        const auto& m = chain.modulus(i);
+        const std::size_t prime = c0.base() + i;
+        const auto& m           = chain.modulus(prime);
         std::vector<const uint64_t*> x0(terms), x1(terms);
         std::vector<uint64_t> factors(terms);
         for (std::size_t t = 0; t < terms; ++t) {
-            x0[t]      = xs[t]->c0[i];
-            x1[t]      = xs[t]->c1[i];
-            factors[t] = residue(static_cast<long double>(cs[t]) * scale / xs[t]->scale, m);
+            x0[t]      = at[t]->c0.of(prime);
+            x1[t]      = at[t]->c1.of(prime);
+            factors[t] = residue(static_cast<long double>(cs[t]) * scale / at[t]->scale, m);
         }
         linear_combination(c0[i], x0.data(), factors.data(), terms, accumulate, chain.n(), m);
         linear_combination(c1[i], x1.data(), factors.data(), terms, accumulate, chain.n(), m);
@@ -127,7 +149,7 @@ void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Cip
 void add(const Chain& chain, Product& sum, const Product& x) {
 #pragma omp parallel for
     for (std::size_t i = 0; i < sum.d0.limbs(); ++i) {
-        const auto& m = chain.modulus(i);
+        const auto& m = chain.modulus(sum.d0.base() + i);
         ring::add(sum.d0[i], sum.d0[i], x.d0[i], chain.n(), m);
         ring::add(sum.d1[i], sum.d1[i], x.d1[i], chain.n(), m);
         ring::add(sum.d2[i], sum.d2[i], x.d2[i], chain.n(), m);
@@ -135,44 +157,50 @@ void add(const Chain& chain, Product& sum, const Product& x) {
 }
 
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
-    const std::size_t limbs = std::min(x.limbs(), y.limbs()), n = chain.n();
-    Product out{Poly(limbs, n), Poly(limbs, n), Poly(limbs, n), x.scale * y.scale};
+    const std::size_t n = chain.n();
+    const int level     = std::min(chain.level(x.c0), chain.level(y.c0));
+    const Rows rows     = chain.rows(level);
+    Ciphertext made[2];
+    const auto &a = with_primes_of(chain, x, level, made[0]), &b = with_primes_of(chain, y, level, made[1]);
+    Product out{blank(chain, rows), blank(chain, rows), blank(chain, rows), x.scale * y.scale};
 #pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(i);
-        multiply(out.d0[i], x.c0[i], y.c0[i], n, m);
-        multiply(out.d2[i], x.c1[i], y.c1[i], n, m);
-        const uint64_t* xs[] = {x.c0[i], x.c1[i]};
-        const uint64_t* ys[] = {y.c1[i], y.c0[i]};
+    for (std::size_t i = 0; i < rows.limbs; ++i) {
+        const std::size_t prime = rows.first + i;
+        const auto& m           = chain.modulus(prime);
+        const uint64_t* xs[]    = {a.c0.of(prime), a.c1.of(prime)};
+        const uint64_t* ys[]    = {b.c1.of(prime), b.c0.of(prime)};
+        multiply(out.d0[i], xs[0], ys[1], n, m);
+        multiply(out.d2[i], xs[1], ys[0], n, m);
         sum_of_products(out.d1[i], xs, ys, 2, 1, false, n, m);
     }
     return out;
 }
 
 Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& key) {
-    const std::size_t limbs = product.d0.limbs(), n = chain.n();
-    if (limbs < 2)
+    const std::size_t limbs = product.d0.limbs(), base = product.d0.base(), n = chain.n();
+    const int level         = chain.level(product.d0);
+    if (level < 1)
         throw Error(ErrorKind::kBackend, "no level left for a multiplication");
     auto sum = inner_product(chain, mod_up(chain, product.d2, key.specials), key, limbs);
     // P * d0 and P * d1 join before the division by P and the last prime at once: one rounding instead of two, and no
     // transforms of its own for rescaling.
 #pragma omp parallel for
     for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(i);
-        const uint64_t p = special_product(chain, key.specials, i).value;
+        const auto& m    = chain.modulus(base + i);
+        const uint64_t p = special_product(chain, key.specials, base + i).value;
         const uint64_t* d0 = product.d0[i];
         const uint64_t* d1 = product.d1[i];
         linear_combination(sum.b[i], &d0, &p, 1, true, n, m);
         linear_combination(sum.a[i], &d1, &p, 1, true, n, m);
     }
-    return {divide(chain, sum.b, limbs, key.specials, 1), divide(chain, sum.a, limbs, key.specials, 1),
-            product.scale / static_cast<double>(chain.modulus(limbs - 1).p)};
+    const Rows to = chain.rows(level - 1);
+    return {divide(chain, sum.b, key.specials, to), divide(chain, sum.a, key.specials, to), product.scale / chain.divisor(level)};
 }
 
 Ciphertext rescale(const Chain& chain, const Ciphertext& x) {
-    const std::size_t limbs = x.limbs();
-    return {divide(chain, x.c0, limbs, 0, 1), divide(chain, x.c1, limbs, 0, 1),
-            x.scale / static_cast<double>(chain.modulus(limbs - 1).p)};
+    const int level = chain.level(x.c0);
+    const Rows to   = chain.rows(level - 1);
+    return {divide(chain, x.c0, 0, to), divide(chain, x.c1, 0, to), x.scale / chain.divisor(level)};
 }
 
 Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uint64_t exponent) {
@@ -183,11 +211,11 @@ Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Pol
                   uint64_t exponent) {
     const std::size_t limbs = x.limbs();
     const auto product      = inner_product(chain, digits, key, limbs);
-    Poly b                  = divide(chain, product.b, limbs, key.specials, 0);
-    const Poly a            = divide(chain, product.a, limbs, key.specials, 0);
+    Poly b                  = divide(chain, product.b, key.specials);
+    const Poly a            = divide(chain, product.a, key.specials);
 #pragma omp parallel for
     for (std::size_t i = 0; i < limbs; ++i)
-        ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(i));
+        ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i));
     return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
 }
 
@@ -195,7 +223,7 @@ std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const 
     std::map<std::size_t, std::vector<Poly>> digits;  // by special primes: keys of another height have others
     std::vector<Ciphertext> out;
     for (uint64_t exponent : exponents) {
-        const auto& key = keys.automorphism(exponent, x.limbs());
+        const auto& key = keys.automorphism(exponent, x.c0.base() + x.limbs());
         auto& up        = digits[key.specials];
         if (up.empty())
             up = mod_up(chain, x.c1, key.specials);

@@ -10,16 +10,14 @@
 
 namespace fheinfer::ckks {
 
-// (c0, c1) in evaluation form; slots are decrypted values divided by `scale`.
+// (c0, c1) in evaluation form; slots are decrypted values divided by `scale`. Its level follows from its rows
+// (Chain::level).
 struct Ciphertext {
     Poly c0, c1;
     double scale = 0;
 
     std::size_t limbs() const {
         return c0.limbs();
-    }
-    int level() const {
-        return static_cast<int>(c0.limbs()) - 1;
     }
     Ciphertext first(std::size_t limbs) const {
         return {c0.first(limbs), c1.first(limbs), scale};
@@ -32,9 +30,9 @@ struct Keys {
     std::map<uint64_t, std::map<std::size_t, SwitchingKey>> automorphisms;  // by exponent, then limbs
 
     void add(uint64_t exponent, SwitchingKey key);
-    // Throws Error(kBackend) where there is none.
-    const SwitchingKey& automorphism(uint64_t exponent, std::size_t limbs) const;
-    bool has(uint64_t exponent, std::size_t limbs) const;
+    // Of the first `primes` primes or more. Throws Error(kBackend) where there is none.
+    const SwitchingKey& automorphism(uint64_t exponent, std::size_t primes) const;
+    bool has(uint64_t exponent, std::size_t primes) const;
 };
 
 // Both of one height.
@@ -44,7 +42,7 @@ void add_constant(const Chain& chain, Ciphertext& x, double value);
 // x * k; the scale stays.
 Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k);
 
-// sum_i xs[i] * cs[i] rescaled, on `level` + 1 limbs and exactly at `scale`. The xs have more limbs than that.
+// sum_i xs[i] * cs[i] rescaled, at `level` and exactly at `scale`. The xs are at higher levels.
 Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale);
 
 // (c0, c1) = sum_i xs[i] * cs[i], plus (c0, c1) when `accumulate`, at `scale` and not rescaled.
@@ -56,7 +54,7 @@ struct Product {
     Poly d0, d1, d2;
     double scale = 0;
 };
-// On the limbs of the lower of both.
+// At the level of the lower of both.
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
 // sum += x. Both of one height and scale.
 void add(const Chain& chain, Product& sum, const Product& x);

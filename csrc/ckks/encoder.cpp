@@ -141,11 +141,12 @@ std::vector<int64_t> encode(std::span<const double> values, double scale) {
     return encode_values(values, scale);
 }
 
-ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, std::size_t limbs, std::size_t specials) {
+ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, std::size_t limbs, std::size_t specials,
+                     std::size_t base) {
     const std::size_t size = coefficients.size();
-    ring::Poly out(limbs + specials, size);
+    ring::Poly out(limbs + specials, size, base);
     for (std::size_t row = 0; row < limbs + specials; ++row) {
-        const std::size_t prime = chain.prime(row, limbs);
+        const std::size_t prime = chain.prime(row, limbs, base);
         ring::lift(out[row], coefficients.data(), size, chain.modulus(prime));
         chain.subring_ntt(prime, size).forward(out[row]);
     }

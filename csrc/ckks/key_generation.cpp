@@ -28,7 +28,6 @@ SmallPoly automorphism(std::span<const int64_t> x, uint64_t exponent) {
 SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to, std::size_t limbs, std::size_t specials,
                            bool one_digit, const Seed& seed, const Noise& noise) {
     const std::size_t n = chain.n(), all = limbs + specials, digits = one_digit ? 1 : chain.digits(limbs);
-    const std::size_t size = one_digit ? limbs : chain.per_digit();
     SwitchingKey key{limbs, specials, {}, {}};
     for (std::size_t j = 0; j < digits; ++j)
         key.b.emplace_back(all, n);
@@ -45,7 +44,7 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
             chain.ntt(prime).forward(b);
             ring::multiply(product[0], key.a[j][row], to[prime], n, m);
             ring::subtract(b, b, product[0], n, m);
-            if (row >= limbs || row / size != j)
+            if (row >= limbs || (!one_digit && chain.digit(row) != j))
                 continue;
             ring::multiply(product[0], from[prime], special_product(chain, specials, prime), n, m);
             ring::add(b, b, product[0], n, m);

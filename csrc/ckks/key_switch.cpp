@@ -60,91 +60,98 @@ Factor special_product(const Chain& chain, std::size_t specials, std::size_t pri
 }
 
 std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials) {
-    const std::size_t n = chain.n(), limbs = x.limbs(), digits = chain.digits(limbs), size = chain.per_digit();
+    const std::size_t n = chain.n(), limbs = x.limbs(), base = x.base(), digits = chain.digits(base + limbs);
     Poly hats(limbs, n);
     std::vector<const BasisConversion*> conversions(digits);
     for (std::size_t j = 0; j < digits; ++j) {
         std::vector<std::size_t> from;
-        for (std::size_t i = j * size; i < std::min(limbs, (j + 1) * size); ++i)
-            from.push_back(i);
+        for (std::size_t prime = base; prime < base + limbs; ++prime)
+            if (chain.digit(prime) == j)
+                from.push_back(prime);
         conversions[j] = &chain.conversion(from);
     }
 #pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < limbs; ++i)
-        to_hat(chain, hats[i], x[i], i, conversions[i / size]->inverse_hat[i % size]);
+    for (std::size_t i = 0; i < limbs; ++i) {
+        const auto& own = *conversions[chain.digit(base + i)];
+        to_hat(chain, hats[i], x[i], base + i, own.inverse_hat[base + i - own.from[0]]);
+    }
 
     std::vector<Poly> out;
     for (std::size_t j = 0; j < digits; ++j) {
-        const std::size_t first = j * size, count = conversions[j]->from.size();
-        auto& digit = out.emplace_back(limbs + specials, n);
+        const std::size_t first = conversions[j]->from[0] - base, count = conversions[j]->from.size();
+        auto& digit = out.emplace_back(limbs + specials, n, base);
         std::vector<uint64_t*> outs;
         std::vector<std::size_t> primes;
         for (std::size_t row = 0; row < limbs + specials; ++row)
             if (row < first || row >= first + count) {
                 outs.push_back(digit[row]);
-                primes.push_back(chain.prime(row, limbs));
+                primes.push_back(chain.prime(row, limbs, base));
             }
         convert(chain, *conversions[j], rows(hats, first, count), outs, primes);
     }
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::size_t j = 0; j < digits; ++j)
         for (std::size_t row = 0; row < limbs + specials; ++row) {
-            if (row < limbs && row / size == j)
+            if (row < limbs && chain.digit(base + row) == j)
                 std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
             else
-                chain.ntt(chain.prime(row, limbs)).forward(out[j][row]);
+                chain.ntt(chain.prime(row, limbs, base)).forward(out[j][row]);
         }
     return out;
 }
 
 void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs) {
-    if (limbs > key.limbs || digits.size() > key.b.size() || digits[0].limbs() != limbs + key.specials)
+    if (digits[0].base() + limbs > key.limbs || digits.size() > key.b.size() || digits[0].limbs() != limbs + key.specials)
         throw Error(ErrorKind::kBackend, "a switching key of " + std::to_string(key.limbs) + " limbs for a ciphertext of " +
                                              std::to_string(limbs));
 }
 
 void inner_product_row(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs,
                        std::size_t row, uint64_t* b, uint64_t* a) {
-    const std::size_t at = row < limbs ? row : key.limbs + row - limbs;
+    const std::size_t base = digits[0].base(), at = row < limbs ? base + row : key.limbs + row - limbs;
     std::vector<const uint64_t*> xs, bs, as;
     for (std::size_t j = 0; j < digits.size(); ++j) {
         xs.push_back(digits[j][row]);
         bs.push_back(key.b[j][at]);
         as.push_back(key.a[j][at]);
     }
-    const auto& m = chain.modulus(chain.prime(row, limbs));
+    const auto& m = chain.modulus(chain.prime(row, limbs, base));
     sum_of_products(b, xs.data(), bs.data(), xs.size(), 1, false, chain.n(), m);
     sum_of_products(a, xs.data(), as.data(), xs.size(), 1, false, chain.n(), m);
 }
 
 Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs) {
     check_key(digits, key, limbs);
-    const std::size_t all = limbs + key.specials;
-    Pair out{Poly(all, chain.n()), Poly(all, chain.n())};
+    const std::size_t all = limbs + key.specials, base = digits[0].base();
+    Pair out{Poly(all, chain.n(), base), Poly(all, chain.n(), base)};
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t row = 0; row < all; ++row)
         inner_product_row(chain, digits, key, limbs, row, out.b[row], out.a[row]);
     return out;
 }
 
-Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t specials, std::size_t drop, Rounding rounding) {
-    const std::size_t n = chain.n(), left = limbs - drop;
-    std::vector<std::size_t> from;
-    for (std::size_t i = left; i < limbs; ++i)
-        from.push_back(i);
-    for (std::size_t i = 0; i < specials; ++i)
-        from.push_back(chain.q_count() + i);
+Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Rounding rounding) {
+    const std::size_t n = chain.n(), limbs = x.limbs() - specials, base = x.base();
+    const bool raised = to.first < base;
+    std::vector<std::size_t> from, at;  // primes, and their rows in x
+    for (std::size_t row = 0; row < x.limbs(); ++row) {
+        const std::size_t prime = chain.prime(row, limbs, base);
+        if (row < limbs && prime >= to.first && prime < to.end())
+            continue;
+        from.push_back(prime);
+        at.push_back(row);
+    }
     if (from.empty())
         return x.first(limbs);
-    const auto& conversion   = chain.conversion(from);
+    const auto& conversion   = chain.conversion(from, raised);
     const std::size_t count  = from.size();
-    const bool single        = count == 1;  // the centred residue itself
+    const bool single        = count == 1 && !raised;  // the centred residue itself
     const std::size_t terms  = count + (rounding == Rounding::kRounded && !single ? 1 : 0);
 
     Poly hats(terms, n);
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t i = 0; i < count; ++i)
-        to_hat(chain, hats[i], x[left + i], from[i], conversion.inverse_hat[i]);
+        to_hat(chain, hats[i], x[at[i]], from[i], conversion.inverse_hat[i]);
     const auto ys = rows(hats, 0, terms);
     if (terms > count) {
         constexpr std::size_t kBlock = 1024;
@@ -157,32 +164,39 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t sp
             rounded_quotient(hats[count] + i, part.data(), conversion.fraction.data(), count, conversion.bits, block);
         }
     }
-    Poly out(left, n);
+    Poly out(to.limbs, n, to.first);
     const bool centred = single && rounding == Rounding::kRounded;
     if (!centred) {
         std::vector<uint64_t*> outs;
         std::vector<std::size_t> primes;
-        for (std::size_t t = 0; t < left; ++t) {
+        for (std::size_t t = 0; t < to.limbs; ++t) {
             outs.push_back(out[t]);
-            primes.push_back(t);
+            primes.push_back(to.first + t);
         }
         convert(chain, conversion, ys, outs, primes);
     }
 #pragma omp parallel for schedule(dynamic)
-    for (std::size_t t = 0; t < left; ++t) {
-        const auto& m = chain.modulus(t);
+    for (std::size_t t = 0; t < to.limbs; ++t) {
+        const std::size_t prime = to.first + t;
+        const auto& m           = chain.modulus(prime);
         if (centred)
             switch_modulus(out[t], ys[0], n, chain.modulus(from[0]), m);
-        chain.ntt(t).forward(out[t]);
-        subtract_multiply(out[t], x[t], out[t], conversion.inverse_product[t], n, m);
+        chain.ntt(prime).forward(out[t]);
+        if (prime < base)  // a multiple of r has no residue there but what the rounding leaves
+            multiply(out[t], out[t], conversion.inverse_product[prime], n, m);
+        else
+            subtract_multiply(out[t], x.of(prime), out[t], conversion.inverse_product[prime], n, m);
     }
     return out;
 }
 
+Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rounding rounding) {
+    return divide(chain, x, specials, Rows{x.base(), x.limbs() - specials}, rounding);
+}
+
 Pair switch_key(const Chain& chain, const Poly& c, const SwitchingKey& key, Rounding rounding) {
     const auto product = inner_product(chain, mod_up(chain, c, key.specials), key, c.limbs());
-    return {divide(chain, product.b, c.limbs(), key.specials, 0, rounding),
-            divide(chain, product.a, c.limbs(), key.specials, 0, rounding)};
+    return {divide(chain, product.b, key.specials, rounding), divide(chain, product.a, key.specials, rounding)};
 }
 
 }  // namespace fheinfer::ckks

@@ -10,7 +10,7 @@ namespace fheinfer::ckks {
 
 using ring::Poly;
 
-// Encrypts, digit by digit, P * s' under s. Works for every ciphertext of at most `limbs` limbs.
+// Encrypts, digit by digit, P * s' under s. Works for every ciphertext of the first `limbs` primes or some of them.
 struct SwitchingKey {
     std::size_t limbs    = 0;
     std::size_t specials = 0;
@@ -24,7 +24,7 @@ enum class Rounding { kApproximate, kRounded };
 // P of `specials` special primes modulo prime `prime` of Q.
 ring::Factor special_product(const Chain& chain, std::size_t specials, std::size_t prime);
 
-// The digits of x in the basis of its limbs and `specials` special primes.
+// The digits of x in the basis of its limbs and `specials` special primes: one more than the last digit that it has primes of.
 std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials);
 
 // Both halves of sum_j digits[j] * key[j], for digits of `limbs` limbs.
@@ -38,9 +38,11 @@ void inner_product_row(const Chain& chain, const std::vector<Poly>& digits, cons
 // Throws Error(kBackend) for a key that does not serve these digits.
 void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs);
 
-// x of `limbs` limbs and `specials` specials, divided by all its specials and the last `drop` of its limbs.
-Poly divide(const Chain& chain, const Poly& x, std::size_t limbs, std::size_t specials, std::size_t drop,
-            Rounding rounding = Rounding::kRounded);
+// x, whose last rows are `specials` specials, divided by them and by those of its primes that `to` does not have; and
+// times the half prime of a paired chain where that is in `to` and x does not have it.
+Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Rounding rounding = Rounding::kRounded);
+// By the specials alone.
+Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rounding rounding = Rounding::kRounded);
 
 // A ciphertext part c of l limbs under s' becomes one under s.
 Pair switch_key(const Chain& chain, const Poly& c, const SwitchingKey& key, Rounding rounding = Rounding::kRounded);

@@ -105,7 +105,7 @@ public:
     // linear combination at the end are all made for one scale on the limbs of `level` + 1, and added up there: one
     // relinearisation and one rescaling for all of them.
     Ciphertext series(Series p, int level, double scale) {
-        const double before = scale * static_cast<double>(chain_.modulus(level + 1).p);
+        const double before = scale * chain_.divisor(level + 1);
         std::optional<Product> sum;
         std::vector<const Ciphertext*> xs;
         std::vector<double> cs;
@@ -113,7 +113,7 @@ public:
             xs.push_back(&power(n));
             cs.push_back(c);
         };
-        for (; !is_leaf(p, x_.level() - level, babies_); p = remainder(p)) {
+        for (; !is_leaf(p, chain_.level(x_.c0) - level, babies_); p = remainder(p)) {
             const int h  = split(p);
             const auto q = quotient(p);
             if (q.size() == 1) {
@@ -175,21 +175,16 @@ Ciphertext double_product(const Chain& chain, const SwitchingKey& relinearisatio
                           const Ciphertext* z) {
     auto product        = multiply(chain, x, y);
     const std::size_t n = chain.n();
-    uint64_t subtract   = 0;
-    if (z)
-        subtract = static_cast<uint64_t>(std::llround(product.scale / z->scale));
 #pragma omp parallel for
     for (std::size_t i = 0; i < product.d0.limbs(); ++i) {
-        const auto& m = chain.modulus(i);
+        const auto& m = chain.modulus(product.d0.base() + i);
         ring::add(product.d0[i], product.d0[i], product.d0[i], n, m);
         ring::add(product.d1[i], product.d1[i], product.d1[i], n, m);
         ring::add(product.d2[i], product.d2[i], product.d2[i], n, m);
-        if (z) {  // brought to the scale of the product, exactly to its last bits
-            const uint64_t k = m.subtract(0, m.reduce(subtract));
-            const uint64_t *z0 = z->c0[i], *z1 = z->c1[i];
-            ring::linear_combination(product.d0[i], &z0, &k, 1, true, n, m);
-            ring::linear_combination(product.d1[i], &z1, &k, 1, true, n, m);
-        }
+    }
+    if (z) {
+        const double minus[] = {-1.0};
+        add_combination(chain, product.d0, product.d1, {&z, 1}, minus, product.scale, true);
     }
     auto out = relinearise(chain, std::move(product), relinearisation);
     if (!z)
@@ -203,13 +198,14 @@ Ciphertext chebyshev(const Chain& chain, const SwitchingKey& relinearisation, co
     if (p.size() < 2)
         throw Error(ErrorKind::kUsage, "a Chebyshev series needs degree 1 or more");
     const int depth = series_depth(static_cast<int>(p.size()) - 1);
-    if (x.level() < depth)
+    const int level = chain.level(x.c0);
+    if (level < depth)
         throw Error(ErrorKind::kBackend, "no level left for a polynomial");
     int best = 2;
     for (int babies = 4; babies <= 64; babies *= 2)
         if (Count(p, depth, babies).work() < Count(p, depth, best).work())
             best = babies;
-    return Evaluation(chain, relinearisation, x, best).series(p, x.level() - depth, scale);
+    return Evaluation(chain, relinearisation, x, best).series(p, level - depth, scale);
 }
 
 }  // namespace fheinfer::ckks

@@ -163,7 +163,7 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
     Pair sum = std::move(sums.back());
     sums.pop_back();
     for (; !sums.empty(); sums.pop_back()) {
-        const auto up = mod_up(chain, divide(chain, sum.a, limbs_, specials_, 0), specials_);
+        const auto up = mod_up(chain, divide(chain, sum.a, specials_), specials_);
         Pair next{Poly(all, n), Poly(all, n)};
 #pragma omp parallel
         {
@@ -181,7 +181,8 @@ Ciphertext Transform::apply(const Chain& chain, const Keys& keys, const Cipherte
         }
         sum = std::move(next);
     }
-    return {divide(chain, sum.b, limbs_, specials_, 1), divide(chain, sum.a, limbs_, specials_, 1),
+    const Rows to{0, limbs_ - 1};
+    return {divide(chain, sum.b, specials_, to), divide(chain, sum.a, specials_, to),
             x.scale * scale_ / static_cast<double>(chain.modulus(limbs_ - 1).p)};
 }
 

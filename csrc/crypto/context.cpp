@@ -23,16 +23,28 @@ CryptoContext<Poly> generate(const ParameterSet& p) {
     c.SetSecretKeyDist(p.native ? UNIFORM_TERNARY : SPARSE_ENCAPSULATED);
     c.SetRingDim(1u << p.log_n);
     c.SetBatchSize(p.slots);
-    c.SetFirstModSize(p.first_bits);
-    c.SetScalingModSize(p.scale_bits);
+    c.SetFirstModSize(p.paired ? 2 * p.scale_bits : p.first_bits);
+    c.SetScalingModSize(p.paired ? 2 * p.scale_bits : p.scale_bits);
     c.SetScalingTechnique(FLEXIBLEAUTO);
     c.SetKeySwitchTechnique(HYBRID);
     c.SetNumLargeDigits(p.digits);
-    c.SetMultiplicativeDepth(p.top_level);
+    c.SetMultiplicativeDepth(p.paired ? p.top_level / 2 : p.top_level);
     auto cc = GenCryptoContext(c);
     for (auto feature : {PKE, KEYSWITCH, LEVELEDSHE, ADVANCEDSHE, FHE})
         cc->Enable(feature);
     return cc;
+}
+
+// The prime 1 modulo `order` that is nearest to `wanted` and none of `taken`.
+uint64_t prime_near(double wanted, uint64_t order, const std::vector<NativeInteger>& taken) {
+    const auto start  = static_cast<uint64_t>(wanted) / order * order + 1;
+    const auto usable = [&](uint64_t v) {
+        return std::find(taken.begin(), taken.end(), NativeInteger(v)) == taken.end() && MillerRabinPrimalityTest(NativeInteger(v));
+    };
+    uint64_t distance = 0;
+    while (!usable(start + distance) && !usable(start - distance))
+        distance += order;
+    return usable(start + distance) ? start + distance : start - distance;
 }
 
 // EvalBootstrap takes a raised coefficient m + q_0 I for (m + q_0 I) * q_0 / (2^(first + first - scale bits) q_top): its
@@ -48,17 +60,37 @@ void fit_first_prime(CryptoParametersCKKSRNS& cp, int first_bits, int scale_bits
     }
     const uint64_t order = cp.GetElementParams()->GetCyclotomicOrder();
     const double fit     = std::sqrt(std::ldexp(primes.back().ConvertToDouble(), first_bits - scale_bits + first_bits));
-    const auto start     = static_cast<uint64_t>(fit) / order * order + 1;
-    const auto usable    = [&](uint64_t v) {
-        return std::find(primes.begin() + 1, primes.end(), NativeInteger(v)) == primes.end() &&
-               MillerRabinPrimalityTest(NativeInteger(v));
-    };
-    uint64_t distance = 0;
-    while (!usable(start + distance) && !usable(start - distance))
-        distance += order;
-    primes[0] = usable(start + distance) ? start + distance : start - distance;
+    primes[0] = prime_near(fit, order, {primes.begin() + 1, primes.end()});
     roots[0]  = RootOfUnity(static_cast<uint32_t>(order), primes[0]);
     cp.SetElementParams(std::make_shared<Poly::Params>(static_cast<uint32_t>(order), primes, roots));
+}
+
+// The primes q_0, p_1, ..., p_k of a paired chain in place of OpenFHE's, the half prime, and the scales of all levels. Two
+// rescalings, by p_j / r and by r, take the scale s to s^4 r / p_j^2: from the top down, every p_j is the prime that brings
+// it back to where it was.
+ckks::Prime pair_primes(CryptoParametersCKKSRNS& cp, const ParameterSet& p, std::vector<double>& scales) {
+    const uint64_t order = cp.GetElementParams()->GetCyclotomicOrder();
+    const double first   = std::ldexp(1.0, p.scale_bits);
+    const auto half      = prime_near(first * (1 - 1.0 / 64), order, {});  // p_j of about r^2 are to stay below 2^50
+    std::vector<NativeInteger> primes{half};
+    double scale = first;
+    scales.assign(static_cast<std::size_t>(p.top_level) + 1, first);
+    std::vector<NativeInteger> descending;
+    for (int level = p.top_level; level >= 2; level -= 2) {
+        const double r      = static_cast<double>(half);
+        const uint64_t next = prime_near(std::sqrt(std::pow(scale, 4) * r / first), order, primes);
+        primes.push_back(next);
+        descending.push_back(next);
+        scales[level - 1] = scale * scale * r / static_cast<double>(next);
+        scale = scales[level - 2] = scales[level - 1] * scales[level - 1] / r;
+    }
+    primes = {prime_near(std::ldexp(1.0, p.first_bits) * (1 - 1.0 / 64), order, primes)};
+    primes.insert(primes.end(), descending.rbegin(), descending.rend());
+    std::vector<NativeInteger> roots;
+    for (const auto& prime : primes)
+        roots.push_back(RootOfUnity(static_cast<uint32_t>(order), prime));
+    cp.SetElementParams(std::make_shared<Poly::Params>(static_cast<uint32_t>(order), primes, roots));
+    return {half, RootOfUnity(static_cast<uint32_t>(order), NativeInteger(half)).ConvertToInt()};
 }
 
 std::vector<uint64_t> moduli(const std::shared_ptr<Poly::Params>& params) {
@@ -94,7 +126,9 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         throw Error(ErrorKind::kPlan, "impossible ring, slots, levels or digits");
     if (p.slots < 1LL << std::clamp(std::max(p.cts_budget, p.stc_budget), 0, 62))
         throw Error(ErrorKind::kPlan, "CoeffToSlot and SlotToCoeff take at most log2(slots) levels each");
-    if (std::max({p.first_bits, p.scale_bits, p.special_bits}) > kMaxPrimeBits)
+    if (p.paired && (!p.native || bootstraps || p.top_level % 2))
+        throw Error(ErrorKind::kPlan, "a paired chain is for our own evaluation, has an even number of levels and no bootstrapping");
+    if (std::max({p.first_bits, (p.paired ? 2 : 1) * p.scale_bits, p.special_bits}) > kMaxPrimeBits)
         throw Error(ErrorKind::kPlan, "every prime must be below 2^" + std::to_string(kMaxPrimeBits));
     // SlotToCoeff comes first in ours, and is paid for by the levels before a bootstrap.
     const int depth = p.native ? p.cts_budget + ckks::kEvalModDepth : bootstrap_depth(p.cts_budget, p.stc_budget);
@@ -108,12 +142,15 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         auto& cp = self->crypto_parameters();
         if (!p.native)
             fit_first_prime(cp, p.first_bits, p.scale_bits);
+        if (p.paired)
+            self->half_ = pair_primes(cp, p, self->scales_);
         // Special primes default to 60 bits; ours are re-made at special_bits.
         cp.PrecomputeCRTTables(HYBRID, FLEXIBLEAUTO, cp.GetEncryptionTechnique(), cp.GetMultiplicationTechnique(), p.digits,
                                p.special_bits, 0);
         self->q_      = moduli(cp.GetElementParams());
         self->p_      = moduli(cp.GetParamsP());
-        self->log_qp_ = static_cast<int>(cp.GetParamsQP()->GetModulus().GetMSB());
+        const BigInteger half(p.paired ? self->half_.p : 1);
+        self->log_qp_ = static_cast<int>((cp.GetParamsQP()->GetModulus() * half).GetMSB());
     }
     catch (const OpenFHEException& e) {
         throw Error(ErrorKind::kPlan, "OpenFHE refuses these parameters: " + reason(e));
@@ -130,6 +167,7 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
     self->levels_.top             = p.top_level;
     self->levels_.after_bootstrap = bootstraps ? p.top_level - depth : 0;
     self->levels_.openfhe_series  = !p.native;
+    self->levels_.paired          = p.paired;
     self->levels_.bootstrap_min   = p.native ? p.stc_budget : 1;  // one level goes into OpenFHE's scale adjustment
     return self;
 }
@@ -143,13 +181,20 @@ const std::shared_ptr<const ckks::Chain>& Context::chain() const {
             return out;
         };
         const auto& cp = crypto_parameters();
-        chain_ = std::make_shared<ckks::Chain>(ring_dimension(), primes(cp.GetElementParams()), primes(cp.GetParamsP()), params_.digits);
+        auto q         = primes(cp.GetElementParams());
+        if (params_.paired)
+            q.insert(q.begin(), half_);
+        chain_ = std::make_shared<ckks::Chain>(ring_dimension(), q, primes(cp.GetParamsP()), params_.digits, params_.paired);
     });
     return chain_;
 }
 
 double Context::scale(int level) const {
-    return crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(levels_.top - level));
+    return params_.paired ? scales_[static_cast<std::size_t>(level)] : openfhe_scale(static_cast<std::size_t>(level) + 1);
+}
+
+double Context::openfhe_scale(std::size_t limbs) const {
+    return crypto_parameters().GetScalingFactorReal(static_cast<uint32_t>(q_.size() - limbs));
 }
 
 uint32_t Context::correction_factor() const {

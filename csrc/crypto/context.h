@@ -26,6 +26,7 @@ struct ParameterSet {
     int top_level       = 24;     // multiplicative depth, bootstrapping included
     bool native         = false;  // for our own evaluation (csrc/ckks) instead of OpenFHE's
     bool allow_insecure = false;  // tests only: skip the 128-bit check
+    bool paired         = false;  // a prime of twice the scale's size for every two levels (ckks/chain.h)
 
     auto operator<=>(const ParameterSet&) const = default;
 };
@@ -61,8 +62,10 @@ public:
     }
     // The same primes for our own arithmetic; made at the first call.
     const std::shared_ptr<const ckks::Chain>& chain() const;
-    // Scale of a ciphertext at a level, as OpenFHE encodes there.
+    // Scale of a ciphertext at a level; but for paired chains, as OpenFHE encodes there.
     double scale(int level) const;
+    // What OpenFHE takes for the scale of a ciphertext of so many limbs.
+    double openfhe_scale(std::size_t limbs) const;
     // Rotations that OpenFHE's bootstrapping uses, with the limbs each needs.
     std::map<int, int> bootstrap_rotations() const;
 
@@ -84,6 +87,8 @@ private:
     LevelModel levels_;
     lbcrypto::CryptoContext<Poly> cc_;
     std::vector<uint64_t> q_, p_;
+    ckks::Prime half_;            // of a paired chain; OpenFHE does not know it
+    std::vector<double> scales_;  // of a paired chain, by level
     int log_qp_ = 0;
     mutable std::once_flag chain_once_;
     mutable std::shared_ptr<const ckks::Chain> chain_;

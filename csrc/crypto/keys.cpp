@@ -149,26 +149,33 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
         throw Error(ErrorKind::kUsage, "only finite values can be encrypted");
     if (level < 0 || level > context_->levels().top)
         throw Error(ErrorKind::kUsage, "no level " + std::to_string(level) + " to encrypt at");
-    const auto& cc     = context_->openfhe();
-    const auto consumed = static_cast<uint32_t>(context_->levels().top - level);
-    const auto plain   = cc->MakeCKKSPackedPlaintext(std::vector<double>(values.begin(), values.end()), 1, consumed, nullptr,
-                                                     static_cast<uint32_t>(values.size()));
-    return secret_ ? encrypt_seeded(plain, level) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
+    if (context_->params().paired && level % 2)
+        throw Error(ErrorKind::kUsage, "encryption on a paired chain is at even levels, not at " + std::to_string(level));
+    const auto& cc    = context_->openfhe();
+    const auto limbs  = static_cast<std::size_t>(context_->levels().limbs(level));
+    const auto before = static_cast<uint32_t>(context_->q().size() - limbs);
+    // OpenFHE encodes at the scale it has for this many limbs.
+    std::vector<double> encoded(values.begin(), values.end());
+    const double ratio = context_->scale(level) / context_->openfhe_scale(limbs);
+    for (auto& v : encoded)
+        v *= ratio;
+    const auto plain = cc->MakeCKKSPackedPlaintext(encoded, 1, before, nullptr, static_cast<uint32_t>(values.size()));
+    return secret_ ? encrypt_seeded(plain, limbs) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
 }
 
 // (m + e - a s, a) with a the keystream of a seed: half the bytes of an encryption under the public key, and less noise.
-std::string ClientKeys::encrypt_seeded(const Plaintext& plain, int level) const {
-    const auto& chain       = *context_->chain();
-    const std::size_t limbs = static_cast<std::size_t>(level) + 1, n = chain.n();
+std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs) const {
+    const auto& chain   = *context_->chain();
+    const std::size_t n = chain.n();
     auto message            = plain->GetElement<Poly>();
     message.SetFormat(Format::EVALUATION);
     const auto error = context_->crypto_parameters().GetDiscreteGaussianGenerator().GenerateIntVector(static_cast<uint32_t>(n));
     const auto seed  = random_seed();
-    ckks::Ciphertext x{ckks::Poly(limbs, n), ckks::Poly(limbs, n), 0};
+    ckks::Ciphertext x{ckks::Poly(limbs, n, chain.half()), ckks::Poly(limbs, n, chain.half()), 0};
     for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(i);
+        const auto& m = chain.modulus(chain.half() + i);
         ring::lift(x.c0[i], error.get(), n, m);
-        chain.ntt(i).forward(x.c0[i]);
+        chain.ntt(chain.half() + i).forward(x.c0[i]);
         const auto* values = reinterpret_cast<const uint64_t*>(&message.GetElementAtIndex(i).GetValues()[0]);
         const auto* secret = reinterpret_cast<const uint64_t*>(&secret_->GetPrivateElement().GetElementAtIndex(i).GetValues()[0]);
         ring::add(x.c0[i], x.c0[i], values, n, m);

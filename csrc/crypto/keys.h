@@ -54,7 +54,7 @@ private:
 
     std::shared_ptr<Context> context_;
     std::string tag_;
-    std::string encrypt_seeded(const lbcrypto::Plaintext& plain, int level) const;
+    std::string encrypt_seeded(const lbcrypto::Plaintext& plain, std::size_t limbs) const;
 
     lbcrypto::PrivateKey<Poly> secret_;
     lbcrypto::PublicKey<Poly> public_;

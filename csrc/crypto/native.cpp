@@ -89,7 +89,8 @@ ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
 }
 
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
-    return kHeader + chain.digits(limbs) * (limbs + chain.specials_for(limbs)) * chain.n() * sizeof(uint64_t);
+    const std::size_t primes = chain.half() + limbs;
+    return kHeader + chain.digits(primes) * (primes + chain.specials_for(primes)) * chain.n() * sizeof(uint64_t);
 }
 
 NativeBackend::NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys)
@@ -115,12 +116,14 @@ void NativeBackend::add_encapsulation_keys(Bytes to_sparse, Bytes to_dense) {
 
 CiphertextPtr NativeBackend::read(Bytes payload) const {
     auto x  = ckks::read(chain(), payload);
-    x.scale = context_->scale(x.level());
+    x.scale = context_->scale(chain().level(x.c0));
     return wrap(std::move(x));
 }
 
-std::string NativeBackend::write(const CiphertextPtr& x, int dropped) const {
-    return ckks::write(chain(), get(x), dropped);
+std::string NativeBackend::write(const CiphertextPtr& x, int dropped) {
+    // OpenFHE, which decrypts, does not know the half prime of odd levels.
+    const int low = level(x) - (context_->params().paired ? level(x) % 2 : 0);
+    return ckks::write(chain(), get(drop_to(x, low)), dropped);
 }
 
 NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(client.context().chain()) {
@@ -159,9 +162,9 @@ std::string NativeKeys::conjugation_key() const {
 std::vector<std::string> NativeKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
     std::vector<std::string> out;
     for (const auto& [rotation, limbs] : rotations) {
-        if (limbs < 1 || limbs > static_cast<int>(chain_->q_count()))
+        if (limbs < 1 || limbs > static_cast<int>(context_->q().size()))
             throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
-        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), -rotation), static_cast<std::size_t>(limbs)));
+        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), -rotation), chain_->half() + static_cast<std::size_t>(limbs)));
     }
     return out;
 }

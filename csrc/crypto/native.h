@@ -19,6 +19,7 @@ ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy key
 // residues: checked, then used where they stand, so the payload has to outlive the key. The uniform half is the keystream
 // of the seed (ckks/random.h).
 ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload);
+// Of one that serves ciphertexts of so many limbs.
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
 
 // The native evaluator of a context, fed with payloads; those of keys have to stay where they are while it lives.
@@ -31,8 +32,8 @@ public:
     void add_rotation_key(int rotation, Bytes payload);
     void add_encapsulation_keys(Bytes to_sparse, Bytes to_dense);
     CiphertextPtr read(Bytes payload) const;
-    // See ckks/payload.h for `dropped`.
-    std::string write(const CiphertextPtr& x, int dropped = 0) const;
+    // At the even level below where the chain is paired. See ckks/payload.h for `dropped`.
+    std::string write(const CiphertextPtr& x, int dropped = 0);
 
 private:
     std::shared_ptr<Context> context_;

@@ -131,7 +131,8 @@ std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext
     if (ciphertext->GetNoiseScaleDeg() != 1 || polys.size() != 2)
         throw Error(ErrorKind::kUsage, "only a rescaled, relinearised ciphertext can be written");
     const std::size_t n = context.ring_dimension(), limbs = polys[0].GetNumOfElements();
-    ckks::Ciphertext x{ckks::Poly(limbs, n), ckks::Poly(limbs, n), 0};
+    const std::size_t base = context.chain()->half();
+    ckks::Ciphertext x{ckks::Poly(limbs, n, base), ckks::Poly(limbs, n, base), 0};
     for (std::size_t i = 0; i < limbs; ++i) {
         std::memcpy(x.c0[i], &polys[0].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
         std::memcpy(x.c1[i], &polys[1].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
@@ -156,7 +157,7 @@ OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, By
     ct->SetElements(std::move(polys));
     ct->SetLevel(context.q().size() - x.limbs());
     ct->SetNoiseScaleDeg(1);
-    ct->SetScalingFactor(context.scale(x.level()));
+    ct->SetScalingFactor(context.scale(context.chain()->level(x.c0)));
     ct->SetSlots(context.params().slots);
     return ct;
 }

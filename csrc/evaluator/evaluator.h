@@ -19,12 +19,18 @@ public:
 };
 using CiphertextPtr = std::shared_ptr<const Ciphertext>;
 
-// Levels: a ciphertext at level l has l + 1 limbs and can be multiplied and rescaled l times.
+// Levels: a ciphertext at level l can be multiplied and rescaled l times.
 struct LevelModel {
     int top             = 0;      // level of a fresh ciphertext that uses every limb
     int after_bootstrap = 0;      // level a bootstrap returns
     int bootstrap_min   = 1;      // lowest level a bootstrap accepts
     bool openfhe_series = false;  // Chebyshev series go through OpenFHE's EvalChebyshevSeries
+    bool paired         = false;  // a limb for every two levels (ckks/chain.h)
+
+    // Limbs of a ciphertext at a level: all of a key that are in use.
+    int limbs(int level) const {
+        return paired ? level / 2 + 1 + level % 2 : level + 1;
+    }
 
     // Levels a Chebyshev series of this degree on [-1, 1] consumes: ceil(log2(degree + 1)), the least there is; or
     // OpenFHE's one to four more (1.4.2, FUNCTION_EVALUATION.md, less the one level its affine change of variable takes

@@ -81,12 +81,12 @@ CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const
     check_period(values.size(), slots());
     const auto& ct   = get(x);
     const auto whole = repeated(values, std::max(values.size(), kLeastPeriod));
-    const auto plain = ckks::transform(*chain_, ckks::encode(whole, ct.scale), ct.limbs(), 0);
+    const auto plain = ckks::transform(*chain_, ckks::encode(whole, ct.scale), ct.limbs(), 0, ct.c0.base());
     auto out         = ct.first(ct.limbs());
     const std::size_t repeat = chain_->n() / plain.n();
 #pragma omp parallel for
     for (std::size_t i = 0; i < ct.limbs(); ++i) {
-        const auto& m = chain_->modulus(i);
+        const auto& m = chain_->modulus(ct.c0.base() + i);
         for (std::size_t k = 0; k < chain_->n(); ++k)
             out.c0[i][k] = m.add(out.c0[i][k], plain[i][k / repeat]);
     }
@@ -101,8 +101,8 @@ CiphertextPtr NativeEvaluator::multiply(const CiphertextPtr& x, const Ciphertext
 }
 
 double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {
-    level_after(x.level(), 1, "multiplication");
-    return scales_[x.limbs() - 2] * static_cast<double>(chain_->modulus(x.limbs() - 1).p) / x.scale;
+    const int level = chain_->level(x.c0);
+    return scales_[level_after(level, 1, "multiplication")] * chain_->divisor(level) / x.scale;
 }
 
 std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x) const {
@@ -114,7 +114,7 @@ std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std
         if (factors[i].empty())
             continue;
         try {
-            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0);
+            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0, x.c0.base());
         }
         catch (...) {
 #pragma omp critical
@@ -134,14 +134,14 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
             check_period(factors[t].size(), slots());
             period = std::max(period, factors[t].size());
             first  = first ? first : &get(xs[t]);
-            if (get(xs[t]).limbs() != first->limbs() || !same_scale(get(xs[t]).scale, first->scale))
+            if (level(xs[t]) != chain_->level(first->c0) || !same_scale(get(xs[t]).scale, first->scale))
                 throw Error(ErrorKind::kUsage, "the terms of a sum are at different levels");
         }
     if (!first)
         return nullptr;
     const auto plain        = encode(factors, period, *first);
-    const std::size_t limbs = first->limbs(), n = chain_->n();
-    ckks::Ciphertext out{Poly(limbs, n), Poly(limbs, n), first->scale * factor_scale(*first)};
+    const std::size_t limbs = first->limbs(), base = first->c0.base(), n = chain_->n();
+    ckks::Ciphertext out{Poly(limbs, n, base), Poly(limbs, n, base), first->scale * factor_scale(*first)};
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t row = 0; row < limbs; ++row) {
         std::vector<const uint64_t*> c0, c1, factor;
@@ -152,8 +152,9 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
                 factor.push_back(plain[t][row]);
             }
         const std::size_t repeat = n / (2 * period);
-        ring::sum_of_products(out.c0[row], c0.data(), factor.data(), factor.size(), repeat, false, n, chain_->modulus(row));
-        ring::sum_of_products(out.c1[row], c1.data(), factor.data(), factor.size(), repeat, false, n, chain_->modulus(row));
+        const auto& m            = chain_->modulus(base + row);
+        ring::sum_of_products(out.c0[row], c0.data(), factor.data(), factor.size(), repeat, false, n, m);
+        ring::sum_of_products(out.c1[row], c1.data(), factor.data(), factor.size(), repeat, false, n, m);
     }
     return wrap(std::move(out));
 }
@@ -164,7 +165,7 @@ CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, cons
     const auto& x           = get(input);
     check_period(t.period, slots());
     const std::size_t period = std::max<std::size_t>(t.period, kLeastPeriod);
-    const std::size_t limbs = x.limbs(), n = chain_->n(), repeat = n / (2 * period);
+    const std::size_t limbs = x.limbs(), base = x.c0.base(), n = chain_->n(), repeat = n / (2 * period);
     const auto taps = this->taps(input, t);
     const double scale = x.scale * factor_scale(x);
     const auto add_to  = [this](CiphertextPtr& sum, ckks::Ciphertext term) {
@@ -177,13 +178,13 @@ CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, cons
         std::vector<ckks::Ciphertext> sums(t.row_steps);
         for (int r = 0; r < t.row_steps; ++r)
             if (std::any_of(&plain[r * t.taps()], &plain[r * t.taps()] + t.taps(), [](const Poly& p) { return p.limbs() > 0; }))
-                sums[r] = {Poly(limbs, n), Poly(limbs, n), scale};
+                sums[r] = {Poly(limbs, n, base), Poly(limbs, n, base), scale};
         constexpr std::size_t kPart = 2048;
         const std::size_t part      = std::max(std::min(n, kPart), 16 * repeat);
 #pragma omp parallel for collapse(2) schedule(dynamic)
         for (std::size_t row = 0; row < limbs; ++row)
             for (std::size_t i = 0; i < n; i += part) {
-                const auto& m = chain_->modulus(row);
+                const auto& m = chain_->modulus(base + row);
                 std::vector<const uint64_t*> c0, c1, factor;
                 for (int r = 0; r < t.row_steps; ++r) {
                     if (!sums[r].limbs())
@@ -247,8 +248,8 @@ CiphertextPtr NativeEvaluator::chebyshev(const CiphertextPtr& x, std::span<const
         coefficients = coefficients.first(coefficients.size() - 1);
     const int depth = ckks::series_depth(static_cast<int>(coefficients.size()) - 1);
     // Where zeros at the end make it shorter than it says, levels come off first, where they are free.
-    const auto ct = get(x).first(static_cast<std::size_t>(left + depth) + 1);
-    return wrap(ckks::chebyshev(*chain_, keys_.relinearisation, ct, coefficients, scales_[left]));
+    const auto lowered = drop_to(x, left + depth);
+    return wrap(ckks::chebyshev(*chain_, keys_.relinearisation, get(lowered), coefficients, scales_[left]));
 }
 
 CiphertextPtr NativeEvaluator::bootstrap(const CiphertextPtr& x) {

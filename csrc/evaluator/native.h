@@ -51,7 +51,7 @@ public:
         return levels_;
     }
     int level(const CiphertextPtr& x) const override {
-        return get(x).level();
+        return chain_->level(get(x).c0);
     }
     CiphertextPtr add(const CiphertextPtr& x, const CiphertextPtr& y) override;
     CiphertextPtr add_plain(const CiphertextPtr& x, std::span<const double> values) override;

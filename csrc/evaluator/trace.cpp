@@ -41,41 +41,42 @@ CiphertextPtr TraceEvaluator::add_plain(const CiphertextPtr& x, std::span<const 
 
 CiphertextPtr TraceEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
     const int low = std::min(level(x), level(y));
-    ++report_.products[low + 1];
+    ++report_.products[levels_.limbs(low)];
     return at(level_after(low, 1, "product"));
 }
 
 CiphertextPtr TraceEvaluator::multiply_accumulate(std::span<const CiphertextPtr> xs, std::span<const Diagonal> factors) {
-    bool any  = false;
-    int limbs = levels_.top + 1;
+    bool any = false;
+    int low  = levels_.top;
     for (std::size_t t = 0; t < xs.size(); ++t) {
         if (factors[t].empty())
             continue;
         check_period(factors[t].size(), slots_);
-        any   = true;
-        limbs = std::min(limbs, level(xs[t]) + 1);
-        ++report_.plain_multiplications[level(xs[t]) + 1];
-        report_.encoded_values[level(xs[t]) + 1] += static_cast<int64_t>(factors[t].size());
+        any             = true;
+        const int limbs = levels_.limbs(level(xs[t]));
+        low             = std::min(low, level(xs[t]));
+        ++report_.plain_multiplications[limbs];
+        report_.encoded_values[limbs] += static_cast<int64_t>(factors[t].size());
     }
-    return any ? at(limbs - 1) : nullptr;
+    return any ? at(low) : nullptr;
 }
 
 CiphertextPtr TraceEvaluator::rescale(const CiphertextPtr& x) {
-    ++report_.rescales[level(x) + 1];
+    ++report_.rescales[levels_.limbs(level(x))];
     return at(level_after(level(x), 1, "multiplication"));
 }
 
 CiphertextPtr TraceEvaluator::rotate(const CiphertextPtr& x, int k) {
     if (k == 0)
         return x;
-    const int limbs = level(x) + 1;
+    const int limbs = levels_.limbs(level(x));
     use_key(k, limbs);
     ++report_.key_switches[limbs];
     return x;
 }
 
 std::vector<CiphertextPtr> TraceEvaluator::rotate_many(const CiphertextPtr& x, std::span<const int> ks) {
-    const int limbs  = level(x) + 1;
+    const int limbs  = levels_.limbs(level(x));
     const auto moved = std::count_if(ks.begin(), ks.end(), [](int k) { return k != 0; });
     for (int k : ks)
         if (k != 0)
@@ -90,7 +91,7 @@ std::vector<CiphertextPtr> TraceEvaluator::rotate_many(const CiphertextPtr& x, s
 CiphertextPtr TraceEvaluator::chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) {
     const int degree = static_cast<int>(coefficients.size()) - 1;
     const int after  = level_after(level(x), levels_.chebyshev_depth(degree), "polynomial");
-    ++report_.polynomials[degree][level(x) + 1];
+    ++report_.polynomials[degree][levels_.limbs(level(x))];
     return at(after);
 }
 

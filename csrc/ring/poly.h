@@ -1,5 +1,5 @@
 // A polynomial as residues: `limbs` rows of n words, contiguous and 64-byte aligned. Which prime a row belongs to is known
-// to whoever holds it. Not initialised when made; or a view of rows in a mapped file, which are not written to.
+// to whoever holds it; the first row is that of prime `base`. Not initialised when made; or a view of rows in a mapped file, which are not written to.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace fheinfer::ring {
 class Poly {
 public:
     Poly() = default;
-    Poly(std::size_t limbs, std::size_t n) : limbs_(limbs), n_(n) {
+    Poly(std::size_t limbs, std::size_t n, std::size_t base = 0) : limbs_(limbs), n_(n), base_(base) {
         if (limbs == 0)
             return;
         const std::size_t bytes = limbs * n * sizeof(uint64_t);
@@ -43,7 +43,7 @@ public:
     }
     // A copy of the first `limbs` rows.
     Poly first(std::size_t limbs) const {
-        Poly out(limbs, n_);
+        Poly out(limbs, n_, base_);
         std::memcpy(out.words_.get(), words_.get(), limbs * n_ * sizeof(uint64_t));
         return out;
     }
@@ -60,13 +60,20 @@ public:
     std::size_t n() const {
         return n_;
     }
+    std::size_t base() const {
+        return base_;
+    }
+    // The row of a prime, of those that follow one another from `base` on.
+    const uint64_t* of(std::size_t prime) const {
+        return (*this)[prime - base_];
+    }
 
 private:
     static constexpr std::size_t kLargePage = std::size_t{2} << 20;
     static void free(uint64_t* p) {
         std::free(p);
     }
-    std::size_t limbs_ = 0, n_ = 0;
+    std::size_t limbs_ = 0, n_ = 0, base_ = 0;
     std::unique_ptr<uint64_t[], void (*)(uint64_t*)> words_{nullptr, free};
 };
 

@@ -59,7 +59,7 @@ class CostModel(ABC):
 
     def input_bytes(self, level: int) -> int:
         """One polynomial of packed residues: the other is a seed."""
-        return sum(q.bit_length() for q in self._context.q[: level + 1]) * self._ring // 8
+        return sum(q.bit_length() for q in self._context.q[: self.params.limbs(level)]) * self._ring // 8
 
     def output_bytes(self, bits: int) -> int:
         """Two polynomials of one limb, so many bits a coefficient."""

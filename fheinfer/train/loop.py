@@ -104,6 +104,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.module, self.average = (self._module() for _ in range(2))
         smartpaf.check(self.module, recipe)
+        self.noisy = {node.inputs[0] for node in self.module.graph if node.op in POLYNOMIALS}
         self.diagonals = Diagonals(state.network) if recipe.prune else None
         self.masks: dict[str, Tensor] = {}
         if start:
@@ -168,17 +169,22 @@ class Run:
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how far the inputs of polynomial activations are outside their bound."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.recipe.bfloat16):
-            values = self.module.forward_all(x, self._held)
+            values = self.module.forward_all(x, self._changed)
         bounds = self.module.bounds(self.state.recipe.bound)
         return values[self.module.graph.output.name].float(), excess(self.module.graph, values, bounds)
 
-    def _held(self, name: str, value: Tensor) -> Tensor:
+    def _changed(self, name: str, value: Tensor) -> Tensor:
         """Drops a picture from the layers behind the first polynomial whose output it drives beyond all bounds: its
-        values would grow without end, and its gradient with them. The penalty sees it where it happens."""
-        if self.module.graph[name].op not in POLYNOMIALS:
-            return value
-        kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * self.state.recipe.bound
-        return torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
+        values would grow without end, and its gradient with them. The penalty sees it where it happens. Noise, where
+        the recipe asks for it, is what `evaluate.noisy_accuracy` adds."""
+        recipe, polynomial = self.state.recipe, self.module.graph[name].op in POLYNOMIALS
+        if polynomial:
+            kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * recipe.bound
+            value = torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
+        if recipe.noise and (polynomial or name in self.noisy):
+            sizes = value.detach().abs().clamp(max=LIMIT * recipe.bound)
+            value = value + recipe.noise * sizes.amax() * torch.randn_like(value)
+        return value
 
     def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
         recipe = self.state.recipe

@@ -34,6 +34,7 @@ class Recipe:
     dynamic              the scale of PAFs is the largest input of each batch, and static in the `settle` epochs
     crop, flip           random shift in pixels either way; mirror half of the images
     contrast             inputs are multiplied by a random factor from 1 to 1 + contrast, one a picture
+    noise                deviation of Gaussian noise on values of polynomials, as part of a batch's largest
     bfloat16             autocast: weights and updates stay float32
     mean, std            normalisation of the input channels, on the scale 0..1
     """
@@ -63,6 +64,7 @@ class Recipe:
     crop: int = 4
     flip: bool = True
     contrast: float = 0.0
+    noise: float = 0.0
     bfloat16: bool = True
     seed: int = 1
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
@@ -74,7 +76,7 @@ class Recipe:
             "warmup": 0 <= self.warmup < 1, "momentum": 0 <= self.momentum < 1, "decay": 0 <= self.decay < 1,
             "smoothing": 0 <= self.smoothing < 1, "distill": 0 <= self.distill <= 1,
             "temperature": 0 < self.temperature < math.inf, "average": 0 <= self.average < 1, "crop": self.crop >= 0,
-            "contrast": 0 <= self.contrast < math.inf,
+            "contrast": 0 <= self.contrast < math.inf, "noise": 0 <= self.noise < 1,
             "bound": 0 < self.bound < math.inf, "penalty": 0 <= self.penalty < math.inf, "clip": self.clip > 0,
             "settle": self.dynamic <= self.settle <= self.epochs, "swa": 0 <= self.swa <= self.epochs,
             "bits": self.bits == 0 or 2 <= self.bits <= 16, "prune": 0 <= self.prune < 1,

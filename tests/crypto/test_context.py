@@ -23,10 +23,11 @@ def test_every_set_reaches_128_bits_with_short_primes(params: ParameterSet) -> N
     """log2(QP) <= 1747 at N = 2^16, 881 at 2^15: HE.org tables, ternary secret; primes below 2^50: IFMA."""
     made = context(params)
     assert made.log_qp <= MAX_LOG_QP[params.log_n] == {16: 1747, 15: 881}[params.log_n]
-    assert abs(sum(np.log2(made.q)) + sum(np.log2(made.p)) - made.log_qp) < 2
+    half = params.scale_bits if params.paired else 0  # a prime that is only ours
+    assert abs(sum(np.log2(made.q)) + sum(np.log2(made.p)) + half - made.log_qp) < 2
     assert max(*made.q, *made.p) < 2**50
     assert len({*made.q, *made.p}) == len(made.q) + len(made.p)
-    assert len(made.q) == params.top_level + 1
+    assert len(made.q) == params.limbs(params.top_level)
     assert made.levels.top == params.top_level
     assert made.levels.after_bootstrap == (params.levels if params.bootstraps else 0)
 

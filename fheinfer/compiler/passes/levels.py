@@ -65,7 +65,7 @@ def levels(program: Program) -> Program:
             continue
         depth = program.depth(node)
         inputs = tuple(stands_for[name] for name in node.inputs)
-        work = works[node.name].higher(choice.level - params.top_level)
+        work = works[node.name].higher(params.limbs(choice.level) - params.limbs(params.top_level))
         nodes.append(replace(node, inputs=inputs).with_attrs(level=choice.level - depth, depth=depth, work=work))
     return program.with_nodes(nodes)
 
@@ -82,6 +82,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     ways: Ways = {
         (level,): _Way(limb * level, _Choice(False, level), None)
         for level in range(least[graph.input.name], highest + 1)
+        if params.encrypts_at(level)
     }
     for index, node in enumerate(graph.nodes[1:], start=1):
         kept = tuple(name for name in alive if any(name in later.inputs for later in graph.nodes[index + 1 :]))
@@ -113,14 +114,17 @@ def _inputs(node: Node, have: dict[str, int], params: ParameterSet) -> Iterator[
 
 def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
     """Seconds of every node by the level it works at; two nodes of the same work are priced once."""
-    top, known = program.params.top_level, dict[str, list[float]]()
+    params, known = program.params, dict[str, list[float]]()
     out = {}
     for name, work in works.items():
         key = repr(work)
         if key not in known:
             depth = program.depth(program.graph[name])
             known[key] = [
-                program.cost.seconds(work.higher(level - top)) if level >= depth else 0.0 for level in range(top + 1)
+                program.cost.seconds(work.higher(params.limbs(level) - params.limbs(params.top_level)))
+                if level >= depth
+                else 0.0
+                for level in range(params.top_level + 1)
             ]
         out[name] = known[key]
     return out
