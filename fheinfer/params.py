@@ -147,8 +147,14 @@ _SETS = {
         ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
         # What a network of ReLUs that a user brings runs on: set 1, whose activation is what `fheinfer search` finds.
         ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
-        # Quadratics: one level more than set 1 makes 5 bootstraps of 9; docs/performance.md has the others.
-        ParameterSet("quad", 16, 16384, 49, 47, 50, 2, 3, 3, levels=11, activation="relu:3", network="resnet20-herpn"),
+        # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
+        ParameterSet(
+            *("quad", 16, 16384, 31, 25, 50, 2, 0, 0),
+            levels=40,
+            activation="relu:3",
+            network="resnet20-herpn",
+            paired=True,
+        ),
         ParameterSet(
             *("turbo", 15, 16384, 31, 25, 45, 3, 0, 0),
             levels=22,

@@ -130,11 +130,17 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
         t.folds.push_back(static_cast<int>(f));
     t.diagonals.resize(static_cast<std::size_t>(t.block_steps) * t.row_steps * t.taps());
 
-    // Every position of the computed period forms an output block, or the part of one that is folded in. `use` gets each
-    // weight with its output channel, its diagonal, and where that one's products are rotated from afterwards.
+    // Every position of the computed period forms an output block, or the part of one that is folded in. Which weights are
+    // on a diagonal comes first: then each is written as a whole, while it is in the cache.
+    struct Term {
+        double weight;
+        int position, channel, ky, kx;
+        long giant;  // where the products of the diagonal are rotated from afterwards
+    };
+    std::vector<std::vector<Term>> terms(t.diagonals.size());
     const bool rows_hoisted = t.row_steps == 1;
     const int cells         = out.gap * out.gap;
-    const auto walk         = [&](int position, const auto& use) {
+    for (int position = 0; position < positions; ++position) {
         const int first = out.block_at(position) * cells;
         for (int o = first; o < std::min(first + cells, out.channels); ++o)
             for (int c = 0; c < in.channels; ++c) {
@@ -145,22 +151,23 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
                     const int ky = k / conv.kernel - conv.padding, kx = k % conv.kernel - conv.padding;
                     const int row = ky * in.gap + in.row_of(c) - out.row_of(o) - axis.first;
                     const int dx  = kx * in.gap + in.column_of(c) - out.column_of(o);
-                    const std::size_t tap   = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
-                    const std::size_t giant = static_cast<std::size_t>(distance) * t.block_stride +
-                                              (rows_hoisted ? 0 : static_cast<std::size_t>(row) * t.row_stride);
+                    const std::size_t tap = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
+                    const long giant = static_cast<long>(distance) * t.block_stride + (rows_hoisted ? 0L : static_cast<long>(row) * t.row_stride);
                     const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
-                    use(o, ky, kx, w, t.diagonal(distance, rows_hoisted ? 0 : row, tap), giant);
+                    const auto d   = &t.diagonal(distance, rows_hoisted ? 0 : row, tap) - t.diagonals.data();
+                    terms[d].push_back({w, position, o, ky, kx, giant});
                 }
             }
-    };
-    for (int position = 0; position < positions; ++position)
-        walk(position, [&](int, int, int, double, Diagonal& d, std::size_t) { d.resize(t.period, 0.0); });
-    // No two positions write the same slot of a diagonal.
+    }
 #pragma omp parallel for schedule(dynamic)
-    for (int position = 0; position < positions; ++position)
-        walk(position, [&](int o, int ky, int kx, double w, Diagonal& d, std::size_t giant) {
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+        if (terms[i].empty())
+            continue;
+        auto& d = t.diagonals[i];
+        d.resize(t.period, 0.0);
+        for (const auto& [w, position, o, ky, kx, giant] : terms[i]) {
             // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
-            const long moved = static_cast<long>(giant) + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
+            const long moved     = giant + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
             const auto corner    = static_cast<std::size_t>(static_cast<long>(out.slot(o, 0, 0)) + moved);
             const Inside rows    = inside(out.height, conv.stride, ky, in.height);
             const Inside columns = inside(out.width, conv.stride, kx, in.width);
@@ -169,7 +176,8 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
                 for (int x = columns.first; x < columns.end; ++x)
                     d[(left + static_cast<std::size_t>(x * out.gap)) & (t.period - 1)] += w;  // a power of two
             }
-        });
+        }
+    }
     drop_zeros(t);
     return t;
 }

@@ -104,7 +104,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.module, self.average = (self._module() for _ in range(2))
         smartpaf.check(self.module, recipe)
-        self.noisy = {node.inputs[0] for node in self.module.graph if node.op in POLYNOMIALS}
+        self._make_noise(max(math.prod(shape) for shape in self.module.graph.shapes().values()))
         self.diagonals = Diagonals(state.network) if recipe.prune else None
         self.masks: dict[str, Tensor] = {}
         if start:
@@ -181,10 +181,22 @@ class Run:
         if polynomial:
             kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * recipe.bound
             value = torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
-        if recipe.noise and (polynomial or name in self.noisy):
-            sizes = value.detach().abs().clamp(max=LIMIT * recipe.bound)
-            value = value + recipe.noise * sizes.amax() * torch.randn_like(value)
+        if recipe.noise and name in self.noise_at:
+            size = value.detach().abs().clamp(max=LIMIT * recipe.bound).amax()
+            normal = self.noise[self.noise_at[name]:][:value.numel()]
+            if value.ndim == 4:
+                normal = normal.view(value.shape[0], *value.shape[2:], value.shape[1]).permute(0, 3, 1, 2)
+            value = value + recipe.noise * size * normal.view_as(value)
         return value
+
+    def _make_noise(self, most: int) -> None:
+        """Normal numbers, drawn anew every step, of which each value takes a part of its own: drawing as many as there
+        are values would take longer than everything else."""
+        polynomials = [node for node in self.module.graph if node.op in POLYNOMIALS]
+        names = dict.fromkeys(name for node in polynomials for name in (node.inputs[0], node.name))
+        self.noise_at = {name: 4099 * i for i, name in enumerate(names)}
+        count = self.state.recipe.batch * most + 4099 * len(names) if self.state.recipe.noise else 0
+        self.noise = torch.zeros(count, device=self.device)
 
     def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
         recipe = self.state.recipe
@@ -193,6 +205,7 @@ class Run:
         if recipe.progressive:
             for module in (self.module, self.average):
                 smartpaf.replace_first(module, recipe.grown((step + 1) / steps))
+        self.noise.normal_()
         logits, outside = self.forward(x)
         loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
         if self.teacher:

@@ -33,12 +33,27 @@ def plans() -> dict[str, fheinfer.Plan]:
 NAMES = [params.name for params in parameter_sets()]
 
 
-def test_the_turbo_network_takes_no_bootstrap(plans: dict[str, Any]) -> None:
-    plan = plans["turbo"]
+@pytest.mark.parametrize(("name", "top"), [("turbo", 22), ("quad", 40)])
+def test_quadratic_networks_take_no_bootstrap(plans: dict[str, Any], name: str, top: int) -> None:
+    plan = plans[name]
     assert plan.bootstraps == 0
-    assert plan.client.input_level == plan.params.top_level == 22
-    assert [step.op for step in plan.steps] == ["conv2d", "quadratic"] * 10 + ["avg_pool", "linear"]
+    assert plan.client.input_level == plan.params.top_level == top
     assert plan.steps[-1].level == 0
+    ops = [step.op for step in plan.steps]
+    if name == "turbo":
+        assert ops == ["conv2d", "quadratic"] * 10 + ["avg_pool", "linear"]
+    else:
+        assert (ops.count("conv2d"), ops.count("quadratic")) == (19 + 2, 19)  # two shortcuts have one of their own
+
+
+def test_the_input_of_a_paired_chain_is_at_an_even_level() -> None:
+    """What needs an odd number of levels, encrypted one higher, where OpenFHE can."""
+    for name in ("turbo", "insecure-tiny-turbo"):
+        params = parameter_set(name)
+        plan = manifest_plan(params.network, params)
+        assert plan.client.input_level % 2 == 0
+        for step in plan.steps:
+            assert plan.client.input_level >= step.level
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if parameter_set(name).network == "resnet20"])

@@ -247,6 +247,24 @@ def test_a_picture_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(
     assert behind is None or float(behind.abs().max()) < 1e4
 
 
+def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path) -> None:
+    """As `evaluate.noisy_accuracy` adds it; the last batch of an epoch may be smaller."""
+    fitting, held_out = data.split(data.load(sheets, "train").resized(8))
+    noisy = Recipe(noise=0.01, bfloat16=False)
+    run = loop.Run(Checkpoint("resnet8-tiny-turbo", noisy), fitting, held_out, lambda _: None)
+    value = torch.randn(100, 4, 8, 8).to(memory_format=torch.channels_last)
+    added = []
+    for name in ("herpn1", "layer1.0.herpn", "herpn1"):
+        run.noise.normal_()
+        added.append(run._changed(name, value) - value)
+        assert float(added[-1].std() / (0.01 * value.abs().max())) == pytest.approx(1, abs=0.02)
+    assert abs(float(torch.corrcoef(torch.stack([a.flatten() for a in added]))[0, 2])) < 0.03
+    assert not torch.equal(run._changed("bn1", value[:3]), value[:3])
+    assert torch.equal(run._changed("avgpool", value), value)
+    still = loop.Run(Checkpoint("resnet8-tiny-turbo", Recipe()), fitting, held_out, lambda _: None)
+    assert torch.equal(still._changed("herpn1", value), value)
+
+
 @pytest.mark.parametrize("setting", ["epochs", "epochs=1.5", "epochs=many", "pace=3", "lr=", "flip=2", "mean=1",
                                      "epochs=0", "penalty=-1", "settle=99", "std=(0.1, 0.0, 0.1)", "epochs=__import__"])
 def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
