@@ -85,8 +85,9 @@ def keygen(
         add("public.key", Kind.PUBLIC_KEY, client.public_key())
         keys = _core.NativeKeys(client) if params.native else client
         add("relinearisation.key", Kind.RELINEARISATION_KEY, keys.relinearisation_key())
-        if plan.bootstraps:
+        if plan.bootstraps or params.two_pictures:
             add("conjugation.key", Kind.CONJUGATION_KEY, keys.conjugation_key())
+        if plan.bootstraps:
             to_sparse, to_dense = keys.encapsulation_keys()
             add("to_sparse.key", Kind.ENCAPSULATION_TO_SPARSE, to_sparse)
             add("to_dense.key", Kind.ENCAPSULATION_TO_DENSE, to_dense)

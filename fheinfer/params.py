@@ -121,6 +121,11 @@ class ParameterSet:
             paired=self.paired,
         )
 
+    @property
+    def two_pictures(self) -> bool:
+        """Whether one evaluation serves two, in real and imaginary parts; bootstraps keep real parts only."""
+        return self.native and not self.bootstraps
+
     def limbs(self, level: int) -> int:
         """Limbs of a ciphertext at a level."""
         return level // 2 + 1 + level % 2 if self.paired else level + 1

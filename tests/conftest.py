@@ -142,8 +142,8 @@ def small(name: str) -> ParameterSet:
 def load(evaluator: Any, keys: Any, rotations: list[tuple[int, int]]) -> None:
     """Makes and loads all that bootstrapping and these (rotation, limbs) need."""
     evaluator.add_relinearisation_key(keys.relinearisation_key())
+    evaluator.add_conjugation_key(keys.conjugation_key())
     if evaluator.levels.after_bootstrap:
-        evaluator.add_conjugation_key(keys.conjugation_key())
         evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
     for (rotation, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
         evaluator.add_rotation_key(rotation, payload)

@@ -13,6 +13,7 @@
 #include "evaluator/openfhe.h"
 #include "evaluator/slots.h"
 #include "evaluator/trace.h"
+#include "evaluator/two_pictures.h"
 #include "kernels/conv2d.h"
 #include "kernels/linear.h"
 
@@ -182,7 +183,8 @@ py::list rotation_keys(const Keys& keys, const std::vector<std::pair<int, int>>&
 }
 
 void bind_native(py::module_& m) {
-    using Ct = std::shared_ptr<Ciphertext>;
+    using Ct       = std::shared_ptr<Ciphertext>;
+    const auto out = [](const CiphertextPtr& x) { return std::const_pointer_cast<Ciphertext>(x); };
     py::class_<NativeKeys>(m, "NativeKeys")
         .def(py::init<const ClientKeys&>(), py::arg("keys"))
         .def("relinearisation_key", [](const NativeKeys& k) { return py::bytes(k.relinearisation_key()); })
@@ -216,6 +218,13 @@ void bind_native(py::module_& m) {
                  return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
              })
         .def("write", [](NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
+    py::class_<TwoPictures, Evaluator>(m, "TwoPictures")
+        .def(py::init<NativeBackend&>(), py::arg("evaluator"), py::keep_alive<1, 2>())
+        .def("join", [out](TwoPictures& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
+        .def("twice_each", [out](TwoPictures& e, const Ct& z) {
+            const auto [re, im] = e.twice_each(z);
+            return std::make_pair(out(re), out(im));
+        });
     m.def(
         "native_bootstrap_rotations",
         [](const Context& c, KeyPolicy keys) {

@@ -1,5 +1,6 @@
 #include "ckks/ciphertext.h"
 
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 
@@ -75,7 +76,11 @@ const std::vector<uint32_t>& permutation(const Chain& chain, uint64_t exponent) 
     return *out;
 }
 
-Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+namespace {
+
+// `of` is ring::add or ring::subtract.
+template <typename Of>
+Ciphertext combined(const Chain& chain, const Ciphertext& x, const Ciphertext& y, Of of) {
     if (x.limbs() != y.limbs() || x.c0.base() != y.c0.base() || std::abs(x.scale / y.scale - 1) > 1e-7)
         throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
     const Rows rows{x.c0.base(), x.limbs()};
@@ -83,10 +88,46 @@ Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
 #pragma omp parallel for
     for (std::size_t i = 0; i < rows.limbs; ++i) {
         const auto& m = chain.modulus(rows.first + i);
-        ring::add(out.c0[i], x.c0[i], y.c0[i], chain.n(), m);
-        ring::add(out.c1[i], x.c1[i], y.c1[i], chain.n(), m);
+        of(out.c0[i], x.c0[i], y.c0[i], chain.n(), m);
+        of(out.c1[i], x.c1[i], y.c1[i], chain.n(), m);
     }
     return out;
+}
+
+// In place. In evaluation form X^(n/2) is a square root of -1 at every root.
+void turn(const Chain& chain, std::initializer_list<Poly*> polys) {
+    const Poly& first = **polys.begin();
+#pragma omp parallel for
+    for (std::size_t i = 0; i < first.limbs(); ++i) {
+        const std::size_t prime = first.base() + i;
+        Poly unit(1, chain.n());
+        std::fill_n(unit[0], chain.n(), 0);
+        unit[0][chain.n() / 2] = 1;
+        chain.ntt(prime).forward(unit[0]);
+        for (Poly* x : polys)
+            multiply((*x)[i], (*x)[i], unit[0], chain.n(), chain.modulus(prime));
+    }
+}
+
+}  // namespace
+
+Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+    return combined(chain, x, y, ring::add);
+}
+
+Ciphertext subtract(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
+    return combined(chain, x, y, ring::subtract);
+}
+
+Ciphertext multiply_by_i(const Chain& chain, const Ciphertext& x) {
+    auto out = x.first(x.limbs());
+    turn(chain, {&out.c0, &out.c1});
+    return out;
+}
+
+Product multiply_by_i(const Chain& chain, Product x) {
+    turn(chain, {&x.d0, &x.d1, &x.d2});
+    return x;
 }
 
 void add_constant(const Chain& chain, Ciphertext& x, double value) {

@@ -37,10 +37,13 @@ struct Keys {
 
 // Both of one height.
 Ciphertext add(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
+Ciphertext subtract(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
 // Adds `value` to every slot.
 void add_constant(const Chain& chain, Ciphertext& x, double value);
 // x * k; the scale stays.
 Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k);
+// Every slot times the imaginary unit, which is X^(n/2): exact, and no level.
+Ciphertext multiply_by_i(const Chain& chain, const Ciphertext& x);
 
 // sum_i xs[i] * cs[i] rescaled, at `level` and exactly at `scale`. The xs are at higher levels.
 Ciphertext combine(const Chain& chain, std::span<const Ciphertext* const> xs, std::span<const double> cs, int level, double scale);
@@ -58,6 +61,7 @@ struct Product {
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y);
 // sum += x. Both of one height and scale.
 void add(const Chain& chain, Product& sum, const Product& x);
+Product multiply_by_i(const Chain& chain, Product x);
 // Relinearised and rescaled in one division.
 Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& key);
 

@@ -44,6 +44,9 @@ public:
     explicit Evaluator(KeyPolicy keys = KeyPolicy::kFast) : keys_(keys) {}
     virtual ~Evaluator() = default;
 
+    KeyPolicy keys() const {
+        return keys_;
+    }
     virtual std::size_t slots() const       = 0;
     virtual const LevelModel& levels() const = 0;
     virtual int level(const CiphertextPtr& x) const = 0;

@@ -96,8 +96,15 @@ CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const
 CiphertextPtr NativeEvaluator::multiply(const CiphertextPtr& x, const CiphertextPtr& y) {
     const int low = std::min(level(x), level(y));
     level_after(low, 1, "product");
-    auto product    = ckks::multiply(*chain_, get(drop_to(x, low)), get(drop_to(y, low)));
+    return relinearise(ckks::multiply(*chain_, get(drop_to(x, low)), get(drop_to(y, low))));
+}
+
+CiphertextPtr NativeEvaluator::relinearise(ckks::Product product) const {
     return wrap(ckks::relinearise(*chain_, std::move(product), keys_.relinearisation));
+}
+
+ckks::Ciphertext NativeEvaluator::conjugate(const ckks::Ciphertext& x) const {
+    return ckks::rotate(*chain_, keys_, x, 2 * chain_->n() - 1);
 }
 
 double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {

@@ -43,6 +43,9 @@ public:
     const ckks::Chain& chain() const {
         return *chain_;
     }
+    // The complex conjugate of every slot.
+    ckks::Ciphertext conjugate(const ckks::Ciphertext& x) const;
+    CiphertextPtr relinearise(ckks::Product product) const;
 
     std::size_t slots() const override {
         return slots_;

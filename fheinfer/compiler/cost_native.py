@@ -114,7 +114,8 @@ class NativeCost(CostModel):
         return (most + digits + 7) * (self._all + self._specials) * self.limb_bytes
 
     def _heights(self, rotations: Rotations, *, bootstraps: bool) -> list[int]:
-        return [limbs for _, limbs in rotations] + [self._all] + [self._all - self.params.cts_budget] * bootstraps
+        conjugation = [self._all - self.params.cts_budget] * (bootstraps or self.params.two_pictures)
+        return [limbs for _, limbs in rotations] + [self._all] + conjugation
 
     def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:
         heights = self._heights(rotations, bootstraps=bootstraps)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ import fheinfer
 from fheinfer import inference
 from fheinfer.weights import Weights
 from tests.cli.conftest import SET, Desk
-from tests.conftest import Result, tiny_pixels
+from tests.conftest import Result, calibrated, random_weights, tiny_pixels
 from tests.train.conftest import one_thread, sheets
 
 __all__ = ["one_thread", "sheets"]
@@ -123,6 +124,27 @@ def test_folders_that_cannot_be_evaluated(refused: Callable[..., None], desk: De
     evaluate = ["evaluate", "--keys", desk.server, "--weights", desk.weights]
     refused(3, "no *.ct in this folder", *evaluate, "-i", "keys", "-o", "results")
     refused(3, "are for a single picture", *evaluate, "-i", "keys", "-o", "results", "--checkpoints", "c")
+
+
+def test_two_pictures_at_a_time_where_the_set_allows_it(
+    command: Command, desk: Desk, album: Path, tmp_path: Path
+) -> None:
+    """Three of them: a pair, and one by itself. Those of a pair take the same time, half of it each."""
+    name, network = "insecure-tiny-turbo", "resnet8-tiny-turbo"
+    wild = random_weights(network, 2)
+    arrays = {key: array / np.float32(2) if array.ndim == 4 else array for key, array in wild.arrays.items()}
+    weights = calibrated(dataclasses.replace(wild, arrays=arrays), range(1000, 1020))
+    weights.save(tmp_path / "turbo.safetensors")
+    assert command("keygen", "--set", name).code == 0
+    done = command("infer", "--set", name, "--weights", tmp_path / "turbo.safetensors", "--images", album, "--json")
+    assert done.code == 0, done.err
+    plan = fheinfer.compile(weights, name)
+    rows = json.loads(done.out)["pictures"]
+    for row, seed in zip(rows, range(1000, 1003), strict=True):
+        wanted = fheinfer.run_slots(plan, fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std))
+        assert row["logits"] == pytest.approx(wanted.tolist(), abs=2**-7 * float(np.abs(wanted).max()))
+    pair = [row["seconds"] for row in rows[:2]]
+    assert pair[0] == pytest.approx(pair[1], rel=0.2)
 
 
 def test_demo_makes_keys_once(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

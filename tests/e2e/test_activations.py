@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.approx import activation
 from fheinfer.approx.forms import Quadratic
-from fheinfer.errors import FheinferError, UnknownSetError, UsageError
+from fheinfer.errors import FheinferError, MismatchError, UnknownSetError, UsageError
 from fheinfer.metrics import precision_bits
 from fheinfer.params import parameter_set
 from fheinfer.plain import plain_layers
@@ -102,7 +102,17 @@ def test_polynomial_networks_run_encrypted(tmp_path: Path, network: str, name: s
     server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
     logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
     assert precision_bits(expected, logits).minimum > 8
-    assert (folder / "server" / "conjugation.key").exists() == bootstraps
+
+    second = fheinfer.normalise(tiny_pixels(4), weights.mean, weights.std)
+    pictures = [client.encrypt(p, server.plan.client) for p in (picture, second)]
+    if bootstraps:
+        with pytest.raises(UsageError, match="one picture at a time"):
+            server.evaluate_two(*pictures)
+        return
+    for given, result in zip((picture, second), server.evaluate_two(*pictures), strict=True):
+        assert precision_bits(fheinfer.run_slots(plan, given), client.decrypt(result)).minimum > 8
+    with pytest.raises(MismatchError):
+        server.evaluate_two(pictures[0], server.evaluate(pictures[1]))
 
 
 @pytest.mark.parametrize(
