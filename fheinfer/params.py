@@ -122,6 +122,14 @@ class ParameterSet:
         )
 
     @property
+    def reach(self) -> float:
+        """How large slots may get: 1 where bootstraps want them so, else what q_0 has room for even squared.
+
+        Noise does not grow with the values: every bit of reach is one of precision.
+        """
+        return 1.0 if self.bootstraps else 2.0 ** max(0, (self.first_bits - 1 - self.scale_bits) // 2)
+
+    @property
     def two_pictures(self) -> bool:
         """Whether one evaluation serves two, in real and imaginary parts; bootstraps keep real parts only."""
         return self.native and not self.bootstraps
@@ -154,21 +162,21 @@ _SETS = {
         ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
         ParameterSet(
-            *("quad", 16, 16384, 31, 25, 50, 2, 0, 0),
+            *("quad", 16, 16384, 35, 25, 50, 2, 0, 0),
             levels=40,
             activation="relu:3",
             network="resnet20-herpn",
             paired=True,
         ),
         ParameterSet(
-            *("turbo", 15, 16384, 31, 25, 45, 3, 0, 0),
+            *("turbo", 15, 16384, 35, 25, 45, 3, 0, 0),
             levels=22,
             activation="relu:3",
             network="resnet20-turbo",
             paired=True,
         ),
         ParameterSet(
-            *("insecure-tiny-turbo", 11, 512, 31, 25, 45, 3, 0, 0),
+            *("insecure-tiny-turbo", 11, 512, 35, 25, 45, 3, 0, 0),
             levels=10,
             activation="relu:3",
             network="resnet8-tiny-turbo",

@@ -121,7 +121,9 @@ std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std
         if (factors[i].empty())
             continue;
         try {
-            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0, x.c0.base());
+            const auto coefficients = factors[i].size() == period ? ckks::encode(std::span<const double>(factors[i]), scale)
+                                                                  : ckks::encode(repeated(factors[i], period), scale);
+            out[i] = ckks::transform(*chain_, coefficients, x.limbs(), 0, x.c0.base());
         }
         catch (...) {
 #pragma omp critical

@@ -141,6 +141,10 @@ class Step:
         assert evaluator.level(y) == self.level, f"{self.name}: the levels pass and the kernels disagree"
         return Work.of(evaluator.report())
 
+    def reach(self, params: ParameterSet) -> float:
+        """Largest |slot| that an activation's input may have."""
+        return params.reach if self.op == "quadratic" else 1.0
+
     def left(self, constants: Arrays) -> float:
         """Part of a convolution's diagonals that is not zero: the rest is left out (csrc/kernels/conv2d.cpp)."""
         if self.conv is None:

@@ -13,6 +13,7 @@ from fheinfer.compiler.plan import Plan, Step
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.errors import RangeError
 from fheinfer.layout import spread
+from fheinfer.params import ParameterSet
 from fheinfer.runtime.executor import StepDone, execute
 
 
@@ -38,7 +39,8 @@ def run_slots(
     def watch(done: StepDone) -> None:
         outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value))
         if done.step.op in BOOTSTRAPPED:
-            _check_range(steps[done.step.inputs[0]], outputs[done.step.inputs[0]], done.step.activation)
+            source = steps[done.step.inputs[0]]
+            _check_range(source, outputs[source.name], done.step, plan.params)
         if layers is not None:
             layers[done.step.name] = slots
         if observer:
@@ -49,13 +51,13 @@ def run_slots(
     return plan.client.unpack(evaluator.decrypt(y))
 
 
-def _check_range(source: Step, values: NDArray[np.float64], activation: str) -> None:
-    scale = spread(source.scale, source.layout)
+def _check_range(source: Step, values: NDArray[np.float64], step: Step, params: ParameterSet) -> None:
+    scale = spread(source.scale, source.layout) * step.reach(params)
     ratio = np.abs(values / scale)
     if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too
         worst = np.unravel_index(np.nanargmax(ratio), ratio.shape)
         bound = np.broadcast_to(scale, ratio.shape)[worst]
         raise RangeError(
-            f"the input of activation {activation!r} reaches {abs(values[worst]):.3g} and its polynomial is valid up "
-            f"to {bound:.3g}; calibrate the ranges on pictures like this one or raise the margin"
+            f"the input of activation {step.activation!r} reaches {abs(values[worst]):.3g} and its polynomial is valid "
+            f"up to {bound:.3g}; calibrate the ranges on pictures like this one or raise the margin"
         )

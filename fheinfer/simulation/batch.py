@@ -69,7 +69,7 @@ class Batch:
         return values[plan.steps[-1].name] * plan.client.output_scale
 
     def _note(self, step: Step, x: Tensor) -> None:
-        largest = x.abs().flatten(1).amax(1)
+        largest = x.abs().flatten(1).amax(1) / step.reach(self.plan.params)
         # A picture that is not a number any more has left a range before.
         most = float(largest.nan_to_num(torch.inf).max())
         self.reached[step.activation] = max(self.reached.get(step.activation, 0.0), most)

@@ -6,8 +6,9 @@ free, by its coefficients; so may that of a product, by those of its second fact
 of the sum.
 
 c2 x^2 + c1 x + c0 = c2 (x + h)^2 + k, so with x / R + h / R in the slots a quadratic is one square and one constant,
-and its output has the scale c2 R^2 of its own, negative or not. Where a sum asks for another, the addend gets a `gain`:
-one level, beside the convolution on the other branch.
+and its output has the scale c2 R^2 of its own, negative or not. R makes slots as large as the set allows
+(`ParameterSet.reach`), because noise is as large whatever the slots are. Where a sum asks for another, the addend gets
+a `gain`: one level, beside the convolution on the other branch.
 """
 
 from __future__ import annotations
@@ -39,13 +40,24 @@ class _Scales:
         self.constants = dict(program.constants)
         self.nodes: list[Node] = []
         self.of: dict[str, Scale] = {}
+        self.reach = program.params.reach
+        self.largest: dict[str, float] = {}  # slot of each node
 
     def run(self) -> Program:
         for node in self.graph:
             visit = getattr(self, f"_{node.op}", self._unchanged)
             node, self.of[node.name] = visit(node)
+            self.largest[node.name] = self._largest(node)
             self.nodes.append(node.with_attrs(scale=self.of[node.name]))
         return self.program.with_nodes(self.nodes, self.constants)
+
+    def _largest(self, node: Node) -> float:
+        if node.op in ("input", "chebyshev"):
+            return 1.0
+        if node.op == "quadratic":
+            return self.reach**2
+        unchanged = getattr(self, f"_{node.op}", None) is None
+        return self.largest[node.inputs[0]] if unchanged else self.reach
 
     def _input(self, node: Node) -> tuple[Node, Scale]:
         return node, self.program.input_bound
@@ -78,10 +90,10 @@ class _Scales:
 
     def _quadratic(self, node: Node) -> tuple[Node, Scale]:
         c0, c1, c2 = (self.constants[node.weights[role]] for role in ("c0", "c1", "c2"))
-        h, reach = _square(node, c1, c2)
-        square = np.where(c2 != 0, c2 * np.where(c2 != 0, reach, 1) ** 2, 1.0)
+        h, unit = self._square(node, c1, c2)
+        square = np.where(c2 != 0, c2 * np.where(c2 != 0, unit, 1) ** 2, 1.0)
         names = {role: f"{node.name}/{role}" for role in ("shift", "constant")}
-        self.constants[names["shift"]] = h / reach
+        self.constants[names["shift"]] = h / unit
         self.constants[names["constant"]] = (c0 - c2 * h**2) / square
         return replace(node, weights=names), square
 
@@ -115,7 +127,7 @@ class _Scales:
         if user.op == "chebyshev":
             return float(user.attrs["range"])
         if user.op == "quadratic":
-            return _square(user, *(self.constants[user.weights[role]] for role in ("c1", "c2")))[1]
+            return self._square(user, *(self.constants[user.weights[role]] for role in ("c1", "c2")))[1]
         if user.op == "add":
             return self._required(user.name)
         if user.op == "multiply" and name == user.inputs[1]:
@@ -124,24 +136,25 @@ class _Scales:
         return None
 
     def _bound(self, node: Node) -> float:
-        """On the output of a layer that feeds no activation: the largest row of |W| times the largest input."""
+        """Scale of the output of a layer that feeds no activation: the largest row of |W| times the largest input is
+        what slots reach."""
         weight = self.constants[node.weights["weight"]]
-        inputs = np.broadcast_to(np.abs(self.of[node.inputs[0]]), weight.shape[1])
+        largest = self.largest[node.inputs[0]] * np.abs(self.of[node.inputs[0]])
+        inputs = np.broadcast_to(largest, weight.shape[1])
         rows = np.einsum("oik,i->o", np.abs(weight).reshape(*weight.shape[:2], -1), inputs)
         source = self.graph[node.inputs[0]]
         if source.op == "avg_pool":  # sums `positions` values of that size
             _, height, width = self.graph.shapes()[source.inputs[0]]
             rows = rows * height * width
         bias = np.abs(self.constants[node.weights["bias"]]) if "bias" in node.weights else 0.0
-        return float((rows + bias).max()) or 1.0
+        return (float((rows + bias).max()) or 1.0) / self.reach**2
 
-
-def _square(node: Node, c1: F64, c2: F64) -> tuple[F64, F64]:
-    """h, and a bound R on |x| and |x + h|, a channel. A constant channel has an infinite R: its weights become zero."""
-    if bool(((c2 == 0) & (c1 != 0)).any()):
-        raise PlanError(f"a channel of the quadratic activation {node.name!r} is linear, which no square can compute")
-    h = np.divide(c1, 2 * c2, out=np.zeros_like(c1), where=c2 != 0)
-    return h, np.where(c2 != 0, node.attrs["range"] + np.abs(h), np.inf)
+    def _square(self, node: Node, c1: F64, c2: F64) -> tuple[F64, F64]:
+        """h, and R: x + h is at most R times `reach`, a channel; infinite for a constant, whose weights become zero."""
+        if bool(((c2 == 0) & (c1 != 0)).any()):
+            raise PlanError(f"a channel of quadratic activation {node.name!r} is linear, which no square can compute")
+        h = np.divide(c1, 2 * c2, out=np.zeros_like(c1), where=c2 != 0)
+        return h, np.where(c2 != 0, (node.attrs["range"] + np.abs(h)) / self.reach, np.inf)
 
 
 def _layout(node: Node) -> dict[str, object]:
