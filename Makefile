@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-SET    ?= 1
+SET    ?= turbo
 IMAGE  ?= vale.jpg
 # First and exact: a looser pin lets pip trade a CPU build that is there for a CUDA build.
 TORCH  ?= torch==2.13.0

@@ -191,7 +191,7 @@ def infer(
 
 @app.command()
 def demo(
-    set_name: SetOption = "1",
+    set_name: SetOption = "turbo",
     image: ImageOption = "vale.jpg",
     keys: KeysOption = KEYS,
 ) -> None:

@@ -28,6 +28,9 @@ struct LinearTransform {
     int block_stride = 0;
     int shift        = 0;
     std::vector<int> folds;
+    // Bits by which diagonals and output may have a finer scale than others, for sums of very many products; the next
+    // factor has a scale as much coarser. An evaluator may leave it.
+    int finer = 0;
     std::vector<Diagonal> diagonals;  // [block][row][tap]
 
     std::size_t taps() const {

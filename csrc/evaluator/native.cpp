@@ -112,8 +112,8 @@ double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {
     return scales_[level_after(level, 1, "multiplication")] * chain_->divisor(level) / x.scale;
 }
 
-std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x) const {
-    const double scale = factor_scale(x);
+std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x,
+                                          double scale) const {
     std::vector<Poly> out(factors.size());
     std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic)
@@ -148,7 +148,7 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
         }
     if (!first)
         return nullptr;
-    const auto plain        = encode(factors, period, *first);
+    const auto plain        = encode(factors, period, *first, factor_scale(*first));
     const std::size_t limbs = first->limbs(), base = first->c0.base(), n = chain_->n();
     ckks::Ciphertext out{Poly(limbs, n, base), Poly(limbs, n, base), first->scale * factor_scale(*first)};
 #pragma omp parallel for schedule(dynamic)
@@ -176,14 +176,16 @@ CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, cons
     const std::size_t period = std::max<std::size_t>(t.period, kLeastPeriod);
     const std::size_t limbs = x.limbs(), base = x.c0.base(), n = chain_->n(), repeat = n / (2 * period);
     const auto taps = this->taps(input, t);
-    const double scale = x.scale * factor_scale(x);
+    // Short scales need it, and on the chains that have them every level but the last has room.
+    const int finer     = chain_->half() && level(input) > 1 ? t.finer : 0;
+    const double factor = std::ldexp(factor_scale(x), finer), scale = x.scale * factor;
     const auto add_to  = [this](CiphertextPtr& sum, ckks::Ciphertext term) {
         sum = wrap(sum ? ckks::add(*chain_, get(sum), term) : std::move(term));
     };
     CiphertextPtr out;
     for (int b = t.block_steps - 1; b >= 0; --b) {
         const std::span<const Diagonal> factors(&t.diagonal(b, 0, 0), t.row_steps * t.taps());
-        const auto plain = encode(factors, period, x);
+        const auto plain = encode(factors, period, x, factor);
         std::vector<ckks::Ciphertext> sums(t.row_steps);
         for (int r = 0; r < t.row_steps; ++r)
             if (std::any_of(&plain[r * t.taps()], &plain[r * t.taps()] + t.taps(), [](const Poly& p) { return p.limbs() > 0; }))

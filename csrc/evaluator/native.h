@@ -69,8 +69,8 @@ public:
     CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform) override;
 
 private:
-    // Diagonals at the scale that brings a product with `x` to the scale of the level below; no rows for empty ones.
-    std::vector<ckks::Poly> encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x) const;
+    // Diagonals at `scale`, on the limbs of `x`; no rows for empty ones.
+    std::vector<ckks::Poly> encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x, double scale) const;
     double factor_scale(const ckks::Ciphertext& x) const;
 
     std::shared_ptr<const ckks::Chain> chain_;

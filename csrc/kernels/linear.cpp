@@ -9,6 +9,9 @@ namespace fheinfer {
 
 namespace {
 
+// The mask of zeros and ones that follows can spare these bits.
+constexpr int kFiner = 8;
+
 bool is_vector(const Layout& l) {
     return l.channels == 1 && l.height == 1 && l.gap == 1 && l.grid_height == 1;
 }
@@ -114,7 +117,10 @@ LinearTransform linear_transform(std::span<const double> weight, const Layout& i
 
 CiphertextPtr linear(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
                      std::span<const double> bias, const Layout& in, const Layout& out, bool mask) {
-    auto y = evaluator.linear_transform(x, linear_transform(weight, in, out));
+    auto transform = linear_transform(weight, in, out);
+    if (mask)
+        transform.finer = kFiner;
+    auto y = evaluator.linear_transform(x, transform);
     if (mask) {
         std::vector<double> ones(out.period(), 0.0);
         std::fill_n(ones.begin(), out.width, 1.0);

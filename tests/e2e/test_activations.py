@@ -96,6 +96,13 @@ def test_polynomial_networks_run_encrypted(tmp_path: Path, network: str, name: s
         found = layers[activation_node.name]
         assert found == pytest.approx(exact[activation_node.name], abs=1e-8 * np.abs(found).max())
     assert expected == pytest.approx(exact["fc"], abs=1e-8 * np.abs(expected).max())
+    for step in plan.steps:  # as large as the set allows, and no larger
+        scale = np.asarray(step.scale).reshape(-1, *(1,) * (layers[step.name].ndim - 1))
+        largest = np.abs(layers[step.name] / scale)[np.isfinite(layers[step.name] / scale)].max()
+        if step.op == "quadratic":
+            assert plan.params.reach < largest <= plan.params.reach**2 or plan.params.reach == 1
+        if step.name == plan.steps[-1].name:
+            assert largest <= plan.params.reach**2
 
     fheinfer.keygen(name, tmp_path, network=network)
     folder = tmp_path / f"set{name}"

@@ -17,8 +17,9 @@ from fheinfer.params import ParameterSet, parameter_sets
 def test_a_result_of_no_precision_at_all_would_still_fit(params: ParameterSet) -> None:
     coefficients = 1 << params.log_n
     room = 2.0 ** (params.first_bits - 1 - params.scale_bits)  # q_0 / 2, in scales
-    deviation = math.sqrt(2 / coefficients)  # of a coefficient, where that of a slot is as large as a slot gets
-    one = mpmath.erfc((room - 1) / deviation / mpmath.sqrt(2))
+    largest = params.reach**2
+    deviation = largest * math.sqrt(2 / coefficients)  # of a coefficient, where that of a slot is as large as it gets
+    one = mpmath.erfc((room - largest) / deviation / mpmath.sqrt(2))
     assert mpmath.log(coefficients * one, 2) < -1000
 
 
