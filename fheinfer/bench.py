@@ -175,17 +175,18 @@ class Bench:
         """Keys for what the traces counted and for a bootstrap. OpenFHE's evaluator takes one key for a rotation."""
         half = 1 << (self.params.log_n - 1)
         needs = {(k % half, limbs) for trace in traces for k, limbs in trace.rotation_keys.items()}
-        if self.native:
+        if self.native and self.params.bootstraps:
             needs |= {(k % half, limbs) for k, limbs in _core.native_bootstrap_rotations(self.context)}
-        else:
+        elif not self.native:
             needs |= set(self.context.bootstrap_rotations().items())
             needs = set(dict(sorted(needs)).items())  # the tallest of each
         evaluator, keys, add = self.evaluator, self.keys, self._counted
         for k, limbs in sorted(needs):
             evaluator.add_rotation_key(k, add(keys.rotation_keys([(k, limbs)])[0]))
         evaluator.add_relinearisation_key(add(keys.relinearisation_key()))
-        evaluator.add_conjugation_key(add(keys.conjugation_key()))
-        evaluator.add_encapsulation_keys(*map(add, keys.encapsulation_keys()))
+        if self.params.bootstraps:
+            evaluator.add_conjugation_key(add(keys.conjugation_key()))
+            evaluator.add_encapsulation_keys(*map(add, keys.encapsulation_keys()))
 
     def trace(self, kernel: Kernel) -> Work:
         trace = _core.TraceEvaluator(self.params.slots, self.context.levels)
@@ -255,13 +256,17 @@ class Bench:
             Kernel("convolution 3x3, 16 channels", after, self._convolution()),
             Kernel("product", params.levels, lambda e, x: e.multiply(x, x)),
             Kernel(f"ReLU, {params.activation}", params.levels, lambda e, x: e.chebyshev(x, series)),
-            Kernel("bootstrap", params.bootstrap_input, lambda e, x: e.bootstrap(x)),
         ]
+        if params.bootstraps:
+            kernels.append(Kernel("bootstrap", params.bootstrap_input, lambda e, x: e.bootstrap(x)))
+        else:
+            kernels = [k for k in kernels if k.name != "key switch: a bootstrap"]
         self.transforms()
         self.load(map(self.trace, kernels))
-        began = time.perf_counter()
-        self.evaluator.prepare_bootstrap()
-        self.rows.append(Row("tables of a bootstrap", time.perf_counter() - began, 1))
+        if self.params.bootstraps:
+            began = time.perf_counter()
+            self.evaluator.prepare_bootstrap()
+            self.rows.append(Row("tables of a bootstrap", time.perf_counter() - began, 1))
         for kernel in kernels:
             self.measure(kernel)
 

@@ -162,7 +162,7 @@ _SETS = {
         ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
         ParameterSet(
-            *("quad", 16, 16384, 35, 25, 50, 2, 0, 0),
+            *("quad", 16, 16384, 35, 25, 48, 2, 0, 0),
             levels=40,
             activation="relu:3",
             network="resnet20-herpn",

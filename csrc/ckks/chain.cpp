@@ -64,19 +64,32 @@ const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
     return *made;
 }
 
-std::size_t Chain::specials_for(std::size_t limbs) const {
+double Chain::widest_digit(std::size_t limbs) const {
     double digit = 0, widest = 0;
     for (std::size_t i = 0; i < limbs; ++i) {
         digit = (i == 0 || this->digit(i) == this->digit(i - 1) ? digit : 0) + std::log2(static_cast<double>(modulus(i).p));
         widest = std::max(widest, digit);
     }
+    return widest;
+}
+
+double Chain::special_bits(std::size_t specials) const {
     double bits = 0;
-    for (std::size_t k = 0; k < special_count(); ++k) {
+    for (std::size_t k = 0; k < specials; ++k)
         bits += std::log2(static_cast<double>(modulus(q_count_ + k).p));
-        if (bits >= widest + kSpecialMarginBits)
-            return k + 1;
-    }
+    return bits;
+}
+
+std::size_t Chain::specials_for(std::size_t limbs) const {
+    const double wanted = widest_digit(limbs) + kSpecialMarginBits;
+    for (std::size_t k = 1; k < special_count(); ++k)
+        if (special_bits(k) >= wanted)
+            return k;
     return special_count();
+}
+
+bool Chain::covers_digits() const {
+    return special_bits(special_count()) >= widest_digit(q_count_) + kSpecialMarginBits;
 }
 
 const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, bool raised) const {

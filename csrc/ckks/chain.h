@@ -91,11 +91,17 @@ public:
     const ring::Ntt& subring_ntt(std::size_t prime, std::size_t size) const;
     // Special primes a key of that many limbs needs: as many as keep its noise below that of rescaling.
     std::size_t specials_for(std::size_t limbs) const;
+    // Whether there are as many, for all limbs.
+    bool covers_digits() const;
     // Made once, kept. `raised`: of the half prime r times what the residues say, divided by r again wherever it is not
     // modulo r itself, so that (x - converted) * inverse_product is r x / D rounded; modulo r that is -converted / D.
     const BasisConversion& conversion(const std::vector<std::size_t>& from, bool raised = false) const;
 
 private:
+    // In bits: of a digit of the first `limbs` primes, of the product of special primes.
+    double widest_digit(std::size_t limbs) const;
+    double special_bits(std::size_t specials) const;
+
     std::size_t n_, q_count_, half_, per_digit_;
     std::vector<ring::Modulus> moduli_;
     std::vector<uint64_t> roots_;

@@ -164,6 +164,10 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
             if (prime >> kMaxPrimeBits)
                 throw Error(ErrorKind::kPlan, "a prime of this chain reaches 2^50; lower its size by one bit");
 
+    // The half prime makes the first digit wider than OpenFHE, which chose the special primes, knows.
+    if (p.paired && !self->chain()->covers_digits())
+        throw Error(ErrorKind::kPlan, "the special primes are narrower than a digit; change their size by a bit or two");
+
     self->levels_.top             = p.top_level;
     self->levels_.after_bootstrap = bootstraps ? p.top_level - depth : 0;
     self->levels_.openfhe_series  = !p.native;

@@ -81,6 +81,14 @@ def test_a_network_is_measured_from_ciphertext_to_ciphertext() -> None:
     assert seconds["resnet8-tiny: ciphertext to ciphertext"] > 7 * seconds["bootstrap"] / 3
 
 
+def test_a_set_without_bootstraps_has_no_row_for_one() -> None:
+    (report,) = bench.run("insecure-tiny-turbo", ("native",), repeats=1, network="resnet8-tiny-turbo")
+    names = [row.name for row in report.rows]
+    assert not any("bootstrap" in name for name in names)
+    assert "key switch: the whole chain" in names
+    assert "resnet8-tiny-turbo: ciphertext to ciphertext" in names
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

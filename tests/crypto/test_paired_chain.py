@@ -148,6 +148,19 @@ def test_a_series_ends_where_its_depth_says(r: Any, degree: int) -> None:
         r.evaluator.chebyshev(at(r, values(1), depth - 1), list(coefficients))
 
 
+@pytest.mark.parametrize("name", ["turbo", "quad", "insecure-tiny-turbo"])
+def test_special_primes_cover_the_digit_with_the_half_prime(name: str) -> None:
+    """Where they did not, a conjugation at an odd level of quad left noise larger than the values."""
+    params = parameter_set(name)
+    context = _core.Context(params.core())
+    size = testing.per_digit(context)
+    first = sum(np.log2(p) for p in [*testing.primes(context, 1), *context.q[1:size]])
+    assert sum(np.log2(p) for p in context.p) >= first + 6
+    narrow = dataclasses.replace(parameter_set("quad"), special_bits=50)
+    with pytest.raises(PlanError, match="narrower than a digit"):
+        _core.Context(narrow.core())
+
+
 @pytest.mark.parametrize("change", [{"native": False}, {"levels": 21}, {"cts_budget": 2, "stc_budget": 2}])
 def test_what_a_paired_chain_cannot_be(change: dict[str, Any]) -> None:
     params = dataclasses.replace(parameter_set("turbo"), log_n=11, slots=256, insecure=True, **change)
