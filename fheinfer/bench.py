@@ -244,8 +244,8 @@ class Bench:
         (stage,) = activation(params.activation).polynomials.stages
         series, shifts = list(stage), range(1, HOISTED + 1)
         after = params.levels - params.level_model().chebyshev_depth(len(series) - 1)  # a convolution's input
-        places = {
-            "a bootstrap": params.bootstrap_input,
+        places = {"a bootstrap": params.bootstrap_input} if params.bootstraps else {}
+        places |= {
             "a convolution": after,
             "a ReLU": params.levels,
             "the whole chain": params.top_level,
@@ -259,8 +259,6 @@ class Bench:
         ]
         if params.bootstraps:
             kernels.append(Kernel("bootstrap", params.bootstrap_input, lambda e, x: e.bootstrap(x)))
-        else:
-            kernels = [k for k in kernels if k.name != "key switch: a bootstrap"]
         self.transforms()
         self.load(map(self.trace, kernels))
         if self.params.bootstraps:

@@ -136,7 +136,7 @@ class ParameterSet:
 
     def limbs(self, level: int) -> int:
         """Limbs of a ciphertext at a level."""
-        return level // 2 + 1 + level % 2 if self.paired else level + 1
+        return self.level_model().limbs(level)
 
     def encrypts_at(self, level: int) -> bool:
         """Whether a client can: odd levels of a paired chain have a limb that OpenFHE does not know."""

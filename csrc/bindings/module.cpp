@@ -73,6 +73,11 @@ void bind_layout(py::module_& m) {
     m.def("linear_output", &linear_output);
 }
 
+// pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
+std::shared_ptr<Ciphertext> out(const CiphertextPtr& x) {
+    return std::const_pointer_cast<Ciphertext>(x);
+}
+
 void bind_evaluators(py::module_& m) {
     py::class_<Ciphertext, std::shared_ptr<Ciphertext>>(m, "Ciphertext");
     py::enum_<KeyPolicy>(m, "KeyPolicy").value("minimal", KeyPolicy::kMinimal).value("fast", KeyPolicy::kFast);
@@ -85,21 +90,19 @@ void bind_evaluators(py::module_& m) {
         .def("limbs", &LevelModel::limbs, py::arg("level"))
         .def("chebyshev_depth", &LevelModel::chebyshev_depth, py::arg("degree"));
 
-    // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
-    const auto out = [](CiphertextPtr x) { return std::const_pointer_cast<Ciphertext>(x); };
     using Ct       = std::shared_ptr<Ciphertext>;
     py::class_<Evaluator>(m, "Evaluator")
         .def_property_readonly("slots", &Evaluator::slots)
         .def_property_readonly("levels", &Evaluator::levels)
         .def("level", [](const Evaluator& e, const Ct& x) { return e.level(x); })
-        .def("add", [out](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.add(x, y)); })
-        .def("add_plain", [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.add_plain(x, view(v))); })
+        .def("add", [](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.add(x, y)); })
+        .def("add_plain", [](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.add_plain(x, view(v))); })
         .def("multiply_plain",
-             [out](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
-        .def("multiply", [out](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.multiply(x, y)); })
-        .def("rotate", [out](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
+             [](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
+        .def("multiply", [](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.multiply(x, y)); })
+        .def("rotate", [](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
         .def("rotate_many",
-             [out](Evaluator& e, const Ct& x, const std::vector<int>& ks) {
+             [](Evaluator& e, const Ct& x, const std::vector<int>& ks) {
                  std::vector<Ct> rotated;
                  Release release;
                  for (auto& y : e.rotate_many(x, ks))
@@ -107,18 +110,18 @@ void bind_evaluators(py::module_& m) {
                  return rotated;
              })
         .def("chebyshev",
-             [out](Evaluator& e, const Ct& x, const std::vector<double>& c) { return Release(), out(e.chebyshev(x, c)); })
-        .def("bootstrap", [out](Evaluator& e, const Ct& x) { return Release(), out(e.bootstrap(x)); })
-        .def("drop_to", [out](Evaluator& e, const Ct& x, int level) { return Release(), out(e.drop_to(x, level)); });
+             [](Evaluator& e, const Ct& x, const std::vector<double>& c) { return Release(), out(e.chebyshev(x, c)); })
+        .def("bootstrap", [](Evaluator& e, const Ct& x) { return Release(), out(e.bootstrap(x)); })
+        .def("drop_to", [](Evaluator& e, const Ct& x, int level) { return Release(), out(e.drop_to(x, level)); });
 
-    m.def("conv2d", [out](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
+    m.def("conv2d", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
                           const Layout& o, const Conv2d& conv) {
         const auto w = view(weight), b = view(bias);
         Release release;
         return out(conv2d(e, x, w, b, in, o, conv));
     });
-    m.def("sum_pool", [out](Evaluator& e, const Ct& x, const Layout& in) { return Release(), out(sum_pool(e, x, in)); });
-    m.def("linear", [out](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
+    m.def("sum_pool", [](Evaluator& e, const Ct& x, const Layout& in) { return Release(), out(sum_pool(e, x, in)); });
+    m.def("linear", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
                           const Layout& o, bool mask) {
         const auto w = view(weight), b = view(bias);
         Release release;
@@ -128,7 +131,7 @@ void bind_evaluators(py::module_& m) {
     py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
         .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
              py::arg("keys") = KeyPolicy::kFast)
-        .def("encrypt", [out](const SlotsEvaluator& e, const Doubles& v, int level) { return out(e.encrypt(view(v), level)); })
+        .def("encrypt", [](const SlotsEvaluator& e, const Doubles& v, int level) { return out(e.encrypt(view(v), level)); })
         .def("decrypt", [](const SlotsEvaluator& e, const Ct& x) { return array(e.decrypt(x)); });
 
     py::class_<TraceReport>(m, "TraceReport")
@@ -145,7 +148,7 @@ void bind_evaluators(py::module_& m) {
     py::class_<TraceEvaluator, Evaluator>(m, "TraceEvaluator")
         .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
              py::arg("keys") = KeyPolicy::kFast)
-        .def("encrypt", [out](const TraceEvaluator& e, int level) { return out(e.encrypt(level)); })
+        .def("encrypt", [](const TraceEvaluator& e, int level) { return out(e.encrypt(level)); })
         .def("report", &TraceEvaluator::report)
         .def("reset", &TraceEvaluator::reset);
 
@@ -163,7 +166,7 @@ void bind_evaluators(py::module_& m) {
                  e.add_encapsulation_keys(Buffer(sparse).bytes(), Buffer(dense).bytes());
              })
         .def("prepare_bootstrap", &OpenFheEvaluator::prepare_bootstrap, py::call_guard<Release>())
-        .def("read", [out](const OpenFheEvaluator& e, const py::buffer& b) { return out(e.read(Buffer(b).bytes())); })
+        .def("read", [](const OpenFheEvaluator& e, const py::buffer& b) { return out(e.read(Buffer(b).bytes())); })
         .def("write", [](const OpenFheEvaluator& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
 }
 
@@ -183,8 +186,7 @@ py::list rotation_keys(const Keys& keys, const std::vector<std::pair<int, int>>&
 }
 
 void bind_native(py::module_& m) {
-    using Ct       = std::shared_ptr<Ciphertext>;
-    const auto out = [](const CiphertextPtr& x) { return std::const_pointer_cast<Ciphertext>(x); };
+    using Ct = std::shared_ptr<Ciphertext>;
     py::class_<NativeKeys>(m, "NativeKeys")
         .def(py::init<const ClientKeys&>(), py::arg("keys"))
         .def("relinearisation_key", [](const NativeKeys& k) { return py::bytes(k.relinearisation_key()); })
@@ -215,13 +217,13 @@ void bind_native(py::module_& m) {
         .def("prepare_bootstrap", &NativeBackend::prepare_bootstrap, py::call_guard<Release>())
         .def("read",
              [](const NativeBackend& e, const py::buffer& b) {
-                 return std::const_pointer_cast<Ciphertext>(e.read(Buffer(b).bytes()));
+                 return out(e.read(Buffer(b).bytes()));
              })
         .def("write", [](NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
     py::class_<TwoPictures, Evaluator>(m, "TwoPictures")
         .def(py::init<NativeBackend&>(), py::arg("evaluator"), py::keep_alive<1, 2>())
-        .def("join", [out](TwoPictures& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
-        .def("twice_each", [out](TwoPictures& e, const Ct& z) {
+        .def("join", [](TwoPictures& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
+        .def("twice_each", [](TwoPictures& e, const Ct& z) {
             const auto [re, im] = e.twice_each(z);
             return std::make_pair(out(re), out(im));
         });

@@ -126,10 +126,10 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, b
         if (raised && t == 0) {
             inverse = m.subtract(0, inverse);
         } else if (raised && product) {
-            const uint64_t half = m.reduce(modulus(0).p);
-            inverse             = m.multiply(inverse, half);
+            const uint64_t half = m.reduce(modulus(0).p), inverse_half = m.inverse(half);
+            inverse = m.multiply(inverse, half);
             for (auto& hat : row)
-                hat = m.multiply(hat, m.inverse(half));
+                hat = m.multiply(hat, inverse_half);
         }
         made->inverse_product.emplace_back(inverse, m);
     }

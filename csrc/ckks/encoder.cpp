@@ -93,10 +93,7 @@ auto inverse_stage_form() {
 template <typename Value>
 std::vector<int64_t> encode_values(std::span<const Value> values, double scale) {
     const std::size_t slots = values.size();
-    // Kept by the thread: for thousands of diagonals, fetching pages anew costs as much as a stage of the transform.
-    static thread_local std::vector<double> re, im;
-    re.resize(slots);
-    im.resize(slots);
+    std::vector<double> re(slots), im(slots);
     for (std::size_t i = 0; i < slots; ++i) {
         re[i] = std::real(values[i]);
         im[i] = std::imag(values[i]);

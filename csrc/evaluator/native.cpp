@@ -121,9 +121,7 @@ std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std
         if (factors[i].empty())
             continue;
         try {
-            const auto coefficients = factors[i].size() == period ? ckks::encode(std::span<const double>(factors[i]), scale)
-                                                                  : ckks::encode(repeated(factors[i], period), scale);
-            out[i] = ckks::transform(*chain_, coefficients, x.limbs(), 0, x.c0.base());
+            out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0, x.c0.base());
         }
         catch (...) {
 #pragma omp critical

@@ -181,7 +181,7 @@ class Run:
         if polynomial:
             kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * recipe.bound
             value = torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
-        if recipe.noise and name in self.noise_at:
+        if name in self.noise_at:
             size = value.detach().abs().clamp(max=LIMIT * recipe.bound).amax()
             normal = self.noise[self.noise_at[name]:][:value.numel()]
             if value.ndim == 4:
@@ -192,11 +192,11 @@ class Run:
     def _make_noise(self, most: int) -> None:
         """Normal numbers, drawn anew every step, of which each value takes a part of its own: drawing as many as there
         are values would take longer than everything else."""
-        polynomials = [node for node in self.module.graph if node.op in POLYNOMIALS]
-        names = dict.fromkeys(name for node in polynomials for name in (node.inputs[0], node.name))
+        recipe = self.state.recipe
+        noisy = [node for node in self.module.graph if recipe.noise and node.op in POLYNOMIALS]
+        names = dict.fromkeys(name for node in noisy for name in (node.inputs[0], node.name))
         self.noise_at = {name: 4099 * i for i, name in enumerate(names)}
-        count = self.state.recipe.batch * most + 4099 * len(names) if self.state.recipe.noise else 0
-        self.noise = torch.zeros(count, device=self.device)
+        self.noise = torch.zeros(recipe.batch * most + 4099 * len(names) if names else 0, device=self.device)
 
     def _step(self, x: Tensor, labels: Tensor, step: int, steps: int) -> float:
         recipe = self.state.recipe

@@ -65,7 +65,7 @@ def levels(program: Program) -> Program:
             continue
         depth = program.depth(node)
         inputs = tuple(stands_for[name] for name in node.inputs)
-        work = works[node.name].higher(params.limbs(choice.level) - params.limbs(params.top_level))
+        work = _at(works[node.name], choice.level, params)
         nodes.append(replace(node, inputs=inputs).with_attrs(level=choice.level - depth, depth=depth, work=work))
     return program.with_nodes(nodes)
 
@@ -121,13 +121,16 @@ def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
         if key not in known:
             depth = program.depth(program.graph[name])
             known[key] = [
-                program.cost.seconds(work.higher(params.limbs(level) - params.limbs(params.top_level)))
-                if level >= depth
-                else 0.0
+                program.cost.seconds(_at(work, level, params)) if level >= depth else 0.0
                 for level in range(params.top_level + 1)
             ]
         out[name] = known[key]
     return out
+
+
+def _at(work: Work, level: int, params: ParameterSet) -> Work:
+    """What was traced at the top of the chain, at this level."""
+    return work.higher(params.limbs(level) - params.limbs(params.top_level))
 
 
 def _least(program: Program) -> dict[str, int]:
