@@ -12,7 +12,7 @@ from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import err, out, print_json, table
 from fheinfer.errors import UsageError
-from fheinfer.eval_cli import pictures_of, run
+from fheinfer.eval_cli import ActOption, pictures_of, run, with_activation
 from fheinfer.params import ParameterSet, parameter_set
 from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption
 from fheinfer.resources import default_weights
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 def search(
-    over: Annotated[str, typer.Option(help="alpha (minimax composites), degree (of the series), scale-bits or set.")],
+    over: Annotated[str, typer.Option(help="alpha (of composites), degree (of series), margin, scale-bits or set.")],
     max_loss: Annotated[float, typer.Option(min=0, max=1, help="Accuracy that may be lost: 0.01 is one point.")] = 0.01,
     mode: Annotated[str, typer.Option(help="approx, or simulate (with noise).")] = "simulate",
     set_name: SetOption = "1",
+    act: ActOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     part: Annotated[str, typer.Option(help="test or train.")] = "train",
@@ -36,19 +37,21 @@ def search(
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Binary search for the cheapest setting whose simulated accuracy is within a bound of the network's own.
+    """Binary search for the cheapest setting whose simulated accuracy is within a bound of the network's own; of
+    margins, which cost nothing, the best.
 
     On training pictures by default: what is chosen on test pictures cannot be reported on them.
     """
     if mode not in ("approx", "simulate"):
         raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
-    base = parameter_set(set_name)
+    base = parameter_set(with_activation(set_name, act))
     trained = load(weights or default_weights(base.network))
     pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
 
-    def evaluate(params: ParameterSet) -> tuple[Evaluation, Plan]:
+    def evaluate(params: ParameterSet, margin: float) -> tuple[Evaluation, Plan]:
         plan = compile(trained, params, margin=margin)
-        return run(mode, trained, plan, pictures, seed, f"{params.activation}, {params.scale_bits} bits"), plan
+        title = f"{params.activation}, {params.scale_bits} bits, margin {margin:g}"
+        return run(mode, trained, plan, pictures, seed, title), plan
 
     def tell(point: Point) -> None:
         err.print(f"{point.setting}: {100 * point.accuracy:.2f} %", highlight=False)
@@ -56,7 +59,7 @@ def search(
     clear = run("clear", trained, compile(trained, base, margin=margin), pictures).top(1)
     from fheinfer.simulation.search import search as find
 
-    found = find(over, base, max_loss, evaluate, clear, tell)
+    found = find(over, base, margin, max_loss, evaluate, clear, tell)
     if as_json:
         print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(pictures), "mode": mode})
         return
@@ -77,6 +80,7 @@ def search(
         ],
     )
     if found.best:
-        out.print(f"cheapest within {100 * max_loss:g} points: {found.best.setting}")
+        kind = "best" if over == "margin" else "cheapest"
+        out.print(f"{kind} within {100 * max_loss:g} points: {found.best.setting}")
     else:
         raise UsageError(f"nothing over {over} stays within {100 * max_loss:g} points; allow more, or raise --margin")

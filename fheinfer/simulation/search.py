@@ -1,4 +1,5 @@
-"""The cheapest setting whose simulated accuracy is close enough to the network's own, by binary search."""
+"""The cheapest setting whose simulated accuracy is close enough to the network's own, by binary search; or the best of
+those that cost the same."""
 
 from __future__ import annotations
 
@@ -10,13 +11,23 @@ from fheinfer.errors import UsageError
 from fheinfer.params import ParameterSet, parameter_sets
 from fheinfer.simulation.evaluate import Evaluation
 
-Evaluate = Callable[[ParameterSet], tuple[Evaluation, Plan]]
-"""Runs the pictures under a set: what came out, and the plan."""
+Evaluate = Callable[[ParameterSet, float], tuple[Evaluation, Plan]]
+"""Runs the pictures under a set and with a factor on calibrated ranges: what came out, and the plan."""
 
 DEGREES = (7, 15, 31, 63, 119, 127, 200, 247)
 """The longest series of every depth, and those of the published sets."""
 ALPHAS = tuple(range(4, 15))
 SCALE_BITS = tuple(range(30, 48))
+MARGINS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one point is compiled with; `margin` is the factor on the ranges of calibration."""
+
+    name: str
+    params: ParameterSet
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -37,65 +48,72 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """`points` in the order they were tried; `best` is the cheapest one within the bound, None where none is."""
+    """`points` in the order they were tried; `best` is the cheapest one within the bound, the most accurate where
+    all cost the same, None where none is."""
 
     clear: float
     points: tuple[Point, ...]
     best: Point | None
 
 
-def settings(over: str, base: ParameterSet) -> list[tuple[str, ParameterSet]]:
-    """(name, parameter set) from cheap and coarse to dear and fine.
+def settings(over: str, base: ParameterSet, margin: float) -> list[Setting]:
+    """From cheap and coarse to dear and fine; margins by size.
 
     Raises:
         UsageError: nothing of that name to search over.
     """
-    if over == "alpha":
-        return [(f"minimax:{a}", replace(base, activation=f"minimax:{a}")) for a in ALPHAS]
-    if over == "degree":
-        return [(f"relu:{d}", replace(base, activation=f"relu:{d}")) for d in DEGREES]
+    if over == "margin":
+        return [Setting(f"margin {m:g}", base, m) for m in MARGINS]
+    if over in ("alpha", "degree"):
+        names = [f"minimax:{a}" for a in ALPHAS] if over == "alpha" else [f"relu:{d}" for d in DEGREES]
+        return [Setting(name, replace(base, activation=name), margin) for name in names]
     if over == "scale-bits":
         room = base.first_bits - base.scale_bits
         fitting = [b for b in SCALE_BITS if b <= base.scale_bits]
-        return [(f"{b} bits", replace(base, scale_bits=b, first_bits=b + room)) for b in fitting]
+        return [Setting(f"{b} bits", replace(base, scale_bits=b, first_bits=b + room), margin) for b in fitting]
     if over == "set":
         native = [s for s in parameter_sets() if s.native]
         order = sorted(native, key=lambda s: int(s.activation.removeprefix("relu:")))
-        return [(f"set {s.name}", s) for s in order]
-    raise UsageError(f"cannot search over {over!r}; there are alpha, degree, scale-bits and set")
+        return [Setting(f"set {s.name}", s, margin) for s in order]
+    raise UsageError(f"cannot search over {over!r}; there are alpha, degree, margin, scale-bits and set")
 
 
 def search(
     over: str,
     base: ParameterSet,
+    margin: float,
     max_loss: float,
     evaluate: Evaluate,
     clear: float,
     report: Callable[[Point], None] = lambda point: None,
 ) -> Found:
-    """Binary search: what is finer is taken to lose no more.
+    """Binary search: what is finer is taken to lose no more. Margins are all tried: too small a range is left,
+    too large a one has a larger error, and each network has its own best between.
 
     Args:
+        margin: factor on the ranges of calibration, where that is not what is searched.
         max_loss: accuracy that may be lost against `clear`, as a part of one.
         report: told of every point when it is known.
     """
-    candidates = settings(over, base)
+    candidates = settings(over, base, margin)
     tried: list[Point] = []
 
-    def attempt(index: int) -> Point:
-        name, params = candidates[index]
-        found, plan = evaluate(params)
+    def attempt(setting: Setting) -> Point:
+        found, plan = evaluate(setting.params, setting.margin)
         accuracy, bits = found.top(1), found.bits.minimum if found.bits else None
         seconds, overflows = plan.prediction.seconds, len(found.overflows)
-        point = Point(name, accuracy, clear - accuracy, seconds, plan.bootstraps, bits, overflows)
+        point = Point(setting.name, accuracy, clear - accuracy, seconds, plan.bootstraps, bits, overflows)
         tried.append(point)
         report(point)
         return point
 
+    if over == "margin":
+        within = [point for point in map(attempt, candidates) if point.within(max_loss)]
+        return Found(clear, tuple(tried), max(within, key=lambda point: point.accuracy, default=None))
     low, high, best = 0, len(candidates) - 1, None
     while low <= high:
         middle = (low + high) // 2
-        point = attempt(middle)
+        point = attempt(candidates[middle])
         if point.within(max_loss):
             best, high = point, middle - 1
         else:

@@ -11,6 +11,8 @@ from torch import Tensor
 from fheinfer.train.data import Pictures
 from fheinfer.train.images import to_input
 from fheinfer.train.module import NORMS, GraphModule
+from fheinfer.train.penalty import without_runaways
+from fheinfer.train.recipe import Recipe
 
 _BATCH = 500
 MOST = 64.0
@@ -29,36 +31,41 @@ def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], d
 @torch.inference_mode()
 def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
              most: float = math.inf) -> float:
-    """Part of the pictures whose largest logit is their label, 0..1; one with a value beyond `most` into or out of a
-    quadratic counts as wrong, because it could not be evaluated encrypted."""
+    """Part of the pictures whose largest logit is their label, 0..1. With `most`, one that could not be evaluated
+    encrypted counts as wrong: with a value beyond `most` into or out of a quadratic, or into a PAF beyond its scale."""
     module.eval()
     device = next(module.parameters()).device
-    ends = {name for node in module.graph.activations if node.op == "herpn" for name in (node.inputs[0], node.name)}
+    limits: dict[str, Tensor | float] = {}
+    if most < math.inf:
+        quadratics = [node for node in module.graph.activations if node.op == "herpn"]
+        limits = {name: most for node in quadratics for name in (node.inputs[0], node.name)}
+        limits |= {module.graph[name].inputs[0]: paf.scale for name, paf in module.pafs().items()}
     right = 0
     for x, labels in inputs_of(pictures, mean, std, device):
         values = module.forward_all(x)
         good = values[module.graph.output.name].argmax(1) == labels
-        if most < math.inf:
-            for name in ends:
-                good &= values[name].abs().flatten(1).amax(1) <= most
+        for name, limit in limits.items():
+            good &= values[name].abs().flatten(1).amax(1) <= limit
         right += int(good.sum())
     return right / len(pictures)
 
 
 @torch.inference_mode()
-def recalibrate(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float]) -> None:
+def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe) -> None:
     """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
 
-    Averaged weights never saw the statistics they need, and bfloat16 blurs those of training.
+    Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, pictures
+    that run away are dropped: one of them would make the statistics of every layer behind it no numbers.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, NORMS)]
     usual = [layer.momentum for layer in norms]
     device = next(module.parameters()).device
     module.train()
-    for index, (x, _) in enumerate(inputs_of(pictures, mean, std, device), start=1):
+    drop = without_runaways(module.bounds(recipe.bound))
+    for index, (x, _) in enumerate(inputs_of(pictures, recipe.mean, recipe.std, device), start=1):
         for layer in norms:
             layer.momentum = 1 / index  # a plain average over the batches so far
-        module(x)
+        module.forward_all(x, drop)
     for layer, momentum in zip(norms, usual, strict=True):
         layer.momentum = momentum
     module.eval()

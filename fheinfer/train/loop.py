@@ -21,7 +21,7 @@ from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import MOST, accuracy, largest, recalibrate
 from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
-from fheinfer.train.penalty import excess
+from fheinfer.train.penalty import LIMIT, excess, without_runaways
 from fheinfer.train.prune import Diagonals
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
@@ -43,8 +43,6 @@ class Progress:
     held_out: float | None = None
 
 
-LIMIT = 16
-"""A picture whose values behind a polynomial exceed this many times the bound is dropped there, in training."""
 Observer = Callable[[Progress], None]
 
 
@@ -151,7 +149,7 @@ class Run:
         for module in (self.module, self.average):
             smartpaf.follow_batches(module, recipe.dynamic and settling <= 0)
         if settling == 0 and recipe.settle:
-            recalibrate(self.module, self.fitting, recipe.mean, recipe.std)
+            recalibrate(self.module, self.fitting, recipe)
             if recipe.dynamic:
                 both = (self.module, self.average)
                 sizes = [largest(module, self.fitting, recipe.mean, recipe.std) for module in both]
@@ -169,25 +167,21 @@ class Run:
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how far the inputs of polynomial activations are outside their bound."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.recipe.bfloat16):
-            values = self.module.forward_all(x, self._changed)
-        bounds = self.module.bounds(self.state.recipe.bound)
+            bounds = self.module.bounds(self.state.recipe.bound)
+            drop = without_runaways(bounds)
+            values = self.module.forward_all(x, lambda name, value: self._disturbed(name, drop(name, value)))
         return values[self.module.graph.output.name].float(), excess(self.module.graph, values, bounds)
 
-    def _changed(self, name: str, value: Tensor) -> Tensor:
-        """Drops a picture from the layers behind the first polynomial whose output it drives beyond all bounds: its
-        values would grow without end, and its gradient with them. The penalty sees it where it happens. Noise, where
-        the recipe asks for it, is what `evaluate.noisy_accuracy` adds."""
-        recipe, polynomial = self.state.recipe, self.module.graph[name].op in POLYNOMIALS
-        if polynomial:
-            kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * recipe.bound
-            value = torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
-        if name in self.noise_at:
-            size = value.detach().abs().clamp(max=LIMIT * recipe.bound).amax()
-            normal = self.noise[self.noise_at[name]:][:value.numel()]
-            if value.ndim == 4:
-                normal = normal.view(value.shape[0], *value.shape[2:], value.shape[1]).permute(0, 3, 1, 2)
-            value = value + recipe.noise * size * normal.view_as(value)
-        return value
+    def _disturbed(self, name: str, value: Tensor) -> Tensor:
+        """With noise, where the recipe asks for it: what `evaluate.noisy_accuracy` adds."""
+        if name not in self.noise_at:
+            return value
+        recipe = self.state.recipe
+        size = value.detach().abs().clamp(max=LIMIT * recipe.bound).amax()
+        normal = self.noise[self.noise_at[name]:][:value.numel()]
+        if value.ndim == 4:
+            normal = normal.view(value.shape[0], *value.shape[2:], value.shape[1]).permute(0, 3, 1, 2)
+        return value + recipe.noise * size * normal.view_as(value)
 
     def _make_noise(self, most: int) -> None:
         """Normal numbers, drawn anew every step, of which each value takes a part of its own: drawing as many as there

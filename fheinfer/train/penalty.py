@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +17,22 @@ OUTPUT = 4
 KNEE = 16.0
 """Excess from which on what is punished is how many times too large a value is, no longer how much: values that
 square from layer to layer would otherwise leave no gradient for anything else."""
+LIMIT = 16
+"""A picture is dropped behind the activation whose output is this many times as large as the bulk should be."""
+
+
+def without_runaways(bounds: Bounds) -> Callable[[str, Tensor], Tensor]:
+    """For `GraphModule.forward_all`: drops a picture from the layers behind the first polynomial whose output it drives
+    beyond all bounds. Its values would grow without end, and the gradient and the statistics of its batch with them;
+    `excess` sees it where it happens."""
+
+    def change(name: str, value: Tensor) -> Tensor:
+        if name not in bounds:
+            return value
+        kept = value.detach().flatten(1).abs().amax(1) <= LIMIT * bounds[name][0]
+        return torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
+
+    return change
 
 
 def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor:

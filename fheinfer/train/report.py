@@ -32,7 +32,7 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     module.load_state_dict(state.best)
     quantise.fix(module)
     if not recipe.settle:  # otherwise the weights have settled to the statistics they have
-        recalibrate(module, fitting, recipe.mean, recipe.std)
+        recalibrate(module, fitting, recipe)
     as_given = (recipe.mean, recipe.std)
     sizes = largest(module, fitting, *as_given)
     provenance = {"trained on": f"{len(fitting):,} images", "best epoch": str(state.best_epoch)}

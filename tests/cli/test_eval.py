@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fheinfer.simulation.search import MARGINS
+from fheinfer.train import data
+from fheinfer.train.calibrate import calibrate
 from fheinfer.weights import Weights
 from tests.conftest import TINY, Result
 from tests.train.conftest import one_thread, sheets
@@ -98,6 +101,23 @@ def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
     assert found["best"] in good
     assert found["best"]["setting"] == min(good, key=lambda p: int(p["setting"].split(":")[1]))["setting"]
     assert all(abs(found["clear"] - p["accuracy"] - p["loss"]) < 1e-12 for p in found["points"])
+
+
+def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
+    command: Command, options: list[object], tiny_weights: Weights, sheets: Path, tmp_path: Path
+) -> None:
+    ranges = calibrate(tiny_weights, data.load(sheets, "train").take(np.arange(60))).largest()
+    dataclasses.replace(tiny_weights, ranges=ranges).save(tmp_path / "exact.safetensors")
+    where = ["--over", "margin", "--act", "minimax:13", "--mode", "approx", *options]
+    where += ["--weights", tmp_path / "exact.safetensors"]
+    found = json.loads(command("search", "--max-loss", 1, *where, "--json").out)
+    assert [p["setting"] for p in found["points"]] == [f"margin {m:g}" for m in MARGINS]
+    assert found["best"]["accuracy"] == max(p["accuracy"] for p in found["points"])
+    overflows = dict(zip(MARGINS, (p["overflows"] for p in found["points"]), strict=True))
+    assert overflows[0.7] > overflows[1.2] == overflows[2.0] == 0
+    assert found["points"][0]["seconds"] == found["points"][-1]["seconds"]
+    done = command("search", "--max-loss", 1, *where)
+    assert f"best within 100 points: {found['best']['setting']}" in done.out
 
 
 def test_a_search_that_finds_nothing_says_so(command: Command, options: list[object]) -> None:

@@ -220,7 +220,7 @@ def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path)
     run.epoch()
     measured = GraphModule(zoo.network("resnet8-tiny-turbo"))
     measured.load_state_dict(state.model)
-    recalibrate(measured, fitting, QUICK.mean, QUICK.std)
+    recalibrate(measured, fitting, QUICK)
     run.epoch()
     for name, tensor in measured.state_dict().items():
         kept = torch.allclose(tensor, state.model[name], atol=1e-5)
@@ -256,13 +256,13 @@ def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path
     added = []
     for name in ("herpn1", "layer1.0.herpn", "herpn1"):
         run.noise.normal_()
-        added.append(run._changed(name, value) - value)
+        added.append(run._disturbed(name, value) - value)
         assert float(added[-1].std() / (0.01 * value.abs().max())) == pytest.approx(1, abs=0.02)
     assert abs(float(torch.corrcoef(torch.stack([a.flatten() for a in added]))[0, 2])) < 0.03
-    assert not torch.equal(run._changed("bn1", value[:3]), value[:3])
-    assert torch.equal(run._changed("avgpool", value), value)
+    assert not torch.equal(run._disturbed("bn1", value[:3]), value[:3])
+    assert torch.equal(run._disturbed("avgpool", value), value)
     still = loop.Run(Checkpoint("resnet8-tiny-turbo", Recipe()), fitting, held_out, lambda _: None)
-    assert torch.equal(still._changed("herpn1", value), value)
+    assert torch.equal(still._disturbed("herpn1", value), value)
 
 
 @pytest.mark.parametrize("setting", ["epochs", "epochs=1.5", "epochs=many", "pace=3", "lr=", "flip=2", "mean=1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fheinfer.graph.verify import verify
 from fheinfer.ranges import Ranges
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
-from fheinfer.train.evaluate import accuracy, largest
+from fheinfer.train.evaluate import accuracy, inputs_of, largest, recalibrate
 from fheinfer.train.finetune import finetune
 from fheinfer.train.module import INSIDE, GraphModule, from_weights
 from fheinfer.train.paf import PAF
@@ -168,6 +169,27 @@ def test_inputs_are_kept_in_a_part_of_the_scale(relu_weights: Weights, ranges: R
     assert float(bounds["relu1"][0]) == pytest.approx(INSIDE * made.arrays["relu1.scale"][0])
     assert GraphModule(zoo.network("resnet8-tiny-turbo")).bounds(4.0)["herpn1"] == (4.0, 8.0)
     assert from_weights(relu_weights).bounds(4.0) == {}
+
+
+def test_a_picture_that_runs_away_leaves_training_and_statistics_numbers(relu_weights: Weights, ranges: Ranges,
+                                                                         sheets: Path) -> None:
+    """Powers of powers reach infinity beyond the range, and a batch norm would spread that over all pictures."""
+    made = replaced(relu_weights, "2f12g1", ranges)
+    narrow = replace(made, arrays={**made.arrays, "relu1.scale": np.array([1e-3], np.float32)})
+    pictures, recipe = data.load(sheets, "test").resized(8), Recipe(mean=made.mean, std=made.std)
+    given = (recipe.mean, recipe.std)
+    for weights, survives in ((made, True), (narrow, False)):
+        module = from_weights(weights)
+        x, _ = next(inputs_of(pictures, *given, torch.device("cpu")))
+        assert bool(module(x).isfinite().all()) == survives  # deployed, it is what it is
+        assert (accuracy(module, pictures, *given, most=64) > 0.5) == survives
+        recalibrate(module, pictures, recipe)
+        assert all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
+    paf = from_weights(made).train().pafs()["relu1"]
+    value = (torch.tensor([3.0, 300.0, 1.0]) * paf.scale).requires_grad_()
+    paf(value).sum().backward()
+    assert isinstance(value.grad, torch.Tensor)
+    assert value.grad.isfinite().all()
 
 
 def test_finetune_refuses_an_unknown_paf(relu_weights: Weights, sheets: Path, tmp_path: Path) -> None:
