@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,51 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fheinfer.approx import activation, names
-from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
-from fheinfer.compiler.passes.levels import SECONDS_PER_MEGABYTE, levels
+from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
-from fheinfer.compiler.work import Work
+from fheinfer.compiler.steps import step_of
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import Graph, GraphBuilder, Node
-from fheinfer.graph.verify import verify
-from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.weights import shapes
-
-TINY = parameter_set("insecure-tiny")
-REFERENCE = parameter_set("insecure-tiny-openfhe")
-
-
-def program(graph: Graph, params: ParameterSet = TINY, seed: int = 0) -> Program:
-    rng = np.random.default_rng(seed)
-    constants = {}
-    for name, shape in shapes(graph).items():
-        constants[name] = rng.uniform(0.5, 1.5, shape) if "var" in name else rng.normal(size=shape)
-    ranges = {n.name: 2.0 + i for i, n in enumerate(graph) if n.op == "relu"}
-    return Program(verify(graph), constants, ranges, params, 2.5)
-
-
-def small(build: Callable[[GraphBuilder], object]) -> Program:
-    builder = GraphBuilder("small", (3, 8, 8))
-    build(builder)
-    return program(builder.build())
-
-
-def run(start: Program, *passes: Callable[[Program], Program]) -> Program:
-    for one in passes:
-        start = one(start)
-        verify(start.graph)
-    return start
+from fheinfer.graph.ir import GraphBuilder, Node
+from fheinfer.params import parameter_set
+from tests.compiler.programs import ACTIVATIONS, placed, program, run, scaled, small
 
 
 def test_folding_a_batch_norm_equals_pytorch() -> None:
@@ -169,11 +139,6 @@ def test_a_layer_of_more_slots_than_the_set_has_is_refused() -> None:
         run(program(zoo.network("resnet20")), fold_batch_norm, fold_pool, layouts)
 
 
-def placed(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
-    params = dataclasses.replace(TINY, activation=activation, **changes)
-    return run(program(zoo.network(name), params), fold_batch_norm, fold_pool, approximate, layouts)
-
-
 def test_what_a_pass_left_behind_cannot_be_encrypted() -> None:
     start = program(zoo.network("vgg11"), dataclasses.replace(parameter_set(1), slots=1 << 20))
     with pytest.raises(PlanError, match="max_pool cannot be"):
@@ -217,10 +182,6 @@ def test_a_mean_pool_and_the_convolution_after_it_are_one(kernel: int, taps: int
     assert torch.allclose(x, expected, atol=1e-12)
 
 
-def scaled(name: str = "resnet8-tiny", activation: str = TINY.activation, **changes: Any) -> Program:
-    return run(placed(name, activation, **changes), scales)
-
-
 @pytest.mark.parametrize("native", [True, False], ids=["native", "openfhe"])
 @pytest.mark.parametrize("name", [n for n in names() if activation(n).function == "ReLU"])
 def test_levels_of_a_plan_are_those_of_the_registry(name: str, native: bool) -> None:
@@ -262,9 +223,6 @@ def test_what_is_no_relu_cannot_stand_for_one(activation: str) -> None:
 def test_an_unknown_activation_is_named() -> None:
     with pytest.raises(UsageError, match="no activation 'tanh'"):
         placed(activation="tanh")
-
-
-ACTIVATIONS = ("relu:59", "minimax:4", "2f12g1", "f1", "relu-aq", "square")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -328,127 +286,6 @@ def test_a_constant_channel_of_a_quadratic_is_computed_and_a_linear_one_refused(
         assert after.constants[node.weights["constant"]][1] * node.attrs["scale"][1] == 3
 
 
-@pytest.mark.parametrize("params", [TINY, REFERENCE], ids=lambda s: s.name)
-def test_levels_bootstrap_only_where_an_activation_would_run_out(params: ParameterSet) -> None:
-    after = run(dataclasses.replace(scaled(), params=params), levels)
-    relu = next(node.attrs["depth"] for node in after.graph if node.op == "chebyshev")
-    for node in after.graph:
-        if node.op == "bootstrap":
-            assert node.attrs["level"] == params.levels
-            assert after.graph[node.inputs[0]].attrs["level"] >= params.bootstrap_input
-            (user,) = after.graph.users(node.name)
-            assert user.op == "chebyshev"
-            # Without it, the activation would leave less than the next convolution and bootstrap need.
-            assert after.graph[node.inputs[0]].attrs["level"] - relu < 1 + params.bootstrap_input
-    # OpenFHE's first is saved by encrypting high enough.
-    assert after.graph.nodes[2].op == ("bootstrap" if params.native else "chebyshev")
-    assert sum(n.op == "bootstrap" for n in after.graph) == (7 if params.native else 6)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_levels_are_what_the_kernels_consume(activation: str) -> None:
-    after = run(scaled(activation=activation, levels=10), levels)
-    for node in after.graph.nodes[1:]:
-        if node.op != "bootstrap":
-            low = min(after.graph[i].attrs["level"] for i in node.inputs)
-            assert 0 <= node.attrs["level"] <= low - node.attrs["depth"]
-            assert node.attrs["depth"] == after.depth(node)
-
-
-@pytest.mark.parametrize("degree", [13, 27, 59])
-def test_the_input_is_no_higher_than_it_must_be(degree: int) -> None:
-    """OpenFHE: one convolution and one activation, then a convolution and the level a bootstrap needs. Ours: one
-    convolution, and the level a bootstrap needs."""
-    for params, level in ((REFERENCE, 1 + REFERENCE.levels), (TINY, 1 + TINY.bootstrap_input)):
-        start = dataclasses.replace(scaled(activation=f"relu:{degree}"), params=params)
-        assert run(start, levels).graph.input.attrs["level"] <= level
-
-
-def test_spare_levels_save_bootstraps() -> None:
-    """With a series of degree 5 and 12 levels, two activations fit between bootstraps."""
-    for params in (TINY, REFERENCE):
-        cheap = dataclasses.replace(scaled(activation="relu:5"), params=dataclasses.replace(params, levels=12))
-        assert sum(n.op == "bootstrap" for n in run(cheap, levels).graph) < 6
-
-
-def test_a_set_of_too_few_levels_is_refused() -> None:
-    for changes in ({"levels": 7}, {"activation": "relu:119"}):
-        with pytest.raises(PlanError, match="levels after a bootstrap; activation 'relu1'"):
-            levels(scaled(**changes))
-
-
-def test_a_network_with_too_few_activations_to_bootstrap_at_is_refused() -> None:
-    def build(b: GraphBuilder) -> None:
-        x = b.add("r1", "relu", b.conv_bn("input", "c0", None, 2, 3))
-        for i in range(1, 12):
-            x = b.conv_bn(x, f"c{i}", None, 2, 3)
-
-    with pytest.raises(PlanError, match="levels"):
-        run(small(build), approximate, layouts, scales, levels)
-
-
-def test_work_moves_with_the_level() -> None:
-    work = Work({3: 5}, {5: 1}, {5: 2}, {5: 1}, {5: 9}, {5: 90}, {5: 1}, {4: 1}, {59: {5: 1}}, 0)
-    assert work.higher(2).rotation_keys == {3: 7}
-    assert work.higher(2).polynomials == {59: {7: 1}}
-    assert work.higher(2).higher(-2) == work
-
-
-def cheapest(program: Program, works: dict[str, Work]) -> float:
-    """The best plan by trying every one: a bootstrap or not, and every level, at every node."""
-    graph, params, cost = program.graph, program.params, program.cost
-    limb = cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
-
-    def rest(index: int, at: dict[str, int]) -> float:
-        if index == len(graph.nodes):
-            return 0.0
-        node, best = graph.nodes[index], math.inf
-        depth, source = program.depth(node), node.inputs[0]
-        for bootstrap in (False, True):
-            given = dict(at)
-            price = 0.0
-            if bootstrap:
-                if node.op not in BOOTSTRAPPED or not params.bootstrap_input <= at[source] < params.levels:
-                    continue
-                given[source], price = params.levels, cost.seconds(Work.of_bootstrap())
-            for level in range(depth, min(given[name] for name in node.inputs) + 1):
-                seconds = cost.seconds(works[node.name].higher(level - params.top_level))
-                best = min(best, price + seconds + rest(index + 1, {**given, node.name: level - depth}))
-        return best
-
-    highest = params.levels + 1
-    return min(limb * level + rest(1, {graph.input.name: level}) for level in range(highest + 1))
-
-
-@settings(max_examples=15)
-@given(ops=st.lists(st.sampled_from(["conv", "relu", "block"]), min_size=1, max_size=3), levels_=st.integers(4, 6))
-def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], levels_: int) -> None:
-    def build(b: GraphBuilder) -> None:
-        x = b.conv_bn("input", "c", None, 2, 1)
-        for i, op in enumerate(ops):
-            if op == "conv":
-                x = b.conv_bn(x, f"c{i}", None, 2, 1)
-            elif op == "relu":
-                x = b.add(f"r{i}", "relu", x)
-            else:
-                x = b.add(f"r{i}", "relu", x)
-                x = b.add(f"a{i}", "add", b.conv_bn(x, f"c{i}", None, 2, 1), x)
-
-    start = small(build)
-    params = dataclasses.replace(TINY, levels=levels_, activation="relu:3")
-    ready = run(dataclasses.replace(start, params=params), approximate, layouts, scales)
-    works = {node.name: step_of(node, ready).trace(ready) for node in ready.graph.nodes[1:]}
-    expected = cheapest(ready, works)
-    if expected == math.inf:
-        with pytest.raises(PlanError):
-            levels(ready)
-        return
-    made = levels(ready)
-    total = sum(ready.cost.seconds(node.attrs["work"]) for node in made.graph.nodes[1:])
-    total += made.graph.input.attrs["level"] * ready.cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
-    assert total == pytest.approx(expected, rel=1e-9)
-
-
 def test_passes_come_in_this_order_and_each_leaves_a_legal_graph() -> None:
     assert (fold_batch_norm, merge_shortcuts, fold_pool, pools, approximate, layouts, skews, scales, levels) == PASSES
     run(program(zoo.network("resnet8-tiny")), *PASSES)
@@ -461,56 +298,3 @@ def test_a_pass_does_not_change_its_argument() -> None:
     assert set(start.constants) == names
     assert start.graph.nodes is nodes
     assert all(isinstance(n, Node) and "level" not in n.attrs for n in nodes)
-
-
-def skew_of(after: Program) -> dict[str, int]:
-    return {n.name: n.attrs["layout"].skew for n in after.graph}
-
-
-def test_every_second_convolution_of_a_chain_starts_from_skewed_copies() -> None:
-    """conv -> relu -> conv => conv (to skewed copies) -> relu -> conv (from skewed copies, to equal ones)"""
-
-    def build(b: GraphBuilder) -> None:
-        x = b.conv_bn("input", "c0", None, 4, 3, 2)
-        x = b.add("r1", "relu", b.conv_bn(x, "c1", None, 16, 3))
-        b.conv_bn(x, "c2", None, 16, 3)
-
-    after = run(small(build), approximate, layouts, skews)
-    assert after.graph["c1"].attrs["layout"].copies == 2  # 4 blocks of 64 slots, twice in 512
-    assert skew_of(after) == {"input": 0, "c0": 0, "c1": 2, "r1": 2, "c2": 0}
-
-
-@pytest.mark.parametrize("params", ["1", "1-openfhe"])
-def test_resnet20_skews_the_later_stages_and_saves_time(params: str) -> None:
-    skewing = PASSES.index(skews)
-    before = run(program(zoo.network("resnet20"), parameter_set(params)), *PASSES[:skewing])
-    after = run(before, skews)
-    found = skew_of(after)
-    assert found["layer3.1.bn1"] > 0
-    for node in after.graph:
-        inputs = [found[i] for i in node.inputs]
-        if node.op in ("add", "chebyshev", "avg_pool"):
-            assert set(inputs) == {found[node.name]}
-        if node.op == "linear":
-            assert [*inputs, found[node.name]] == [0, 0]
-        assert after.graph[node.name].attrs["layout"].period <= parameter_set(params).slots
-    assert found["input"] == 0
-    plans = (run(p, *PASSES[skewing + 1 :]) for p in (before, after))
-    one, other = (lower(p, (0.5,) * 3, (0.5,) * 3, "fast").prediction for p in plans)
-    assert other.seconds < one.seconds
-    assert other.key_bytes <= one.key_bytes
-
-
-def test_no_idle_slots_leave_nothing_to_skew() -> None:
-    def build(b: GraphBuilder) -> None:
-        b.conv_bn(b.conv_bn("input", "c0", None, 8, 3), "c1", None, 8, 3)
-
-    assert set(skew_of(run(small(build), approximate, layouts, skews)).values()) == {0}
-
-
-def test_a_convolution_that_is_added_to_its_own_input_keeps_one_arrangement() -> None:
-    def build(b: GraphBuilder) -> None:
-        x = b.add("r0", "relu", b.conv_bn("input", "c0", None, 4, 3))
-        b.add("r1", "relu", b.add("sum", "add", b.conv_bn(x, "c1", None, 4, 3), x))
-
-    assert set(skew_of(run(small(build), approximate, layouts, skews)).values()) == {0}
