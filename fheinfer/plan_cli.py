@@ -52,6 +52,7 @@ def sets(as_json: JsonOption = False) -> None:
     rows: list[dict[str, Any]] = []
     for params in parameter_sets():
         context, plan = _core.Context(params.core()), manifest_plan(params.network, params)
+        twice = "2x" if params.paired else ""
         rows.append(
             {
                 "set": params.name,
@@ -62,7 +63,7 @@ def sets(as_json: JsonOption = False) -> None:
                 "budgets": f"{params.cts_budget},{params.stc_budget}",
                 "limbs": len(context.q),
                 "specials": len(context.p),
-                "prime_bits": f"{params.first_bits}/{params.scale_bits}",
+                "prime_bits": f"{params.first_bits}/{twice}{params.scale_bits}",
                 "log_qp": context.log_qp,
                 "levels": params.levels,
                 "key_bytes": plan.prediction.key_bytes,
@@ -113,7 +114,8 @@ def sets(as_json: JsonOption = False) -> None:
         f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]} at N = 2^16 and {MAX_LOG_QP[15]} at "
         "2^15, what\nthe HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary "
         "secret; the main\nsecret is dense ternary. Bootstrapping switches to an ephemeral secret of weight 32, only "
-        "modulo q_0 and one\nspecial prime (ePrint 2022/024). No set gives less; a chain that would is refused."
+        "modulo q_0 and one\nspecial prime (ePrint 2022/024). No set gives less; a chain that would is refused.\n"
+        "quad and turbo have a prime for every two levels, and one of half the size for the odd ones (docs/native.md)."
     )
 
 

@@ -34,6 +34,7 @@ def test_sets(command: Command) -> None:
     rows = parsed(command("sets", "--json"))
     assert [row["set"] for row in rows] == [p.name for p in parameter_sets()]
     assert all(row["log_qp"] <= 1747 and row["key_bytes"] > 5e8 and row["seconds"] > 0 for row in rows)
+    assert {row["set"]: row["prime_bits"] for row in rows}.items() >= {"1": "49/47", "turbo": "35/2x25"}.items()
 
 
 def test_sets_say_what_their_security_rests_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
