@@ -109,7 +109,8 @@ def search(
 
     if over == "margin":
         within = [point for point in map(attempt, candidates) if point.within(max_loss)]
-        return Found(clear, tuple(tried), max(within, key=lambda point: point.accuracy, default=None))
+        # Of equals the widest: pictures that were not tried will come.
+        return Found(clear, tuple(tried), max(reversed(within), key=lambda point: point.accuracy, default=None))
     low, high, best = 0, len(candidates) - 1, None
     while low <= high:
         middle = (low + high) // 2
