@@ -15,8 +15,9 @@ from torch.nn import functional
 from fheinfer.compiler.plan import Plan, Step
 from fheinfer.compiler.steps import BOOTSTRAPPED
 
-Noise = Callable[[Step | None, Tensor], Tensor]
-"""The output of a step (None: the encrypted picture) with the error an encrypted run would add to it."""
+Noise = Callable[[Step | None, Tensor, Tensor], Tensor]
+"""Step, its (first) input, its output -> the output with the error an encrypted run would add to it; None and twice the
+picture for encryption."""
 Watch = Callable[[Step, Tensor], None]
 
 ROUNDING = 1e-5
@@ -53,13 +54,13 @@ class Batch:
         plan = self.plan
         self._outside: dict[str, Tensor] = {}
         x = pictures / plan.client.input_scale
-        values = {plan.steps[0].inputs[0]: self.noise(None, x) if self.noise else x}
+        values = {plan.steps[0].inputs[0]: self.noise(None, x, x) if self.noise else x}
         for index, step in enumerate(plan.steps):
             inputs = [values[name] for name in step.inputs]
             if step.op in BOOTSTRAPPED:
                 self._note(step, inputs[0])
             y = _apply(step, inputs, {role: self.constants[name] for role, name in step.weights.items()})
-            values[step.name] = self.noise(step, y) if self.noise else y
+            values[step.name] = self.noise(step, inputs[0], y) if self.noise else y
             if watch:
                 watch(step, values[step.name])
             for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:

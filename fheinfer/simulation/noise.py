@@ -1,8 +1,9 @@
 """The error an encrypted run adds to every step, for our own evaluation.
 
 A rescaling or a key switch rounds both polynomials of a ciphertext: (1 + h) / 12 of variance in every coefficient, with
-h = 2N/3 for a dense ternary secret (Cheon et al., ePrint 2016/421, section 3.3). A slot is a sum of N coefficients, of
-which a real value sees half. That is `unit`, and all but bootstraps add a few of them.
+h = 2N/3 for a dense ternary secret (Cheon et al., ePrint 2016/421, section 3.3). A slot is a sum of coefficients, twice
+as many as there are slots (those between are no part of it, and never come in: factors have none), of which a real
+value sees half. That is `unit`, and all but bootstraps add a few of them.
 
 A bootstrap computes sin(2 pi x / r) r / (2 pi) for a message ratio r: less than x by (2 pi / r)^2 x^3 / 6, and with the
 noise of EvalMod. The double angles amplify that by 8 / |sin theta| at theta = 2 pi (I - 1/4) / 8, where I, the multiple
@@ -28,8 +29,10 @@ ERROR = 3.19
 """Standard deviation of the errors of encryption."""
 RATIO_BITS, SPARSE_WEIGHT, DOUBLE_ANGLES = 10, 32, 3
 """As in csrc/ckks/bootstrap.h."""
-EVAL_MOD_NOISE = 2**15.9
-"""Noise of a bootstrap of N/4 slots, in units; it grows with the root of the slots."""
+LAST_LAYER_FINER = 8
+"""Bits by which diagonals of the last layer are finer on paired chains: `kFiner` of csrc/kernels/linear.cpp."""
+EVAL_MOD_NOISE = 2**16.4
+"""Noise of a bootstrap, in units."""
 
 
 class NoiseModel:
@@ -48,16 +51,18 @@ class NoiseModel:
         self._n = 1 << params.log_n
         self._scale = 2.0**params.scale_bits
 
-    def __call__(self, step: Step | None, y: Tensor) -> Tensor:
+    def __call__(self, step: Step | None, x: Tensor, y: Tensor) -> Tensor:
         if step is None:
             return self._add(y, self.fresh)
         if step.op == "bootstrap":
             return self._bootstrap(y)
+        if step.op in ("conv2d", "linear"):
+            y = y + self._normal(y) * self._encoded(step, x).view(-1, *[1] * (y.dim() - 1))
         return self._add(y, self.added(step))
 
     def _slots(self, coefficient_variance: float) -> float:
         """Standard deviation of a real slot value, given the variance of every coefficient."""
-        return math.sqrt(self._n / 2 * coefficient_variance) / self._scale
+        return math.sqrt(self.plan.params.slots * coefficient_variance) / self._scale
 
     @property
     def unit(self) -> float:
@@ -89,6 +94,17 @@ class NoiseModel:
             return math.sqrt(height * width) * self.unit
         return 0.0 if step.op == "add" else math.sqrt(2) * self.unit
 
+    def _encoded(self, step: Step, x: Tensor) -> Tensor:
+        """Standard deviation, one a picture, of what rounding the coefficients of diagonals adds to the output.
+
+        Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there.
+        """
+        layout, slots = step.in_layout, self.plan.params.slots
+        finer = 2.0**-LAST_LAYER_FINER if self.plan.params.paired and step.mask else 1.0
+        of_one = self._slots(1 / 12) * finer
+        in_slots = x.square().flatten(1).sum(1) * (slots // layout.period) / slots
+        return of_one * (step.multiplications * in_slots).sqrt()
+
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
         """`y` after decryption, which adds as much noise as there is."""
         return y + self._normal(y) * (y - exact).square().mean().sqrt()
@@ -113,7 +129,7 @@ class NoiseModel:
     @property
     def bootstrap(self) -> float:
         """Standard deviation of the noise of a bootstrap, over all I."""
-        return EVAL_MOD_NOISE * self.unit * math.sqrt(4 * self.plan.params.slots / self._n)
+        return EVAL_MOD_NOISE * self.unit
 
 
 def _mean_gain() -> float:

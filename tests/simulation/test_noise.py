@@ -16,7 +16,7 @@ from fheinfer.errors import UsageError
 from fheinfer.simulation.batch import Batch
 from fheinfer.simulation.noise import NoiseModel
 from fheinfer.weights import Weights
-from tests.conftest import NETWORK, TINY, Rig, tiny_pixels
+from tests.conftest import NETWORK, TINY, Rig, calibrated, random_weights, tiny_pixels
 
 F64 = NDArray[np.float64]
 PICTURES = 3
@@ -27,19 +27,25 @@ def bits(error: F64) -> float:
     return float(-np.log2(np.sqrt(np.square(error).mean())))
 
 
-@pytest.mark.parametrize("activation", ["relu:59", "f1g2", "relu-aq"])
-def test_predicted_and_measured_bits_of_every_layer_are_within_one(
-    tmp_path: Path, tiny_weights: Weights, activation: str
-) -> None:
-    name = f"{TINY}+{activation}"
-    fheinfer.keygen(name, tmp_path, network=NETWORK)
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (NETWORK, f"{TINY}+relu:59"),
+        (NETWORK, f"{TINY}+f1g2"),
+        (NETWORK, f"{TINY}+relu-aq"),
+        ("resnet8-tiny-turbo", "insecure-tiny-turbo"),
+    ],
+)
+def test_predicted_and_measured_bits_of_every_layer_are_within_one(tmp_path: Path, network: str, name: str) -> None:
+    weights = calibrated(random_weights(network, 1), range(1000, 1040))
+    fheinfer.keygen(name, tmp_path, network=network)
     folder = tmp_path / f"set{name}"
-    server, client = fheinfer.Server(folder / "server", tiny_weights), fheinfer.Client(folder)
+    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
     plan = server.plan
     measured: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     predicted: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     for seed in range(PICTURES):
-        picture = fheinfer.normalise(tiny_pixels(seed), tiny_weights.mean, tiny_weights.std)
+        picture = fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std)
         layers: dict[str, F64] = {}
         fheinfer.run_slots(plan, picture, layers=layers)
         server.evaluate(client.encrypt(picture, plan.client), checkpoints=tmp_path / "run", keep_layers=True)
