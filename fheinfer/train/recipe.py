@@ -87,7 +87,7 @@ class Recipe:
                 raise UsageError(f"recipe: {name} cannot be {getattr(self, name)}")
 
     def changed(self, settings: Sequence[str]) -> Recipe:
-        """This recipe with other settings, such as "epochs=20".
+        """This recipe with other settings, such as "epochs=20"; of fewer epochs than are to settle, all do.
 
         Raises:
             UsageError: a setting that is no NAME=VALUE, has no such name or no value of its kind, or breaks a rule.
@@ -104,7 +104,7 @@ class Recipe:
                     raise ValueError
             except (KeyError, ValueError, SyntaxError, TypeError):
                 raise UsageError(f"recipe: {setting!r} is no NAME=VALUE of {', '.join(usual)}") from None
-        return replace(self, **chosen)
+        return replace(self, **{"settle": min(self.settle, chosen.get("epochs", self.epochs)), **chosen})
 
     def lr(self, step: int, steps: int) -> float:
         """Learning rate of step 0..steps-1."""

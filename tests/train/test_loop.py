@@ -272,6 +272,14 @@ def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
         Recipe().changed([setting])
 
 
+def test_fewer_epochs_than_are_to_settle_settle_all() -> None:
+    usual = Recipe(epochs=5, settle=2)
+    assert usual.changed(["epochs=1"]).settle == 1
+    assert usual.changed(["epochs=9"]).settle == usual.changed([]).settle == 2
+    with pytest.raises(UsageError, match="settle cannot be 3"):
+        usual.changed(["epochs=2", "settle=3"])
+
+
 def test_a_recipe_is_read_from_settings() -> None:
     assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
         epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
