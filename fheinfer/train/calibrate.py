@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from fheinfer.errors import RangeError
 from fheinfer.ranges import BINS, Histogram, Ranges
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import inputs_of
+from fheinfer.train.evaluate import Tell, inputs_of
 from fheinfer.train.module import from_weights
 from fheinfer.weights import Weights
 
@@ -20,7 +19,7 @@ IMAGES = 10_000
 
 @torch.inference_mode()
 def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
-              observe: Callable[[int, int], None] = lambda done, total: None) -> Ranges:
+              observe: Tell = lambda done, total: None) -> Ranges:
     """Range and histogram of the input of every activation; pictures are averaged down to the network's input size.
 
     Args:
@@ -33,9 +32,9 @@ def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
     """
     found = {node.name: Histogram() for node in weights.graph.activations}
     ranges = Ranges(weights.network, weights.identity, len(images), margin, found)
-    module, done = from_weights(weights), 0
+    module = from_weights(weights)
     pictures = images.resized(int(weights.graph.input.attrs["shape"][1]))
-    for x, labels in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu")):
+    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), observe):
         values = module.forward_all(x)
         for node in weights.graph.activations:
             given, histogram = values[node.inputs[0]], found[node.name]
@@ -44,7 +43,6 @@ def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
                 raise RangeError(f"the input of {node.name!r} is not a number on one of the images")
             histogram.stretch(largest)
             histogram.counts += torch.histc(given, BINS, -histogram.reach, histogram.reach).numpy().astype(np.int64)
-        observe(done := done + len(labels), len(images))
     return ranges
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +19,27 @@ MOST = 64.0
 """How large values may get that are to survive encryption at short scales."""
 
 
-def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], device: torch.device
-              ) -> Iterator[tuple[Tensor, Tensor]]:
+Tell = Callable[[int, int], None]
+"""Is told the pictures that are done, and all of them."""
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], device: torch.device,
+              tell: Tell = _silent) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, labels) of all pictures in order."""
     for start in range(0, len(pictures), _BATCH):
         images = torch.from_numpy(pictures.images[start:start + _BATCH].copy()).to(device)
         labels = torch.from_numpy(pictures.labels[start:start + _BATCH].copy()).long().to(device)
         yield to_input(images, mean, std), labels
+        tell(start + len(labels), len(pictures))
 
 
 @torch.inference_mode()
 def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-             most: float = math.inf) -> float:
+             most: float = math.inf, tell: Tell = _silent) -> float:
     """Part of the pictures whose largest logit is their label, 0..1. With `most`, one that could not be evaluated
     encrypted counts as wrong: with a value beyond `most` into or out of a quadratic, or into a PAF beyond its scale."""
     module.eval()
@@ -41,7 +50,7 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
         limits = {name: most for node in quadratics for name in (node.inputs[0], node.name)}
         limits |= {module.graph[name].inputs[0]: paf.scale for name, paf in module.pafs().items()}
     right = 0
-    for x, labels in inputs_of(pictures, mean, std, device):
+    for x, labels in inputs_of(pictures, mean, std, device, tell):
         values = module.forward_all(x)
         good = values[module.graph.output.name].argmax(1) == labels
         for name, limit in limits.items():
@@ -51,7 +60,7 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
 
 
 @torch.inference_mode()
-def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe) -> None:
+def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = _silent) -> None:
     """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
 
     Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, pictures
@@ -62,7 +71,7 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe) -> None
     device = next(module.parameters()).device
     module.train()
     drop = without_runaways(module.bounds(recipe.bound))
-    for index, (x, _) in enumerate(inputs_of(pictures, recipe.mean, recipe.std, device), start=1):
+    for index, (x, _) in enumerate(inputs_of(pictures, recipe.mean, recipe.std, device, tell), start=1):
         for layer in norms:
             layer.momentum = 1 / index  # a plain average over the batches so far
         module.forward_all(x, drop)
@@ -72,13 +81,13 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe) -> None
 
 
 @torch.inference_mode()
-def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float]
-            ) -> dict[str, tuple[float, float]]:
+def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
+            tell: Tell = _silent) -> dict[str, tuple[float, float]]:
     """(largest |input|, largest |output|) of every activation over `pictures`, by node name in graph order."""
     module.eval()
     device = next(module.parameters()).device
     found = {node.name: (0.0, 0.0) for node in module.graph.activations}
-    for x, _ in inputs_of(pictures, mean, std, device):
+    for x, _ in inputs_of(pictures, mean, std, device, tell):
         values = module.forward_all(x)
         for node in module.graph.activations:
             seen = (float(values[name].abs().max()) for name in (node.inputs[0], node.name))
@@ -88,7 +97,7 @@ def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std:
 
 @torch.inference_mode()
 def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8) -> float:
+                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8, tell: Tell = _silent) -> float:
     """`accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
 
     Args:
@@ -107,7 +116,7 @@ def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float
         return value + deviation[name] * torch.randn(value.shape, generator=random, device=device)
 
     right = 0
-    for x, labels in inputs_of(pictures, mean, std, device):
+    for x, labels in inputs_of(pictures, mean, std, device, tell):
         logits = module.forward_all(x, disturb)[module.graph.output.name]
         right += int((logits.argmax(1) == labels).sum())
     return right / len(pictures)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fheinfer.train import data as dataset
 from fheinfer.train.calibrate import IMAGES, calibrate
-from fheinfer.train.loop import Observer, train
+from fheinfer.train.loop import Observer, measuring, train
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN
@@ -34,6 +34,7 @@ def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: R
     """
     recipe = replace(recipe, mean=weights.mean, std=weights.std)
     fitting = dataset.split(dataset.load(dataset.folder(data), "train"))[0]
-    ranges = calibrate(weights, fitting.take(np.arange(min(IMAGES, len(fitting)))), MARGIN)
+    tell = measuring(observe, 0, recipe.epochs)("ranges")
+    ranges = calibrate(weights, fitting.take(np.arange(min(IMAGES, len(fitting)))), MARGIN, tell)
     start = replaced(weights, paf, ranges)
     train(start.network, out, data, recipe, resume, observe, teacher=weights, fused=fused, start=start)

@@ -18,7 +18,7 @@ from fheinfer.train import data as dataset
 from fheinfer.train import smartpaf
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import MOST, accuracy, largest, recalibrate
+from fheinfer.train.evaluate import MOST, Tell, accuracy, largest, recalibrate
 from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
 from fheinfer.train.penalty import LIMIT, excess, without_runaways
@@ -33,6 +33,7 @@ class Progress:
     """Where a run stands; `held_out` is the accuracy (0..1) on held-out images at the end of an epoch, else None.
 
     Images that would not survive encryption count as wrong (`evaluate.accuracy`), so no such epoch is chosen lightly.
+    Between epochs, before the first and after the last, `measuring` says what is measured, and steps are images.
     """
 
     epoch: int
@@ -41,9 +42,15 @@ class Progress:
     steps: int
     loss: float
     held_out: float | None = None
+    measuring: str = ""
 
 
 Observer = Callable[[Progress], None]
+
+
+def measuring(observe: Observer, epoch: int, epochs: int) -> Callable[[str], Tell]:
+    """What is measured -> what to tell of it, to pass on to an observer of training."""
+    return lambda what: lambda done, total: observe(Progress(epoch, epochs, done, total, math.nan, measuring=what))
 
 
 def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
@@ -82,7 +89,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
-    write_report(state, fitting, held_out, test, out)
+    write_report(state, fitting, held_out, test, out, measuring(observe, state.epoch, recipe.epochs))
     load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
 
@@ -135,7 +142,8 @@ class Run:
             self.observe(Progress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
         if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
             raise self._diverged()
-        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST)
+        tell = measuring(self.observe, state.epoch, recipe.epochs)("held-out images")
+        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST, tell)
         state.epoch += 1
         state.model, state.average = _copy(self.module), _copy(self.average)
         state.optimizer = self.optimizer.state_dict()
@@ -146,13 +154,14 @@ class Run:
     def _prepare(self, epoch: int) -> None:
         """What changes from epoch to epoch; all of it follows from the recipe and the state, so runs can be resumed."""
         recipe, settling = self.state.recipe, epoch - (self.state.recipe.epochs - self.state.recipe.settle)
+        tell = measuring(self.observe, epoch, recipe.epochs)
         for module in (self.module, self.average):
             smartpaf.follow_batches(module, recipe.dynamic and settling <= 0)
         if settling == 0 and recipe.settle:
-            recalibrate(self.module, self.fitting, recipe)
+            recalibrate(self.module, self.fitting, recipe, tell("statistics"))
             if recipe.dynamic:
                 both = (self.module, self.average)
-                sizes = [largest(module, self.fitting, recipe.mean, recipe.std) for module in both]
+                sizes = [largest(module, self.fitting, recipe.mean, recipe.std, tell("scales")) for module in both]
                 for module in both:
                     smartpaf.settle_scales(module, sizes)
         self.module.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from fheinfer.graph.ir import POLYNOMIALS
 from fheinfer.train import quantise
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import accuracy, largest, noisy_accuracy, recalibrate
+from fheinfer.train.evaluate import Tell, accuracy, largest, noisy_accuracy, recalibrate
 from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import saved
 from fheinfer.train.recipe import Recipe
 from fheinfer.weights import Weights
 
 
-def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test: Pictures, out: Path) -> Weights:
+def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test: Pictures, out: Path,
+                 measuring: Callable[[str], Tell]) -> Weights:
     """Settles the best weights of a run in float32, measures them once on `test`, writes `out` and `out`.md.
+
+    `measuring` gives what to tell of the pictures that are done, by the name of what is measured.
 
     Raises:
         StorageError: a file cannot be written.
@@ -32,14 +36,15 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     module.load_state_dict(state.best)
     quantise.fix(module)
     if not recipe.settle:  # otherwise the weights have settled to the statistics they have
-        recalibrate(module, fitting, recipe)
+        recalibrate(module, fitting, recipe, measuring("statistics"))
     as_given = (recipe.mean, recipe.std)
-    sizes = largest(module, fitting, *as_given)
+    sizes = largest(module, fitting, *as_given, measuring("largest values"))
     provenance = {"trained on": f"{len(fitting):,} images", "best epoch": str(state.best_epoch)}
     for name, part in (("held-out images", held_out), ("test images", test)):
-        provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * accuracy(module, part, *as_given):.2f} %"
+        right = accuracy(module, part, *as_given, tell=measuring(name))
+        provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * right:.2f} %"
     if any(node.op in POLYNOMIALS for node in graph):
-        provenance |= _robustness(module, held_out, test, sizes, recipe)
+        provenance |= _robustness(module, held_out, test, sizes, recipe, measuring)
     provenance |= {f"recipe: {name}": value for name, value in recipe.describe().items()}
     ranges = {name: inside for name, (inside, _) in sizes.items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
@@ -56,11 +61,12 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
 
 
 def _robustness(module: GraphModule, held_out: Pictures, test: Pictures, sizes: dict[str, tuple[float, float]],
-                recipe: Recipe) -> dict[str, str]:
+                recipe: Recipe, measuring: Callable[[str], Tell]) -> dict[str, str]:
     """What says whether polynomials survive encryption: how large values get, and what noise does to the accuracy."""
-    seen = [sizes, *(largest(module, part, recipe.mean, recipe.std) for part in (held_out, test))]
+    tell = measuring("largest values")
+    seen = [sizes, *(largest(module, part, recipe.mean, recipe.std, tell) for part in (held_out, test))]
     peak = max(max(pair) for found in seen for pair in found.values())
-    noisy = noisy_accuracy(module, test, recipe.mean, recipe.std, sizes)
+    noisy = noisy_accuracy(module, test, recipe.mean, recipe.std, sizes, tell=measuring("test images under noise"))
     return {"largest value into or out of an activation, all images": f"{peak:.1f}",
             "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
 

@@ -33,7 +33,7 @@ from fheinfer.weights import Weights
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),
         (("finetune", "RELU", "--paf", "f1", "--data", "NOWHERE"), 3, "no such folder"),
-        (("finetune", "RELU", "--paf", "f1", "--recipe", "dynamic=1"), 2, "settle cannot be 0"),
+        (("finetune", "RELU", "--paf", "f1", "--recipe", "dynamic=1", "--recipe", "settle=0"), 2, "settle cannot be 0"),
         (("calibrate", "RELU", "--data", "SHORT"), 3, "do not fill sheets"),
     ],
     ids=str,

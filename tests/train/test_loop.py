@@ -71,9 +71,11 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
     with pytest.raises(KeyboardInterrupt):
         train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(1))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.checkpoint"]
-    epochs: list[int] = []
-    train(NETWORK, out, sheets, QUICK, resume=True, observe=lambda progress: epochs.append(progress.epoch))
-    assert set(epochs) == {1, 2}
+    heard: list[Progress] = []
+    train(NETWORK, out, sheets, QUICK, resume=True, observe=heard.append)
+    assert {progress.epoch for progress in heard if not progress.measuring} == {1, 2}
+    assert {progress.measuring for progress in heard} >= {"held-out images", "statistics", "test images"}
+    assert all(0 < progress.step <= progress.steps for progress in heard)
     assert load(out).identity == load(trained).identity
 
 
@@ -184,6 +186,7 @@ def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
 def test_the_bar_prints_a_line_an_epoch() -> None:
     console = Console(record=True, width=100, force_terminal=False)
     with progress_bar(console) as observe:
+        observe(Progress(0, 2, 500, 1000, float("nan"), measuring="ranges"))
         observe(Progress(0, 2, 1, 2, 2.3))
         observe(Progress(0, 2, 2, 2, 2.2, held_out=0.25))
     assert "epoch   1/2  loss 2.200  held out 25.00 %" in console.export_text()

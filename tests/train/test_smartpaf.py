@@ -46,7 +46,7 @@ def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Weigh
     orders: list[list[bool]] = []
 
     def observe(progress: loop.Progress) -> None:
-        if progress.held_out is None:
+        if progress.held_out is None and not progress.measuring:
             states = [[bool(p.waiting) for p in m.pafs().values()] for m in (run.module, run.average)]
             assert states[0] == states[1]
             orders.append(states[0])
@@ -125,7 +125,7 @@ def test_swa_is_the_equal_average_over_the_last_epochs(start: Weights, few: data
     seen: list[torch.Tensor] = []
 
     def observe(progress: loop.Progress) -> None:
-        if progress.held_out is None and progress.epoch >= 2:
+        if progress.held_out is None and not progress.measuring and progress.epoch >= 2:
             seen.append(run.module.get_parameter("conv1.weight").detach().clone())
 
     run = run_of(replace(TUNE, swa=2), start, few, observe)
