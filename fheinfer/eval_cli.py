@@ -95,9 +95,11 @@ def evaluate(
         seconds, memory = plan.prediction.seconds, plan.prediction.peak_memory
         out.print(f"encrypted: {plan.bootstraps} bootstraps, about {seconds:.0f} s and {size(memory)}")
     for overflow in found.overflows:
+        paf = trained.graph[overflow.activation].op == "paf"
+        advice = "its scale is part of the weights" if paf else "raise --margin or calibrate on more pictures"
         err.print(
             f"warning: {overflow.activation} leaves its range on {overflow.images:,} images, by a factor of "
-            f"{overflow.largest:.3g}; raise --margin or calibrate on more pictures",
+            f"{overflow.largest:.3g}; {advice}",
             markup=False,
         )
 

@@ -160,6 +160,13 @@ _SETS = {
         ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
         # What a network of ReLUs that a user brings runs on: set 1, whose activation is what `fheinfer search` finds.
         ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
+        # A level more: both PAFs of a residual block, of three levels each, in one bootstrap; or one of seven.
+        ParameterSet(
+            *("paf", 16, 16384, 49, 47, 50, 2, 3, 3),
+            levels=11,
+            activation="relu:119",
+            network="resnet20+f1",
+        ),
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
         ParameterSet(
             *("quad", 16, 16384, 35, 25, 48, 2, 0, 0),

@@ -19,7 +19,7 @@ from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN
 from fheinfer.weights import Weights
 
-RECIPE = Recipe(epochs=6, peak_lr=0.01, warmup=0.1, average=0.99, settle=2, contrast=0.1)
+RECIPE = Recipe(epochs=12, peak_lr=0.03, warmup=0.1, average=0.995, settle=3, contrast=0.1)
 
 
 def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: Recipe = RECIPE, resume: bool = False,

@@ -46,6 +46,14 @@ def test_quadratic_networks_take_no_bootstrap(plans: dict[str, Any], name: str, 
         assert (ops.count("conv2d"), ops.count("quadratic")) == (19 + 2, 19)  # two shortcuts have one of their own
 
 
+def test_one_level_more_saves_pafs_a_bootstrap_a_block(plans: dict[str, Any]) -> None:
+    """Of three levels each, two fit between bootstraps with their convolutions; of seven, one."""
+    assert plans["paf"].bootstraps == 10
+    assert manifest_plan("resnet20+f1", parameter_set("1")).bootstraps == 18
+    of_seven = [manifest_plan("resnet20+a7", parameter_set(name)).bootstraps for name in ("paf", "1")]
+    assert of_seven == [19, 37]
+
+
 def test_the_input_of_a_paired_chain_is_at_an_even_level() -> None:
     """What needs an odd number of levels, encrypted one higher, where OpenFHE can."""
     for name in ("turbo", "insecure-tiny-turbo"):

@@ -34,7 +34,7 @@ def test_every_set_reaches_128_bits_with_short_primes(params: ParameterSet) -> N
 
 def test_the_published_sets_stay_what_they_are() -> None:
     """ReLU degree, large digits, CoeffToSlot and SlotToCoeff budgets of Rovida & Leporati, ePrint 2024/460."""
-    ours = ("relu", "quad")
+    ours = ("relu", "paf")
     sets = [s for s in parameter_sets() if s.bootstraps and s.name not in ours]
     what = {s.name: (s.activation, s.digits, (s.cts_budget, s.stc_budget)) for s in sets}
     published = {
