@@ -99,10 +99,10 @@ class NoiseModel:
 
         Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there.
         """
-        layout, slots = step.in_layout, self.plan.params.slots
+        layout = step.in_layout
         finer = 2.0**-LAST_LAYER_FINER if self.plan.params.paired and step.mask else 1.0
         of_one = self._slots(1 / 12) * finer
-        in_slots = x.square().flatten(1).sum(1) * (slots // layout.period) / slots
+        in_slots = x.square().flatten(1).sum(1) * layout.copies / layout.period
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from fheinfer.errors import RangeError
 from fheinfer.ranges import BINS, Histogram, Ranges
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import Tell, inputs_of
+from fheinfer.train.evaluate import Tell, inputs_of, silent
 from fheinfer.train.module import from_weights
 from fheinfer.weights import Weights
 
@@ -19,7 +19,7 @@ IMAGES = 10_000
 
 @torch.inference_mode()
 def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
-              observe: Tell = lambda done, total: None) -> Ranges:
+              observe: Tell = silent) -> Ranges:
     """Range and histogram of the input of every activation; pictures are averaged down to the network's input size.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fheinfer.train.data import Pictures
 from fheinfer.train.images import to_input
 from fheinfer.train.module import NORMS, GraphModule
-from fheinfer.train.penalty import without_runaways
+from fheinfer.train.penalty import largest_of_each, without_runaways
 from fheinfer.train.recipe import Recipe
 
 _BATCH = 500
@@ -23,12 +23,12 @@ Tell = Callable[[int, int], None]
 """Is told the pictures that are done, and all of them."""
 
 
-def _silent(done: int, total: int) -> None:
+def silent(done: int, total: int) -> None:
     pass
 
 
 def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], device: torch.device,
-              tell: Tell = _silent) -> Iterator[tuple[Tensor, Tensor]]:
+              tell: Tell = silent) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, labels) of all pictures in order."""
     for start in range(0, len(pictures), _BATCH):
         images = torch.from_numpy(pictures.images[start:start + _BATCH].copy()).to(device)
@@ -39,7 +39,7 @@ def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], d
 
 @torch.inference_mode()
 def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-             most: float = math.inf, tell: Tell = _silent) -> float:
+             most: float = math.inf, tell: Tell = silent) -> float:
     """Part of the pictures whose largest logit is their label, 0..1. With `most`, one that could not be evaluated
     encrypted counts as wrong: with a value beyond `most` into or out of a quadratic, or into a PAF beyond its scale."""
     module.eval()
@@ -54,13 +54,13 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
         values = module.forward_all(x)
         good = values[module.graph.output.name].argmax(1) == labels
         for name, limit in limits.items():
-            good &= values[name].abs().flatten(1).amax(1) <= limit
+            good &= largest_of_each(values[name]) <= limit
         right += int(good.sum())
     return right / len(pictures)
 
 
 @torch.inference_mode()
-def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = _silent) -> None:
+def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = silent) -> None:
     """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
 
     Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, pictures
@@ -82,7 +82,7 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: T
 
 @torch.inference_mode()
 def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-            tell: Tell = _silent) -> dict[str, tuple[float, float]]:
+            tell: Tell = silent) -> dict[str, tuple[float, float]]:
     """(largest |input|, largest |output|) of every activation over `pictures`, by node name in graph order."""
     module.eval()
     device = next(module.parameters()).device
@@ -97,7 +97,7 @@ def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std:
 
 @torch.inference_mode()
 def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8, tell: Tell = _silent) -> float:
+                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8, tell: Tell = silent) -> float:
     """`accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
 
     Args:

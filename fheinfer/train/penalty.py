@@ -29,7 +29,7 @@ def without_runaways(bounds: Bounds) -> Callable[[str, Tensor], Tensor]:
     def change(name: str, value: Tensor) -> Tensor:
         if name not in bounds:
             return value
-        kept = _largest(value.detach()) <= LIMIT * bounds[name][0]
+        kept = largest_of_each(value.detach()) <= LIMIT * bounds[name][0]
         return torch.where(kept.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
 
     return change
@@ -58,10 +58,10 @@ def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor
 
 
 def _beyond(values: Tensor, largest: Tensor | float) -> Tensor:
-    over = functional.relu(_largest(values) - largest) / KNEE
+    over = functional.relu(largest_of_each(values) - largest) / KNEE
     return KNEE**2 * over.square().log1p().mean()
 
 
-def _largest(values: Tensor) -> Tensor:
+def largest_of_each(values: Tensor) -> Tensor:
     """Largest |value| of each picture; all axes at once, so that a compiled network reads memory in its order."""
     return values.abs().amax(tuple(range(1, values.ndim)))

@@ -20,7 +20,8 @@ def test_a_result_of_no_precision_at_all_would_still_fit(params: ParameterSet) -
     largest = params.reach**2
     deviation = largest * math.sqrt(2 / coefficients)  # of a coefficient, where that of a slot is as large as it gets
     one = mpmath.erfc((room - largest) / deviation / mpmath.sqrt(2))
-    assert mpmath.log(coefficients * one, 2) < -700
+    # Deviations of room go with the root of the ring: the small one of the tests has 32 of them, turbo 128.
+    assert mpmath.log(coefficients * one, 2) < (-700 if params.insecure else -10_000)
 
 
 def test_coefficients_are_no_larger_than_slots() -> None:
