@@ -14,11 +14,14 @@ from fheinfer.train.module import NORMS, GraphModule
 from fheinfer.train.penalty import largest_of_each, without_runaways
 from fheinfer.train.recipe import Recipe
 
-_BATCH = 500
+_BATCH = 100
+"""Few enough pictures that the values of a layer stay in the cache: 500 take twice as long."""
 MOST = 64.0
 """How large values may get that are to survive encryption at short scales."""
 
 
+Sizes = Mapping[str, tuple[float, float]]
+"""Activation, in graph order -> its largest |input| and its largest |output|."""
 Tell = Callable[[int, int], None]
 """Is told the pictures that are done, and all of them."""
 
@@ -81,27 +84,29 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: T
 
 
 @torch.inference_mode()
-def largest(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-            tell: Tell = silent) -> dict[str, tuple[float, float]]:
-    """(largest |input|, largest |output|) of every activation over `pictures`, by node name in graph order."""
+def measure(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
+            tell: Tell = silent) -> tuple[float, Sizes]:
+    """`accuracy`, and what every activation saw over `pictures`, in one pass."""
     module.eval()
     device = next(module.parameters()).device
-    found = {node.name: (0.0, 0.0) for node in module.graph.activations}
-    for x, _ in inputs_of(pictures, mean, std, device, tell):
+    activations = module.graph.activations
+    found, right = torch.zeros(len(activations), 2, device=device), 0
+    for x, labels in inputs_of(pictures, mean, std, device, tell):
         values = module.forward_all(x)
-        for node in module.graph.activations:
-            seen = (float(values[name].abs().max()) for name in (node.inputs[0], node.name))
-            found[node.name] = (max(found[node.name][0], next(seen)), max(found[node.name][1], next(seen)))
-    return found
+        right += int((values[module.graph.output.name].argmax(1) == labels).sum())
+        seen = [[largest_of_each(values[name]).amax() for name in (node.inputs[0], node.name)] for node in activations]
+        found = found.maximum(torch.tensor(seen, device=device))
+    return right / len(pictures), {node.name: (inside, outside) for node, (inside, outside)
+                                   in zip(activations, found.tolist(), strict=True)}
 
 
 @torch.inference_mode()
 def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-                   sizes: Mapping[str, tuple[float, float]], noise: float = 2**-8, tell: Tell = silent) -> float:
+                   sizes: Sizes, noise: float = 2**-8, tell: Tell = silent) -> float:
     """`accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
 
     Args:
-        sizes: what `largest` found; the standard deviation is `noise` times that.
+        sizes: what `measure` found; the standard deviation is `noise` times that.
     """
     module.eval()
     device = next(module.parameters()).device

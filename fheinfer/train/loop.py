@@ -18,7 +18,7 @@ from fheinfer.train import data as dataset
 from fheinfer.train import smartpaf
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import MOST, Tell, accuracy, largest, recalibrate
+from fheinfer.train.evaluate import MOST, Tell, accuracy, measure, recalibrate
 from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
 from fheinfer.train.penalty import LIMIT, excess, without_runaways
@@ -161,7 +161,7 @@ class Run:
             recalibrate(self.module, self.fitting, recipe, tell("statistics"))
             if recipe.dynamic:
                 both = (self.module, self.average)
-                sizes = [largest(module, self.fitting, recipe.mean, recipe.std, tell("scales")) for module in both]
+                sizes = [measure(module, self.fitting, recipe.mean, recipe.std, tell("scales"))[1] for module in both]
                 for module in both:
                     smartpaf.settle_scales(module, sizes)
         self.module.train()

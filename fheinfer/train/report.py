@@ -14,10 +14,9 @@ from fheinfer.graph.ir import POLYNOMIALS
 from fheinfer.train import quantise
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
-from fheinfer.train.evaluate import Tell, accuracy, largest, noisy_accuracy, recalibrate
+from fheinfer.train.evaluate import Tell, measure, noisy_accuracy, recalibrate
 from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import saved
-from fheinfer.train.recipe import Recipe
 from fheinfer.weights import Weights
 
 
@@ -38,15 +37,20 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     if not recipe.settle:  # otherwise the weights have settled to the statistics they have
         recalibrate(module, fitting, recipe, measuring("statistics"))
     as_given = (recipe.mean, recipe.std)
-    sizes = largest(module, fitting, *as_given, measuring("largest values"))
     provenance = {"trained on": f"{len(fitting):,} images", "best epoch": str(state.best_epoch)}
-    for name, part in (("held-out images", held_out), ("test images", test)):
-        right = accuracy(module, part, *as_given, tell=measuring(name))
-        provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * right:.2f} %"
+    seen = {}
+    for name, part in (("training images", fitting), ("held-out images", held_out), ("test images", test)):
+        right, seen[name] = measure(module, part, *as_given, measuring(name))
+        if part is not fitting:
+            provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * right:.2f} %"
     if any(node.op in POLYNOMIALS for node in graph):
-        provenance |= _robustness(module, held_out, test, sizes, recipe, measuring)
+        peak = max(max(pair) for sizes in seen.values() for pair in sizes.values())
+        noisy = noisy_accuracy(module, test, *as_given, seen["training images"], tell=measuring("test images, noise"))
+        provenance |= {
+            "largest value into or out of an activation, all images": f"{peak:.1f}",
+            "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
     provenance |= {f"recipe: {name}": value for name, value in recipe.describe().items()}
-    ranges = {name: inside for name, (inside, _) in sizes.items()}
+    ranges = {name: inside for name, (inside, _) in seen["training images"].items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
     if recipe.prune:
@@ -58,17 +62,6 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     except OSError as error:
         raise StorageError(f"{card}: cannot write the model card ({error.strerror})") from None
     return weights
-
-
-def _robustness(module: GraphModule, held_out: Pictures, test: Pictures, sizes: dict[str, tuple[float, float]],
-                recipe: Recipe, measuring: Callable[[str], Tell]) -> dict[str, str]:
-    """What says whether polynomials survive encryption: how large values get, and what noise does to the accuracy."""
-    tell = measuring("largest values")
-    seen = [sizes, *(largest(module, part, recipe.mean, recipe.std, tell) for part in (held_out, test))]
-    peak = max(max(pair) for found in seen for pair in found.values())
-    noisy = noisy_accuracy(module, test, recipe.mean, recipe.std, sizes, tell=measuring("test images under noise"))
-    return {"largest value into or out of an activation, all images": f"{peak:.1f}",
-            "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
 
 
 def model_card(weights: Weights) -> str:

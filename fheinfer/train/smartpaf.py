@@ -4,11 +4,12 @@ weights by turns, at a scale that follows every batch until it has to be static.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from fheinfer.errors import UsageError
+from fheinfer.train.evaluate import Sizes
 from fheinfer.train.module import GraphModule
 from fheinfer.train.recipe import Recipe
 
@@ -48,8 +49,8 @@ def follow_batches(module: GraphModule, follows: bool) -> None:
 
 
 @torch.no_grad()
-def settle_scales(module: GraphModule, sizes: Sequence[Mapping[str, tuple[float, float]]]) -> None:
-    """Every scale is from now on the largest input in these results of `evaluate.largest`, with the margin."""
+def settle_scales(module: GraphModule, sizes: Sequence[Sizes]) -> None:
+    """Every scale is from now on the largest input in these results of `evaluate.measure`, with the margin."""
     for name, paf in module.pafs().items():
         paf.scale.fill_(MARGIN * max(found[name][0] for found in sizes) or 1.0)
         paf.dynamic = False

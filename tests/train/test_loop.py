@@ -15,7 +15,7 @@ from fheinfer.frontends import zoo
 from fheinfer.train import data, images, loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.console import progress_bar
-from fheinfer.train.evaluate import accuracy, largest, noisy_accuracy, recalibrate
+from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
 from fheinfer.train.loop import Progress, checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_weights
 from fheinfer.train.recipe import Recipe
@@ -52,7 +52,7 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
 def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
     weights = load(trained)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    found = largest(from_weights(weights), fitting, weights.mean, weights.std)
+    _, found = measure(from_weights(weights), fitting, weights.mean, weights.std)
     measured = {name: inside for name, (inside, _) in found.items()}
     assert weights.ranges == pytest.approx(measured, rel=1e-5)
     assert list(measured) == [node.name for node in weights.graph if node.op == "relu"]
@@ -204,7 +204,8 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
     test = data.load(sheets, "test").resized(8)
     score = accuracy(module, test, *given)
     assert score > 0.8
-    sizes = largest(module, test, *given)
+    measured, sizes = measure(module, test, *given)
+    assert measured == score
     assert max(max(pair) for pair in sizes.values()) < 64
     assert accuracy(module, test, *given, most=64) == score
     assert accuracy(module, test, *given, most=0.01) == 0

@@ -19,7 +19,7 @@ from fheinfer.graph.verify import verify
 from fheinfer.ranges import Ranges
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
-from fheinfer.train.evaluate import accuracy, inputs_of, largest, recalibrate
+from fheinfer.train.evaluate import accuracy, inputs_of, measure, recalibrate
 from fheinfer.train.finetune import finetune
 from fheinfer.train.module import INSIDE, GraphModule, from_weights
 from fheinfer.train.paf import PAF
@@ -158,7 +158,7 @@ def test_finetuning_wins_back_what_replacing_lost(relu_file: Path, relu_weights:
     scores = [accuracy(from_weights(w), test, w.mean, w.std) for w in (relu_weights, before, after)]
     assert scores[2] > max(scores[1], scores[0] - 0.02)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    for name, (inside, _) in largest(from_weights(after), fitting, after.mean, after.std).items():
+    for name, (inside, _) in measure(from_weights(after), fitting, after.mean, after.std)[1].items():
         assert inside < after.arrays[f"{name}.scale"][0]
     assert f"| recipe: teacher | {relu_weights.identity} |" in out.with_suffix(".md").read_text()
 

@@ -15,7 +15,7 @@ from fheinfer.errors import UsageError
 from fheinfer.train import data, loop, smartpaf
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.evaluate import accuracy, largest
+from fheinfer.train.evaluate import accuracy, measure
 from fheinfer.train.finetune import finetune
 from fheinfer.train.loop import Run, checkpoint_path, train
 from fheinfer.train.module import from_weights
@@ -117,7 +117,7 @@ def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Weigh
     module.load_state_dict(run.state.best)
     for (name, paf), scale in zip(module.pafs().items(), scales[3], strict=True):
         assert float(paf.scale) == scale
-        inside = largest(module, few, start.mean, start.std)[name][0]
+        inside = measure(module, few, start.mean, start.std)[1][name][0]
         assert scale / 2 < inside < scale
 
 
