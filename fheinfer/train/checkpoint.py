@@ -16,7 +16,8 @@ from fheinfer.train.recipe import Recipe
 
 @dataclass
 class Checkpoint:
-    """`epoch` epochs are done; `best` is the averaged state that did best on the held-out images."""
+    """`epoch` epochs are done; `best` is the averaged state that did best on the held-out images, `curve` the mean loss
+    and the held-out accuracy (0..1) of each."""
 
     network: str
     recipe: Recipe
@@ -27,6 +28,7 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     best_accuracy: float = 0.0
+    curve: list[tuple[float, float]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Replaces the file at once or not at all; an interrupt leaves the file that was there.

@@ -55,7 +55,7 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
     right = 0
     for x, labels in inputs_of(pictures, mean, std, device, tell):
         values = module.forward_all(x)
-        good = values[module.graph.output.name].argmax(1) == labels
+        good = _right(values[module.graph.output.name], labels)
         for name, limit in limits.items():
             good &= largest_of_each(values[name]) <= limit
         right += int(good.sum())
@@ -63,7 +63,8 @@ def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std
 
 
 @torch.inference_mode()
-def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = silent) -> None:
+def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = silent,
+                fused: bool = False) -> None:
     """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
 
     Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, pictures
@@ -71,33 +72,57 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: T
     """
     norms = [layer for layer in module.modules() if isinstance(layer, NORMS)]
     usual = [layer.momentum for layer in norms]
+    statistics = [buffer for layer in norms for buffer in layer.buffers()]
+    sums = [torch.zeros_like(buffer) for buffer in statistics]
     device = next(module.parameters()).device
     module.train()
-    drop = without_runaways(module.bounds(recipe.bound))
-    for index, (x, _) in enumerate(inputs_of(pictures, recipe.mean, recipe.std, device, tell), start=1):
-        for layer in norms:
-            layer.momentum = 1 / index  # a plain average over the batches so far
-        module.forward_all(x, drop)
+    run = torch.compile(_without_runaways) if fused else _without_runaways
+    for layer in norms:
+        layer.momentum = 1.0  # what is running are the statistics of one batch
+    batches = 0
+    for x, _ in inputs_of(pictures, recipe.mean, recipe.std, device, tell):
+        run(module, x, recipe.bound)
+        batches += 1
+        for total, buffer in zip(sums, statistics, strict=True):
+            total += buffer
+    for total, buffer in zip(sums, statistics, strict=True):
+        buffer.copy_(total / batches)
     for layer, momentum in zip(norms, usual, strict=True):
         layer.momentum = momentum
     module.eval()
 
 
+def _without_runaways(module: GraphModule, x: Tensor, bound: float) -> Tensor:
+    return module.forward_all(x, without_runaways(module.bounds(bound)))[module.graph.output.name]
+
+
 @torch.inference_mode()
 def measure(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-            tell: Tell = silent) -> tuple[float, Sizes]:
-    """`accuracy`, and what every activation saw over `pictures`, in one pass."""
+            tell: Tell = silent, fused: bool = False) -> tuple[float, Sizes]:
+    """`accuracy`, and what every activation saw over `pictures`, in one pass; inf where it was no number."""
     module.eval()
     device = next(module.parameters()).device
     activations = module.graph.activations
+    look = torch.compile(_look) if fused else _look
     found, right = torch.zeros(len(activations), 2, device=device), 0
     for x, labels in inputs_of(pictures, mean, std, device, tell):
-        values = module.forward_all(x)
-        right += int((values[module.graph.output.name].argmax(1) == labels).sum())
-        seen = [[largest_of_each(values[name]).amax() for name in (node.inputs[0], node.name)] for node in activations]
-        found = found.maximum(torch.tensor(seen, device=device))
+        logits, seen = look(module, x)
+        right += int(_right(logits, labels).sum())
+        found = found.maximum(seen.nan_to_num(nan=math.inf))
     return right / len(pictures), {node.name: (inside, outside) for node, (inside, outside)
                                    in zip(activations, found.tolist(), strict=True)}
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits that are no numbers are wrong, though argmax finds something in them."""
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+
+
+def _look(module: GraphModule, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and (activations, 2): the largest |input| and |output| of each."""
+    values = module.forward_all(x)
+    names = [name for node in module.graph.activations for name in (node.inputs[0], node.name)]
+    return values[module.graph.output.name], torch.stack([largest_of_each(values[n]).amax() for n in names]).view(-1, 2)
 
 
 @torch.inference_mode()
@@ -123,5 +148,5 @@ def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float
     right = 0
     for x, labels in inputs_of(pictures, mean, std, device, tell):
         logits = module.forward_all(x, disturb)[module.graph.output.name]
-        right += int((logits.argmax(1) == labels).sum())
+        right += int(_right(logits, labels).sum())
     return right / len(pictures)

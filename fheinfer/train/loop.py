@@ -89,7 +89,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
-    write_report(state, fitting, held_out, test, out, measuring(observe, state.epoch, recipe.epochs))
+    write_report(state, fitting, held_out, test, out, measuring(observe, state.epoch, recipe.epochs), fused)
     load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
 
@@ -116,6 +116,7 @@ class Run:
             _begin(self.module, start)
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
                                          weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
+        self.fused = fused
         self.forward = torch.compile(self._forward) if fused else self._forward
         self.teacher = Teacher(teacher, recipe, self.device, fused) if teacher else None
         self.average.load_state_dict(state.average or self.module.state_dict())
@@ -136,15 +137,17 @@ class Run:
         state, recipe = self.state, self.state.recipe
         self._prepare(state.epoch)
         per_epoch = max(1, len(self.fitting) // recipe.batch)
-        loss = math.nan
+        loss, total = math.nan, 0.0
         for step, (x, labels) in enumerate(batches(self.fitting, recipe, state.epoch, self.device)):
             loss = self._step(x, labels, state.epoch * per_epoch + step, recipe.epochs * per_epoch)
+            total += loss
             self.observe(Progress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
         if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
             raise self._diverged()
         tell = measuring(self.observe, state.epoch, recipe.epochs)("held-out images")
         held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST, tell)
         state.epoch += 1
+        state.curve.append((total / per_epoch, held_out))
         state.model, state.average = _copy(self.module), _copy(self.average)
         state.optimizer = self.optimizer.state_dict()
         if held_out >= state.best_accuracy and recipe.deployable(state.epoch - 1):
@@ -158,10 +161,11 @@ class Run:
         for module in (self.module, self.average):
             smartpaf.follow_batches(module, recipe.dynamic and settling <= 0)
         if settling == 0 and recipe.settle:
-            recalibrate(self.module, self.fitting, recipe, tell("statistics"))
+            recalibrate(self.module, self.fitting, recipe, tell("statistics"), self.fused)
             if recipe.dynamic:
                 both = (self.module, self.average)
-                sizes = [measure(module, self.fitting, recipe.mean, recipe.std, tell("scales"))[1] for module in both]
+                sizes = [measure(module, self.fitting, recipe.mean, recipe.std, tell("scales"), self.fused)[1]
+                         for module in both]
                 for module in both:
                     smartpaf.settle_scales(module, sizes)
         self.module.train()

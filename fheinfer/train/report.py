@@ -19,9 +19,12 @@ from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import saved
 from fheinfer.weights import Weights
 
+_MOST = float(torch.finfo(torch.float32).max)
+"""Stands for a range that is no number: some picture ran away."""
+
 
 def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test: Pictures, out: Path,
-                 measuring: Callable[[str], Tell]) -> Weights:
+                 measuring: Callable[[str], Tell], fused: bool = False) -> Weights:
     """Settles the best weights of a run in float32, measures them once on `test`, writes `out` and `out`.md.
 
     `measuring` gives what to tell of the pictures that are done, by the name of what is measured.
@@ -35,12 +38,12 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
     module.load_state_dict(state.best)
     quantise.fix(module)
     if not recipe.settle:  # otherwise the weights have settled to the statistics they have
-        recalibrate(module, fitting, recipe, measuring("statistics"))
+        recalibrate(module, fitting, recipe, measuring("statistics"), fused)
     as_given = (recipe.mean, recipe.std)
     provenance = {"trained on": f"{len(fitting):,} images", "best epoch": str(state.best_epoch)}
     seen = {}
     for name, part in (("training images", fitting), ("held-out images", held_out), ("test images", test)):
-        right, seen[name] = measure(module, part, *as_given, measuring(name))
+        right, seen[name] = measure(module, part, *as_given, measuring(name), fused)
         if part is not fitting:
             provenance[f"accuracy on {len(part):,} {name}"] = f"{100 * right:.2f} %"
     if any(node.op in POLYNOMIALS for node in graph):
@@ -50,7 +53,8 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
             "largest value into or out of an activation, all images": f"{peak:.1f}",
             "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
     provenance |= {f"recipe: {name}": value for name, value in recipe.describe().items()}
-    ranges = {name: inside for name, (inside, _) in seen["training images"].items()}
+    provenance["curve"] = "; ".join(f"{loss:.4f} {100 * right:.2f}" for loss, right in state.curve)
+    ranges = {name: min(inside, _MOST) for name, (inside, _) in seen["training images"].items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
     if recipe.prune:
@@ -65,15 +69,29 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
 
 
 def model_card(weights: Weights) -> str:
-    """Markdown: what the weights are, how they were made, and the ranges their activations need."""
+    """Markdown: what the weights are, how they were made, the ranges their activations need, and the curve."""
     count = sum(array.size for array in weights.arrays.values())
     facts = {"network": weights.network, "numbers": f"{count:,}", "identity (SHA-256)": f"`{weights.identity}`",
              "input": "(picture / 255 - mean) / std, RGB",
              "mean": str(list(weights.mean)), "std": str(list(weights.std)), **weights.provenance}
-    lines = [f"# {weights.network}", "", "Trained by `fheinfer train`. Selection used held-out training images only; "
-             "the test images were used once, for the figure below.", "", "| | |", "|---|---|"]
+    curve = facts.pop("curve", "")
+    command = "finetune" if zoo.PAF_MARK in weights.network else "train"
+    lines = [f"# {weights.network}", "", f"Trained by `fheinfer {command}`. Selection used held-out training images "
+             "only; the test images were used once, for the figure below.", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "Largest \\|input\\| of every activation over the images it was trained on: the interval that an "
               "encrypted run has to cover.", "", "| activation | largest input |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in weights.ranges.items()]
+    lines += [f"| {name} | {value:{'.2f' if value < 1e6 else '.1e'}} |" for name, value in weights.ranges.items()]
+    if curve:
+        lines += ["", *_curve([point.split() for point in curve.split("; ")])]
     return "\n".join(lines) + "\n"
+
+
+def _curve(points: list[list[str]]) -> list[str]:
+    """The held-out accuracy as a chart (Mermaid, which forges draw), then all numbers."""
+    chart = ["xychart-beta", f'    x-axis "epoch" 1 --> {max(2, len(points))}', '    y-axis "held-out images, %"',
+             f"    line [{', '.join(right for _, right in points)}]"]
+    head = ["As training measured it, epoch by epoch; an image that could not be evaluated encrypted, because of a "
+            "value too large, counts as wrong there.", "", "```mermaid", *chart, "```", ""]
+    return [*head, "| epoch | mean loss | held-out images |", "|---|---|---|",
+            *(f"| {epoch} | {loss} | {right} % |" for epoch, (loss, right) in enumerate(points, start=1))]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
     card = trained.with_suffix(".md").read_text()
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in card
     assert weights.identity in card
+    points = [line for line in card.splitlines() if re.fullmatch(r"\| \d+ \| \d\.\d{4} \| \d+\.\d\d % \|", line)]
+    assert [point.split()[1] for point in points] == ["1", "2", "3"]
     assert not checkpoint_path(trained).exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from fheinfer.graph.verify import verify
 from fheinfer.ranges import Ranges
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
-from fheinfer.train.evaluate import accuracy, inputs_of, measure, recalibrate
+from fheinfer.train.checkpoint import Checkpoint
+from fheinfer.train.evaluate import accuracy, inputs_of, measure, recalibrate, silent
 from fheinfer.train.finetune import finetune
 from fheinfer.train.module import INSIDE, GraphModule, from_weights
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
+from fheinfer.train.report import write_report
 from fheinfer.weights import Weights, load
 
 NAMES = ("2f12g1", "a7", "f2g3", "f2g2", "f1g2", "f1", "f2")
@@ -183,6 +186,8 @@ def test_a_picture_that_runs_away_leaves_training_and_statistics_numbers(relu_we
         x, _ = next(inputs_of(pictures, *given, torch.device("cpu")))
         assert bool(module(x).isfinite().all()) == survives  # deployed, it is what it is
         assert (accuracy(module, pictures, *given, most=64) > 0.5) == survives
+        sizes = measure(module, pictures, *given)[1]
+        assert (max(max(pair) for pair in sizes.values()) < math.inf) == survives
         recalibrate(module, pictures, recipe)
         assert all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
     paf = from_weights(made).train().pafs()["relu1"]
@@ -190,6 +195,23 @@ def test_a_picture_that_runs_away_leaves_training_and_statistics_numbers(relu_we
     paf(value).sum().backward()
     assert isinstance(value.grad, torch.Tensor)
     assert value.grad.isfinite().all()
+
+
+def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: Weights, ranges: Ranges, sheets: Path,
+                                                                tmp_path: Path) -> None:
+    """Ranges that are no numbers once lost a finished run."""
+    made = replaced(relu_weights, "2f12g1", ranges)
+    narrow = replace(made, arrays={**made.arrays, "relu1.scale": np.array([1e-3], np.float32)})
+    pictures = data.load(sheets, "test").resized(8)
+    state = Checkpoint(made.network, Recipe(epochs=1, settle=1), 1, best=from_weights(narrow).state_dict(),
+                       best_epoch=1, curve=[(0.5, 0.25)])
+    out = tmp_path / "narrow.safetensors"
+    write_report(state, pictures, pictures, pictures, out, lambda what: silent)
+    assert load(out).identity == replace(narrow, mean=state.recipe.mean, std=state.recipe.std).identity
+    card = out.with_suffix(".md").read_text()
+    assert "all images | inf |" in card
+    assert "| layer1.0.relu1 | 3.4e+38 |" in card
+    assert "| 1 | 0.5000 | 25.00 % |" in card
 
 
 def test_finetune_refuses_an_unknown_paf(relu_weights: Weights, sheets: Path, tmp_path: Path) -> None:
