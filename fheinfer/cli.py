@@ -170,7 +170,7 @@ def infer(
             raise UsageError("--backend slots takes one picture; `fheinfer eval` runs the plan on many in clear")
         folder = set_folder(keys, set_name)
         made = plan_for(folder, trained, set_name)
-        many = pictures_cli.load_all(images or [], trained.graph.input.attrs["shape"][1])
+        many = pictures_cli.load_all(images or [], trained.graph.picture_side)
         found = pictures_cli.evaluated(made, many, trained, path, folder, runs, resume=resume, keep=keep)
         normal = {name: normalise(p, trained.mean, trained.std) for name, p in many.items()} if plain else {}
         pictures_cli.report(found, {name: _plain(trained, x) for name, x in normal.items()}, csv_file, as_json)
@@ -282,7 +282,7 @@ def _weights(path: Path | None, set_name: str) -> tuple[Path, Weights]:
 
 
 def _picture(image: str, weights: Weights) -> tuple[Any, Any]:
-    pixels = load_image(image, weights.graph.input.attrs["shape"][1])
+    pixels = load_image(image, weights.graph.picture_side)
     return pixels, normalise(pixels, weights.mean, weights.std)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -52,7 +52,12 @@ def evaluate(
         require_writable(csv_file)
     path = weights or default_weights(parameter_set(set_name).network)
     trained = load(path)
-    pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
+    pictures = pictures_of(data, part, trained, limit)
+    if act:
+        from fheinfer.simulation.search import require_relus
+
+        require_relus(trained.graph, "--act")
+    plan: Plan | None = None
     if mode == "encrypted":
         if act or margin != RANGE_MARGIN:
             raise UsageError("encrypted, activation and ranges are those of the set; leave out --act and --margin")
@@ -60,7 +65,8 @@ def evaluate(
         plan = plan_for(folder, trained, set_name)
         found = _encrypted(trained, path, plan, pictures, folder, runs, resume)
     else:
-        plan = compile(trained, with_activation(set_name, act), margin=margin)
+        if mode != "clear":
+            plan = compile(trained, with_activation(set_name, act), margin=margin)
         found = run(mode, trained, plan, pictures, seed)
     ks = _numbers(top_k, found.logits.shape[1])
     if csv_file:
@@ -69,8 +75,8 @@ def evaluate(
         print_json(
             {
                 "mode": mode,
-                "set": plan.params.name,
-                "activation": plan.params.activation,
+                "set": plan.params.name if plan else None,
+                "activation": plan.params.activation if plan else None,
                 "images": len(found.labels),
                 "top": {k: found.top(k) for k in ks},
                 "seconds": found.seconds,
@@ -78,25 +84,29 @@ def evaluate(
                 "reached": found.reached,
                 "bits": asdict(found.bits) if found.bits else None,
                 "same_class_as_clear": found.same_class,
-                "predicted": asdict(plan.prediction),
-                "bootstraps": plan.bootstraps,
+                "predicted": asdict(plan.prediction) if plan else None,
+                "bootstraps": plan.bootstraps if plan else None,
             }
         )
         return
-    title = f"{plan.network}, {len(found.labels):,} {part} images, {mode}"
-    if mode != "clear":
-        title += f", set {plan.params.name}, {plan.params.activation}"
+    title = f"{trained.network}, {len(found.labels):,} {part} images, {mode}"
+    if plan:
+        title += f", set {plan.params.name}"
+    if plan and any(node.op == "relu" for node in trained.graph):
+        title += f", {plan.params.activation}"
     table(title, ["", "accuracy"], [[f"top {k}", f"{100 * found.top(k):.2f} %"] for k in ks])
     if found.same_class is not None:
         out.print(f"the same class as in clear on {found.same_class} of {len(found.labels)}")
     if found.bits:
         out.print(f"logits against the same without noise: {found.bits}")
-    if mode != "clear":
+    out.print(f"took {found.seconds:.0f} s", highlight=False)
+    if plan:
         seconds, memory = plan.prediction.seconds, plan.prediction.peak_memory
         out.print(f"encrypted: {plan.bootstraps} bootstraps, about {seconds:.0f} s and {size(memory)}")
     for overflow in found.overflows:
         paf = trained.graph[overflow.activation].op == "paf"
-        advice = "its scale is part of the weights" if paf else "raise --margin or calibrate on more pictures"
+        wider = "raise --margin, or measure ranges on more pictures (fheinfer calibrate)"
+        advice = "its scale is part of the weights" if paf else wider
         err.print(
             f"warning: {overflow.activation} leaves its range on {overflow.images:,} images, by a factor of "
             f"{overflow.largest:.3g}; {advice}",
@@ -104,7 +114,9 @@ def evaluate(
         )
 
 
-def run(mode: str, weights: Any, plan: Plan, pictures: Pictures, seed: int = 0, title: str = "images") -> Evaluation:
+def run(
+    mode: str, weights: Weights, plan: Plan | None, pictures: Pictures, seed: int = 0, title: str = "images"
+) -> Evaluation:
     """`simulation.evaluate` under a bar."""
     try:
         from fheinfer.simulation.evaluate import evaluate as simulate
@@ -137,11 +149,11 @@ def with_activation(set_name: str, act: str | None) -> str:
     return f"{parameter_set(set_name).name.partition('+')[0]}+{act}" if act else set_name
 
 
-def pictures_of(data: Path | None, part: str, side: int, limit: int | None) -> Pictures:
+def pictures_of(data: Path | None, part: str, weights: Weights, limit: int | None) -> Pictures:
     """Pictures of a part of the data set at the size the network takes.
 
     Raises:
-        UsageError: another part than train or test.
+        UsageError: another part than train or test; a network that takes no pictures.
         DatasetError: data that is missing or damaged.
     """
     from fheinfer.train import data as dataset
@@ -151,7 +163,7 @@ def pictures_of(data: Path | None, part: str, side: int, limit: int | None) -> P
     pictures = dataset.load(dataset.folder(data), part)
     if limit is not None:
         pictures = pictures.take(np.arange(min(limit, len(pictures))))
-    return pictures.resized(side)
+    return pictures.resized(weights.graph.picture_side)
 
 
 def _numbers(text: str, classes: int) -> list[int]:

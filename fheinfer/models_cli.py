@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +16,16 @@ from fheinfer.console import out, print_json, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.plan_cli import DataOption
+from fheinfer.ranges import load as load_ranges
 from fheinfer.resources import default_weights
 from fheinfer.weights import import_file, load
 
 weights_app = typer.Typer(no_args_is_help=True, help="Trained weights: import and show.")
 
-EpochsOption = Annotated[int | None, typer.Option()]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
 RateOption = Annotated[float | None, typer.Option(help="Peak learning rate.")]
-RecipeOption = Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the recipe; repeat.")]
+SeedOption = Annotated[int | None, typer.Option(help="Of everything that is random.")]
+RecipeOption = Annotated[list[str] | None, typer.Option(help="NAME=VALUE of docs/training.md; repeat.")]
 FusedOption = Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]
 
@@ -44,12 +47,12 @@ def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
 
 
 def train(
-    output: Annotated[Path, typer.Option("--output", "-o")] = Path("weights/resnet20.safetensors"),
+    output: Annotated[Path, typer.Option("--output", "-o")],
     network: Annotated[str, typer.Option(help=f"One of {', '.join(zoo.names())}.")] = "resnet20",
     data: DataOption = None,
     epochs: EpochsOption = None,
     lr: RateOption = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: SeedOption = None,
     teacher: Annotated[Path | None, typer.Option(help="Weights whose logits are learned beside labels.")] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with, where names and shapes agree.")] = None,
     recipe: RecipeOption = None,
@@ -75,6 +78,7 @@ def finetune(
     data: DataOption = None,
     epochs: EpochsOption = None,
     lr: RateOption = None,
+    seed: SeedOption = None,
     recipe: RecipeOption = None,
     fused: FusedOption = False,
     resume: ResumeOption = False,
@@ -83,7 +87,7 @@ def finetune(
     with _torch():
         from fheinfer.train import finetune as tuning
         from fheinfer.train.console import progress_bar
-    settings = _settings(recipe, epochs=epochs, peak_lr=lr)
+    settings = _settings(recipe, epochs=epochs, peak_lr=lr, seed=seed)
     with progress_bar() as observe:
         tuning.finetune(load(file), paf, output, data, tuning.RECIPE.changed(settings), resume, observe, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
@@ -107,18 +111,22 @@ def calibrate(
     ranges.save(output)
     table(str(output), ["activation", "largest input", "with margin"],
           [[name, f"{seen:.2f}", f"{ranges.bounds()[name]:.2f}"] for name, seen in ranges.largest().items()])
+    out.print(f"to use them: fheinfer weights import {file} --ranges {output} -o FILE", highlight=False)
 
 
 @weights_app.command("import")
 def weights_import(
     file: Annotated[Path, typer.Argument(help=".pt, .th, .npz or .safetensors.")],
     output: Annotated[Path, typer.Option("--output", "-o")],
-    network: Annotated[str, typer.Option()] = "resnet20",
+    network: Annotated[str | None, typer.Option(help="What it is of: resnet20, or what the file says.")] = None,
     data: Annotated[Path | None, typer.Option(help="CIFAR-10 sheets, to measure the activation ranges.")] = None,
+    ranges: Annotated[Path | None, typer.Option(help="What `fheinfer calibrate` wrote for these weights.")] = None,
     accuracy: Annotated[bool, typer.Option("--accuracy", help="Also measure accuracy on the test images.")] = False,
 ) -> None:
     """Read somebody's weights and write them in our form."""
     weights = import_file(file, network, data=data)
+    if ranges:
+        weights = replace(weights, ranges=load_ranges(ranges, weights).largest())
     weights.save(output)
     out.print(f"{output}: {weights.network}, {len(weights.arrays)} tensors, identity {weights.identity[:16]}")
     if not weights.ranges:

@@ -24,7 +24,7 @@ def default_weights(network: str = "resnet20") -> Path:
         if path.is_file():
             return path
     raise WeightsError(f"no weights for {network} came with this copy of fheinfer; train some with "
-                       f"`fheinfer train --network {network}`, or name a file with --weights")
+                       f"`fheinfer train --network {network} -o FILE`, or name a file with --weights")
 
 
 def input_folders() -> tuple[Path, ...]:

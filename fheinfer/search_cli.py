@@ -10,10 +10,10 @@ import typer
 from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
-from fheinfer.console import err, out, print_json, table
+from fheinfer.console import err, out, print_json, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.eval_cli import ActOption, pictures_of, run, with_activation
-from fheinfer.params import ParameterSet, parameter_set
+from fheinfer.params import parameter_set
 from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption
 from fheinfer.resources import default_weights
 from fheinfer.weights import load
@@ -44,22 +44,26 @@ def search(
     """
     if mode not in ("approx", "simulate"):
         raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
+    from fheinfer.simulation.search import require_relus, settings
+    from fheinfer.simulation.search import search as find
+
     base = parameter_set(with_activation(set_name, act))
     trained = load(weights or default_weights(base.network))
-    pictures = pictures_of(data, part, int(trained.graph.input.attrs["shape"][1]), limit)
+    if act:
+        require_relus(trained.graph, "--act")
+    candidates = settings(over, base, margin, trained.graph)
+    pictures = pictures_of(data, part, trained, limit)
 
-    def evaluate(params: ParameterSet, margin: float) -> tuple[Evaluation, Plan]:
-        plan = compile(trained, params, margin=margin)
-        title = f"{params.activation}, {params.scale_bits} bits, margin {margin:g}"
-        return run(mode, trained, plan, pictures, seed, title), plan
+    def evaluate(plan: Plan, setting: str) -> Evaluation:
+        return run(mode, trained, plan, pictures, seed, setting)
 
     def tell(point: Point) -> None:
         err.print(f"{point.setting}: {100 * point.accuracy:.2f} %", highlight=False)
 
-    clear = run("clear", trained, compile(trained, base, margin=margin), pictures).top(1)
-    from fheinfer.simulation.search import search as find
-
-    found = find(over, base, margin, max_loss, evaluate, clear, tell)
+    clear = run("clear", trained, None, pictures).top(1)
+    with steps_bar("compiling") as progress:
+        found = find(over, candidates, max_loss, lambda params, factor: compile(trained, params, margin=factor),
+                     evaluate, clear, tell, progress)
     if as_json:
         print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(pictures), "mode": mode})
         return
@@ -79,8 +83,11 @@ def search(
             for p in found.points
         ],
     )
+    for setting, reason in found.unfit.items():
+        out.print(f"{setting}: left out, {reason}", highlight=False)
     if found.best:
         kind = "best" if over == "margin" else "cheapest"
         out.print(f"{kind} within {100 * max_loss:g} points: {found.best.setting}")
     else:
-        raise UsageError(f"nothing over {over} stays within {100 * max_loss:g} points; allow more, or raise --margin")
+        advice = "choose a finer --act" if over == "margin" else "or raise --margin"
+        raise UsageError(f"nothing over {over} stays within {100 * max_loss:g} points; allow more, {advice}")

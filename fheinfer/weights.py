@@ -135,25 +135,26 @@ def load(path: Path, graph: Graph | None = None) -> Weights:
     return weights
 
 
-def import_file(path: Path, network: str = "resnet20", mean: Sequence[float] | None = None,
+def import_file(path: Path, network: str | None = None, mean: Sequence[float] | None = None,
                 std: Sequence[float] | None = None, data: Path | None = None) -> Weights:
     """Weights from a PyTorch state_dict (.pt, .pth, .th), numpy arrays (.npz) or any safetensors file (our own, too).
 
     Understood: `module.` prefixes, a checkpoint with a `state_dict` in it, `linear` for `fc`, and networks with
     option A shortcuts, which become the constant convolutions they are. Without `mean` and `std`, a network with
     `linear` is taken to be normalised as ImageNet is, others as CIFAR-10 usually is: the scripts these come from do so.
+    Without `network`, our own files say what they are of and others are of resnet20.
     With a `data` folder the ReLU ranges are measured on 10,000 training images.
 
     Raises:
         WeightsError: not a file of weights, or not of this network.
         UnknownNetworkError, DatasetError: `network` or `data` cannot be used.
     """
-    graph = zoo.network(network)
+    graph = zoo.network(network) if network else None
     if path.suffix.lower() == ".safetensors" and _read_safetensors(path)[1].get("format") == _FORMAT:
         weights = load(path, graph)
         weights = replace(weights, mean=tuple(mean or weights.mean), std=tuple(std or weights.std))
     else:
-        weights = _foreign(path, graph, mean, std)
+        weights = _foreign(path, graph or zoo.network("resnet20"), mean, std)
     if data is None:
         return weights
     from fheinfer.train import calibrate

@@ -6,6 +6,7 @@ holds them, so that one graph serves training, plain evaluation and encryption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -74,6 +75,18 @@ class Graph:
     @property
     def activations(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if node.op in ACTIVATIONS)
+
+    @property
+    def picture_side(self) -> int:
+        """Height and width of the pictures that the network takes.
+
+        Raises:
+            GraphError: it takes something else.
+        """
+        shape = self.input.attrs["shape"]
+        if len(shape) != 3:
+            raise GraphError(f"{self.name} takes {math.prod(shape)} numbers, not pictures")
+        return int(shape[1])
 
     def users(self, name: str) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if name in node.inputs)

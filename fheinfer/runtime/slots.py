@@ -59,5 +59,6 @@ def _check_range(source: Step, values: NDArray[np.float64], step: Step, params: 
         bound = np.broadcast_to(scale, ratio.shape)[worst]
         raise RangeError(
             f"the input of activation {step.activation!r} reaches {abs(values[worst]):.3g} and its polynomial is valid "
-            f"up to {bound:.3g}; calibrate the ranges on pictures like this one or raise the margin"
+            f"up to {bound:.3g}; raise the margin, or measure ranges on pictures like this one (fheinfer calibrate); "
+            "the scale of a PAF is part of the weights"
         )

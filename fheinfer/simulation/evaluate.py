@@ -52,7 +52,7 @@ class Evaluation:
 
 def evaluate(
     weights: Weights,
-    plan: Plan,
+    plan: Plan | None,
     pictures: Pictures,
     mode: str = "approx",
     *,
@@ -62,7 +62,7 @@ def evaluate(
     """Runs all `pictures`.
 
     Args:
-        plan: of these weights; not used in clear.
+        plan: of these weights; not needed in clear.
         mode: clear: the network itself. approx: every polynomial of the plan, exactly. simulate: with the noise of
             encryption, key switching, rescaling, bootstrapping and decryption (`simulation.noise`).
         seed: of the noise.
@@ -74,16 +74,18 @@ def evaluate(
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     began = time.perf_counter()
+    if mode == "clear":
+        return _in_clear(weights, pictures, progress)
+    assert plan is not None
     noise = NoiseModel(plan, seed) if mode == "simulate" else None
     exact = Batch(plan)
     noisy = Batch(plan, noise) if noise else exact
-    module = from_weights(weights) if mode == "clear" else None
     found: list[Tensor] = []
     bits: list[Precision] = []
     done = 0
     for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu")):
         with torch.inference_mode():
-            y = module(x) if module else noisy.logits(x)
+            y = noisy.logits(x)
             if noise:
                 reference = exact.logits(x)
                 y = noise.decrypted(y, reference)
@@ -102,6 +104,15 @@ def evaluate(
         noisy.overflows(),
         worst,
     )
+
+
+@torch.inference_mode()
+def _in_clear(weights: Weights, pictures: Pictures, progress: Callable[[int, int], None]) -> Evaluation:
+    began = time.perf_counter()
+    module = from_weights(weights)
+    batches = inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), progress)
+    logits = torch.cat([module(x) for x, _ in batches]).double().numpy()
+    return Evaluation("clear", logits, pictures.labels, time.perf_counter() - began, {}, [])
 
 
 @torch.inference_mode()

@@ -3,16 +3,19 @@ those that cost the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fheinfer.compiler.plan import Plan
-from fheinfer.errors import UsageError
+from fheinfer.errors import PlanError, UsageError
+from fheinfer.graph.ir import Graph
 from fheinfer.params import ParameterSet, parameter_sets
 from fheinfer.simulation.evaluate import Evaluation
 
-Evaluate = Callable[[ParameterSet, float], tuple[Evaluation, Plan]]
-"""Runs the pictures under a set and with a factor on calibrated ranges: what came out, and the plan."""
+Compile = Callable[[ParameterSet, float], Plan]
+"""The plan under a set and with a factor on calibrated ranges; PlanError where the network does not fit the set."""
+Evaluate = Callable[[Plan, str], Evaluation]
+"""Runs the pictures by a plan; the words say which setting that is."""
 
 DEGREES = (7, 15, 31, 63, 119, 127, 200, 247)
 """The longest series of every depth, and those of the published sets."""
@@ -49,74 +52,101 @@ class Point:
 @dataclass(frozen=True)
 class Found:
     """`points` in the order they were tried; `best` is the cheapest one within the bound, the most accurate where
-    all cost the same, None where none is."""
+    all cost the same, None where none is; `unfit` are settings that the network does not fit, and why."""
 
     clear: float
     points: tuple[Point, ...]
     best: Point | None
+    unfit: dict[str, str]
 
 
-def settings(over: str, base: ParameterSet, margin: float) -> list[Setting]:
-    """From cheap and coarse to dear and fine; margins by size.
+def settings(over: str, base: ParameterSet, margin: float, graph: Graph) -> list[Setting]:
+    """From cheap and coarse to dear and fine; margins by size, sets as they are numbered.
 
     Raises:
-        UsageError: nothing of that name to search over.
+        UsageError: nothing of that name to search over, or nothing that would change this network or set.
     """
     if over == "margin":
-        return [Setting(f"margin {m:g}", base, m) for m in MARGINS]
-    if over in ("alpha", "degree"):
+        found = [Setting(f"margin {m:g}", base, m) for m in MARGINS]
+    elif over in ("alpha", "degree"):
+        require_relus(graph, f"--over {over}")
         names = [f"minimax:{a}" for a in ALPHAS] if over == "alpha" else [f"relu:{d}" for d in DEGREES]
-        return [Setting(name, replace(base, activation=name), margin) for name in names]
-    if over == "scale-bits":
+        found = [Setting(name, replace(base, activation=name), margin) for name in names]
+    elif over == "scale-bits":
         room = base.first_bits - base.scale_bits
         fitting = [b for b in SCALE_BITS if b <= base.scale_bits]
-        return [Setting(f"{b} bits", replace(base, scale_bits=b, first_bits=b + room), margin) for b in fitting]
-    if over == "set":
-        native = [s for s in parameter_sets() if s.native]
-        order = sorted(native, key=lambda s: int(s.activation.removeprefix("relu:")))
-        return [Setting(f"set {s.name}", s, margin) for s in order]
-    raise UsageError(f"cannot search over {over!r}; there are alpha, degree, margin, scale-bits and set")
+        found = [Setting(f"{b} bits", replace(base, scale_bits=b, first_bits=b + room), margin) for b in fitting]
+    elif over == "set":
+        native = [s for s in parameter_sets() if s.native and s.name != "relu"]  # which is set 1
+        found = [Setting(f"set {s.name}", s, margin) for s in native]
+    else:
+        raise UsageError(f"cannot search over {over!r}; there are alpha, degree, margin, scale-bits and set")
+    if not found:
+        raise UsageError(f"nothing to search over {over} for set {base.name}, whose scales have {base.scale_bits} bits")
+    return found
+
+
+def require_relus(graph: Graph, option: str) -> None:
+    """
+    Raises:
+        UsageError: the network has no activation that the option could change.
+    """
+    if not any(node.op in ("relu", "max_pool") for node in graph):
+        raise UsageError(f"{option} chooses what stands for a ReLU, and {graph.name} has none; leave it out")
 
 
 def search(
     over: str,
-    base: ParameterSet,
-    margin: float,
+    candidates: Sequence[Setting],
     max_loss: float,
+    compile: Compile,
     evaluate: Evaluate,
     clear: float,
     report: Callable[[Point], None] = lambda point: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Found:
     """Binary search: what is finer is taken to lose no more. Margins are all tried: too small a range is left,
     too large a one has a larger error, and each network has its own best between.
 
     Args:
-        margin: factor on the ranges of calibration, where that is not what is searched.
+        candidates: `settings(over, ...)`.
         max_loss: accuracy that may be lost against `clear`, as a part of one.
         report: told of every point when it is known.
+        progress: told how many plans are compiled.
     """
-    candidates = settings(over, base, margin)
+    plans: dict[str, Plan] = {}
+    unfit: dict[str, str] = {}
+    for done, setting in enumerate(candidates, start=1):
+        try:
+            plans[setting.name] = compile(setting.params, setting.margin)
+        except PlanError as error:
+            unfit[setting.name] = str(error)
+        progress(done, len(candidates))
+    names = list(plans)
+    if over == "set":
+        names.sort(key=lambda name: plans[name].prediction.seconds)
     tried: list[Point] = []
 
-    def attempt(setting: Setting) -> Point:
-        found, plan = evaluate(setting.params, setting.margin)
+    def attempt(name: str) -> Point:
+        plan = plans[name]
+        found = evaluate(plan, name)
         accuracy, bits = found.top(1), found.bits.minimum if found.bits else None
         seconds, overflows = plan.prediction.seconds, len(found.overflows)
-        point = Point(setting.name, accuracy, clear - accuracy, seconds, plan.bootstraps, bits, overflows)
+        point = Point(name, accuracy, clear - accuracy, seconds, plan.bootstraps, bits, overflows)
         tried.append(point)
         report(point)
         return point
 
     if over == "margin":
-        within = [point for point in map(attempt, candidates) if point.within(max_loss)]
+        within = [point for point in map(attempt, names) if point.within(max_loss)]
         # Of equals the widest: pictures that were not tried will come.
-        return Found(clear, tuple(tried), max(reversed(within), key=lambda point: point.accuracy, default=None))
-    low, high, best = 0, len(candidates) - 1, None
+        return Found(clear, tuple(tried), max(reversed(within), key=lambda point: point.accuracy, default=None), unfit)
+    low, high, best = 0, len(names) - 1, None
     while low <= high:
         middle = (low + high) // 2
-        point = attempt(candidates[middle])
+        point = attempt(names[middle])
         if point.within(max_loss):
             best, high = point, middle - 1
         else:
             low = middle + 1
-    return Found(clear, tuple(tried), best)
+    return Found(clear, tuple(tried), best, unfit)

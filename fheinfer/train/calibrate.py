@@ -33,7 +33,7 @@ def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
     found = {node.name: Histogram() for node in weights.graph.activations}
     ranges = Ranges(weights.network, weights.identity, len(images), margin, found)
     module = from_weights(weights)
-    pictures = images.resized(int(weights.graph.input.attrs["shape"][1]))
+    pictures = images.resized(weights.graph.picture_side)
     for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), observe):
         values = module.forward_all(x)
         for node in weights.graph.activations:

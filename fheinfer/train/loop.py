@@ -66,6 +66,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     Raises:
         DatasetError: the data folder cannot be used.
+        GraphError: the network takes no pictures.
         UsageError: the loss is no longer a number (the last good checkpoint is kept); a recipe for PAFs without one.
         PlanError: diagonals are to be pruned of a network that cannot be evaluated encrypted.
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
@@ -76,7 +77,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
     if start is not None:
         recipe = replace(recipe, start=start.identity)
     graph = zoo.network(network)
-    size = int(graph.input.attrs["shape"][1])
+    size = graph.picture_side
     folder = dataset.folder(data)
     test = dataset.load(folder, "test").resized(size)  # now, so that a missing sheet does not show after the training
     fitting, held_out = (part.resized(size) for part in dataset.split(dataset.load(folder, "train")))

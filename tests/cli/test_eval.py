@@ -15,11 +15,12 @@ from fheinfer.simulation.search import MARGINS
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
 from fheinfer.weights import Weights
-from tests.conftest import TINY, Result
+from tests.conftest import TINY, Result, random_weights
 from tests.train.conftest import one_thread, sheets
 
 __all__ = ["one_thread", "sheets"]
 Command = Callable[..., Result]
+QUADRATIC = Path(__file__).parents[2] / "weights" / "resnet20-turbo.safetensors"
 
 
 @pytest.fixture
@@ -43,7 +44,8 @@ def test_every_mode_reports_accuracy_and_what_it_would_cost(
     found = json.loads(done.out)
     assert (done.code, found["mode"], found["images"]) == (0, mode, 60)
     assert 0 <= found["top"]["1"] <= found["top"]["2"] <= found["top"]["5"] <= 1
-    assert found["predicted"]["seconds"] > 0
+    assert (found["predicted"] is None) == (mode == "clear")
+    assert mode == "clear" or found["predicted"]["seconds"] > 0
     assert (found["bits"] is not None) == (mode == "simulate")
     assert found["overflows"] == []
 
@@ -53,6 +55,27 @@ def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) 
     assert done.code == 0
     assert "warning: relu1 leaves its range on 60 images" in done.err
     assert "top 1" in done.out
+
+
+def test_json_has_no_infinity(command: Command, options: list[object]) -> None:
+    """A composite far outside its range ends in infinity; JSON has no word for it."""
+
+    def strict(word: str) -> None:
+        raise ValueError(word)
+
+    done = command("eval", "--act", "minimax:13", "--margin", "0.05", *options, "--json")
+    found = json.loads(done.out, parse_constant=strict)
+    assert None in [overflow["largest"] for overflow in found["overflows"]]
+
+
+def test_in_clear_a_network_need_not_fit_a_ciphertext(command: Command, options: list[object], tmp_path: Path) -> None:
+    path = tmp_path / "vgg.safetensors"
+    random_weights("vgg11", 1).save(path)
+    done = command("eval", "--mode", "clear", *options, "--weights", path, "--limit", 2, "--top-k", "10", "--json")
+    assert json.loads(done.out)["top"]["10"] == 1
+    done = command("eval", "--mode", "approx", *options, "--weights", path, "--limit", 2)
+    assert done.code == 7
+    assert "node 'input' needs 4096 slots" in done.err
 
 
 def test_every_picture_is_in_the_table(
@@ -70,6 +93,7 @@ def test_every_picture_is_in_the_table(
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
+        (["--weights", QUADRATIC, "--act", "minimax:7"], "resnet20-turbo has none"),
         (["--act", "tanh"], "no activation 'tanh'"),
         (["--mode", "guessed"], "no mode 'guessed'"),
         (["--mode", "encrypted"], "no keys in keys/set"),
@@ -103,6 +127,39 @@ def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
     assert all(abs(found["clear"] - p["accuracy"] - p["loss"]) < 1e-12 for p in found["points"])
 
 
+def test_a_search_over_sets_goes_by_predicted_time_and_leaves_out_what_does_not_fit(
+    command: Command, options: list[object], wide_file: Path
+) -> None:
+    """Sets without bootstraps come first by degree, and end a search for most networks."""
+    where = ["--over", "set", "--mode", "approx", *options, "--weights", wide_file]
+    done = command("search", "--max-loss", 1, *where, "--json")
+    found = json.loads(done.out)
+    seconds = [p["seconds"] for p in found["points"]]
+    assert seconds == sorted(seconds, reverse=True)  # everything is within the bound: ever cheaper ones are tried
+    assert found["best"] == found["points"][-1]
+    assert set(found["unfit"]) == {"set turbo"}
+    assert "22 levels and no bootstrapping" in found["unfit"]["set turbo"]
+    assert "set turbo: left out" in command("search", "--max-loss", 1, *where).out
+
+
+def test_a_search_over_degrees_leaves_out_those_too_deep_for_the_set(
+    command: Command, options: list[object], wide_file: Path
+) -> None:
+    where = ["--over", "degree", *options, "--set", 1, "--weights", wide_file, "--margin", 0.2, "--limit", 5]
+    found = json.loads(command("search", "--max-loss", 0, "--mode", "approx", *where, "--json").out)
+    assert list(found["unfit"]) == ["relu:119", "relu:127", "relu:200", "relu:247"]
+    assert {p["setting"] for p in found["points"]} <= {"relu:7", "relu:15", "relu:31", "relu:63"}
+
+
+def test_a_search_over_scales(command: Command, options: list[object], wide_file: Path) -> None:
+    where = ["--over", "scale-bits", *options, "--weights", wide_file, "--limit", 10]
+    found = json.loads(command("search", "--max-loss", 0.05, "--mode", "simulate", *where, "--json").out)
+    bits = [int(p["setting"].split()[0]) for p in found["points"]]
+    noise = [p["bits"] for p in sorted(found["points"], key=lambda p: int(p["setting"].split()[0]))]
+    assert len(bits) > 2
+    assert noise == sorted(noise)
+
+
 def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
     command: Command, options: list[object], tiny_weights: Weights, sheets: Path, tmp_path: Path
 ) -> None:
@@ -127,9 +184,16 @@ def test_a_search_that_finds_nothing_says_so(command: Command, options: list[obj
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"), [(["--over", "luck"], "'luck'"), (["--over", "alpha", "--mode", "clear"], "'clear'")]
+    ("extra", "words"),
+    [
+        (["--over", "luck"], "'luck'"),
+        (["--over", "alpha", "--mode", "clear"], "'clear'"),
+        (["--over", "alpha", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
+        (["--over", "degree", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
+        (["--over", "scale-bits", "--set", "turbo", "--weights", QUADRATIC], "scales have 25 bits"),
+    ],
 )
 def test_a_search_for_nothing_is_refused(command: Command, options: list[object], extra: list[str], words: str) -> None:
-    done = command("search", *extra, *options)
+    done = command("search", *options, *extra)
     assert done.code == 2
     assert words in done.err

@@ -29,6 +29,7 @@ from fheinfer.weights import Weights
         (("train", "--network", "resnet8-tiny", "--recipe", "prune=half"), 2, "'prune=half' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "alternate=2"), 2, "'alternate=2' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "progressive=1"), 2, "progressive is for PAFs"),
+        (("train", "--network", "checkerboard"), 7, "takes 2 numbers, not pictures"),
         (("train", "--network", "vgg11", "--recipe", "prune=0.5"), 7, "needs 65536 slots"),
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),

@@ -16,7 +16,7 @@ from fheinfer.ranges import BINS, Histogram, Ranges
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.module import from_weights
-from fheinfer.weights import Weights
+from fheinfer.weights import Weights, load
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,21 @@ def test_a_file_comes_back_whole_and_only_for_its_weights(relu_weights: Weights,
     changed = {**relu_weights.arrays, "fc.bias": relu_weights.arrays["fc.bias"] + 1}
     with pytest.raises(MismatchError, match="fheinfer calibrate"):
         module.load(path, replace(relu_weights, arrays=changed))
+
+
+def test_ranges_of_a_file_become_those_of_the_weights(relu_file: Path, relu_weights: Weights, sheets: Path,
+                                                      tmp_path: Path, command: Callable[..., Any]) -> None:
+    ranges, out = tmp_path / "r.json", tmp_path / "out.safetensors"
+    assert command("calibrate", relu_file, "--data", sheets, "--images", 50, "-o", ranges).code == 0
+    assert command("weights", "import", relu_file, "--ranges", ranges, "-o", out).code == 0
+    made = load(out)
+    assert made.identity == relu_weights.identity
+    assert made.ranges == module.load(ranges, relu_weights).largest()
+    assert all(made.ranges[name] < relu_weights.ranges[name] for name in made.ranges)  # of 50 pictures, not all
+    changed = replace(relu_weights, mean=(0.1, 0.1, 0.1))
+    changed.save(tmp_path / "other.safetensors")
+    refused = command("weights", "import", tmp_path / "other.safetensors", "--ranges", ranges, "-o", tmp_path / "no")
+    assert (refused.code, "measure them with" in refused.err, (tmp_path / "no").exists()) == (4, True, False)
 
 
 @pytest.mark.parametrize("change", [
