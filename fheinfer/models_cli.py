@@ -119,7 +119,7 @@ def weights_import(
     file: Annotated[Path, typer.Argument(help=".pt, .th, .npz or .safetensors.")],
     output: Annotated[Path, typer.Option("--output", "-o")],
     network: Annotated[str | None, typer.Option(help="What it is of: resnet20, or what the file says.")] = None,
-    data: Annotated[Path | None, typer.Option(help="CIFAR-10 sheets, to measure the activation ranges.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10, to measure the activation ranges.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="What `fheinfer calibrate` wrote for these weights.")] = None,
     accuracy: Annotated[bool, typer.Option("--accuracy", help="Also measure accuracy on the test images.")] = False,
 ) -> None:

@@ -32,7 +32,7 @@ PolicyOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
-DataOption = Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 sheets; default $FHEINFER_DATA.")]
+DataOption = Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 (docs/formats.md); default $FHEINFER_DATA.")]
 
 
 def set_folder(keys: Path, set_name: str) -> Path:

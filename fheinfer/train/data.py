@@ -1,4 +1,6 @@
-"""CIFAR-10 as a folder of lossless sheets.
+"""CIFAR-10: the binary version as its makers give it out, or a folder of lossless sheets (docs/formats.md).
+
+    data_batch_1.bin ... data_batch_5.bin, test_batch.bin   records of 3,073 bytes: label, then red, green, blue planes
 
     train_00.webp ... train_49.webp, test_00.webp ...   1,000 images of 32x32 RGB each, 25 rows of 40
     train_labels.npy, test_labels.npy                   one uint8 in 0..9 for each image, in sheet order
@@ -22,6 +24,8 @@ U8 = npt.NDArray[np.uint8]
 SIZE = 32
 ROWS, COLUMNS = 25, 40
 PER_SHEET = ROWS * COLUMNS
+RECORD = 1 + 3 * SIZE * SIZE
+MAX_RECORDS = 100_000
 HELD_OUT = 5_000
 _SPLIT_SEED = 20  # fixed for good: numbers of two runs compare only on the same held-out images
 
@@ -63,9 +67,9 @@ def folder(given: Path | None = None) -> Path:
     """
     path = given or (Path(env) if (env := os.environ.get("FHEINFER_DATA")) else None)
     if path is None:
-        raise DatasetError("no data folder: give --data FOLDER or set FHEINFER_DATA to the CIFAR-10 sheets")
+        raise DatasetError("no data folder: give --data FOLDER or set FHEINFER_DATA to CIFAR-10's, unpacked")
     if not path.is_dir():
-        raise DatasetError(f"{path}: no such folder of CIFAR-10 sheets")
+        raise DatasetError(f"{path}: no such folder of CIFAR-10 pictures")
     return path
 
 
@@ -76,6 +80,9 @@ def load(path: Path, part: str) -> Pictures:
     Raises:
         DatasetError: the folder, a sheet or the labels are missing or not as described above.
     """
+    if (folder(path) / "test_batch.bin").exists():
+        names = ["test_batch.bin"] if part == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
+        return _batches([path / name for name in names])
     labels = _labels(folder(path) / f"{part}_labels.npy")
     count = len(labels) // PER_SHEET
     if (path / f"{part}_{count:02}.webp").exists():
@@ -92,6 +99,26 @@ def split(pictures: Pictures, held_out: int | None = None) -> tuple[Pictures, Pi
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(pictures))
     cut = len(pictures) - held_out
     return pictures.take(np.sort(order[:cut])), pictures.take(np.sort(order[cut:]))
+
+
+def _batches(paths: list[Path]) -> Pictures:
+    """One file after the other, in the order that the batches have."""
+    parts = []
+    for path in paths:
+        try:
+            size = path.stat().st_size
+            if size == 0 or size % RECORD or size > MAX_RECORDS * RECORD:
+                raise DatasetError(f"{path}: {size} bytes are no whole number of records of {RECORD:,} bytes")
+            parts.append(np.fromfile(path, np.uint8).reshape(-1, RECORD))
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read ({error.strerror}); the data folder is incomplete") from None
+        if parts[-1][:, 0].max() > 9:
+            raise DatasetError(f"{path}: label {parts[-1][:, 0].max()} is not one of the ten classes 0..9")
+    records = np.concatenate(parts)
+    images = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1).copy()
+    labels = records[:, 0].copy()
+    images.flags.writeable = labels.flags.writeable = False
+    return Pictures(images, labels)
 
 
 def _labels(path: Path) -> U8:

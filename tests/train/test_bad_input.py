@@ -21,7 +21,7 @@ from fheinfer.weights import Weights
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("train", "--data", "NOWHERE"), 3, "no such folder of CIFAR-10 sheets"),
+        (("train", "--data", "NOWHERE"), 3, "no such folder of CIFAR-10 pictures"),
         (("train", "--data", "SHORT"), 3, "do not fill sheets of 1,000"),
         (("train", "--network", "resnet21"), 2, "no network called 'resnet21'"),
         (("train", "--network", "resnet8-tiny+tanh"), 2, "no PAF 'tanh'"),

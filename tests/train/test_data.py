@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +99,42 @@ def test_stripes_are_whole_sheets_and_the_same_for_a_seed(sheets: Path, tmp_path
     again = data.load(stripes(tmp_path / "new" / "folder"), "test")
     assert np.array_equal(again.images, data.load(sheets, "test").images)
     assert set(again.labels) == set(range(10))
+
+
+def batches(folder: Path, pictures: data.Pictures) -> Path:
+    """`pictures` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
+    folder.mkdir()
+    planes = pictures.images.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
+    records = np.concatenate([pictures.labels[:, None], planes], axis=1)
+    for number, part in enumerate(np.array_split(records, 5), start=1):
+        (folder / f"data_batch_{number}.bin").write_bytes(part.tobytes())
+    (folder / "test_batch.bin").write_bytes(records.tobytes())
+    return folder
+
+
+def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) -> None:
+    pictures = data.load(sheets, "test")
+    folder = batches(tmp_path / "cifar-10-batches-bin", pictures)
+    for part in ("train", "test"):
+        found = data.load(folder, part)
+        assert np.array_equal(found.images, pictures.images)
+        assert np.array_equal(found.labels, pictures.labels)
+    first = (folder / "data_batch_1.bin").read_bytes()
+    assert (first[0], first[1], first[1 + 1024]) == (pictures.labels[0], *pictures.images[0, 0, 0, :2])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "no whole number of records"),
+        (lambda path: path.write_bytes(b""), "no whole number of records"),
+        (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "label 10"),
+        (lambda path: path.unlink(), "incomplete"),
+    ],
+    ids=["truncated", "empty", "label", "missing"],
+)
+def test_a_damaged_batch_is_refused(sheets: Path, tmp_path: Path, change: Callable[[Path], Any], words: str) -> None:
+    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+    change(folder / "data_batch_3.bin")
+    with pytest.raises(DatasetError, match=rf"data_batch_3\.bin: .*{words}"):
+        data.load(folder, "train")
