@@ -40,8 +40,22 @@ def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command
     assert said
     assert f"`{weights.identity}`" in path.with_suffix(".md").read_text()
     where = ("--weights", path, "--data", cifar, "--set", set_of(weights.network).name)
-    done = command("eval", "--mode", "approx" if polynomial else "clear", *where, "--json")
+    images = said[1].replace(",", "")
+    done = command("eval", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert found["images"] == int(said[1].replace(",", ""))
+    assert found["images"] == int(images)
     assert 100 * found["top"]["1"] == pytest.approx(float(said[2]), abs=0.05)
+
+
+@pytest.mark.slow
+def test_minimax_13_costs_a_public_network_nothing(
+    public_data: Path, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    """Published: 92.60 % in clear, of all 10,000 test images."""
+    (file,) = (public_data / "weights").glob("chenyaofo_*")
+    where = ("--data", public_data / "cifar10")
+    path = tmp_path / "chenyaofo.safetensors"
+    assert command("weights", "import", file, *where, "-o", path).code == 0
+    done = command("eval", "--mode", "approx", "--act", "minimax:13", "--weights", path, *where, "--json")
+    assert 100 * json.loads(done.out)["top"]["1"] == pytest.approx(92.6, abs=0.2)

@@ -183,7 +183,7 @@ def test_a_mean_pool_and_the_convolution_after_it_are_one(kernel: int, taps: int
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "openfhe"])
-@pytest.mark.parametrize("name", [n for n in names() if activation(n).function == "ReLU"])
+@pytest.mark.parametrize("name", [*(n for n in names() if activation(n).function == "ReLU"), "square"])
 def test_levels_of_a_plan_are_those_of_the_registry(name: str, native: bool) -> None:
     """`Step.trace` asserts that the kernels consume what each step says, so this compares them with the table."""
     about, levelled = activation(name), scaled(activation=name, levels=20, native=native)
@@ -192,6 +192,43 @@ def test_levels_of_a_plan_are_those_of_the_registry(name: str, native: bool) -> 
         for step in steps:
             step.trace(levelled)
         assert sum(step.depth for step in steps) == (about.levels if native else about.openfhe_levels)
+
+
+def depth(made: Program, name: str) -> int:
+    """Levels of all steps of one activation, each checked by the trace evaluator."""
+    steps = [step_of(node, made) for node in made.graph if node.attrs.get("activation") == name]
+    assert steps
+    for step in steps:
+        step.trace(made)
+    return sum(step.depth for step in steps)
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu"])
+@pytest.mark.parametrize("bound", [1.0, 8.0, 20.0])
+def test_levels_of_smooth_activations_are_those_of_the_registry(kind: str, bound: float) -> None:
+    def build(g: GraphBuilder) -> None:
+        g.activation(kind, g.conv_bn("input", "conv", None, 4, 3), "smooth")
+
+    made = small(build)
+    made = dataclasses.replace(made, ranges={"smooth": bound}, params=dataclasses.replace(made.params, levels=20))
+    made = run(made, approximate, layouts, scales)
+    (node,) = (node for node in made.graph if node.attrs.get("activation") == "smooth")
+    degree = len(made.constants[node.weights["coefficients"]]) - 1
+    assert depth(made, "smooth") == activation(f"{kind}:{degree}:{node.attrs['range']}").levels
+
+
+@pytest.mark.parametrize("sign", ["minimax:7", "minimax:10", "f1g2"])
+def test_levels_of_a_max_pool_are_those_of_the_registry(sign: str) -> None:
+    def build(g: GraphBuilder) -> None:
+        x = g.activation("relu", g.conv_bn("input", "conv", None, 4, 3), "relu")
+        g.conv_bn(g.add("pool", "max_pool", x, kernel=2), "next", None, 4, 3)
+
+    made = small(build)
+    made = dataclasses.replace(made, params=dataclasses.replace(made.params, activation=sign, levels=20))
+    made = run(made, pools, approximate, layouts, scales)
+    rounds = [depth(made, f"pool/{name}/relu") for name in ("rows", "corners")]
+    assert sum(rounds) == activation(f"maxpool2:{sign}").levels
+    assert rounds[0] == activation(f"max:{sign}").levels
 
 
 @pytest.mark.parametrize(
