@@ -121,7 +121,7 @@ def run(
     try:
         from fheinfer.simulation.evaluate import evaluate as simulate
     except ModuleNotFoundError as error:
-        raise UsageError("evaluation over a data set needs PyTorch: pip install 'fheinfer[train]'") from error
+        raise UsageError("evaluation over a data set needs PyTorch: pip install 'torch==2.13.*'") from error
     with steps_bar(title) as progress:
         return simulate(weights, plan, pictures, mode, seed=seed, progress=progress)
 

@@ -38,7 +38,7 @@ def _torch() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UsageError("training needs PyTorch: pip install 'fheinfer[train]'") from error
+        raise UsageError("training needs PyTorch: pip install 'torch==2.13.*'") from error
 
 
 def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:

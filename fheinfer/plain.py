@@ -38,7 +38,7 @@ def plain_layers(weights: Weights, image: F64) -> dict[str, F64]:
 
         from fheinfer.train.module import from_weights
     except ImportError:
-        raise UsageError("the plain reference needs torch: pip install 'fheinfer[plain]'") from None
+        raise UsageError("the plain reference needs torch: pip install 'torch==2.13.*'") from None
     shape = tuple(weights.graph.input.attrs["shape"])
     if image.shape != shape:
         raise InputError(f"{weights.network} takes inputs of {shape}, not {image.shape}")

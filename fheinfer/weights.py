@@ -299,7 +299,7 @@ def _read_torch(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         import torch
     except ImportError:
-        raise WeightsError(f"{path}: reading it needs torch: pip install 'fheinfer[plain]'") from None
+        raise WeightsError(f"{path}: reading it needs torch: pip install 'torch==2.13.*'") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on odd pickles; here they load or they are refused
