@@ -44,13 +44,15 @@ def size(n: float) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
-    """A table on standard output; the first `left` columns are text."""
-    t = Table(title=title, title_justify="left")
+    """A table on standard output under its title, which may be wider; the first `left` columns are text."""
+    t = Table()
     for i, column in enumerate(columns):
         t.add_column(column, justify="left" if i < left else "right")
     for row in rows:
         t.add_row(*(str(cell) for cell in row))
-    (out if sys.stdout.isatty() else Console(highlight=False, width=160)).print(t)
+    console = out if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console.print(title, style="italic", markup=False)
+    console.print(t)
 
 
 def print_json(value: Any) -> None:
