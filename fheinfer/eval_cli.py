@@ -16,6 +16,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.console import err, logits_csv, out, print_json, size, steps_bar, table
 from fheinfer.errors import UsageError
 from fheinfer.metrics import precision_bits
+from fheinfer.needs_torch import needs_torch
 from fheinfer.params import parameter_set
 from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.resources import default_weights
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fheinfer.simulation.evaluate import Evaluation
     from fheinfer.train.data import Pictures
 
+_FIXED = {"clear": "in clear there are no polynomials", "encrypted": "encrypted, they are those of the set"}
 ActOption = Annotated[str | None, typer.Option("--act", help="Activation instead of the set's.")]
 
 
@@ -50,17 +52,15 @@ def evaluate(
     keys, encrypted."""
     if csv_file:
         require_writable(csv_file)
-    path = weights or default_weights(parameter_set(set_name).network)
+    base = parameter_set(set_name)
+    path = weights or default_weights(base.network)
     trained = load(path)
+    if mode in _FIXED and (act or margin != RANGE_MARGIN):
+        raise UsageError(f"{_FIXED[mode]}; leave out --act and --margin")
+    require_relus(trained, act)
     pictures = pictures_of(data, part, trained, limit)
-    if act:
-        from fheinfer.simulation.search import require_relus
-
-        require_relus(trained.graph, "--act")
     plan: Plan | None = None
     if mode == "encrypted":
-        if act or margin != RANGE_MARGIN:
-            raise UsageError("encrypted, activation and ranges are those of the set; leave out --act and --margin")
         folder = set_folder(keys, set_name)
         plan = plan_for(folder, trained, set_name)
         found = _encrypted(trained, path, plan, pictures, folder, runs, resume)
@@ -92,7 +92,7 @@ def evaluate(
     title = f"{trained.network}, {len(found.labels):,} {part} images, {mode}"
     if plan:
         title += f", set {plan.params.name}"
-    if plan and any(node.op == "relu" for node in trained.graph):
+    if plan and trained.graph.has_relus:
         title += f", {plan.params.activation}"
     table(title, ["", "accuracy"], [[f"top {k}", f"{100 * found.top(k):.2f} %"] for k in ks])
     if found.same_class is not None:
@@ -118,10 +118,8 @@ def run(
     mode: str, weights: Weights, plan: Plan | None, pictures: Pictures, seed: int = 0, title: str = "images"
 ) -> Evaluation:
     """`simulation.evaluate` under a bar."""
-    try:
+    with needs_torch("evaluation over a data set"):
         from fheinfer.simulation.evaluate import evaluate as simulate
-    except ModuleNotFoundError as error:
-        raise UsageError("evaluation over a data set needs PyTorch: pip install 'torch==2.13.*'") from error
     with steps_bar(title) as progress:
         return simulate(weights, plan, pictures, mode, seed=seed, progress=progress)
 
@@ -149,21 +147,33 @@ def with_activation(set_name: str, act: str | None) -> str:
     return f"{parameter_set(set_name).name.partition('+')[0]}+{act}" if act else set_name
 
 
+def require_relus(weights: Weights, act: str | None) -> None:
+    """
+    Raises:
+        UsageError: an activation was chosen for a network that has nothing it could stand for.
+    """
+    if act and not weights.graph.has_relus:
+        raise UsageError(f"--act chooses what stands for a ReLU, and {weights.network} has none")
+
+
 def pictures_of(data: Path | None, part: str, weights: Weights, limit: int | None) -> Pictures:
     """Pictures of a part of the data set at the size the network takes.
 
     Raises:
-        UsageError: another part than train or test; a network that takes no pictures.
+        UsageError: another part than train or test.
+        GraphError: a network that takes no pictures.
         DatasetError: data that is missing or damaged.
     """
-    from fheinfer.train import data as dataset
+    with needs_torch("evaluation over a data set"):
+        from fheinfer.train import data as dataset
 
+    side = weights.graph.picture_side
     if part not in ("train", "test"):
         raise UsageError(f"no part {part!r} of the data; there are train and test")
     pictures = dataset.load(dataset.folder(data), part)
     if limit is not None:
         pictures = pictures.take(np.arange(min(limit, len(pictures))))
-    return pictures.resized(weights.graph.picture_side)
+    return pictures.resized(side)
 
 
 def _numbers(text: str, classes: int) -> list[int]:

@@ -13,8 +13,8 @@ import typer
 
 from fheinfer import _core
 from fheinfer.console import out, print_json, steps_bar, table
-from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
+from fheinfer.needs_torch import needs_torch
 from fheinfer.plan_cli import DataOption
 from fheinfer.ranges import load as load_ranges
 from fheinfer.resources import default_weights
@@ -32,13 +32,11 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the che
 
 @contextmanager
 def _torch() -> Iterator[None]:
-    """For imports that end in torch: its absence becomes a line that says what to do. Freed memory stays with the
-    process: fetching it again page by page was half of all processor time in training."""
+    """For imports of training. Freed memory stays with the process: fetching it again page by page was half of all
+    processor time."""
     _core.keep_freed_memory()
-    try:
+    with needs_torch("training"):
         yield
-    except ModuleNotFoundError as error:
-        raise UsageError("training needs PyTorch: pip install 'torch==2.13.*'") from error
 
 
 def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
@@ -124,19 +122,21 @@ def weights_import(
     accuracy: Annotated[bool, typer.Option("--accuracy", help="Also measure accuracy on the test images.")] = False,
 ) -> None:
     """Read somebody's weights and write them in our form."""
-    weights = import_file(file, network, data=data)
+    weights = import_file(file, network, data=None if ranges else data)
     if ranges:
         weights = replace(weights, ranges=load_ranges(ranges, weights).largest())
     weights.save(output)
     out.print(f"{output}: {weights.network}, {len(weights.arrays)} tensors, identity {weights.identity[:16]}")
     if not weights.ranges:
-        out.print("no activation ranges: give --data FOLDER before encrypting with them")
+        out.print("no activation ranges: give --data FOLDER or --ranges FILE before encrypting with them")
     if accuracy:
-        from fheinfer.train import data as dataset
-        from fheinfer.train.evaluate import accuracy as measure
-        from fheinfer.train.module import from_weights
+        with _torch():
+            from fheinfer.train import data as dataset
+            from fheinfer.train.evaluate import accuracy as measured
+            from fheinfer.train.module import from_weights
 
-        top1 = measure(from_weights(weights), dataset.load(dataset.folder(data), "test"), weights.mean, weights.std)
+        pictures = dataset.load(dataset.folder(data), "test").resized(weights.graph.picture_side)
+        top1 = measured(from_weights(weights), pictures, weights.mean, weights.std)
         out.print(f"accuracy on the test images: {100 * top1:.2f} %")
 
 
@@ -161,7 +161,9 @@ def weights_show(
         )
         return
     table(
-        str(path), ["activation", "largest input"], [[name, f"{bound:.2f}"] for name, bound in weights.ranges.items()]
+        str(path),
+        ["activation", "largest input"],
+        [[name, f"{bound:{'.2f' if bound < 1e6 else '.1e'}}"] for name, bound in weights.ranges.items()],
     )
     out.print(
         f"{weights.network}, {sum(a.size for a in weights.arrays.values())} numbers, "

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import InputError
+from fheinfer.needs_torch import needs_torch
 from fheinfer.weights import Weights
 
 if TYPE_CHECKING:
@@ -33,12 +34,10 @@ def plain_layers(weights: Weights, image: F64) -> dict[str, F64]:
         UsageError: torch is not installed.
         InputError: the picture is not of the network's input shape.
     """
-    try:
+    with needs_torch("the plain reference"):
         import torch
 
         from fheinfer.train.module import from_weights
-    except ImportError:
-        raise UsageError("the plain reference needs torch: pip install 'torch==2.13.*'") from None
     shape = tuple(weights.graph.input.attrs["shape"])
     if image.shape != shape:
         raise InputError(f"{weights.network} takes inputs of {shape}, not {image.shape}")

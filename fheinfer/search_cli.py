@@ -12,7 +12,8 @@ from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.console import err, out, print_json, steps_bar, table
 from fheinfer.errors import UsageError
-from fheinfer.eval_cli import ActOption, pictures_of, run, with_activation
+from fheinfer.eval_cli import ActOption, pictures_of, require_relus, run, with_activation
+from fheinfer.needs_torch import needs_torch
 from fheinfer.params import parameter_set
 from fheinfer.plan_cli import DataOption, JsonOption, SetOption, WeightsOption
 from fheinfer.resources import default_weights
@@ -44,13 +45,17 @@ def search(
     """
     if mode not in ("approx", "simulate"):
         raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
-    from fheinfer.simulation.search import require_relus, settings
-    from fheinfer.simulation.search import search as find
+    if act and over in ("alpha", "degree", "set"):
+        raise UsageError(f"--over {over} chooses the activation; leave out --act")
+    if over == "margin" and margin != RANGE_MARGIN:
+        raise UsageError("--over margin chooses the factor; leave out --margin")
+    with needs_torch("search"):
+        from fheinfer.simulation.search import search as find
+        from fheinfer.simulation.search import settings
 
     base = parameter_set(with_activation(set_name, act))
     trained = load(weights or default_weights(base.network))
-    if act:
-        require_relus(trained.graph, "--act")
+    require_relus(trained, act)
     candidates = settings(over, base, margin, trained.graph)
     pictures = pictures_of(data, part, trained, limit)
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from fheinfer.errors import StorageError, UnknownNetworkError, WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.graph.ir import Graph
+from fheinfer.needs_torch import needs_torch
 
 F32 = npt.NDArray[np.float32]
 
@@ -157,8 +158,9 @@ def import_file(path: Path, network: str | None = None, mean: Sequence[float] | 
         weights = _foreign(path, graph or zoo.network("resnet20"), mean, std)
     if data is None:
         return weights
-    from fheinfer.train import calibrate
-    from fheinfer.train import data as dataset
+    with needs_torch("measuring ranges"):
+        from fheinfer.train import calibrate
+        from fheinfer.train import data as dataset
 
     return calibrate.with_ranges(weights, dataset.load(data, "train"))
 
@@ -296,10 +298,8 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _read_torch(path: Path) -> dict[str, npt.NDArray[Any]]:
     _size_checked(path)
-    try:
+    with needs_torch(f"{path}: reading it", WeightsError):
         import torch
-    except ImportError:
-        raise WeightsError(f"{path}: reading it needs torch: pip install 'torch==2.13.*'") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on odd pickles; here they load or they are refused

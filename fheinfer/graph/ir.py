@@ -88,6 +88,11 @@ class Graph:
             raise GraphError(f"{self.name} takes {math.prod(shape)} numbers, not pictures")
         return int(shape[1])
 
+    @property
+    def has_relus(self) -> bool:
+        """Whether a set's activation stands for anything in it; a max pool compares by ReLUs."""
+        return any(node.op in ("relu", "max_pool") for node in self.nodes)
+
     def users(self, name: str) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if name in node.inputs)
 

@@ -69,21 +69,21 @@ def evaluate(
         progress: told how many pictures are done.
 
     Raises:
-        UsageError: an unknown mode, or a set whose noise is not modelled.
+        UsageError: an unknown mode, one that lacks its plan, or a set whose noise is not modelled.
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
-    began = time.perf_counter()
     if mode == "clear":
         return _in_clear(weights, pictures, progress)
-    assert plan is not None
+    if plan is None:
+        raise UsageError(f"mode {mode} needs a plan of the weights")
+    began = time.perf_counter()
     noise = NoiseModel(plan, seed) if mode == "simulate" else None
     exact = Batch(plan)
     noisy = Batch(plan, noise) if noise else exact
     found: list[Tensor] = []
     bits: list[Precision] = []
-    done = 0
-    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu")):
+    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), progress):
         with torch.inference_mode():
             y = noisy.logits(x)
             if noise:
@@ -92,8 +92,6 @@ def evaluate(
                 if bool(torch.isfinite(reference).all()):
                     bits.append(precision_bits(reference, y))
         found.append(y)
-        done += len(x)
-        progress(done, len(pictures))
     worst = Precision(min(b.minimum for b in bits), float(np.median([b.median for b in bits]))) if bits else None
     return Evaluation(
         mode,

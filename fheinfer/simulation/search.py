@@ -69,7 +69,8 @@ def settings(over: str, base: ParameterSet, margin: float, graph: Graph) -> list
     if over == "margin":
         found = [Setting(f"margin {m:g}", base, m) for m in MARGINS]
     elif over in ("alpha", "degree"):
-        require_relus(graph, f"--over {over}")
+        if not graph.has_relus:
+            raise UsageError(f"--over {over} chooses what stands for a ReLU, and {graph.name} has none")
         names = [f"minimax:{a}" for a in ALPHAS] if over == "alpha" else [f"relu:{d}" for d in DEGREES]
         found = [Setting(name, replace(base, activation=name), margin) for name in names]
     elif over == "scale-bits":
@@ -84,15 +85,6 @@ def settings(over: str, base: ParameterSet, margin: float, graph: Graph) -> list
     if not found:
         raise UsageError(f"nothing to search over {over} for set {base.name}, whose scales have {base.scale_bits} bits")
     return found
-
-
-def require_relus(graph: Graph, option: str) -> None:
-    """
-    Raises:
-        UsageError: the network has no activation that the option could change.
-    """
-    if not any(node.op in ("relu", "max_pool") for node in graph):
-        raise UsageError(f"{option} chooses what stands for a ReLU, and {graph.name} has none; leave it out")
 
 
 def search(
@@ -113,6 +105,9 @@ def search(
         max_loss: accuracy that may be lost against `clear`, as a part of one.
         report: told of every point when it is known.
         progress: told how many plans are compiled.
+
+    Raises:
+        PlanError: the network fits none of them.
     """
     plans: dict[str, Plan] = {}
     unfit: dict[str, str] = {}
@@ -122,6 +117,8 @@ def search(
         except PlanError as error:
             unfit[setting.name] = str(error)
         progress(done, len(candidates))
+    if not plans:
+        raise PlanError(unfit[candidates[-1].name])
     names = list(plans)
     if over == "set":
         names.sort(key=lambda name: plans[name].prediction.seconds)

@@ -28,6 +28,7 @@ def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
 
     Raises:
         UsageError: a margin below 1.
+        GraphError, DatasetError: the network takes no pictures, or none of that size.
         RangeError: a value that is not a number.
     """
     found = {node.name: Histogram() for node in weights.graph.activations}

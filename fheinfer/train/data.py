@@ -78,12 +78,14 @@ def load(path: Path, part: str) -> Pictures:
     """All images of `part` ("train" or "test") in `path`, decoded once per process; treat as read-only.
 
     Raises:
-        DatasetError: the folder, a sheet or the labels are missing or not as described above.
+        DatasetError: the folder or a file in it is missing or not as described above.
     """
-    if (folder(path) / "test_batch.bin").exists():
+    if any(folder(path).glob("*_batch*.bin")):
         names = ["test_batch.bin"] if part == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
         return _batches([path / name for name in names])
-    labels = _labels(folder(path) / f"{part}_labels.npy")
+    if not any(path.glob("*_labels.npy")):
+        raise DatasetError(f"{path}: neither CIFAR-10's binary version nor sheets (docs/formats.md)")
+    labels = _labels(path / f"{part}_labels.npy")
     count = len(labels) // PER_SHEET
     if (path / f"{part}_{count:02}.webp").exists():
         raise DatasetError(f"{path}: {part}_labels.npy is for {count} sheets, but there are more {part} sheets")
@@ -93,9 +95,15 @@ def load(path: Path, part: str) -> Pictures:
 
 
 def split(pictures: Pictures, held_out: int | None = None) -> tuple[Pictures, Pictures]:
-    """(for training, held out for selection): 5,000 held out, or a tenth of a smaller set; always the same ones."""
+    """(for training, held out for selection): 5,000 held out, or a tenth of a smaller set; always the same ones.
+
+    Raises:
+        DatasetError: nothing would be left of one of them.
+    """
     if held_out is None:
         held_out = min(HELD_OUT, len(pictures) // 10)
+    if not 0 < held_out < len(pictures):
+        raise DatasetError(f"{len(pictures)} training pictures are too few: a tenth of them is held out")
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(pictures))
     cut = len(pictures) - held_out
     return pictures.take(np.sort(order[:cut])), pictures.take(np.sort(order[cut:]))
@@ -107,7 +115,9 @@ def _batches(paths: list[Path]) -> Pictures:
     for path in paths:
         try:
             size = path.stat().st_size
-            if size == 0 or size % RECORD or size > MAX_RECORDS * RECORD:
+            if size > MAX_RECORDS * RECORD:
+                raise DatasetError(f"{path}: more than {MAX_RECORDS:,} records; CIFAR-10 has 10,000 in a file")
+            if size == 0 or size % RECORD:
                 raise DatasetError(f"{path}: {size} bytes are no whole number of records of {RECORD:,} bytes")
             parts.append(np.fromfile(path, np.uint8).reshape(-1, RECORD))
         except OSError as error:

@@ -19,7 +19,6 @@ _BATCH = 100
 MOST = 64.0
 """How large values may get that are to survive encryption at short scales."""
 
-
 Sizes = Mapping[str, tuple[float, float]]
 """Activation, in graph order -> its largest |input| and its largest |output|."""
 Tell = Callable[[int, int], None]
@@ -108,7 +107,7 @@ def measure(module: GraphModule, pictures: Pictures, mean: Sequence[float], std:
     for x, labels in inputs_of(pictures, mean, std, device, tell):
         logits, seen = look(module, x)
         right += int(_right(logits, labels).sum())
-        found = found.maximum(seen.nan_to_num(nan=math.inf))
+        found = found.maximum(seen.nan_to_num(nan=math.inf, posinf=math.inf))
     return right / len(pictures), {node.name: (inside, outside) for node, (inside, outside)
                                    in zip(activations, found.tolist(), strict=True)}
 

@@ -56,7 +56,7 @@ def measuring(observe: Observer, epoch: int, epochs: int) -> Callable[[str], Tel
 def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
           observe: Observer = lambda progress: None, teacher: Weights | None = None,
           fused: bool = False, start: Weights | None = None) -> None:
-    """Trains `network` on the sheets in `data`; writes `out` (safetensors) and a model card beside it.
+    """Trains `network` on the pictures in `data`; writes `out` (safetensors) and a model card beside it.
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.

@@ -19,7 +19,7 @@ from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import saved
 from fheinfer.weights import Weights
 
-_MOST = float(torch.finfo(torch.float32).max)
+_LARGEST = float(torch.finfo(torch.float32).max)
 """Stands for a range that is no number: some picture ran away."""
 
 
@@ -50,11 +50,14 @@ def write_report(state: Checkpoint, fitting: Pictures, held_out: Pictures, test:
         peak = max(max(pair) for sizes in seen.values() for pair in sizes.values())
         noisy = noisy_accuracy(module, test, *as_given, seen["training images"], tell=measuring("test images, noise"))
         provenance |= {
-            "largest value into or out of an activation, all images": f"{peak:.1f}",
+            "largest value into or out of an activation, all images": f"{peak:{'.1f' if peak < 1e6 else '.1e'}}",
             "accuracy on the test images under noise of 2^-8 of each layer's maximum": f"{100 * noisy:.2f} %"}
     provenance |= {f"recipe: {name}": value for name, value in recipe.describe().items()}
-    provenance["curve"] = "; ".join(f"{loss:.4f} {100 * right:.2f}" for loss, right in state.curve)
-    ranges = {name: min(inside, _MOST) for name, (inside, _) in seen["training images"].items()}
+    if state.curve:  # of a checkpoint of an earlier version it begins in the middle, or there is none
+        epochs = range(state.epoch - len(state.curve) + 1, state.epoch + 1)
+        provenance["curve"] = "; ".join(f"{epoch} {loss:.4f} {100 * right:.2f}"
+                                        for epoch, (loss, right) in zip(epochs, state.curve, strict=True))
+    ranges = {name: min(inside, _LARGEST) for name, (inside, _) in seen["training images"].items()}
     arrays = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     weights = Weights(graph, arrays, recipe.mean, recipe.std, ranges, provenance)
     if recipe.prune:
@@ -75,9 +78,8 @@ def model_card(weights: Weights) -> str:
              "input": "(picture / 255 - mean) / std, RGB",
              "mean": str(list(weights.mean)), "std": str(list(weights.std)), **weights.provenance}
     curve = facts.pop("curve", "")
-    command = "finetune" if zoo.PAF_MARK in weights.network else "train"
-    lines = [f"# {weights.network}", "", f"Trained by `fheinfer {command}`. Selection used held-out training images "
-             "only; the test images were used once, for the figure below.", "", "| | |", "|---|---|"]
+    lines = [f"# {weights.network}", "", "Trained by fheinfer. Selection used held-out training images only; the test "
+             "images were used once, for the figure below.", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "Largest \\|input\\| of every activation over the images it was trained on: the interval that an "
               "encrypted run has to cover.", "", "| activation | largest input |", "|---|---|"]
@@ -89,9 +91,10 @@ def model_card(weights: Weights) -> str:
 
 def _curve(points: list[list[str]]) -> list[str]:
     """The held-out accuracy as a chart (Mermaid, which forges draw), then all numbers."""
-    chart = ["xychart-beta", f'    x-axis "epoch" 1 --> {max(2, len(points))}', '    y-axis "held-out images, %"',
-             f"    line [{', '.join(right for _, right in points)}]"]
+    first, last = int(points[0][0]), int(points[-1][0])
+    chart = ["xychart-beta", f'    x-axis "epoch" {first} --> {max(first + 1, last)}',
+             '    y-axis "held-out images, %"', f"    line [{', '.join(right for *_, right in points)}]"]
     head = ["As training measured it, epoch by epoch; an image that could not be evaluated encrypted, because of a "
             "value too large, counts as wrong there.", "", "```mermaid", *chart, "```", ""]
     return [*head, "| epoch | mean loss | held-out images |", "|---|---|---|",
-            *(f"| {epoch} | {loss} | {right} % |" for epoch, (loss, right) in enumerate(points, start=1))]
+            *(f"| {epoch} | {loss} | {right} % |" for epoch, loss, right in points)]

@@ -50,7 +50,15 @@ def follow_batches(module: GraphModule, follows: bool) -> None:
 
 @torch.no_grad()
 def settle_scales(module: GraphModule, sizes: Sequence[Sizes]) -> None:
-    """Every scale is from now on the largest input in these results of `evaluate.measure`, with the margin."""
+    """Every scale is from now on the largest input in these results of `evaluate.measure`, with the margin.
+
+    Raises:
+        UsageError: an input is no number.
+    """
     for name, paf in module.pafs().items():
-        paf.scale.fill_(MARGIN * max(found[name][0] for found in sizes) or 1.0)
+        largest = max(found[name][0] for found in sizes)
+        if not largest < math.inf:
+            raise UsageError(f"the input of {name!r} is not a number on one of the images, so it has no scale; try a "
+                             "lower learning rate or a larger penalty (the checkpoint before is kept)")
+        paf.scale.fill_(MARGIN * largest or 1.0)
         paf.dynamic = False

@@ -61,8 +61,7 @@ def agrees(made: sign.SignComposite, entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("alpha", TAU)
-def test_the_errors_of_all_stages_are_the_published(alpha: int) -> None:
-    """With the test that the generator makes what is committed: to 1e-9."""
+def test_the_errors_of_all_stages_are_those_of_another_implementation(alpha: int) -> None:
     assert [float(stage.error) for stage in minimax.composite(alpha).stages] == pytest.approx(TAU[alpha], abs=1e-11)
 
 

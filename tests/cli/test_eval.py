@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fheinfer.console import table
 from fheinfer.simulation.search import MARGINS
 from fheinfer.train import data
 from fheinfer.train.calibrate import calibrate
@@ -29,6 +31,11 @@ def options(tiny_weights_file: Path, sheets: Path) -> list[object]:
 
 
 @pytest.fixture
+def relu_network() -> Path:
+    return QUADRATIC.with_name("resnet20.safetensors")
+
+
+@pytest.fixture
 def wide_file(tiny_weights: Weights, tmp_path: Path) -> Path:
     """Ranges that hold for the pictures of the tests, which are brighter than those of calibration."""
     path = tmp_path / "wide.safetensors"
@@ -37,7 +44,7 @@ def wide_file(tiny_weights: Weights, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["clear", "approx", "simulate"])
-def test_every_mode_reports_accuracy_and_what_it_would_cost(
+def test_every_mode_reports_accuracy_and_what_it_would_cost_encrypted(
     command: Command, options: list[object], wide_file: Path, mode: str
 ) -> None:
     done = command("eval", "--mode", mode, *options, "--weights", wide_file, "--json")
@@ -94,6 +101,9 @@ def test_every_picture_is_in_the_table(
     ("extra", "words"),
     [
         (["--weights", QUADRATIC, "--act", "minimax:7"], "resnet20-turbo has none"),
+        (["--mode", "clear", "--act", "f1"], "in clear there are no polynomials"),
+        (["--mode", "clear", "--margin", "2"], "in clear there are no polynomials"),
+        (["--mode", "clear", "--set", "nonsense"], "nonsense"),
         (["--act", "tanh"], "no activation 'tanh'"),
         (["--mode", "guessed"], "no mode 'guessed'"),
         (["--mode", "encrypted"], "no keys in keys/set"),
@@ -137,6 +147,7 @@ def test_a_search_over_sets_goes_by_predicted_time_and_leaves_out_what_does_not_
     seconds = [p["seconds"] for p in found["points"]]
     assert seconds == sorted(seconds, reverse=True)  # everything is within the bound: ever cheaper ones are tried
     assert found["best"] == found["points"][-1]
+    assert found["best"]["setting"] == "set quad"  # not the first set, and cheaper than all others
     assert set(found["unfit"]) == {"set turbo"}
     assert "22 levels and no bootstrapping" in found["unfit"]["set turbo"]
     assert "set turbo: left out" in command("search", "--max-loss", 1, *where).out
@@ -158,6 +169,31 @@ def test_a_search_over_scales(command: Command, options: list[object], wide_file
     noise = [p["bits"] for p in sorted(found["points"], key=lambda p: int(p["setting"].split()[0]))]
     assert len(bits) > 2
     assert noise == sorted(noise)
+
+
+def test_a_network_that_fits_no_setting_is_refused(
+    command: Command, options: list[object], relu_network: Path
+) -> None:
+    done = command("search", "--over", "margin", *options, "--set", "turbo", "--weights", relu_network)
+    assert done.code == 7
+    assert "set turbo has 22 levels and no bootstrapping" in done.err
+
+
+@pytest.mark.parametrize("arguments", [["eval", "--act", "f1"], ["search", "--over", "alpha"]], ids=["eval", "search"])
+def test_without_pytorch_it_says_what_to_install(
+    command: Command, options: list[object], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith(("fheinfer.train", "fheinfer.simulation"))]:
+        monkeypatch.delitem(sys.modules, name)
+    done = command(*arguments, *options)
+    assert (done.code, "pip install 'torch" in done.err) == (2, True)
+
+
+def test_a_long_title_stands_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "a title that is longer than its table"
+    table(title, ["", "x"], [["y", "1"]])
+    assert capsys.readouterr().out.splitlines()[0].strip() == title
 
 
 def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
@@ -188,6 +224,9 @@ def test_a_search_that_finds_nothing_says_so(command: Command, options: list[obj
     [
         (["--over", "luck"], "'luck'"),
         (["--over", "alpha", "--mode", "clear"], "'clear'"),
+        (["--over", "alpha", "--act", "f1"], "leave out --act"),
+        (["--over", "margin", "--margin", "2"], "leave out --margin"),
+        (["--over", "margin", "--weights", QUADRATIC, "--act", "f1"], "resnet20-turbo has none"),
         (["--over", "alpha", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
         (["--over", "degree", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
         (["--over", "scale-bits", "--set", "turbo", "--weights", QUADRATIC], "scales have 25 bits"),

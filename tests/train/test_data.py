@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,13 +129,29 @@ def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) ->
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "no whole number of records"),
         (lambda path: path.write_bytes(b""), "no whole number of records"),
+        (lambda path: os.truncate(path, 100_001 * data.RECORD), "more than 100,000 records"),
         (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "label 10"),
         (lambda path: path.unlink(), "incomplete"),
     ],
-    ids=["truncated", "empty", "label", "missing"],
+    ids=["truncated", "empty", "huge", "label", "missing"],
 )
 def test_a_damaged_batch_is_refused(sheets: Path, tmp_path: Path, change: Callable[[Path], Any], words: str) -> None:
     folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
     change(folder / "data_batch_3.bin")
     with pytest.raises(DatasetError, match=rf"data_batch_3\.bin: .*{words}"):
         data.load(folder, "train")
+
+
+def test_half_a_binary_version_is_not_taken_for_sheets(sheets: Path, tmp_path: Path) -> None:
+    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(DatasetError, match=r"test_batch\.bin: cannot be read"):
+        data.load(folder, "test")
+    with pytest.raises(DatasetError, match="neither CIFAR-10's binary version nor sheets"):
+        data.load(tmp_path, "test")
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_handful_of_pictures_is_too_few_to_train_with(sheets: Path, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"{count} training pictures are too few"):
+        data.split(data.load(sheets, "train").take(np.arange(count)))

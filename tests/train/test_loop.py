@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from fheinfer.train.recipe import Recipe
 from fheinfer.weights import import_file, load
 
 NETWORK = "resnet8-tiny"
+WEIGHTS = Path(__file__).parents[2] / "weights"
 QUICK = Recipe(epochs=3, batch=50, peak_lr=0.2, average=0.9, crop=2, bfloat16=False, seed=5)  # as in conftest.py
 
 
@@ -47,8 +48,6 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
     card = trained.with_suffix(".md").read_text()
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in card
     assert weights.identity in card
-    points = [line for line in card.splitlines() if re.fullmatch(r"\| \d+ \| \d\.\d{4} \| \d+\.\d\d % \|", line)]
-    assert [point.split()[1] for point in points] == ["1", "2", "3"]
     assert not checkpoint_path(trained).exists()
 
 
@@ -80,6 +79,36 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
     assert {progress.measuring for progress in heard} >= {"held-out images", "statistics", "test images"}
     assert all(0 < progress.step <= progress.steps for progress in heard)
     assert load(out).identity == load(trained).identity
+    curve = load(out).provenance["curve"]
+    assert curve == load(trained).provenance["curve"]
+    points = [point.split() for point in curve.split("; ")]
+    assert [epoch for epoch, *_ in points] == ["1", "2", "3"]
+    assert [right for *_, right in points[1:]] == [f"{100 * p.held_out:.2f}" for p in heard if p.held_out is not None]
+    card = out.with_suffix(".md").read_text()
+    for epoch, loss, right in points:
+        assert f"| {epoch} | {loss} | {right} % |" in card
+
+
+def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(trained: Path, sheets: Path,
+                                                                         tmp_path: Path) -> None:
+    out = tmp_path / "tiny.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(2))
+    content = torch.load(checkpoint_path(out), weights_only=True)
+    del content["curve"]
+    torch.save(content, checkpoint_path(out))
+    train(NETWORK, out, sheets, QUICK, resume=True)
+    assert load(out).provenance["curve"] == load(trained).provenance["curve"].split("; ")[2]
+
+
+def test_what_runs_away_is_infinite(sheets: Path) -> None:
+    weights = load(WEIGHTS / "resnet20-turbo.safetensors")
+    large = {name: a * (1e30 if name == "herpn1.weight" else 1) for name, a in weights.arrays.items()}
+    few = data.load(sheets, "test").take(np.arange(7))
+    right, sizes = measure(from_weights(replace(weights, arrays=large)), few, weights.mean, weights.std)
+    assert right == 0
+    assert 1e29 < sizes["herpn1"][1] < math.inf
+    assert sizes["layer3.2.herpn"][1] == math.inf
 
 
 def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path) -> None:
@@ -290,6 +319,25 @@ def test_fewer_epochs_than_are_to_settle_settle_all() -> None:
 def test_a_recipe_is_read_from_settings() -> None:
     assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
         epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet20+f1", "resnet20-turbo"])
+def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Path) -> None:
+    """The last batch is smaller."""
+    weights = load(WEIGHTS / f"{network}.safetensors")
+    pictures, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=weights.mean, std=weights.std)
+    found = []
+    for fused in (False, True):
+        module = from_weights(weights)
+        recalibrate(module, pictures, recipe, fused=fused)
+        found.append((module.state_dict(), measure(module, pictures, weights.mean, weights.std, fused=fused)))
+    (plain, (right, sizes)), (state, (again, seen)) = found
+    assert again == pytest.approx(right, abs=1 / 257)
+    for name, pair in sizes.items():
+        assert seen[name] == pytest.approx(pair, rel=1e-3), name
+    for name, tensor in plain.items():
+        assert torch.allclose(tensor, state[name], rtol=1e-3, atol=1e-4), name
 
 
 @pytest.mark.slow

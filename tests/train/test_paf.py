@@ -212,6 +212,7 @@ def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: We
     assert "all images | inf |" in card
     assert "| layer1.0.relu1 | 3.4e+38 |" in card
     assert "| 1 | 0.5000 | 25.00 % |" in card
+    assert "curve |" not in card
 
 
 def test_finetune_refuses_an_unknown_paf(relu_weights: Weights, sheets: Path, tmp_path: Path) -> None:

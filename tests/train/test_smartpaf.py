@@ -121,6 +121,13 @@ def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Weigh
         assert scale / 2 < inside < scale
 
 
+def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Weights) -> None:
+    module = from_weights(start)
+    sizes = dict.fromkeys(module.pafs(), (1.0, 1.0))
+    with pytest.raises(UsageError, match=r"the input of 'layer1\.0\.relu1' is not a number"):
+        smartpaf.settle_scales(module, [sizes, {**sizes, "layer1.0.relu1": (float("inf"), 1.0)}])
+
+
 def test_swa_is_the_equal_average_over_the_last_epochs(start: Weights, few: data.Pictures) -> None:
     seen: list[torch.Tensor] = []
 
