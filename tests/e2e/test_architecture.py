@@ -22,7 +22,7 @@ MODULES = {
 # Every module below imports only modules of its own line or above it (ARCHITECTURE, "Folders").
 LAYERS = (
     "errors",
-    "params policy artifact storage preprocess metrics resources",
+    "params policy artifact storage preprocess metrics resources needs_torch",
     "layout approx",
     "graph",
     "frontends",
