@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +17,7 @@ from fheinfer.frontends import zoo
 from fheinfer.graph.ir import POLYNOMIALS
 from fheinfer.train import data as dataset
 from fheinfer.train import smartpaf
+from fheinfer.train.calibrate import IMAGES
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import MOST, Tell, accuracy, measure, recalibrate
@@ -164,8 +166,8 @@ class Run:
         if settling == 0 and recipe.settle:
             recalibrate(self.module, self.fitting, recipe, tell("statistics"), self.fused)
             if recipe.dynamic:
-                both = (self.module, self.average)
-                sizes = [measure(module, self.fitting, recipe.mean, recipe.std, tell("scales"), self.fused)[1]
+                both, few = (self.module, self.average), self.fitting.take(np.arange(min(IMAGES, len(self.fitting))))
+                sizes = [measure(module, few, recipe.mean, recipe.std, tell("scales"), self.fused)[1]
                          for module in both]
                 for module in both:
                     smartpaf.settle_scales(module, sizes)
