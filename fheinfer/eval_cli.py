@@ -172,7 +172,7 @@ def pictures_of(data: Path | None, part: str, weights: Weights, limit: int | Non
         raise UsageError(f"no part {part!r} of the data; there are train and test")
     pictures = dataset.load(dataset.folder(data), part)
     if limit is not None:
-        pictures = pictures.take(np.arange(min(limit, len(pictures))))
+        pictures = pictures.first(limit)
     return pictures.resized(side)
 
 

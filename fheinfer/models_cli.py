@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from fheinfer import _core
@@ -16,6 +15,7 @@ from fheinfer.console import out, print_json, steps_bar, table
 from fheinfer.frontends import zoo
 from fheinfer.needs_torch import needs_torch
 from fheinfer.plan_cli import DataOption
+from fheinfer.ranges import in_words
 from fheinfer.ranges import load as load_ranges
 from fheinfer.resources import default_weights
 from fheinfer.weights import import_file, load
@@ -103,9 +103,8 @@ def calibrate(
         from fheinfer.train import calibrate as measuring
         from fheinfer.train import data as dataset
     weights, pictures = load(file), dataset.load(dataset.folder(data), "train")
-    first = pictures.take(np.arange(min(images, len(pictures))))
     with steps_bar("measuring") as observe:
-        ranges = measuring.calibrate(weights, first, margin, observe)
+        ranges = measuring.calibrate(weights, pictures.first(images), margin, observe)
     ranges.save(output)
     table(str(output), ["activation", "largest input", "with margin"],
           [[name, f"{seen:.2f}", f"{ranges.bounds()[name]:.2f}"] for name, seen in ranges.largest().items()])
@@ -163,7 +162,7 @@ def weights_show(
     table(
         str(path),
         ["activation", "largest input"],
-        [[name, f"{bound:{'.2f' if bound < 1e6 else '.1e'}}"] for name, bound in weights.ranges.items()],
+        [[name, in_words(bound)] for name, bound in weights.ranges.items()],
     )
     out.print(
         f"{weights.network}, {sum(a.size for a in weights.arrays.values())} numbers, "

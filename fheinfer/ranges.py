@@ -93,6 +93,11 @@ class Ranges:
                           "margin": self.margin, "activations": activations})
 
 
+def in_words(bound: float) -> str:
+    """A range for people; one that ran away would be a line of digits."""
+    return f"{bound:.2f}" if bound < 1e6 else f"{bound:.1e}"
+
+
 def load(path: Path, weights: Weights) -> Ranges:
     """The ranges that `Ranges.save` wrote, of these weights.
 

@@ -49,5 +49,4 @@ def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
 
 def with_ranges(weights: Weights, images: Pictures) -> Weights:
     """The same weights with ranges measured on the first 10,000 of `images`."""
-    first = images.take(np.arange(min(IMAGES, len(images))))
-    return replace(weights, ranges=calibrate(weights, first).largest())
+    return replace(weights, ranges=calibrate(weights, images.first(IMAGES)).largest())

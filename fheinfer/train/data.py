@@ -43,6 +43,10 @@ class Pictures:
     def take(self, indices: npt.NDArray[np.intp]) -> Pictures:
         return Pictures(self.images[indices], self.labels[indices])
 
+    def first(self, count: int) -> Pictures:
+        """The first so many, or all where there are fewer."""
+        return self.take(np.arange(min(count, len(self))))
+
     def resized(self, size: int) -> Pictures:
         """The same pictures at size x size by averaging squares; `size` must divide theirs.
 
@@ -122,8 +126,7 @@ def _batches(paths: list[Path]) -> Pictures:
             parts.append(np.fromfile(path, np.uint8).reshape(-1, RECORD))
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read ({error.strerror}); the data folder is incomplete") from None
-        if parts[-1][:, 0].max() > 9:
-            raise DatasetError(f"{path}: label {parts[-1][:, 0].max()} is not one of the ten classes 0..9")
+        _require_classes(path, parts[-1][:, 0])
     records = np.concatenate(parts)
     images = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1).copy()
     labels = records[:, 0].copy()
@@ -142,9 +145,13 @@ def _labels(path: Path) -> U8:
         raise DatasetError(f"{path}: expected a list of uint8 labels, found {labels.dtype} {labels.shape}")
     if len(labels) == 0 or len(labels) % PER_SHEET:
         raise DatasetError(f"{path}: {len(labels)} labels do not fill sheets of {PER_SHEET:,}")
+    _require_classes(path, labels)
+    return np.array(labels)
+
+
+def _require_classes(path: Path, labels: U8) -> None:
     if labels.max() > 9:
         raise DatasetError(f"{path}: label {labels.max()} is not one of the ten classes 0..9")
-    return np.array(labels)
 
 
 def _sheet(path: Path) -> U8:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from fheinfer.train import data as dataset
 from fheinfer.train.calibrate import IMAGES, calibrate
 from fheinfer.train.loop import Observer, measuring, train
@@ -35,6 +33,6 @@ def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: R
     recipe = replace(recipe, mean=weights.mean, std=weights.std)
     fitting = dataset.split(dataset.load(dataset.folder(data), "train"))[0]
     tell = measuring(observe, 0, recipe.epochs)("ranges")
-    ranges = calibrate(weights, fitting.take(np.arange(min(IMAGES, len(fitting)))), MARGIN, tell)
+    ranges = calibrate(weights, fitting.first(IMAGES), MARGIN, tell)
     start = replaced(weights, paf, ranges)
     train(start.network, out, data, recipe, resume, observe, teacher=weights, fused=fused, start=start)

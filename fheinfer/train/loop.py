@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -166,7 +165,7 @@ class Run:
         if settling == 0 and recipe.settle:
             recalibrate(self.module, self.fitting, recipe, tell("statistics"), self.fused)
             if recipe.dynamic:
-                both, few = (self.module, self.average), self.fitting.take(np.arange(min(IMAGES, len(self.fitting))))
+                both, few = (self.module, self.average), self.fitting.first(IMAGES)
                 sizes = [measure(module, few, recipe.mean, recipe.std, tell("scales"), self.fused)[1]
                          for module in both]
                 for module in both:

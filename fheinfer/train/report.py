@@ -11,6 +11,7 @@ import torch
 from fheinfer.errors import StorageError
 from fheinfer.frontends import zoo
 from fheinfer.graph.ir import POLYNOMIALS
+from fheinfer.ranges import in_words
 from fheinfer.train import quantise
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.data import Pictures
@@ -83,7 +84,7 @@ def model_card(weights: Weights) -> str:
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "Largest \\|input\\| of every activation over the images it was trained on: the interval that an "
               "encrypted run has to cover.", "", "| activation | largest input |", "|---|---|"]
-    lines += [f"| {name} | {value:{'.2f' if value < 1e6 else '.1e'}} |" for name, value in weights.ranges.items()]
+    lines += [f"| {name} | {in_words(value)} |" for name, value in weights.ranges.items()]
     if curve:
         lines += ["", *_curve([point.split() for point in curve.split("; ")])]
     return "\n".join(lines) + "\n"
