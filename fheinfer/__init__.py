@@ -21,15 +21,15 @@ from fheinfer.approx import activation
 from fheinfer.client import Client
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import ClientSpec, Plan
-from fheinfer.keygen import keygen
-from fheinfer.metrics import precision_bits, top_class
-from fheinfer.params import ParameterSet, parameter_set, parameter_sets
-from fheinfer.plain import plain_layers, plain_logits
-from fheinfer.preprocess import CLASSES, load_image, normalise
-from fheinfer.resources import default_weights
+from fheinfer.crypto.keygen import keygen
+from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
+from fheinfer.data.images import CLASSES, load_image, normalise
+from fheinfer.data.resources import default_weights
+from fheinfer.evaluation.metrics import precision_bits, top_class
+from fheinfer.evaluation.plain import plain_layers, plain_logits
+from fheinfer.model.model import Weights, load
 from fheinfer.runtime.slots import run_slots
 from fheinfer.server import Server
-from fheinfer.weights import Weights, load
 
 load_weights = load
 

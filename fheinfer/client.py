@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.artifact import Artifact, Kind, open_ciphertext, to_bytes
 from fheinfer.compiler.plan import ClientSpec
+from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, to_bytes
+from fheinfer.crypto.keystore import Manifest, SecretKeys, ServerKeys
+from fheinfer.crypto.params import ParameterSet, parameter_set
 from fheinfer.errors import CorruptArtifactError, MismatchError
-from fheinfer.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.params import ParameterSet, parameter_set
 
 MAX_OUTPUTS = 65536
 

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import RESULT_BITS, Step, serving
+from fheinfer.compiler.policy import core_policy
+from fheinfer.crypto.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
+from fheinfer.crypto.keystore import Manifest, ServerKeys, rotation_file
+from fheinfer.crypto.params import ciphertext_bytes, parameter_set
+from fheinfer.crypto.storage import require_disk, storage_errors
 from fheinfer.errors import FheinferError, MismatchError, UsageError
-from fheinfer.keystore import Manifest, ServerKeys, rotation_file
-from fheinfer.params import ciphertext_bytes, parameter_set
-from fheinfer.policy import core_policy
+from fheinfer.machine import require_memory
+from fheinfer.model.model import Weights
 from fheinfer.runtime.executor import Observer, execute
-from fheinfer.runtime.memory import require_memory
-from fheinfer.storage import require_disk, storage_errors
-from fheinfer.weights import Weights
 
 Progress = Callable[[str, float], None]
 """Called with what is being loaded ("keys", "tables") and the fraction done."""

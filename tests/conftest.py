@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fheinfer
-from fheinfer import _core, cli, preprocess
+from fheinfer import _core
+from fheinfer.cli.main import main as cli
+from fheinfer.crypto.params import ParameterSet, parameter_set
+from fheinfer.data import images as preprocess
 from fheinfer.frontends import zoo
-from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.weights import Weights, shapes
+from fheinfer.model.model import Weights, shapes
 
 # A time limit per example would make tests fail on a busy machine, and show nothing else.
 settings.register_profile("fheinfer", deadline=None)
@@ -40,7 +42,7 @@ def tiny_pixels(seed: int) -> NDArray[np.uint8]:
 def calibrated(weights: Weights, seeds: range) -> Weights:
     """The same weights with ranges measured in PyTorch on random pictures."""
     pytest.importorskip("torch")
-    from fheinfer.plain import plain_layers
+    from fheinfer.evaluation.plain import plain_layers
 
     ranges: dict[str, float] = {}
     for seed in seeds:
@@ -205,7 +207,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         capfd.readouterr()
         code: object = 0
         try:
-            cli.main()
+            cli()
         except SystemExit as exit_:
             code = exit_.code or 0
         out, err = capfd.readouterr()
@@ -237,3 +239,21 @@ def process(tmp_path: Path) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sheets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 training and 1,000 test pictures of ten kinds."""
+    pytest.importorskip("torch")
+    from fheinfer.data.synthetic import stripes
+
+    return stripes(tmp_path_factory.mktemp("sheets"))
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of public data beside the checkout: `cifar10/`, `weights/`."""
+    folder = Path(os.environ.get("FHEINFER_PUBLIC_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "cifar10").is_dir() or not (folder / "weights").is_dir():
+        pytest.skip(f"no public data in {folder}; set FHEINFER_PUBLIC_DATA")
+    return folder

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fheinfer import _core
-from fheinfer.compiler.cost import cost_model
+from fheinfer.compiler.cost.base import cost_model
 from fheinfer.compiler.plan import Plan, serving
-from fheinfer.policy import core_policy
+from fheinfer.compiler.policy import core_policy
 
 COEFF_TO_SLOT, SLOT_TO_COEFF, BOOTSTRAP = "CoeffToSlot", "SlotToCoeff", "bootstrap"
 """Users of keys that are shared by all bootstraps: the halves of ours, the whole of OpenFHE's."""

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from fheinfer.compiler.cost import BASE_MEMORY
+from fheinfer.compiler.cost.base import BASE_MEMORY
 from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, plan_identity
+from fheinfer.compiler.policy import KeyPolicy, core_policy
 from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import step_of
-from fheinfer.params import ParameterSet
-from fheinfer.policy import KeyPolicy, core_policy
+from fheinfer.crypto.params import ParameterSet
 
 
 def lower(program: Program, mean: Sequence[float], std: Sequence[float], keys: KeyPolicy) -> Plan:

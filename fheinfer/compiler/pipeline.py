@@ -15,11 +15,11 @@ from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.policy import KeyPolicy
 from fheinfer.compiler.program import Program
-from fheinfer.graph.verify import verify
-from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.policy import KeyPolicy
-from fheinfer.weights import Weights
+from fheinfer.crypto.params import ParameterSet, parameter_set
+from fheinfer.model.model import Weights
+from fheinfer.model.verify import verify
 
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
+from fheinfer.compiler.policy import KeyPolicy
 from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import InputError
-from fheinfer.layout import Layout, diagonals, input_layout, pack, spread, unpack
-from fheinfer.params import ParameterSet
-from fheinfer.policy import KeyPolicy
+from fheinfer.packing import Layout, diagonals, input_layout, pack, spread, unpack
 
 RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest logit."""

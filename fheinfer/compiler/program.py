@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.approx import Activation, activation
-from fheinfer.graph.ir import Graph, Node
-from fheinfer.params import ParameterSet
+from fheinfer.crypto.params import ParameterSet
+from fheinfer.model.graph import Graph, Node
 
 if TYPE_CHECKING:
-    from fheinfer.compiler.cost import CostModel
+    from fheinfer.compiler.cost.base import CostModel
 
 PLACED_UNDER = _core.KeyPolicy.fast
 Arrays = Mapping[str, NDArray[np.float64]]
@@ -66,6 +66,6 @@ class Program:
 
 @lru_cache(maxsize=8)
 def _cost(params: ParameterSet, keys: _core.KeyPolicy) -> CostModel:
-    from fheinfer.compiler.cost import cost_model
+    from fheinfer.compiler.cost.base import cost_model
 
     return cost_model(params, _core.Context(params.core()), keys)

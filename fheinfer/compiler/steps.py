@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fheinfer.compiler.plan import Step
 from fheinfer.compiler.program import Program
-from fheinfer.graph.ir import Node
+from fheinfer.model.graph import Node
 
 BOOTSTRAPPED = ("chebyshev", "quadratic")
 """Operations whose input is known to be in [-1, 1], where a bootstrap may stand."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
 from fheinfer.errors import UnknownNetworkError, UsageError
-from fheinfer.graph.ir import Graph, GraphBuilder, Node
+from fheinfer.model.graph import Graph, GraphBuilder, Node
 
 PAF_MARK = "+"
 
@@ -24,7 +24,7 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
         activation: operation of every activation, one of `graph.ir.ACTIVATIONS`.
 
     An "option A" network (subsample and zero-pad) is the same graph: its shortcut is a 1x1 convolution
-    with a constant matrix, which `fheinfer.weights` writes when it imports one.
+    with a constant matrix, which `fheinfer.model.model` writes when it imports one.
     """
     g = GraphBuilder(name, (3, size, size))
     x = g.conv_bn("input", "conv1", "bn1", widths[0], 3)

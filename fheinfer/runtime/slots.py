@@ -11,9 +11,9 @@ from fheinfer import _core
 from fheinfer.approx.forms import OVERSHOOT
 from fheinfer.compiler.plan import Plan, Step
 from fheinfer.compiler.steps import BOOTSTRAPPED
+from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import RangeError
-from fheinfer.layout import spread
-from fheinfer.params import ParameterSet
+from fheinfer.packing import spread
 from fheinfer.runtime.executor import StepDone, execute
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fheinfer.data.datasets import Pictures
 from fheinfer.errors import RangeError
-from fheinfer.ranges import BINS, Histogram, Ranges
-from fheinfer.train.data import Pictures
+from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
+from fheinfer.model.model import Weights
 from fheinfer.train.evaluate import Tell, inputs_of, silent
 from fheinfer.train.module import from_weights
-from fheinfer.weights import Weights
 
 IMAGES = 10_000
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fheinfer.train.data import Pictures
-from fheinfer.train.images import to_input
+from fheinfer.data.datasets import Pictures
+from fheinfer.train.augment import to_input
 from fheinfer.train.module import NORMS, GraphModule
 from fheinfer.train.penalty import largest_of_each, without_runaways
 from fheinfer.train.recipe import Recipe

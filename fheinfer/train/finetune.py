@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fheinfer.train import data as dataset
+from fheinfer.data import datasets as dataset
+from fheinfer.model.model import Weights
 from fheinfer.train.calibrate import IMAGES, calibrate
 from fheinfer.train.loop import Observer, measuring, train
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN
-from fheinfer.weights import Weights
 
 RECIPE = Recipe(epochs=12, peak_lr=0.03, warmup=0.1, average=0.995, settle=3, contrast=0.1)
 

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fheinfer.data import datasets as dataset
+from fheinfer.data.datasets import Pictures
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import POLYNOMIALS
-from fheinfer.train import data as dataset
+from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.model.model import Weights, load
 from fheinfer.train import smartpaf
+from fheinfer.train.augment import batches
 from fheinfer.train.calibrate import IMAGES
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import MOST, Tell, accuracy, measure, recalibrate
-from fheinfer.train.images import batches
 from fheinfer.train.module import NORMS, GraphModule, from_weights
 from fheinfer.train.penalty import LIMIT, excess, without_runaways
 from fheinfer.train.prune import Diagonals
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
-from fheinfer.weights import Weights, load
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fheinfer.errors import GraphError
-from fheinfer.graph.ir import POLYNOMIALS, Graph, Node
+from fheinfer.model.graph import POLYNOMIALS, Graph, Node
+from fheinfer.model.model import Weights
 from fheinfer.train.herpn import HerPN
 from fheinfer.train.paf import PAF
 from fheinfer.train.penalty import Bounds
 from fheinfer.train.quantise import Conv2d, Linear
-from fheinfer.weights import Weights
 
 INSIDE = 0.9
 """Part of a PAF's range that training keeps its inputs in: pictures that it does not see need the rest."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fheinfer.graph.ir import POLYNOMIALS, Graph
+from fheinfer.model.graph import POLYNOMIALS, Graph
 
 Bounds = Mapping[str, tuple[Tensor | float, Tensor | float]]
 """Activation -> what the bulk of its inputs, and what the largest of a picture, should stay within."""

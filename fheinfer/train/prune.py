@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fheinfer.compiler import compile
+from fheinfer.crypto.keygen import manifest_plan
+from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import Graph, Node
-from fheinfer.keygen import manifest_plan
-from fheinfer.layout import diagonals
-from fheinfer.params import ParameterSet, parameter_set, parameter_sets
-from fheinfer.weights import Weights
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import Weights
+from fheinfer.packing import diagonals
 
 
 def set_of(network: str) -> ParameterSet:

@@ -6,9 +6,9 @@ import numpy as np
 
 from fheinfer.approx.tuning import FLOOR, initial, tuned
 from fheinfer.errors import UsageError
+from fheinfer.evaluation.ranges import Histogram, Ranges
 from fheinfer.frontends import zoo
-from fheinfer.ranges import Histogram, Ranges
-from fheinfer.weights import F32, Weights
+from fheinfer.model.model import F32, Weights
 
 
 def replaced(weights: Weights, paf: str, ranges: Ranges, tune: bool = True, floor: float = FLOOR) -> Weights:

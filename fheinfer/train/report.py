@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
+from fheinfer.data.datasets import Pictures
 from fheinfer.errors import StorageError
+from fheinfer.evaluation.ranges import in_words
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import POLYNOMIALS
-from fheinfer.ranges import in_words
+from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.model.model import Weights
 from fheinfer.train import quantise
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.data import Pictures
 from fheinfer.train.evaluate import Tell, measure, noisy_accuracy, recalibrate
 from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import saved
-from fheinfer.weights import Weights
 
 _LARGEST = float(torch.finfo(torch.float32).max)
 """Stands for a range that is no number: some picture ran away."""

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fheinfer.errors import PlanError
-from fheinfer.layout import Layout, input_layout, pack, skewed, slot_index, unpack
+from fheinfer.packing import Layout, input_layout, pack, skewed, slot_index, unpack
 
 
 @st.composite

@@ -15,10 +15,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from fheinfer import artifact, cli
-from fheinfer.artifact import Artifact, Kind
-from fheinfer.params import parameter_set
-from fheinfer.runtime import memory
+from fheinfer import machine as memory
+from fheinfer.cli import main as cli
+from fheinfer.crypto import artifact
+from fheinfer.crypto.artifact import Artifact, Kind
+from fheinfer.crypto.params import parameter_set
 
 Refused = Callable[..., None]
 SET = ("--set", "insecure-tiny")
@@ -306,8 +307,8 @@ def test_a_disk_that_fills_up(
     evaluate: tuple[object, ...],
 ) -> None:
     small = disk("size=20m")
-    # `fheinfer.keygen` is the function; the module of that name is behind it.
-    monkeypatch.setattr(sys.modules["fheinfer.keygen"], "require_disk", lambda path, size: None)
+    # `fheinfer.crypto.keygen` is the function; the module of that name is behind it.
+    monkeypatch.setattr(sys.modules["fheinfer.crypto.keygen"], "require_disk", lambda path, size: None)
     refused(6, "the disk is full", *KEYGEN, "-o", small / "keys")
     assert list(small.iterdir()) == []
     tiny = disk("size=16k")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fheinfer.graph.ir import POLYNOMIALS
-from fheinfer.weights import load
+from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.model.model import load
 from tests.conftest import Result
-from tests.train.conftest import one_thread, public_data
+from tests.train.conftest import one_thread
 
-__all__ = ["one_thread", "public_data"]
+__all__ = ["one_thread"]
 SHIPPED = sorted((Path(__file__).parents[2] / "weights").glob("*.safetensors"))
 
 

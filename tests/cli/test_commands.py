@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import fheinfer
-from fheinfer import plan_cli
-from fheinfer.keystore import Manifest
-from fheinfer.metrics import precision_bits
-from fheinfer.params import parameter_sets
-from fheinfer.weights import Weights
+from fheinfer.cli import plan as plan_cli
+from fheinfer.crypto.keystore import Manifest
+from fheinfer.crypto.params import parameter_sets
+from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.model.model import Weights
 
 Command = Callable[..., Any]
 SET = ("--set", "insecure-tiny")

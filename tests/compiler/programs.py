@@ -14,11 +14,11 @@ from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.program import Program
+from fheinfer.crypto.params import ParameterSet, parameter_set
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import Graph, GraphBuilder
-from fheinfer.graph.verify import verify
-from fheinfer.params import ParameterSet, parameter_set
-from fheinfer.weights import shapes
+from fheinfer.model.graph import Graph, GraphBuilder
+from fheinfer.model.model import shapes
+from fheinfer.model.verify import verify
 
 TINY = parameter_set("insecure-tiny")
 REFERENCE = parameter_set("insecure-tiny-openfhe")

@@ -8,10 +8,10 @@ import pytest
 
 import fheinfer
 from fheinfer.compiler.keys import BOOTSTRAP, COEFF_TO_SLOT, SLOT_TO_COEFF, rotation_keys
-from fheinfer.keygen import manifest_plan
-from fheinfer.keystore import Manifest, rotation_file
-from fheinfer.params import parameter_set
-from fheinfer.policy import KEY_POLICIES, KeyPolicy
+from fheinfer.compiler.policy import KEY_POLICIES, KeyPolicy
+from fheinfer.crypto.keygen import manifest_plan
+from fheinfer.crypto.keystore import Manifest, rotation_file
+from fheinfer.crypto.params import parameter_set
 from tests.conftest import NETWORK, TINY
 
 

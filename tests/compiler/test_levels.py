@@ -16,9 +16,9 @@ from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import GraphBuilder
-from fheinfer.params import ParameterSet
+from fheinfer.model.graph import GraphBuilder
 from tests.compiler.programs import ACTIVATIONS, REFERENCE, TINY, run, scaled, small
 
 

@@ -23,10 +23,10 @@ from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import step_of
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import GraphBuilder, Node
-from fheinfer.params import parameter_set
+from fheinfer.model.graph import GraphBuilder, Node
 from tests.compiler.programs import ACTIVATIONS, placed, program, run, scaled, small
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 import fheinfer
 from fheinfer import _core
+from fheinfer.compiler.policy import KEY_POLICIES, KeyPolicy, choose
+from fheinfer.crypto.keygen import manifest_plan
+from fheinfer.crypto.keystore import Manifest
+from fheinfer.crypto.params import parameter_set, parameter_sets
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.keygen import manifest_plan
-from fheinfer.keystore import Manifest
-from fheinfer.params import parameter_set, parameter_sets
-from fheinfer.policy import KEY_POLICIES, KeyPolicy, choose
-from fheinfer.weights import Weights, shapes
+from fheinfer.model.model import Weights, shapes
 
 F64 = NDArray[np.float64]
 SET = "insecure-tiny"

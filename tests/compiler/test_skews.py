@@ -10,9 +10,9 @@ from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.skews import skews
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.compiler.program import Program
+from fheinfer.crypto.params import parameter_set
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import GraphBuilder
-from fheinfer.params import parameter_set
+from fheinfer.model.graph import GraphBuilder
 from tests.compiler.programs import program, run, small
 
 

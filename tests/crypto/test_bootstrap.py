@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
+from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.errors import BackendError
-from fheinfer.metrics import precision_bits
-from fheinfer.params import ParameterSet, parameter_set, parameter_sets
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 BITS = {"1": 11.0, "2": 11.0, "3": 11.0, "4": 11.0}

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from fheinfer import _core
-from fheinfer.params import CHAIN, EVAL_MOD_DEPTH, ParameterSet, parameter_set, parameter_sets
+from fheinfer.crypto.params import CHAIN, EVAL_MOD_DEPTH, ParameterSet, parameter_set, parameter_sets
 
 SETS = [s for s in parameter_sets(insecure=True) if not s.native]
 CANDIDATES = 60
@@ -55,5 +55,5 @@ def test_the_noise_of_the_fit_is_below_that_of_a_bootstrap(name: str) -> None:
 def test_the_version_of_the_chain_is_part_of_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys made under other primes of the same sizes are of another set."""
     before = parameter_set("1").identity
-    monkeypatch.setattr("fheinfer.params.CHAIN", CHAIN + 1)
+    monkeypatch.setattr("fheinfer.crypto.params.CHAIN", CHAIN + 1)
     assert parameter_set("1").identity != before

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
+from fheinfer.crypto.params import MAX_LOG_QP, ParameterSet, ciphertext_bound, parameter_set, parameter_sets
 from fheinfer.errors import PlanError, UnknownSetError
-from fheinfer.params import MAX_LOG_QP, ParameterSet, ciphertext_bound, parameter_set, parameter_sets
 
 SMALL = dataclasses.replace(parameter_set("1-openfhe"), log_n=11, slots=256, insecure=True)
 

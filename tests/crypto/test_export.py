@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 import fheinfer
+from fheinfer.crypto.export import export_openfhe
 from fheinfer.errors import InputError, KeyStoreError
-from fheinfer.export import export_openfhe
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 
 
 @pytest.fixture(scope="module")

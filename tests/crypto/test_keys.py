@@ -10,7 +10,7 @@ import pytest
 
 from fheinfer import _core
 from fheinfer.errors import UsageError
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 N = 2048

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from fheinfer import _core
 from fheinfer._core import ring, testing
+from fheinfer.crypto.params import EVAL_MOD_DEPTH, parameter_set, parameter_sets
 from fheinfer.errors import BackendError
-from fheinfer.metrics import precision_bits
-from fheinfer.params import EVAL_MOD_DEPTH, parameter_set, parameter_sets
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 SETS = pytest.mark.parametrize("name", ["1", "2", "3", "4"])

@@ -17,8 +17,8 @@ from fheinfer.approx import activation
 from fheinfer.approx.forms import Gate
 from fheinfer.approx.measure import error
 from fheinfer.errors import BackendError, UsageError
-from fheinfer.layout import skewed
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.packing import skewed
 
 Rigs = Callable[[str], Any]
 SLOTS = 256

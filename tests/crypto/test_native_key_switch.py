@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer._core import ring, testing
-from fheinfer.params import parameter_set
+from fheinfer.crypto.params import parameter_set
 
 U64 = NDArray[np.uint64]
 Unpack = Callable[[bytes, list[int], int], U64]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fheinfer import _core
 from fheinfer.errors import BackendError, CorruptArtifactError, UsageError
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 TAG = "ab" * 16

@@ -14,7 +14,7 @@ from numpy.polynomial import chebyshev
 from fheinfer import _core
 from fheinfer.approx.chebyshev import relu
 from fheinfer.errors import BackendError, UsageError
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 SLOTS = 256

@@ -14,9 +14,9 @@ from numpy.polynomial import chebyshev
 
 from fheinfer import _core
 from fheinfer._core import testing
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import BackendError, PlanError, UsageError
-from fheinfer.metrics import precision_bits
-from fheinfer.params import parameter_set
+from fheinfer.evaluation.metrics import precision_bits
 from tests.crypto.test_native_key_switch import Ring, centred, compose, made
 
 Rigs = Callable[[str], Any]

@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 
 from fheinfer import _core
 from fheinfer.errors import UsageError
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
 SLOTS = 256

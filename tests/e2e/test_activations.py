@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.approx import activation
 from fheinfer.approx.forms import Quadratic
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import FheinferError, MismatchError, UnknownSetError, UsageError
-from fheinfer.metrics import precision_bits
-from fheinfer.params import parameter_set
-from fheinfer.plain import plain_layers
-from fheinfer.ranges import Histogram, Ranges
+from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.evaluation.plain import plain_layers
+from fheinfer.evaluation.ranges import Histogram, Ranges
+from fheinfer.model.model import Weights
 from fheinfer.train.replace import replaced
-from fheinfer.weights import Weights
 from tests.conftest import NETWORK, TINY, calibrated, random_weights, tiny_pixels
 
 F64 = NDArray[np.float64]

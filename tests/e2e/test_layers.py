@@ -12,9 +12,9 @@ from fheinfer.errors import (
     CorruptArtifactError,
     InputError,
 )
-from fheinfer.precision import compare, encrypted_layers, layer_bits
+from fheinfer.evaluation.precision import compare, encrypted_layers, layer_bits
+from fheinfer.model.model import Weights
 from fheinfer.runtime.executor import StepDone
-from fheinfer.weights import Weights
 from tests.e2e.conftest import F64, Interruption
 
 
@@ -27,7 +27,7 @@ def test_precision_is_reported_for_every_step(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("torch")
-    from fheinfer.plain import plain_layers
+    from fheinfer.evaluation.plain import plain_layers
 
     tiny_server.evaluate(picture_bytes, checkpoints=tmp_path, keep_layers=True)
     layers: dict[str, F64] = {}

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 import fheinfer
+from fheinfer.crypto.keystore import Manifest
 from fheinfer.errors import MismatchError
-from fheinfer.keystore import Manifest
-from fheinfer.metrics import precision_bits
-from fheinfer.weights import Weights
+from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.model.model import Weights
 
 F64 = NDArray[np.float64]
 REFERENCE = "insecure-tiny-openfhe"

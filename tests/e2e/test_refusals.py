@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 import fheinfer
-from fheinfer import artifact, inference
-from fheinfer.artifact import Artifact, Kind
+from fheinfer import local as inference
+from fheinfer import machine as memory
+from fheinfer.crypto import artifact
+from fheinfer.crypto.artifact import Artifact, Kind
+from fheinfer.crypto.keystore import Manifest
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import (
     CorruptArtifactError,
     InputError,
@@ -22,10 +26,7 @@ from fheinfer.errors import (
     StorageError,
     UsageError,
 )
-from fheinfer.keystore import Manifest
-from fheinfer.params import parameter_set
-from fheinfer.runtime import memory
-from fheinfer.weights import Weights
+from fheinfer.model.model import Weights
 from tests.e2e.conftest import F64, Parties
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fheinfer
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 from fheinfer.runtime.executor import StepDone
 from tests.e2e.conftest import BITS, F64, Interruption
 

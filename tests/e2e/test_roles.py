@@ -12,12 +12,12 @@ import pytest
 
 import fheinfer
 from fheinfer import _core
+from fheinfer.crypto.keystore import Manifest
 from fheinfer.errors import (
     KeyStoreError,
 )
-from fheinfer.keystore import Manifest
-from fheinfer.metrics import precision_bits
-from fheinfer.weights import Weights
+from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.model.model import Weights
 from tests.e2e.conftest import BITS, F64, Parties
 
 
@@ -45,7 +45,7 @@ def test_a_picture_is_classified_by_a_server_that_has_no_secret(
 
 def test_the_result_agrees_with_pytorch(logits: F64, tiny_weights: Weights, tiny_picture: F64) -> None:
     pytest.importorskip("torch")
-    from fheinfer.plain import plain_logits
+    from fheinfer.evaluation.plain import plain_logits
 
     assert precision_bits(plain_logits(tiny_weights, tiny_picture), logits).minimum > 4
 

@@ -6,7 +6,7 @@ import pytest
 
 from fheinfer.errors import UnknownNetworkError
 from fheinfer.frontends import zoo
-from fheinfer.graph.verify import verify
+from fheinfer.model.verify import verify
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.errors import PlanError, UsageError
-from fheinfer.layout import Layout, diagonals, pack, skewed, unpack
+from fheinfer.packing import Layout, diagonals, pack, skewed, unpack
 
 torch = pytest.importorskip("torch")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fheinfer import _core
 from fheinfer.errors import BackendError, PlanError
-from fheinfer.layout import Layout, input_layout, pack, unpack
+from fheinfer.packing import Layout, input_layout, pack, unpack
 
 LEVELS = _core.LevelModel(top=6, after_bootstrap=4, bootstrap_min=1)
 EXACT = 1e-9

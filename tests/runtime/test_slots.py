@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 import fheinfer
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import RangeError
 from fheinfer.frontends import zoo
-from fheinfer.params import parameter_set
+from fheinfer.model.model import Weights, shapes
 from fheinfer.runtime.executor import StepDone
-from fheinfer.weights import Weights, shapes
 
 F64 = NDArray[np.float64]
 SET = parameter_set("insecure-tiny")
@@ -23,7 +23,7 @@ def test_every_layer_equals_pytorch_but_for_the_polynomials(
     tiny_weights: Weights, tiny_plan: fheinfer.Plan, tiny_picture: F64
 ) -> None:
     pytest.importorskip("torch")
-    from fheinfer.plain import plain_layers
+    from fheinfer.evaluation.plain import plain_layers
 
     layers: dict[str, F64] = {}
     logits = fheinfer.run_slots(tiny_plan, tiny_picture, layers=layers)
@@ -37,7 +37,7 @@ def test_every_layer_equals_pytorch_but_for_the_polynomials(
 
 def test_a_longer_polynomial_is_closer(tiny_weights: Weights, tiny_picture: F64) -> None:
     pytest.importorskip("torch")
-    from fheinfer.plain import plain_logits
+    from fheinfer.evaluation.plain import plain_logits
 
     exact = plain_logits(tiny_weights, tiny_picture)
     errors = [

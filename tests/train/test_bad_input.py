@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fheinfer import ranges as module
+from fheinfer.data.datasets import PER_SHEET
 from fheinfer.errors import MismatchError
-from fheinfer.ranges import Histogram, Ranges
-from fheinfer.train.data import PER_SHEET
-from fheinfer.weights import Weights
+from fheinfer.evaluation import ranges as module
+from fheinfer.evaluation.ranges import Histogram, Ranges
+from fheinfer.model.model import Weights
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fheinfer import ranges as module
+from fheinfer.data import datasets as data
+from fheinfer.data.images import normalise
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, RangeError, UsageError
-from fheinfer.preprocess import normalise
-from fheinfer.ranges import BINS, Histogram, Ranges
-from fheinfer.train import data
+from fheinfer.evaluation import ranges as module
+from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
+from fheinfer.model.model import Weights, load
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.module import from_weights
-from fheinfer.weights import Weights, load
 
 
 @pytest.fixture(scope="module")

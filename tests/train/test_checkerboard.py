@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import fheinfer
+from fheinfer.evaluation.metrics import precision_bits
 from fheinfer.frontends import zoo
-from fheinfer.metrics import precision_bits
+from fheinfer.model.model import Weights
 from fheinfer.train.module import GraphModule
-from fheinfer.weights import Weights
 from tests.conftest import TINY
 
 

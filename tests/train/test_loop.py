@@ -11,16 +11,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from fheinfer.data import datasets as data
 from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.train import data, images, loop
+from fheinfer.model.model import import_file, load
+from fheinfer.train import augment as images
+from fheinfer.train import loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.console import progress_bar
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
 from fheinfer.train.loop import Progress, checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_weights
 from fheinfer.train.recipe import Recipe
-from fheinfer.weights import import_file, load
 
 NETWORK = "resnet8-tiny"
 WEIGHTS = Path(__file__).parents[2] / "weights"

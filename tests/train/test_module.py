@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fheinfer.errors import GraphError, WeightsError
+from fheinfer.evaluation.plain import plain_logits
 from fheinfer.frontends import zoo
-from fheinfer.graph.ir import Graph, Node
-from fheinfer.plain import plain_logits
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import import_file, shapes
 from fheinfer.train.module import GraphModule
-from fheinfer.weights import import_file, shapes
 
 
 def random_state(graph: Graph, seed: int = 1) -> dict[str, Tensor]:

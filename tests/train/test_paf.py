@@ -14,11 +14,12 @@ import torch
 
 from fheinfer.approx import activation
 from fheinfer.approx.tuning import OUTSIDE, evaluated, initial, tuned
+from fheinfer.data import datasets as data
 from fheinfer.errors import MismatchError, UsageError
+from fheinfer.evaluation.ranges import Ranges
 from fheinfer.frontends import zoo
-from fheinfer.graph.verify import verify
-from fheinfer.ranges import Ranges
-from fheinfer.train import data
+from fheinfer.model.model import Weights, load
+from fheinfer.model.verify import verify
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, inputs_of, measure, recalibrate, silent
@@ -28,7 +29,6 @@ from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.report import write_report
-from fheinfer.weights import Weights, load
 
 NAMES = ("2f12g1", "a7", "f2g3", "f2g2", "f1g2", "f1", "f2")
 X = np.linspace(-0.99, 0.99, 400)

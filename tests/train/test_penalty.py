@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fheinfer.graph.ir import Graph, GraphBuilder
+from fheinfer.model.graph import Graph, GraphBuilder
 from fheinfer.train.penalty import excess
 
 

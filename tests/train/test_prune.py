@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from fheinfer.compiler import compile
+from fheinfer.crypto.keygen import manifest_plan
+from fheinfer.data import datasets as data
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.keygen import manifest_plan
-from fheinfer.train import data
+from fheinfer.model.model import load
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.loop import Run, train
 from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import Diagonals, set_of
 from fheinfer.train.recipe import Recipe
-from fheinfer.weights import load
 from tests.conftest import random_weights
 from tests.train.conftest import QUICK
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fheinfer.train import data
+from fheinfer.data import datasets as data
+from fheinfer.model.model import import_file
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.module import from_weights
-from fheinfer.weights import import_file
 
 
 @pytest.mark.parametrize("pattern, percent", [("chenyaofo_*", 92.60), ("akamaster_*", 91.73), ("snu_*", 91.52)])

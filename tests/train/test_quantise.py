@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
-from fheinfer.train import data, quantise
+from fheinfer.model.model import load
+from fheinfer.train import quantise
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.loop import train
 from fheinfer.train.module import GraphModule, from_weights
 from fheinfer.train.quantise import quantised
 from fheinfer.train.recipe import Recipe
-from fheinfer.weights import load
 from tests.train.conftest import QUICK
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
-from fheinfer.train import data, loop, smartpaf
+from fheinfer.model.model import Weights, load
+from fheinfer.train import loop, smartpaf
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure
@@ -22,7 +24,6 @@ from fheinfer.train.module import from_weights
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
-from fheinfer.weights import Weights, load
 from tests.train.conftest import QUICK
 
 TUNE = replace(QUICK, epochs=4, peak_lr=0.01)

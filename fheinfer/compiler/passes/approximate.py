@@ -22,7 +22,7 @@ from fheinfer.approx.quadratic import folded
 from fheinfer.approx.smooth import FUNCTIONS, smooth
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Node
+from fheinfer.model.graph import Node
 
 Constants = dict[str, np.ndarray]
 SMOOTH_ERROR = 2**-10

@@ -9,8 +9,8 @@ from __future__ import annotations
 from fheinfer import _core
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Node
-from fheinfer.layout import Layout, input_layout
+from fheinfer.model.graph import Node
+from fheinfer.packing import Layout, input_layout
 
 
 def layouts(program: Program) -> Program:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Graph, Node
-from fheinfer.params import ParameterSet
+from fheinfer.model.graph import Graph, Node
 
 SECONDS_PER_MEGABYTE = 1.0
 """What a client's time is worth while a picture goes up: one more limb of it is 0.4 MB at N = 2^16."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.compiler.program import Program
-from fheinfer.graph.ir import Graph, Node
+from fheinfer.model.graph import Graph, Node
 
 F64 = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Node
+from fheinfer.model.graph import Node
 
 OVERSHOOT = 1.1
 """How much larger than its range the output of a polynomial ReLU may be: differences need no more than that."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
-from fheinfer.graph.ir import Node
+from fheinfer.model.graph import Node
 
 F64 = NDArray[np.float64]
 Scale = float | F64

@@ -22,8 +22,8 @@ from fheinfer import _core
 from fheinfer.compiler.passes.layouts import conv_of
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.work import Work
-from fheinfer.graph.ir import Graph, Node
-from fheinfer.layout import Layout, skewed
+from fheinfer.model.graph import Graph, Node
+from fheinfer.packing import Layout, skewed
 
 Choice = dict[str, int]
 """Group -> skew."""

@@ -1,0 +1,1 @@
+"""Parameter sets, keys, artifacts and files."""

@@ -1,0 +1,1 @@
+"""Accuracy, noise, precision and benchmarks."""

@@ -1,0 +1,1 @@
+"""The network: operations, graph, verifier and the model file."""

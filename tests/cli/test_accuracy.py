@@ -1,0 +1,238 @@
+"""`fheinfer eval` and `fheinfer search` on the tiny network and pictures made by the tests."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fheinfer.cli.display import table
+from fheinfer.data import datasets as data
+from fheinfer.evaluation.search import MARGINS
+from fheinfer.model.model import Weights
+from fheinfer.train.calibrate import calibrate
+from tests.conftest import TINY, Result, random_weights
+from tests.train.conftest import one_thread
+
+__all__ = ["one_thread"]
+Command = Callable[..., Result]
+QUADRATIC = Path(__file__).parents[2] / "weights" / "resnet20-turbo.safetensors"
+
+
+@pytest.fixture
+def options(tiny_weights_file: Path, sheets: Path) -> list[object]:
+    return ["--set", TINY, "--weights", tiny_weights_file, "--data", sheets, "--limit", 60]
+
+
+@pytest.fixture
+def relu_network() -> Path:
+    return QUADRATIC.with_name("resnet20.safetensors")
+
+
+@pytest.fixture
+def wide_file(tiny_weights: Weights, tmp_path: Path) -> Path:
+    """Ranges that hold for the pictures of the tests, which are brighter than those of calibration."""
+    path = tmp_path / "wide.safetensors"
+    dataclasses.replace(tiny_weights, ranges={k: 2 * v for k, v in tiny_weights.ranges.items()}).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["clear", "approx", "simulate"])
+def test_every_mode_reports_accuracy_and_what_it_would_cost_encrypted(
+    command: Command, options: list[object], wide_file: Path, mode: str
+) -> None:
+    done = command("eval", "--mode", mode, *options, "--weights", wide_file, "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["mode"], found["images"]) == (0, mode, 60)
+    assert 0 <= found["top"]["1"] <= found["top"]["2"] <= found["top"]["5"] <= 1
+    assert (found["predicted"] is None) == (mode == "clear")
+    assert mode == "clear" or found["predicted"]["seconds"] > 0
+    assert (found["bits"] is not None) == (mode == "simulate")
+    assert found["overflows"] == []
+
+
+def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) -> None:
+    done = command("eval", "--act", "minimax:10", "--margin", "0.05", *options)
+    assert done.code == 0
+    assert "warning: relu1 leaves its range on 60 images" in done.err
+    assert "top 1" in done.out
+
+
+def test_json_has_no_infinity(command: Command, options: list[object]) -> None:
+    """A composite far outside its range ends in infinity; JSON has no word for it."""
+
+    def strict(word: str) -> None:
+        raise ValueError(word)
+
+    done = command("eval", "--act", "minimax:13", "--margin", "0.05", *options, "--json")
+    found = json.loads(done.out, parse_constant=strict)
+    assert None in [overflow["largest"] for overflow in found["overflows"]]
+
+
+def test_in_clear_a_network_need_not_fit_a_ciphertext(command: Command, options: list[object], tmp_path: Path) -> None:
+    path = tmp_path / "vgg.safetensors"
+    random_weights("vgg11", 1).save(path)
+    done = command("eval", "--mode", "clear", *options, "--weights", path, "--limit", 2, "--top-k", "10", "--json")
+    assert json.loads(done.out)["top"]["10"] == 1
+    done = command("eval", "--mode", "approx", *options, "--weights", path, "--limit", 2)
+    assert done.code == 7
+    assert "node 'input' needs 4096 slots" in done.err
+
+
+def test_every_picture_is_in_the_table(
+    command: Command, options: list[object], wide_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "logits.csv"
+    done = command("eval", *options, "--weights", wide_file, "--csv", path, "--top-k", "1,10", "--json")
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 60
+    for row in rows:
+        assert int(row["class"]) == int(np.argmax([float(row[f"logit_{i}"]) for i in range(10)]))
+    assert sum(row["class"] == row["label"] for row in rows) / 60 == json.loads(done.out)["top"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--weights", QUADRATIC, "--act", "minimax:7"], "resnet20-turbo has none"),
+        (["--mode", "clear", "--act", "f1"], "in clear there are no polynomials"),
+        (["--mode", "clear", "--margin", "2"], "in clear there are no polynomials"),
+        (["--mode", "clear", "--set", "nonsense"], "nonsense"),
+        (["--act", "tanh"], "no activation 'tanh'"),
+        (["--mode", "guessed"], "no mode 'guessed'"),
+        (["--mode", "encrypted"], "no keys in keys/set"),
+        (["--mode", "encrypted", "--act", "f1"], "leave out --act"),
+        (["--part", "validation"], "no part 'validation'"),
+        (["--top-k", "1,x"], "--top-k '1,x'"),
+        (["--top-k", "11"], "the network has 10 classes"),
+        (["--data", "/nowhere"], "no such folder"),
+        (["--csv", "/nowhere/x.csv"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    command: Command, options: list[object], extra: list[str], words: str
+) -> None:
+    done = command("eval", *options, *extra)
+    assert done.code != 0
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("over", "points"), [("alpha", 4), ("degree", 4)])
+def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
+    command: Command, options: list[object], wide_file: Path, over: str, points: int
+) -> None:
+    where = ["--over", over, "--mode", "approx", *options, "--weights", wide_file, "--part", "test", "--json"]
+    found = json.loads(command("search", "--max-loss", 0.05, *where).out)
+    assert len(found["points"]) <= points
+    good = [p for p in found["points"] if p["loss"] <= 0.05]
+    assert found["best"] in good
+    assert found["best"]["setting"] == min(good, key=lambda p: int(p["setting"].split(":")[1]))["setting"]
+    assert all(abs(found["clear"] - p["accuracy"] - p["loss"]) < 1e-12 for p in found["points"])
+
+
+def test_a_search_over_sets_goes_by_predicted_time_and_leaves_out_what_does_not_fit(
+    command: Command, options: list[object], wide_file: Path
+) -> None:
+    """Sets without bootstraps come first by degree, and end a search for most networks."""
+    where = ["--over", "set", "--mode", "approx", *options, "--weights", wide_file]
+    done = command("search", "--max-loss", 1, *where, "--json")
+    found = json.loads(done.out)
+    seconds = [p["seconds"] for p in found["points"]]
+    assert seconds == sorted(seconds, reverse=True)  # everything is within the bound: ever cheaper ones are tried
+    assert found["best"] == found["points"][-1]
+    assert found["best"]["setting"] == "set quad"  # not the first set, and cheaper than all others
+    assert set(found["unfit"]) == {"set turbo"}
+    assert "22 levels and no bootstrapping" in found["unfit"]["set turbo"]
+    assert "set turbo: left out" in command("search", "--max-loss", 1, *where).out
+
+
+def test_a_search_over_degrees_leaves_out_those_too_deep_for_the_set(
+    command: Command, options: list[object], wide_file: Path
+) -> None:
+    where = ["--over", "degree", *options, "--set", 1, "--weights", wide_file, "--margin", 0.2, "--limit", 5]
+    found = json.loads(command("search", "--max-loss", 0, "--mode", "approx", *where, "--json").out)
+    assert list(found["unfit"]) == ["relu:119", "relu:127", "relu:200", "relu:247"]
+    assert {p["setting"] for p in found["points"]} <= {"relu:7", "relu:15", "relu:31", "relu:63"}
+
+
+def test_a_search_over_scales(command: Command, options: list[object], wide_file: Path) -> None:
+    where = ["--over", "scale-bits", *options, "--weights", wide_file, "--limit", 10]
+    found = json.loads(command("search", "--max-loss", 0.05, "--mode", "simulate", *where, "--json").out)
+    bits = [int(p["setting"].split()[0]) for p in found["points"]]
+    noise = [p["bits"] for p in sorted(found["points"], key=lambda p: int(p["setting"].split()[0]))]
+    assert len(bits) > 2
+    assert noise == sorted(noise)
+
+
+def test_a_network_that_fits_no_setting_is_refused(
+    command: Command, options: list[object], relu_network: Path
+) -> None:
+    done = command("search", "--over", "margin", *options, "--set", "turbo", "--weights", relu_network)
+    assert done.code == 7
+    assert "set turbo has 22 levels and no bootstrapping" in done.err
+
+
+@pytest.mark.parametrize("arguments", [["eval", "--act", "f1"], ["search", "--over", "alpha"]], ids=["eval", "search"])
+def test_without_pytorch_it_says_what_to_install(
+    command: Command, options: list[object], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith(("fheinfer.train", "fheinfer.evaluation", "fheinfer.data.datasets"))]:
+        monkeypatch.delitem(sys.modules, name)
+    done = command(*arguments, *options)
+    assert (done.code, "pip install 'torch" in done.err) == (2, True)
+
+
+def test_a_long_title_stands_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "a title that is longer than its table"
+    table(title, ["", "x"], [["y", "1"]])
+    assert capsys.readouterr().out.splitlines()[0].strip() == title
+
+
+def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
+    command: Command, options: list[object], tiny_weights: Weights, sheets: Path, tmp_path: Path
+) -> None:
+    ranges = calibrate(tiny_weights, data.load(sheets, "train").take(np.arange(60))).largest()
+    dataclasses.replace(tiny_weights, ranges=ranges).save(tmp_path / "exact.safetensors")
+    where = ["--over", "margin", "--act", "minimax:13", "--mode", "approx", *options]
+    where += ["--weights", tmp_path / "exact.safetensors"]
+    found = json.loads(command("search", "--max-loss", 1, *where, "--json").out)
+    assert [p["setting"] for p in found["points"]] == [f"margin {m:g}" for m in MARGINS]
+    assert found["best"] == max(reversed(found["points"]), key=lambda p: p["accuracy"])  # the widest of equals
+    overflows = dict(zip(MARGINS, (p["overflows"] for p in found["points"]), strict=True))
+    assert overflows[0.7] > overflows[1.2] == overflows[2.0] == 0
+    assert found["points"][0]["seconds"] == found["points"][-1]["seconds"]
+    done = command("search", "--max-loss", 1, *where)
+    assert f"best within 100 points: {found['best']['setting']}" in done.out
+
+
+def test_a_search_that_finds_nothing_says_so(command: Command, options: list[object]) -> None:
+    done = command("search", "--over", "alpha", "--max-loss", 0, "--margin", 0.05, "--mode", "approx", *options)
+    assert done.code == 2
+    assert "nothing over alpha stays within 0 points" in done.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--over", "luck"], "'luck'"),
+        (["--over", "alpha", "--mode", "clear"], "'clear'"),
+        (["--over", "alpha", "--act", "f1"], "leave out --act"),
+        (["--over", "margin", "--margin", "2"], "leave out --margin"),
+        (["--over", "margin", "--weights", QUADRATIC, "--act", "f1"], "resnet20-turbo has none"),
+        (["--over", "alpha", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
+        (["--over", "degree", "--set", "turbo", "--weights", QUADRATIC], "resnet20-turbo has none"),
+        (["--over", "scale-bits", "--set", "turbo", "--weights", QUADRATIC], "scales have 25 bits"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(command: Command, options: list[object], extra: list[str], words: str) -> None:
+    done = command("search", *options, *extra)
+    assert done.code == 2
+    assert words in done.err

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fheinfer.data import datasets as data
+from fheinfer.data.synthetic import stripes
+from fheinfer.errors import DatasetError
+
+
+@pytest.fixture
+def copy(sheets: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sheets, tmp_path / "copy"))
+
+
+def test_pictures_are_cut_out_in_order(sheets: Path) -> None:
+    pictures = data.load(sheets, "train")
+    assert pictures.images.shape == (2000, 32, 32, 3)
+    assert pictures.labels.shape == (2000,)
+    sheet = np.asarray(Image.open(sheets / "train_01.webp"))
+    assert np.array_equal(pictures.images[1000 + 41], sheet[32:64, 32:64])
+
+
+def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
+    pictures = data.load(sheets, "train")
+    fitting, held_out = data.split(pictures)
+    again = data.split(pictures)[1]
+    assert (len(fitting), len(held_out)) == (1800, 200)
+    assert np.array_equal(held_out.images, again.images)
+    both = np.concatenate([fitting.images, held_out.images]).reshape(2000, -1)
+    assert len(np.unique(both, axis=0)) == 2000
+
+
+def test_resizing_averages_squares(sheets: Path) -> None:
+    pictures = data.load(sheets, "test").take(np.arange(3))
+    small = pictures.resized(8)
+    assert small.images.shape == (3, 8, 8, 3)
+    assert small.images[2, 1, 7, 0] == np.rint(pictures.images[2, 4:8, 28:32, 0].mean())
+    with pytest.raises(DatasetError, match="averaged"):
+        pictures.resized(7)
+
+
+def test_the_folder_comes_from_the_argument_or_the_environment(sheets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FHEINFER_DATA", raising=False)
+    with pytest.raises(DatasetError, match="FHEINFER_DATA"):
+        data.folder()
+    monkeypatch.setenv("FHEINFER_DATA", str(sheets))
+    assert data.folder() == sheets
+    with pytest.raises(DatasetError, match="no such folder"):
+        data.folder(sheets / "gone")
+
+
+def test_a_missing_sheet_is_named(copy: Path) -> None:
+    (copy / "train_01.webp").unlink()
+    with pytest.raises(DatasetError, match=r"train_01\.webp.*missing"):
+        data.load(copy, "train")
+
+
+def test_missing_labels_are_named(copy: Path) -> None:
+    (copy / "test_labels.npy").unlink()
+    with pytest.raises(DatasetError, match=r"test_labels\.npy.*missing"):
+        data.load(copy, "test")
+
+
+@pytest.mark.parametrize("labels, words", [
+    (np.zeros(1999, np.uint8), "do not fill"),
+    (np.zeros(0, np.uint8), "do not fill"),
+    (np.zeros(1000, np.uint8), "more train sheets"),
+    (np.full(2000, 10, np.uint8), "label 10"),
+    (np.zeros(2000, np.int64), "int64"),
+    (np.zeros((2000, 1), np.uint8), "expected a list"),
+])
+def test_bad_labels_are_refused(copy: Path, labels: np.ndarray, words: str) -> None:
+    np.save(copy / "train_labels.npy", labels)
+    with pytest.raises(DatasetError, match=words):
+        data.load(copy, "train")
+
+
+def test_damaged_files_are_refused(copy: Path) -> None:
+    whole = (copy / "train_00.webp").read_bytes()
+    (copy / "train_00.webp").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match="cannot be read"):
+        data.load(copy, "train")
+    Image.new("RGB", (64, 64)).save(copy / "train_00.webp")
+    with pytest.raises(DatasetError, match="1280x800"):
+        data.load(copy, "train")
+    (copy / "train_labels.npy").write_bytes(b"\x93NUMPY nonsense")
+    with pytest.raises(DatasetError, match="not a numpy array"):
+        data.load(copy, "train")
+
+
+def test_stripes_are_whole_sheets_and_the_same_for_a_seed(sheets: Path, tmp_path: Path) -> None:
+    again = data.load(stripes(tmp_path / "new" / "folder"), "test")
+    assert np.array_equal(again.images, data.load(sheets, "test").images)
+    assert set(again.labels) == set(range(10))
+
+
+def batches(folder: Path, pictures: data.Pictures) -> Path:
+    """`pictures` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
+    folder.mkdir()
+    planes = pictures.images.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
+    records = np.concatenate([pictures.labels[:, None], planes], axis=1)
+    for number, part in enumerate(np.array_split(records, 5), start=1):
+        (folder / f"data_batch_{number}.bin").write_bytes(part.tobytes())
+    (folder / "test_batch.bin").write_bytes(records.tobytes())
+    return folder
+
+
+def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) -> None:
+    pictures = data.load(sheets, "test")
+    folder = batches(tmp_path / "cifar-10-batches-bin", pictures)
+    for part in ("train", "test"):
+        found = data.load(folder, part)
+        assert np.array_equal(found.images, pictures.images)
+        assert np.array_equal(found.labels, pictures.labels)
+    first = (folder / "data_batch_1.bin").read_bytes()
+    assert (first[0], first[1], first[1 + 1024]) == (pictures.labels[0], *pictures.images[0, 0, 0, :2])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "no whole number of records"),
+        (lambda path: path.write_bytes(b""), "no whole number of records"),
+        (lambda path: os.truncate(path, 100_001 * data.RECORD), "more than 100,000 records"),
+        (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "label 10"),
+        (lambda path: path.unlink(), "incomplete"),
+    ],
+    ids=["truncated", "empty", "huge", "label", "missing"],
+)
+def test_a_damaged_batch_is_refused(sheets: Path, tmp_path: Path, change: Callable[[Path], Any], words: str) -> None:
+    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+    change(folder / "data_batch_3.bin")
+    with pytest.raises(DatasetError, match=rf"data_batch_3\.bin: .*{words}"):
+        data.load(folder, "train")
+
+
+def test_half_a_binary_version_is_not_taken_for_sheets(sheets: Path, tmp_path: Path) -> None:
+    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(DatasetError, match=r"test_batch\.bin: cannot be read"):
+        data.load(folder, "test")
+    with pytest.raises(DatasetError, match="neither CIFAR-10's binary version nor sheets"):
+        data.load(tmp_path, "test")
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_handful_of_pictures_is_too_few_to_train_with(sheets: Path, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"{count} training pictures are too few"):
+        data.split(data.load(sheets, "train").take(np.arange(count)))

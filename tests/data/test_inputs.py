@@ -1,0 +1,44 @@
+"""The pictures that come with the project, and the weights that come with it, agree."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fheinfer.data.images import CLASSES, load_image, normalise
+from fheinfer.evaluation.metrics import top_class
+from fheinfer.evaluation.plain import plain_logits
+from fheinfer.model.model import load
+
+ROOT = Path(__file__).parents[2]
+SHOWN = {"airplane.png": "airplane", "luis.png": "cat", "vale.jpg": "dog"}
+
+
+@pytest.fixture(scope="module")
+def draw() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "inputs" / "draw.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_script_draws_the_picture(draw: ModuleType, name: str) -> None:
+    drawn = np.asarray(draw.PICTURES[name](), float)
+    kept = np.asarray(Image.open(ROOT / "inputs" / name), float)
+    assert abs(drawn - kept).mean() < 3  # JPEG and another Pillow may round otherwise
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_weights_know_the_picture(name: str) -> None:
+    pytest.importorskip("torch")
+    weights = load(ROOT / "weights" / "resnet20.safetensors")
+    logits = plain_logits(weights, normalise(load_image(ROOT / "inputs" / name), weights.mean, weights.std))
+    assert CLASSES[top_class(logits)] == SHOWN[name]

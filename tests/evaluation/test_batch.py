@@ -1,0 +1,111 @@
+"""Batches compute what the slots backend computes, one picture after the other, and say where a range was left."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.polynomial import chebyshev as numpy_chebyshev
+from numpy.typing import NDArray
+
+import fheinfer
+from fheinfer.compiler.plan import Step
+from fheinfer.data.datasets import Pictures
+from fheinfer.errors import UsageError
+from fheinfer.evaluation.accuracy import evaluate, simulated_layers
+from fheinfer.evaluation.batch import Batch, chebyshev
+from fheinfer.evaluation.precision import layer_bits
+from fheinfer.model.model import Weights
+from tests.conftest import TINY, tiny_pixels
+
+F64 = NDArray[np.float64]
+ACTIVATIONS = ("relu:59", "f1g2", "minimax:7", "relu-aq")
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=70), st.integers(0, 99))
+def test_series_are_those_of_numpy(coefficients: list[float], seed: int) -> None:
+    x = np.random.default_rng(seed).uniform(-1, 1, (2, 3, 5, 7))
+    found = chebyshev(torch.from_numpy(x), torch.tensor(coefficients, dtype=torch.float64))
+    assert found.numpy() == pytest.approx(numpy_chebyshev.chebval(x, coefficients), abs=1e-11)
+
+
+def test_series_keep_channels_last() -> None:
+    x = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    found = chebyshev(x, torch.tensor([0.5, 1.0, 0.25]))
+    assert torch.allclose(found, 0.5 + x + 0.25 * (2 * x * x - 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_step_equals_the_slots_backend(tiny_weights: Weights, activation: str) -> None:
+    plan = fheinfer.compile(tiny_weights, f"{TINY}+{activation}")
+    pictures = [fheinfer.normalise(tiny_pixels(seed), tiny_weights.mean, tiny_weights.std) for seed in range(3)]
+    steps: dict[str, torch.Tensor] = {}
+    batch = Batch(plan)
+
+    def watch(step: Step, y: torch.Tensor) -> None:
+        steps[step.name] = y.clone()
+
+    logits = batch.logits(torch.from_numpy(np.stack(pictures)).float(), watch)
+    for index, picture in enumerate(pictures):
+        layers: dict[str, F64] = {}
+        expected = fheinfer.run_slots(plan, picture, layers=layers)
+        assert logits[index].numpy() == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+        for step in plan.steps:
+            scale = np.asarray(step.scale).reshape(-1, 1, 1)
+            values = steps[step.name][index].numpy().reshape(layers[step.name].shape) * scale
+            assert values == pytest.approx(layers[step.name], abs=1e-4 * np.abs(layers[step.name]).max())
+    assert not batch.overflows()
+    assert set(batch.reached) == set(tiny_weights.ranges)
+
+
+def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan, tiny_picture: F64) -> None:
+    layers: dict[str, F64] = {}
+    fheinfer.run_slots(tiny_plan, tiny_picture, layers=layers)
+    bits = layer_bits(tiny_plan, simulated_layers(tiny_plan, tiny_picture, seed=3), layers)
+    assert list(bits) == [step.name for step in tiny_plan.steps]
+    assert 10 < min(p.minimum for p in bits.values()) < max(p.median for p in bits.values()) < 30
+
+
+def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Weights) -> None:
+    narrow = {**tiny_weights.ranges, "layer2.0.relu1": tiny_weights.ranges["layer2.0.relu1"] / 10}
+    plan = fheinfer.compile(dataclasses.replace(tiny_weights, ranges=narrow), f"{TINY}+minimax:10")
+    pictures = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_weights.mean, tiny_weights.std) for s in range(4)])
+    batch = Batch(plan)
+    logits = batch.logits(torch.from_numpy(pictures).float())
+    first = batch.overflows()[0]
+    assert (first.activation, first.images) == ("layer2.0.relu1", 4)
+    assert first.largest > 2
+    assert not torch.isfinite(logits).all()  # what an encrypted run would decrypt, and not know
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    images = np.stack([tiny_pixels(seed) for seed in range(40)])
+    return Pictures(images, np.arange(40, dtype=np.uint8) % 10)
+
+
+def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Weights, pictures: Pictures) -> None:
+    plan = fheinfer.compile(tiny_weights, TINY)
+    clear, approx, noisy = (evaluate(tiny_weights, plan, pictures, mode) for mode in ("clear", "approx", "simulate"))
+    largest = np.abs(clear.logits).max()
+    assert np.abs(approx.logits - clear.logits).max() < 0.1 * largest
+    assert 0 < np.abs(noisy.logits - approx.logits).max() < 1e-3 * largest
+    assert noisy.bits is not None
+    assert noisy.bits.minimum > 10
+    assert clear.top(10) == 1.0
+    assert clear.top(1) <= clear.top(3)
+
+
+def test_a_logit_that_is_no_number_is_no_hit(tiny_weights: Weights, pictures: Pictures) -> None:
+    plan = fheinfer.compile(tiny_weights, TINY)
+    found = dataclasses.replace(evaluate(tiny_weights, plan, pictures, "clear"), logits=np.full((40, 10), np.nan))
+    assert found.top(10) == 0
+
+
+def test_an_unknown_mode_is_refused(tiny_weights: Weights, pictures: Pictures) -> None:
+    with pytest.raises(UsageError, match="clear, approx, simulate"):
+        evaluate(tiny_weights, fheinfer.compile(tiny_weights, TINY), pictures, "encrypted")

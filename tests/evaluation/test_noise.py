@@ -1,0 +1,96 @@
+"""The noise model against encrypted runs on the small ring, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import fheinfer
+from fheinfer.compiler.plan import Step
+from fheinfer.errors import UsageError
+from fheinfer.evaluation.batch import Batch
+from fheinfer.evaluation.noise import NoiseModel
+from fheinfer.model.model import Weights
+from tests.conftest import NETWORK, TINY, Rig, calibrated, random_weights, tiny_pixels
+
+F64 = NDArray[np.float64]
+PICTURES = 3
+COPIES = 20
+
+
+def bits(error: F64) -> float:
+    return float(-np.log2(np.sqrt(np.square(error).mean())))
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (NETWORK, f"{TINY}+relu:59"),
+        (NETWORK, f"{TINY}+f1g2"),
+        (NETWORK, f"{TINY}+relu-aq"),
+        ("resnet8-tiny-turbo", "insecure-tiny-turbo"),
+    ],
+)
+def test_predicted_and_measured_bits_of_every_layer_are_within_one(tmp_path: Path, network: str, name: str) -> None:
+    weights = calibrated(random_weights(network, 1), range(1000, 1040))
+    fheinfer.keygen(name, tmp_path, network=network)
+    folder = tmp_path / f"set{name}"
+    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
+    plan = server.plan
+    measured: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
+    predicted: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
+    for seed in range(PICTURES):
+        picture = fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std)
+        layers: dict[str, F64] = {}
+        fheinfer.run_slots(plan, picture, layers=layers)
+        server.evaluate(client.encrypt(picture, plan.client), checkpoints=tmp_path / "run", keep_layers=True)
+        for index, step in enumerate(plan.steps):
+            _, slots = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
+            measured[step.name].append((step.values(slots) - layers[step.name]) / scale(step))
+
+        batch = Batch(plan, NoiseModel(plan, seed))
+        batch.constants = {key: torch.from_numpy(array) for key, array in plan.constants.items()}
+
+        def watch(step: Step, y: torch.Tensor, layers: dict[str, F64] = layers) -> None:
+            exact = layers[step.name] / scale(step)
+            predicted[step.name].append(y.numpy().reshape(COPIES, *exact.shape) - exact)
+
+        batch.logits(torch.from_numpy(picture).repeat(COPIES, 1, 1, 1), watch)
+    for step in plan.steps:
+        decoder = 0.5  # decryption adds as much noise as there is
+        found, model = (bits(np.concatenate([e.ravel() for e in d[step.name]])) for d in (measured, predicted))
+        assert found == pytest.approx(model - decoder, abs=1), step.name
+
+
+def scale(step: Step) -> F64:
+    return np.asarray(step.scale).reshape(-1, 1, 1) if np.ndim(step.scale) else np.asarray(step.scale)
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_a_bootstrap_is_as_noisy_as_the_model_says(native_rig: object, tiny_plan: fheinfer.Plan, name: str) -> None:
+    rig: Rig = native_rig(name)  # type: ignore[operator]
+    random, errors = np.random.default_rng(0), []
+    for _ in range(4):
+        x = random.uniform(-1, 1, rig.params.slots)
+        errors.append(rig.decrypt(rig.evaluator.bootstrap(rig.encrypt(x, rig.params.bootstrap_input))) - x)
+    model = NoiseModel(dataclasses.replace(tiny_plan, params=rig.params))
+    y = torch.from_numpy(random.uniform(-1, 1, 100_000)).view(1, 1, 1, -1)
+    predicted = (model._bootstrap(y) - y).numpy()
+    assert bits(np.concatenate(errors)) == pytest.approx(bits(predicted), abs=0.3)
+
+
+def test_openfhes_bootstraps_are_not_modelled(tiny_weights: Weights) -> None:
+    with pytest.raises(UsageError, match="not modelled"):
+        NoiseModel(fheinfer.compile(tiny_weights, f"{TINY}-openfhe"))
+
+
+def test_the_same_seed_gives_the_same_noise(tiny_plan: fheinfer.Plan) -> None:
+    x = torch.zeros(2, 3, 8, 8)
+    one, same, other = (Batch(tiny_plan, NoiseModel(tiny_plan, seed)).logits(x) for seed in (1, 1, 2))
+    assert one.equal(same)
+    assert not one.equal(other)
