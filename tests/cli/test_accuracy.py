@@ -184,7 +184,8 @@ def test_without_pytorch_it_says_what_to_install(
     command: Command, options: list[object], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith(("fheinfer.train", "fheinfer.evaluation", "fheinfer.data.datasets"))]:
+    parts = ("fheinfer.train", "fheinfer.evaluation", "fheinfer.data.datasets")
+    for name in [name for name in sys.modules if name.startswith(parts)]:
         monkeypatch.delitem(sys.modules, name)
     done = command(*arguments, *options)
     assert (done.code, "pip install 'torch" in done.err) == (2, True)
