@@ -1,47 +1,41 @@
-"""Parameter sets: frozen, named, identified by a hash that every key and ciphertext carries."""
+"""Parameter sets: CKKS and nothing else. Frozen, named, and identified by a hash that every key and ciphertext carries."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from fheinfer.errors import UnknownSetError
 
-if TYPE_CHECKING:
-    from fheinfer import _core
+CHAIN_VERSION = 3
+"""Version of how primes follow from sizes (csrc/crypto/context.cpp); part of every identity."""
 
-MAX_LOG_QP = {15: 881, 16: 1747}
-"""log2(QP) that 128 bits allow, by log2(N): HomomorphicEncryption.org tables, ternary secret, as in OpenFHE 1.4.2."""
-
-CHAIN = 2
-"""Version of how primes follow from sizes. 2: q_0 is fitted to what OpenFHE's bootstrap assumes (docs/precision.md)."""
-
-OPENFHE_EVAL_MOD_DEPTH = 10
+NATIVE_EVAL_MOD_LEVELS = 8
+"""Levels of the native backend's EvalMod: five for a series of degree 30, three double angles."""
+OPENFHE_EVAL_MOD_LEVELS = 10
 """Levels of OpenFHE's EvalMod: one normalisation, six for its degree-32 series, three double angles."""
-EVAL_MOD_DEPTH = 8
-"""Levels of ours: five for a series of degree 30, three double angles."""
+
+Chain = Literal["plain", "composite"]
 
 
 @dataclass(frozen=True)
 class ParameterSet:
-    """Everything that fixes the CKKS context, and the activation that goes with it.
+    """What fixes the ring, the modulus chain and the bootstrapping of CKKS.
 
     log_n         log2 of the ring dimension N
     slots         slots that carry data, a power of two up to N/2
-    first_bits    size of q_0; log2(q_0 / scale) is the room EvalMod leaves around a message
-    scale_bits    size of every other prime of Q, and of the scale
-    special_bits  size of the special primes P of hybrid key switching
+    first_bits    size of q_0 in bits; log2(q_0 / scale) is the room that EvalMod leaves around a message
+    scale_bits    log2 of the scale
+    special_bits  size of each special prime of hybrid key switching, in bits
     digits        dnum of hybrid key switching
-    cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff; both 0 for a set without bootstraps
-    levels        level of what a bootstrap returns, or of the chain where there is none; ours takes its SlotToCoeff out
-                  of these, OpenFHE's does not
-    activation    what stands for a ReLU (`fheinfer approx list`)
-    network       what the set is made for, and evaluates unless told otherwise
-    native        evaluated by our own kernels; otherwise by OpenFHE
-    paired        a prime of twice scale_bits for every two levels: half the limbs, where there are no bootstraps
-    insecure      a set for tests, below 128 bits and marked so wherever it appears
+    cts_budget, stc_budget  levels of CoeffToSlot and SlotToCoeff; both 0 for a set without bootstrapping
+    levels        level of what a bootstrap returns, or of the whole chain where there is no bootstrapping
+    bootstrap_levels  levels of the chain above `levels`, which a bootstrap consumes
+    chain         "plain": a prime of scale_bits per level; "composite": a prime of twice scale_bits per two levels and
+                  a sprout prime for odd levels (docs/native.md), half the limbs
+    insecure      below 128 bits, for tests; marked so wherever it appears
     """
 
     name: str
@@ -54,179 +48,119 @@ class ParameterSet:
     cts_budget: int
     stc_budget: int
     levels: int
-    activation: str
-    network: str = "resnet20"
-    native: bool = True
+    bootstrap_levels: int = 0
+    chain: Chain = "plain"
     insecure: bool = False
-    paired: bool = False
 
     @property
     def bootstraps(self) -> bool:
-        """Whether it can."""
+        """Whether the chain has levels for bootstrapping."""
         return self.cts_budget > 0
 
     @property
-    def bootstrap_depth(self) -> int:
-        """Levels a bootstrap consumes above the level it returns."""
-        if not self.bootstraps:
-            return 0
-        if self.native:
-            return self.cts_budget + EVAL_MOD_DEPTH
-        return self.cts_budget + self.stc_budget + OPENFHE_EVAL_MOD_DEPTH
-
-    @property
-    def bootstrap_input(self) -> int:
-        """Lowest level a bootstrap takes its input at: SlotToCoeff comes first in ours; OpenFHE adjusts the scale."""
-        return self.stc_budget if self.native else 1
+    def composite(self) -> bool:
+        """Whether two levels share a prime."""
+        return self.chain == "composite"
 
     @property
     def top_level(self) -> int:
         """Multiplicative depth of the modulus chain."""
-        return self.levels + self.bootstrap_depth
+        return self.levels + self.bootstrap_levels
 
     @property
-    def identity(self) -> bytes:
-        """32 bytes over every field that changes a key or a ciphertext (not the name), and the version of the chain."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("name", "activation", "network")}
-        return hashlib.sha256(json.dumps(fields | {"chain": CHAIN}, sort_keys=True).encode()).digest()
+    def max_slot(self) -> float:
+        """How large slot values may get: 1 where bootstraps need it so, else what q_0 has room for even squared.
 
-    def core(self) -> _core.ParameterSet:
-        """The same set for the C++ core."""
-        from fheinfer import _core
-
-        return _core.ParameterSet(
-            log_n=self.log_n,
-            slots=self.slots,
-            first_bits=self.first_bits,
-            scale_bits=self.scale_bits,
-            special_bits=self.special_bits,
-            digits=self.digits,
-            cts_budget=self.cts_budget,
-            stc_budget=self.stc_budget,
-            top_level=self.top_level,
-            native=self.native,
-            allow_insecure=self.insecure,
-            paired=self.paired,
-        )
-
-    def level_model(self) -> _core.LevelModel:
-        """Levels for evaluators that work without a context (slots, trace)."""
-        from fheinfer import _core
-
-        return _core.LevelModel(
-            top=self.top_level,
-            after_bootstrap=self.levels if self.bootstraps else 0,
-            bootstrap_min=self.bootstrap_input,
-            openfhe_series=not self.native,
-            paired=self.paired,
-        )
-
-    @property
-    def reach(self) -> float:
-        """How large slots may get: 1 where bootstraps want them so, else what q_0 has room for even squared.
-
-        Noise does not grow with the values: every bit of reach is one of precision.
+        Noise does not grow with the values: every bit of room is one of precision.
         """
         return 1.0 if self.bootstraps else 2.0 ** max(0, (self.first_bits - 1 - self.scale_bits) // 2)
 
     @property
-    def two_pictures(self) -> bool:
-        """Whether one evaluation serves two, in real and imaginary parts; bootstraps keep real parts only."""
-        return self.native and not self.bootstraps
+    def identity(self) -> bytes:
+        """32 bytes over every field that changes a key or a ciphertext (not the name), and the version of the chain."""
+        fields = {name: value for name, value in asdict(self).items() if name != "name"}
+        return hashlib.sha256(json.dumps(fields | {"version": CHAIN_VERSION}, sort_keys=True).encode()).digest()
 
     def limbs(self, level: int) -> int:
-        """Limbs of a ciphertext at a level."""
-        return self.level_model().limbs(level)
+        """Limbs of a ciphertext at a level: the primes of Q that are in use."""
+        return level // 2 + 1 + level % 2 if self.composite else level + 1
 
     def encrypts_at(self, level: int) -> bool:
-        """Whether a client can: odd levels of a paired chain have a limb that OpenFHE does not know."""
-        return not (self.paired and level % 2)
+        """Whether a client can encrypt at a level: odd ones of a composite chain have a limb that OpenFHE lacks."""
+        return not (self.composite and level % 2)
 
 
-# Sets 1 to 4 keep the ReLU degree, digits, bootstrapping budgets, N and slots of Rovida & Leporati's four sets
-# (ePrint 2024/460), whose modulus chains are above today's 128-bit bound. The chain is re-cut, with every prime below
-# 2^50 and log2(QP) at most 1747: for our own evaluation, and for OpenFHE's as the reference. Ours has fewer levels (no
-# normalisation in EvalMod, one less in its series), so its primes can be larger and its bootstraps are finer.
+def ciphertext_bytes(params: ParameterSet, level: int) -> int:
+    """Bytes of the body of a ciphertext at a level, at most: two polynomials, and their counts."""
+    return 2 * params.limbs(level) * (1 << params.log_n) * 8 + 64
+
+
+def ciphertext_bound(params: ParameterSet) -> int:
+    """Bytes of the body of the largest ciphertext of a set."""
+    return ciphertext_bytes(params, params.top_level)
+
+
+def _native(name: str, special_bits: int, digits: int, budgets: tuple[int, int], levels: int) -> ParameterSet:
+    """A set of N = 2^16 and 16,384 slots for bootstraps of the native backend."""
+    above = budgets[0] + NATIVE_EVAL_MOD_LEVELS
+    return ParameterSet(name, 16, 16384, 49, 47, special_bits, digits, *budgets, levels, above)
+
+
+def _openfhe(
+    name: str, first_bits: int, scale_bits: int, special_bits: int, digits: int, budgets: tuple[int, int], levels: int
+) -> ParameterSet:
+    """The same for OpenFHE's bootstraps, which consume more levels."""
+    above = sum(budgets) + OPENFHE_EVAL_MOD_LEVELS
+    return ParameterSet(name, 16, 16384, first_bits, scale_bits, special_bits, digits, *budgets, levels, above)
+
+
+def _tiny(name: str, *sizes: int, above: int = 0, chain: Chain = "plain") -> ParameterSet:
+    """A set for tests, on a small ring and far below 128 bits."""
+    return ParameterSet(name, 11, 512, *sizes, above, chain, insecure=True)
+
+
+# Sets 1 to 4 keep the digits, bootstrapping budgets, N and slots of Rovida and Leporati's four sets (ePrint 2024/460),
+# whose modulus chains are above today's 128-bit bound. The chain is re-cut with every prime below 2^50 and log2(QP) at
+# most 1747: for the native backend, and (-openfhe) for OpenFHE's as the reference. The native bootstrap takes fewer
+# levels (no normalisation in EvalMod, one less in its series), so its primes can be larger and its output is finer.
 _SETS = {
     s.name: s
     for s in (
-        ParameterSet("1", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
-        ParameterSet("2", 16, 16384, 49, 47, 49, 3, 4, 4, levels=13, activation="relu:200"),
-        ParameterSet("3", 16, 16384, 49, 47, 49, 3, 5, 4, levels=12, activation="relu:119"),
-        ParameterSet("4", 16, 16384, 49, 47, 49, 2, 4, 4, levels=11, activation="relu:59"),
-        ParameterSet("1-openfhe", 16, 16384, 48, 45, 50, 2, 3, 3, levels=8, activation="relu:59", native=False),
-        ParameterSet("2-openfhe", 16, 16384, 46, 43, 49, 3, 4, 4, levels=10, activation="relu:200", native=False),
-        ParameterSet("3-openfhe", 16, 16384, 46, 43, 49, 3, 5, 4, levels=9, activation="relu:119", native=False),
-        ParameterSet("4-openfhe", 16, 16384, 45, 42, 50, 2, 4, 4, levels=8, activation="relu:59", native=False),
-        # What a network of ReLUs that a user brings runs on: set 1, whose activation is what `fheinfer search` finds.
-        ParameterSet("relu", 16, 16384, 49, 47, 50, 2, 3, 3, levels=10, activation="relu:59"),
+        _native("1", 50, 2, (3, 3), 10),
+        _native("2", 49, 3, (4, 4), 13),
+        _native("3", 49, 3, (5, 4), 12),
+        _native("4", 49, 2, (4, 4), 11),
+        _openfhe("1-openfhe", 48, 45, 50, 2, (3, 3), 8),
+        _openfhe("2-openfhe", 46, 43, 49, 3, (4, 4), 10),
+        _openfhe("3-openfhe", 46, 43, 49, 3, (5, 4), 9),
+        _openfhe("4-openfhe", 45, 42, 50, 2, (4, 4), 8),
+        # Set 1 by another name: what a network of ReLUs that a user brings runs on.
+        _native("relu", 50, 2, (3, 3), 10),
         # A level more: both PAFs of a residual block, of three levels each, in one bootstrap; or one of seven.
-        ParameterSet(
-            *("paf", 16, 16384, 49, 47, 50, 2, 3, 3),
-            levels=11,
-            activation="relu:119",
-            network="resnet20+f1",
-        ),
+        _native("paf", 50, 2, (3, 3), 11),
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
-        ParameterSet(
-            *("quad", 16, 16384, 35, 25, 48, 2, 0, 0),
-            levels=40,
-            activation="relu:3",
-            network="resnet20-herpn",
-            paired=True,
-        ),
-        ParameterSet(
-            *("turbo", 15, 16384, 35, 25, 45, 3, 0, 0),
-            levels=22,
-            activation="relu:3",
-            network="resnet20-turbo",
-            paired=True,
-        ),
-        ParameterSet(
-            *("insecure-tiny-turbo", 11, 512, 35, 25, 45, 3, 0, 0),
-            levels=10,
-            activation="relu:3",
-            network="resnet8-tiny-turbo",
-            insecure=True,
-            paired=True,
-        ),
-        ParameterSet("insecure-tiny", 11, 512, 49, 47, 50, 2, 2, 2, levels=9, activation="relu:59", insecure=True),
-        ParameterSet(
-            *("insecure-tiny-openfhe", 11, 512, 48, 45, 50, 2, 2, 2),
-            levels=8,
-            activation="relu:59",
-            native=False,
-            insecure=True,
-        ),
+        ParameterSet("quad", 16, 16384, 35, 25, 48, 2, 0, 0, levels=40, chain="composite"),
+        ParameterSet("turbo", 15, 16384, 35, 25, 45, 3, 0, 0, levels=22, chain="composite"),
+        _tiny("insecure-tiny", 49, 47, 50, 2, 2, 2, 9, above=2 + NATIVE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-openfhe", 48, 45, 50, 2, 2, 2, 8, above=4 + OPENFHE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-turbo", 35, 25, 45, 3, 0, 0, 10, chain="composite"),
     )
 }
 
 
 def parameter_sets(*, insecure: bool = False) -> tuple[ParameterSet, ...]:
-    """The sets by number; those for tests only when asked for."""
+    """The named sets in order; those for tests only when asked for."""
     return tuple(s for s in _SETS.values() if insecure or not s.insecure)
 
 
 def parameter_set(name: str | int) -> ParameterSet:
-    """The set of that name: 1, "1" and "set1" are the same; "1+minimax:7" is set 1 with that activation.
+    """The set of that name: 1, "1" and "set1" are the same.
 
     Raises:
         UnknownSetError: with the names there are.
     """
-    key, plus, activation = str(name).removeprefix("set").partition("+")
-    if key in _SETS and activation:
-        return replace(_SETS[key], name=f"{key}+{activation}", activation=activation)
-    if key not in _SETS or plus:
+    key = str(name).removeprefix("set")
+    if key not in _SETS:
         known = ", ".join(s.name for s in parameter_sets())
         raise UnknownSetError(f"no parameter set {name!r}; there are {known} (see `fheinfer sets`)")
     return _SETS[key]
-
-
-def ciphertext_bound(params: ParameterSet) -> int:
-    """Bytes of the largest ciphertext payload of a set."""
-    return ciphertext_bytes(params, params.top_level)
-
-
-def ciphertext_bytes(params: ParameterSet, level: int) -> int:
-    """Bytes of a ciphertext payload at a level, at most: two polynomials, and their counts."""
-    return 2 * params.limbs(level) * (1 << params.log_n) * 8 + 64

@@ -1,0 +1,236 @@
+"""`client.json`: all that a client needs of a plan. Public, without weights; docs/formats.md has it in prose.
+
+A client makes keys, encrypts and decrypts by this file alone. It believes this file, and not what a server returns:
+scale and number of outputs, and how large they can get, are taken from here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fheinfer.crypto.backends import Backend, backend
+from fheinfer.crypto.key_policy import KeyPolicy, Rotations
+from fheinfer.crypto.params import ParameterSet
+from fheinfer.crypto.storage import read_small, write_json
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
+from fheinfer.packing import input_layout, pack
+
+FORMAT: Literal[1] = 1
+FILE_NAME = "client.json"
+MAX_BYTES = 4 << 20
+"""Bytes of a client.json: the rotations of a large plan and a thousand class names are far below."""
+MAX_OUTPUTS = 1 << 16
+ALLOW_INSECURE = "FHEINFER_ALLOW_INSECURE"
+"""Environment variable that lets parameters below 128 bits be read from a file: for tests."""
+
+SLACK = 1e-6
+"""Rounding that an input at the very edge of its range may have."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=0, lt=1 << 50)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SET_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class KeyNeeds(_Frozen):
+    """The evaluation keys that a plan needs under one policy, and what a run with them is predicted to take.
+
+    rotations    (rotation, limbs of its key), those of bootstrapping included; a rotation may need several heights
+    key_bytes    of all evaluation keys on disk
+    peak_memory  bytes of a server that holds them and the plan
+    seconds      of an evaluation with two threads of the reference machine (docs/performance.md)
+    """
+
+    rotations: Rotations
+    key_bytes: Size
+    peak_memory: Size
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    @field_validator("rotations", mode="before")
+    @classmethod
+    def _tuples(cls, value: Any) -> Any:
+        return tuple(tuple(item) for item in value) if isinstance(value, list) else value
+
+
+class ClientSpec(_Frozen):
+    """What a client knows of a plan.
+
+    plan          SHA-256 (hex) of the plan file's bytes: which plan this is
+    input_shape   (C, H, W) of an image, (F,) of a vector
+    mean, std     an image is normalised as (pixel / 255 - mean) / std per channel, a vector as (x - mean) / std
+    input_scale   a slot of the input holds value / input_scale; no normalised value is larger than this
+    input_level   level to encrypt at
+    output_scale  an output is slot * output_scale
+    output_bound  |output| cannot be larger, if the inputs of all activations stay in their ranges
+    bootstraps    whether the plan bootstraps, and so needs the keys for it
+    """
+
+    format: Literal[1] = FORMAT
+    model: Annotated[str, Field(max_length=200)]
+    plan: Hash
+    params: ParameterSet
+    backend: str
+    input_shape: tuple[int, ...]
+    mean: tuple[Finite, ...]
+    std: tuple[Positive, ...]
+    input_scale: Positive
+    input_level: Annotated[int, Field(ge=0)]
+    input_bytes: Size
+    outputs: Annotated[int, Field(ge=1, le=MAX_OUTPUTS)]
+    output_scale: Positive
+    output_bound: Positive
+    output_bytes: Size
+    classes: tuple[Annotated[str, Field(max_length=200)], ...]
+    bootstraps: bool
+    keys: dict[KeyPolicy, KeyNeeds]
+
+    @field_validator("input_shape", "mean", "std", "classes", mode="before")
+    @classmethod
+    def _tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClientSpec:
+        shape, channels = self.input_shape, self.input_shape[0] if self.input_shape else 0
+        if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > 1 << 24:
+            raise ValueError(f"impossible input shape {shape}")
+        if {len(self.mean), len(self.std)} != {channels}:
+            raise ValueError(f"mean and std need {channels} numbers each")
+        if len(self.classes) != self.outputs:
+            raise ValueError(f"{len(self.classes)} class names for {self.outputs} outputs")
+        if self.outputs > self.params.slots or self.input_level > self.params.top_level:
+            raise ValueError("outputs or input level beyond what the parameter set has")
+        if not self.keys:
+            raise ValueError("no key policy")
+        return self
+
+    @property
+    def key_backend(self) -> Backend:
+        """The backend that the keys are for.
+
+        Raises:
+            UsageError: no backend of that name in this version.
+        """
+        return backend(self.backend)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images that the network takes.
+
+        Raises:
+            InputError: it takes vectors.
+        """
+        if len(self.input_shape) != 3:
+            raise InputError(f"{self.model} takes {self.input_shape[0]} numbers, not an image")
+        return self.input_shape[1], self.input_shape[2]
+
+    def pack(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """A normalised (C, H, W) image, or (F,) vector, as slot values in [-1, 1].
+
+        Raises:
+            InputError: an input of another shape, or with values that are not finite.
+            RangeError: values larger than any input the network was calibrated on.
+        """
+        values = np.asarray(x, dtype=np.float64)
+        if values.shape != self.input_shape:
+            raise InputError(f"{self.model} takes inputs of shape {self.input_shape}, not {values.shape}")
+        if not np.isfinite(values).all():
+            raise InputError("the input holds NaN or infinite values; only finite ones can be encrypted")
+        largest = float(np.abs(values).max())
+        if largest > self.input_scale * (1 + SLACK):
+            raise RangeError(
+                f"the input reaches {largest:.4g} and {self.model} was calibrated on inputs up to "
+                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel (fheinfer.normalise)"
+            )
+        return pack(values / self.input_scale, input_layout(self.input_shape))
+
+    def unpack(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Outputs from decrypted slots.
+
+        Raises:
+            RangeError: they are larger than the plan allows, so they are no result of this plan: noise, or forged.
+        """
+        values = np.asarray(slots[: self.outputs], dtype=np.float64) * self.output_scale
+        if not np.abs(values).max() <= self.output_bound:  # NaN, too
+            raise RangeError(
+                f"the decrypted outputs are larger than {self.output_bound:.4g}, which no result of {self.model} can "
+                "be: the result is damaged, of another key, or forged; evaluate the input again"
+            )
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """As `save` writes it."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: Path) -> None:
+        """Writes `client.json`.
+
+        Raises:
+            StorageError: see `storage.atomic_write`.
+        """
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> ClientSpec:
+        """Reads and validates a `client.json`, or that in the folder `path`.
+
+        Raises:
+            InputError: there is none.
+            CorruptArtifactError: too large, not JSON, or a field that is missing, unknown or impossible.
+            MismatchError: of another version of the format.
+            PlanError: parameters below 128 bits.
+        """
+        path = path / FILE_NAME if path.is_dir() else path
+        try:
+            raw = read_small(path, MAX_BYTES)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such client.json; `fheinfer compile` writes it beside the plan") from None
+        return cls.from_bytes(raw, str(path))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str = FILE_NAME) -> ClientSpec:
+        """The spec in these bytes; `name` is how errors call them. Raises what `load` does."""
+        try:
+            version = _Version.model_validate_json(raw).format
+            if version != FORMAT:
+                raise MismatchError(
+                    f"{name}: version {version} of the format and this program reads {FORMAT}; "
+                    "use the fheinfer that wrote it, or compile the model again"
+                )
+            spec = cls.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))[:80] or "file"
+            raise CorruptArtifactError(
+                f"{name}: damaged ({where}: {first['msg'][:100]}); get it again, or compile the model again"
+            ) from None
+        require_secure(spec.params, name)
+        return spec
+
+
+class _Version(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: int
+
+
+def require_secure(params: ParameterSet, name: str) -> None:
+    """Refuses parameters that a file marks as insecure; all others are checked when their context is made.
+
+    Raises:
+        PlanError: they are.
+    """
+    if params.insecure and not os.environ.get(ALLOW_INSECURE):
+        raise PlanError(f"{name}: parameters {params.name} have less than 128 bits and are for tests; refused")
