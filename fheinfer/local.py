@@ -24,7 +24,7 @@ from fheinfer import errors
 from fheinfer.client import Client
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.storage import atomic_write, require_disk, storage_errors
+from fheinfer.storage import atomic_write, require_disk, storage_errors
 from fheinfer.errors import BackendError, FheinferError, StorageError
 from fheinfer.machine import peak_memory
 

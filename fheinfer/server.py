@@ -15,7 +15,7 @@ from fheinfer.compiler.policy import core_policy
 from fheinfer.crypto.artifact import MAX_META, Artifact, Kind, open_ciphertext, to_bytes, write
 from fheinfer.crypto.keystore import Manifest, ServerKeys, rotation_file
 from fheinfer.crypto.params import ciphertext_bytes, parameter_set
-from fheinfer.crypto.storage import require_disk, storage_errors
+from fheinfer.storage import require_disk, storage_errors
 from fheinfer.errors import FheinferError, MismatchError, UsageError
 from fheinfer.machine import require_memory
 from fheinfer.model.model import Weights

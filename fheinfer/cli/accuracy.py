@@ -16,7 +16,7 @@ from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.crypto.storage import atomic_write, require_writable
+from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.resources import default_weights
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.metrics import precision_bits

@@ -18,7 +18,7 @@ from fheinfer.approx.paf import F_FIRST
 from fheinfer.approx.remez import Progress as Tell
 from fheinfer.approx.sign import SignComposite
 from fheinfer.cli.display import err, out, print_json, table
-from fheinfer.crypto.storage import require_writable, write_json
+from fheinfer.storage import require_writable, write_json
 from fheinfer.errors import UsageError
 
 approx_app = typer.Typer(no_args_is_help=True, help="Activation functions as polynomials: degrees, levels, errors.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fheinfer.cli.display import class_names, err, logits_csv, out, print_json, size, steps_bar, table
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.storage import atomic_write
+from fheinfer.storage import atomic_write
 from fheinfer.data.images import load_image, normalise
 from fheinfer.errors import InputError
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class

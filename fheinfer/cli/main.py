@@ -29,7 +29,7 @@ from fheinfer.cli.plan import JsonOption, PolicyOption, SetOption, WeightsOption
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.crypto.storage import atomic_write, require_writable
+from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.images import load_image, normalise
 from fheinfer.data.resources import default_weights
 from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, UsageError

@@ -14,7 +14,7 @@ from fheinfer import _core
 from fheinfer.crypto.artifact import MAX_META
 from fheinfer.crypto.keystore import Manifest
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
-from fheinfer.crypto.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
+from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.machine import peak_memory
 from fheinfer.model.model import load as load_weights

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound
-from fheinfer.crypto.storage import Buffer, atomic_write, open_regular, write_json
+from fheinfer.storage import Buffer, atomic_write, open_regular, write_json
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
 
 __all__ = [

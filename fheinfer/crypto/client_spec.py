@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.crypto.storage import read_small, write_json
+from fheinfer.storage import read_small, write_json
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
 from fheinfer.packing import input_layout, pack
 

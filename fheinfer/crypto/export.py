@@ -8,7 +8,7 @@ from fheinfer import _core
 from fheinfer.crypto.artifact import Kind, open_ciphertext
 from fheinfer.crypto.keystore import Manifest, SecretKeys, ServerKeys
 from fheinfer.crypto.params import parameter_set
-from fheinfer.crypto.storage import atomic_write, storage_errors
+from fheinfer.storage import atomic_write, storage_errors
 
 
 def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret: bool = False) -> list[Path]:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fheinfer.compiler.policy import KeyPolicy
 from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact, Kind
-from fheinfer.crypto.storage import read_small, require_disk, storage_errors, sync_folder, temporary_sibling, write_json
+from fheinfer.storage import read_small, require_disk, storage_errors, sync_folder, temporary_sibling, write_json
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError, StorageError, UsageError
 
 __all__ = ["FileEntry", "KeyWriter", "Manifest", "SecretKeys", "ServerKeys", "new_key_id", "require_disk"]

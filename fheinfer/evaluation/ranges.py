@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.crypto.storage import write_json
+from fheinfer.storage import write_json
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, UsageError
 from fheinfer.model.model import Weights
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fheinfer.crypto import storage
+from fheinfer import storage
 from fheinfer.errors import CorruptArtifactError, StorageError
 
 Fail = Callable[..., Any]
