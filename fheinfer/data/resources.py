@@ -13,18 +13,18 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _ROOTS = (_PACKAGE / "data", _PACKAGE.parent)  # a wheel, a checkout
 
 
-def default_weights(network: str = "resnet20") -> Path:
-    """The trained weights of that network.
+def default_model(name: str = "resnet20") -> Path:
+    """The file of the shipped model of that name.
 
     Raises:
         WeightsError: this copy of fheinfer has none.
     """
     for root in _ROOTS:
-        path = root / "weights" / f"{network}.safetensors"
+        path = root / "weights" / f"{name}.safetensors"
         if path.is_file():
             return path
-    raise WeightsError(f"no weights for {network} came with this copy of fheinfer; train some with "
-                       f"`fheinfer train --network {network} -o FILE`, or name a file with --weights")
+    raise WeightsError(f"no model {name} came with this copy of fheinfer; train one with "
+                       f"`fheinfer train --network {name} -o FILE`, or name a model file")
 
 
 def input_folders() -> tuple[Path, ...]:
