@@ -208,7 +208,9 @@ class HerPN(Op):
 
         x, t = inputs[0], tensors
         terms = [
-            functional.batch_norm(h, t["mean"][i], t["var"][i], t["weight"] * HERMITE[i + 1], None, False, 0.0, self.eps)
+            functional.batch_norm(
+                h, t["mean"][i], t["var"][i], t["weight"] * HERMITE[i + 1], None, False, 0.0, self.eps
+            )
             for i, h in enumerate((x, (x * x - 1) / math.sqrt(2)))
         ]
         return terms[0] + terms[1] + _per_channel(t["bias"], x)
