@@ -23,7 +23,9 @@ MODULES = {
 # and are not named themselves.
 LAYERS = (
     "errors",
-    "optional machine crypto.params crypto.storage crypto.artifact data data.resources",
+    "optional machine crypto.leftovers",
+    "crypto.storage",
+    "speed crypto.params crypto.artifact data data.resources",
     "packing approx",
     "model.graph model.verify",
     "frontends",
