@@ -20,12 +20,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fheinfer.compiler.policy import KeyPolicy
 from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact, Kind
-from fheinfer.crypto.storage import read_small, require_disk, storage_errors, sync_folder, temporary_sibling, write_json
+from fheinfer.crypto.storage import (
+    PRIVATE_FOLDER,
+    check_private,
+    make_folder,
+    parse_json,
+    read_small,
+    remove_leftovers,
+    require_disk,
+    storage_errors,
+    sync_folder,
+    temporary_sibling,
+    write_json,
+)
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError, StorageError, UsageError
 
 __all__ = ["FileEntry", "KeyWriter", "Manifest", "SecretKeys", "ServerKeys", "new_key_id", "require_disk"]
@@ -37,6 +49,7 @@ MAX_SECRET = 1 << 20
 """Bytes of a secret key: one for each coefficient, of which no set has more."""
 
 _SECRET, _SERVER, _SECRET_FILE, _MANIFEST_FILE = "secret", "server", "secret.key", "manifest.json"
+_ADVICE = "copy the folder again, or make new keys with `fheinfer keygen --force`"
 _FILE_NAME = r"^[a-z0-9_-]{1,64}\.key$"
 _SET_NAME = r"^[A-Za-z0-9_-]{1,32}(\+[A-Za-z0-9_:-]{1,32})?$"
 
@@ -94,17 +107,11 @@ class Manifest(BaseModel):
         except FileNotFoundError:
             raise KeyStoreError(f"no keys in {path.parent}; make them with `fheinfer keygen`, or name their folder") \
                 from None
-        try:
-            version = _Version.model_validate_json(raw).format
-            if version != FORMAT:
-                raise MismatchError(f"{path}: keys in version {version} of the format and this program reads {FORMAT}; "
-                                    "use the fheinfer that made them, or make new ones with `fheinfer keygen --force`")
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))[:80] or "manifest"
-            raise CorruptArtifactError(f"{path}: damaged ({where}: {first['msg'][:80]}); copy the folder again, or "
-                                       "make new keys with `fheinfer keygen --force`") from None
+        version = parse_json(raw, path, _Version, _ADVICE).format
+        if version != FORMAT:
+            raise MismatchError(f"{path}: keys in version {version} of the format and this program reads {FORMAT}; "
+                                "use the fheinfer that made them, or make new ones with `fheinfer keygen --force`")
+        return parse_json(raw, path, cls, _ADVICE)
 
 
 class _Version(BaseModel):
@@ -144,10 +151,11 @@ class KeyWriter:
         try:
             with storage_errors(self.folder):
                 self._made_root = not root.exists()
-                root.mkdir(parents=True, exist_ok=True)
-                self._temp.mkdir()
-                (self._temp / _SECRET).mkdir(mode=0o700)
-                (self._temp / _SERVER).mkdir()
+                make_folder(root)
+                remove_leftovers(root)  # of a key generation that was killed: secrets
+                make_folder(self._temp)
+                make_folder(self._temp / _SECRET, PRIVATE_FOLDER)
+                make_folder(self._temp / _SERVER)
         except BaseException:
             self._abandon()
             raise
@@ -273,12 +281,14 @@ class SecretKeys:
     """The secret key in a secret folder: `payload`, of the keys `key_id`.
 
     Raises:
-        KeyStoreError: no key there, or one that others can read.
+        KeyStoreError: no key there, or one that others can read or replace, see `storage.check_private`.
         CorruptArtifactError, MismatchError, StorageError: see `artifact.read`.
     """
 
     def __init__(self, folder: Path, params_hash: bytes, key_id: str | None = None) -> None:
         found = artifact.read(folder / _SECRET_FILE, kind=Kind.SECRET_KEY, params_hash=params_hash, key_id=key_id,
                               max_payload=MAX_SECRET)
+        check_private(folder)
+        check_private(folder / _SECRET_FILE)
         self.key_id = found.key_id
         self.payload = memoryview(found.payload)
