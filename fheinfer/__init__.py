@@ -11,9 +11,12 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from fheinfer.machine import openmp_limit
+
 # Waiting threads that spin take the cores from the ones that work, many times over on small rings and on shared
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.update(openmp_limit())
 
 try:
     from fheinfer import _core  # noqa: F401
