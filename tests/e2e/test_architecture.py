@@ -30,7 +30,7 @@ LAYERS = (
     "model.graph model.verify",
     "frontends",
     "model",
-    "evaluation.ranges evaluation.metrics compiler.policy",
+    "evaluation.metrics compiler.policy",
     "crypto.keystore",
     "compiler",
     "runtime",
