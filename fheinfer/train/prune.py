@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.crypto.keygen import manifest_plan
 from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.frontends import zoo

@@ -18,14 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fheinfer.compiler.program import Program, Scale
+from fheinfer.compiler.program import Program
+from fheinfer.compiler.values import F64, Scale
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.model.graph import Node
-
-F64 = NDArray[np.float64]
 
 
 def scales(program: Program) -> Program:
