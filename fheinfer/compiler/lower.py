@@ -1,4 +1,4 @@
-"""The last pass: a levelled program becomes plan steps, with their rotation keys and what a run is predicted to take."""
+"""The last pass: a levelled program becomes plan steps, with rotation keys and predictions of time and memory."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def key_heights(needs: Iterable[tuple[int, int]], params: ParameterSet, backend:
     """The keys that serve these (rotation, limbs).
 
     A backend of one height takes one key for a rotation. The native one has two: the tallest that the network and
-    SlotToCoeff need, and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work, and
-    the rotations of one linear map share a ModUp only if their keys have the same special primes.
+    SlotToCoeff need, and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work,
+    and the rotations of one linear map share a ModUp only if their keys have the same special primes.
     """
     cyclic = 1 << (params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
     two = backend.key_heights == 2

@@ -159,9 +159,7 @@ def plan_bytes(
     return tensor_bytes(arrays, metadata)
 
 
-def _plan(
-    client: ClientSpec, activation: str, steps: tuple[Step, ...], constants: Arrays, table_bytes: int
-) -> Plan:
+def _plan(client: ClientSpec, activation: str, steps: tuple[Step, ...], constants: Arrays, table_bytes: int) -> Plan:
     return Plan(
         client.model,
         client.params,

@@ -22,7 +22,7 @@ from fheinfer.model.ops import Chebyshev, Conv2d, Linear, Multiply, Quadratic, S
 from fheinfer.packing import Layout
 
 PLACED_UNDER: KeyPolicy = "fast"
-"""The keys by whose cost bootstraps and levels are placed: the same for all policies, so that a plan serves them all."""
+"""The policy by whose cost bootstraps and levels are placed: the same for all, so that a plan serves them all."""
 
 F64 = NDArray[np.float64]
 Arrays = Mapping[str, F64]
@@ -89,7 +89,8 @@ class Program:
         """
         if name not in self.ranges:
             raise PlanError(
-                f"no range is known for the activation {name!r}; measure it with `fheinfer calibrate MODEL --data FOLDER`"
+                f"no range is known for the activation {name!r}; measure it with "
+                "`fheinfer calibrate MODEL --data FOLDER`"
             )
         return self.ranges[name] or 1.0
 

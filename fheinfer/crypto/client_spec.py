@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.storage import read_small, write_json
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
 from fheinfer.packing import input_layout, pack
+from fheinfer.storage import read_small, write_json
 
 FORMAT: Literal[1] = 1
 FILE_NAME = "client.json"
@@ -152,7 +152,8 @@ class ClientSpec(_Frozen):
         if largest > self.input_scale * (1 + SLACK):
             raise RangeError(
                 f"the input reaches {largest:.4g} and {self.model} was calibrated on inputs up to "
-                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel (fheinfer.normalise)"
+                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel "
+                "(fheinfer.normalise)"
             )
         return pack(values / self.input_scale, input_layout(self.input_shape))
 

@@ -2,9 +2,9 @@
 
 A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
 that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
-is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after it
-cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the value
-for all that follows. The input costs what its limbs weigh on the way to the server.
+is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after
+it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the
+value for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Way:
 
     seconds: float
     choice: _Choice
-    before: _Way | None
+    before: _Way | None = None
 
 
 Ways = dict[tuple[int, ...], _Way]
@@ -81,7 +81,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
     highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
-        (level,): _Way(limb * level, _Choice(False, level), None)
+        (level,): _Way(limb * level, _Choice(False, level))
         for level in range(least[graph.input.name], highest + 1)
         if params.encrypts_at(level)
     }
@@ -109,9 +109,10 @@ def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tupl
     """The levels of all values as they are, and with a bootstrap of the node's input."""
     yield False, have
     params, source = program.params, node.inputs[0]
-    if params.bootstraps and isinstance(node.op, BOOTSTRAPPED):
-        if program.backend.bootstrap_input(params) <= have[source] < params.levels:
-            yield True, {**have, source: params.levels}
+    if not params.bootstraps or not isinstance(node.op, BOOTSTRAPPED):
+        return
+    if program.backend.bootstrap_input(params) <= have[source] < params.levels:
+        yield True, {**have, source: params.levels}
 
 
 def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
@@ -159,12 +160,13 @@ def _undominated(ways: Ways) -> Ways:
     return kept
 
 
-def _read_back(graph: Graph, way: _Way | None) -> dict[str, _Choice]:
-    choices = {}
-    for node in reversed(graph.nodes):
-        assert way is not None
-        choices[node.name], way = way.choice, way.before
-    return choices
+def _read_back(graph: Graph, last: _Way) -> dict[str, _Choice]:
+    taken: list[_Choice] = []
+    way: _Way | None = last
+    while way is not None:
+        taken.append(way.choice)
+        way = way.before
+    return dict(zip((node.name for node in reversed(graph.nodes)), taken, strict=True))
 
 
 def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:

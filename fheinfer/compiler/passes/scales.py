@@ -83,12 +83,13 @@ class _Scales:
         axes = (1,) * (weight.ndim - 2)
         columns = _by_input(self.of[node.inputs[0]], weight.shape[1]).reshape(1, -1, *axes)
         rows = np.broadcast_to(out, weight.shape[0]).reshape(-1, 1, *axes)
-        names = {"weight": f"{node.name}/scaled_weight"}
-        self.constants[names["weight"]] = weight * columns / rows
+        scaled = f"{node.name}/scaled_weight"
+        self.constants[scaled] = weight * columns / rows
+        bias = None
         if op.bias:
-            names["bias"] = f"{node.name}/scaled_bias"
-            self.constants[names["bias"]] = self.constants[op.bias] / out
-        return replace(node, op=replace(op, **names)), out
+            bias = f"{node.name}/scaled_bias"
+            self.constants[bias] = self.constants[op.bias] / out
+        return replace(node, op=replace(op, weight=scaled, bias=bias)), out
 
     def _chebyshev(self, node: Node, op: ops.Chebyshev) -> tuple[Node, Scale]:
         asked = self._required(node.name)
@@ -101,7 +102,7 @@ class _Scales:
         return node, self.of[node.inputs[0]] * self.of[node.inputs[1]]
 
     def _quadratic(self, node: Node, op: ops.Quadratic) -> tuple[Node, Scale]:
-        c0, c1, c2 = (self.constants[name] for name in (op.c0, op.c1, op.c2))
+        c0, _c1, c2 = (self.constants[name] for name in (op.c0, op.c1, op.c2))
         h, unit = self._square(node.name, op)
         square = np.where(c2 != 0, c2 * np.where(c2 != 0, unit, 1) ** 2, 1.0)
         made = ops.Square(f"{node.name}/shift", f"{node.name}/constant", op.bound)
