@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,17 +242,25 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Result]:
-    """The same in a process of its own, in an empty folder; `python` runs other code than the command line."""
+    """The same in a process of its own, in an empty folder; `python` runs other code than the command line, `options` are
+    those of the interpreter."""
 
-    def run(*arguments: object, cwd: Path | None = None, python: str | None = None, timeout: float = 300) -> Result:
+    def run(
+        *arguments: object,
+        cwd: Path | None = None,
+        python: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 300,
+    ) -> Result:
         program = ["-c", python] if python else ["-m", "fheinfer"]
         folder = cwd or tmp_path / "empty"
         folder.mkdir(exist_ok=True)
         here = str(Path(fheinfer.__file__).parent.parent)
         done = subprocess.run(
-            [sys.executable, *program, *map(str, arguments)],
+            [sys.executable, *options, *program, *map(str, arguments)],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": here},
+            env={**os.environ, "PYTHONPATH": here, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
