@@ -1,4 +1,4 @@
-"""Files that come with fheinfer: the default weights and the pictures to try.
+"""Files that come with fheinfer: the default weights and the images to try.
 
 They stand at the top of a checkout (`weights/`, `inputs/`) and, in a wheel, in `fheinfer/data/`.
 """

@@ -1,7 +1,7 @@
 """What goes into each activation: the range and a histogram, measured once and kept in a file of its own.
 
-The file is JSON: `format`, `network`, `weights` (the identity of those it was measured on), `images`, `margin`, and
-under `activations`, by node name, `reach`, `largest` and `counts` as in `Histogram`.
+The file is JSON: `format`, `network`, `model` (the identity of the one it was measured on), `images`, `margin`, and
+under `activations`, by node name, `bin_range`, `largest` and `counts` as in `Histogram`.
 """
 
 from __future__ import annotations
@@ -11,54 +11,64 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.storage import write_json
+from fheinfer.data.files import one_line, printable, read_given
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, UsageError
-from fheinfer.model.model import Weights
+from fheinfer.storage import write_json
+
+if TYPE_CHECKING:
+    from fheinfer.model.model import Model
 
 BINS = 512
 MAX_BYTES = 16 * 2**20
-_FORMAT = "fheinfer-ranges-1"
+LARGEST = 1e9
+"""Beyond this no range is believed: trained networks stay below some thousands."""
+
+SPREAD = 1e6
+"""Nor is one that is so many times the median of its network."""
+
+_FORMAT = "fheinfer-ranges-2"
 
 
 @dataclass
 class Histogram:
-    """How often values fall into each of 512 equal bins over [-reach, reach]; the reach doubles when it has to.
+    """How often values fall into each of 512 equal bins over [-bin_range, bin_range], which doubles when it has to.
 
     largest  the largest |value| so far
     """
 
-    reach: float = 1.0
+    bin_range: float = 1.0
     largest: float = 0.0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
     def stretch(self, largest: float) -> None:
         """Makes room for values up to `largest`: two bins become one, symmetrically about 0."""
         self.largest = max(self.largest, largest)
-        while self.reach < largest:
+        while self.bin_range < largest:
             pairs = self.counts.reshape(-1, 2).sum(1)
             self.counts = np.pad(pairs, BINS // 4)
-            self.reach *= 2
+            self.bin_range *= 2
 
     def centres(self) -> npt.NDArray[np.float64]:
-        """The middle of each bin, (512,)."""
+        """Returns the middle of each bin, (512,)."""
         unit: npt.NDArray[np.float64] = (np.arange(BINS, dtype=np.float64) + 0.5) * (2 / BINS) - 1
-        return unit * self.reach
+        return unit * self.bin_range
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Histograms of the inputs of every activation of `network`, over `images` pictures.
+    """Histograms of the inputs of every activation of `network`, over `images` images.
 
-    weights  identity of the weights
-    margin   how much larger than anything seen an encrypted run has to allow for, a factor
+    model   identity of the model that they were measured on
+    margin  how much larger than anything seen an encrypted run has to allow for, a factor
     """
 
     network: str
-    weights: str
+    model: str
     images: int
     margin: float
     activations: Mapping[str, Histogram]
@@ -68,18 +78,24 @@ class Ranges:
             raise UsageError(f"a margin is a factor of 1 or more, not {self.margin}")
 
     def largest(self) -> dict[str, float]:
-        """Largest |input| of every activation, without the margin, as `Weights.ranges` has it."""
-        return {name: found.largest for name, found in self.activations.items()}
+        """Returns the largest |input| of every activation, without the margin, as `Model.ranges` has it."""
+        return {name: histogram.largest for name, histogram in self.activations.items()}
 
     def bounds(self) -> dict[str, float]:
-        """The same times the margin: what polynomials have to be valid on."""
-        return {name: self.margin * found.largest for name, found in self.activations.items()}
+        """Returns the same times the margin: what polynomials have to be valid on."""
+        return {name: self.margin * histogram.largest for name, histogram in self.activations.items()}
 
-    def require(self, weights: Weights) -> None:
-        """Raises MismatchError unless these are the ranges of `weights`."""
-        if self.weights != weights.identity:
-            raise MismatchError(f"these ranges are of {self.network} with identity {self.weights[:16]}, not of "
-                                f"{weights.network} {weights.identity[:16]}; measure them with `fheinfer calibrate`")
+    def require(self, model: Model) -> None:
+        """Checks that these are the ranges of `model`.
+
+        Raises:
+            MismatchError: they are not.
+        """
+        if self.model != model.identity:
+            raise MismatchError(
+                f"these ranges are of {self.network} with identity {self.model[:16]}, not of "
+                f"{model.name} {model.identity[:16]}; measure them with `fheinfer calibrate`"
+            )
 
     def save(self, path: Path) -> None:
         """Replaces `path` at once.
@@ -87,49 +103,90 @@ class Ranges:
         Raises:
             StorageError: the file cannot be written.
         """
-        activations = {name: {"reach": h.reach, "largest": h.largest, "counts": h.counts.tolist()}
-                       for name, h in self.activations.items()}
-        write_json(path, {"format": _FORMAT, "network": self.network, "weights": self.weights, "images": self.images,
-                          "margin": self.margin, "activations": activations})
+        activations = {
+            name: {"bin_range": h.bin_range, "largest": h.largest, "counts": h.counts.tolist()}
+            for name, h in self.activations.items()
+        }
+        write_json(
+            path,
+            {
+                "format": _FORMAT,
+                "network": self.network,
+                "model": self.model,
+                "images": self.images,
+                "margin": self.margin,
+                "activations": activations,
+            },
+        )
 
 
 def in_words(bound: float) -> str:
-    """A range for people; one that ran away would be a line of digits."""
+    """Writes a range for people; one that ran away would be a line of digits."""
     return f"{bound:.2f}" if bound < 1e6 else f"{bound:.1e}"
 
 
-def load(path: Path, weights: Weights) -> Ranges:
-    """The ranges that `Ranges.save` wrote, of these weights.
+def plausible_ranges(ranges: Mapping[str, float]) -> None:
+    """Refuses ranges (activation -> largest |input|) that no network has: one alone makes every answer noise.
 
     Raises:
-        InputError: no such file, or too large to be one.
-        CorruptArtifactError: not a whole file of ranges.
-        MismatchError: of other weights.
+        InputError: naming an activation whose range is no number, negative, beyond 1e9, or more than 1e6 times the
+            median of those that are not 0.
     """
+    for name, value in ranges.items():
+        if not 0 <= value <= LARGEST:
+            raise InputError(
+                f"the range of {printable(name)} is {value:.3g}, which no activation has; measure the "
+                "ranges again with `fheinfer calibrate`"
+            )
+    seen = sorted(value for value in ranges.values() if value > 0)
+    if not seen:
+        return
+    median = seen[(len(seen) - 1) // 2]  # of two the smaller: the larger may be the wrong one
+    name, largest = max(ranges.items(), key=lambda item: item[1])
+    if largest > SPREAD * median:
+        raise InputError(
+            f"the range of {printable(name)} is {largest:.3g}, but most are about {median:.3g}; measure "
+            "the ranges again with `fheinfer calibrate`"
+        )
+
+
+def load(path: Path, model: Model) -> Ranges:
+    """Reads the ranges that `Ranges.save` wrote, of this model.
+
+    Raises:
+        InputError: no such file, no regular file, or too large to be one.
+        CorruptArtifactError: not a whole file of ranges, or ranges that no network has.
+        MismatchError: of another model.
+    """
+    name, content = printable(path), read_given(path, MAX_BYTES, InputError, "a file of ranges")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: too large for a file of ranges")
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        fields = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{path}: not a file of ranges ({error})") from None
+        raise CorruptArtifactError(f"{name}: not a file of ranges ({one_line(error)})") from None
     try:
-        if content["format"] != _FORMAT:
+        if fields["format"] != _FORMAT:
             raise ValueError("another format")
-        found = Ranges(str(content["network"]), str(content["weights"]), int(content["images"]),
-                       float(content["margin"]), {k: _histogram(v) for k, v in content["activations"].items()})
+        found = Ranges(
+            str(fields["network"]),
+            str(fields["model"]),
+            int(fields["images"]),
+            float(fields["margin"]),
+            {k: _histogram(v) for k, v in fields["activations"].items()},
+        )
+        plausible_ranges(found.largest())
+    except InputError as error:
+        raise CorruptArtifactError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
-        raise CorruptArtifactError(f"{path}: not a whole file of ranges ({error}); make it again") from None
-    found.require(weights)
-    if found.activations.keys() != {node.name for node in weights.graph.activations}:
-        raise CorruptArtifactError(f"{path}: lacks activations of {weights.network}; make it again")
+        raise CorruptArtifactError(f"{name}: not a whole file of ranges ({one_line(error)}); make it again") from None
+    found.require(model)
+    if found.activations.keys() != {node.name for node in model.graph.activations}:
+        raise CorruptArtifactError(f"{name}: lacks activations of {model.name}; make it again")
     return found
 
 
 def _histogram(content: Mapping[str, object]) -> Histogram:
     counts = np.array(content["counts"], np.int64)
-    reach, largest = float(content["reach"]), float(content["largest"])  # type: ignore[arg-type]
-    if counts.shape != (BINS,) or counts.min() < 0 or not 0 <= largest <= reach < math.inf:
+    bin_range, largest = float(content["bin_range"]), float(content["largest"])  # type: ignore[arg-type]
+    if counts.shape != (BINS,) or counts.min() < 0 or not 0 <= largest <= bin_range < math.inf:
         raise ValueError("a histogram that cannot be one")
-    return Histogram(reach, largest, counts)
+    return Histogram(bin_range, largest, counts)

@@ -24,11 +24,11 @@ MODULES = {
 LAYERS = (
     "errors",
     "optional machine crypto.params crypto.storage crypto.artifact data data.resources",
-    "packing approx",
+    "packing approx evaluation.ranges",
     "model.graph model.verify",
     "frontends",
     "model",
-    "evaluation.ranges evaluation.metrics compiler.policy",
+    "evaluation.metrics compiler.policy",
     "crypto.keystore",
     "compiler",
     "runtime",
