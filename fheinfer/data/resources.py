@@ -28,12 +28,12 @@ def default_model(name: str = "resnet20") -> Path:
 
 
 def input_folders() -> tuple[Path, ...]:
-    """Where a bare picture name is looked for: `inputs/` here, then the pictures of fheinfer itself."""
+    """Where a bare image name is looked for: `inputs/` here, then the images of fheinfer itself."""
     return (Path("inputs"), *(root / "inputs" for root in _ROOTS))
 
 
 def find_input(name: str) -> Path | None:
-    """The picture of that bare name in one of the `input_folders`, if any; names with folders in them find nothing."""
+    """The image of that bare name in one of the `input_folders`, if any; names with folders in them find nothing."""
     if not name or Path(name).name != name:
         return None
     return next((path for folder in input_folders() if (path := folder / name).is_file()), None)
