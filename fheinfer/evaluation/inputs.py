@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fheinfer.data.datasets import LabelledImages
+from fheinfer.errors import GraphError
+from fheinfer.model.graph import Graph
 from fheinfer.progress import ProgressCallback, silent
 
 BATCH = 100
@@ -37,3 +39,16 @@ def inputs_of(
         labels = torch.from_numpy(images.labels[start : start + BATCH].copy()).long().to(device)
         yield to_input(part, mean, std), labels
         progress(start + len(labels), len(images))
+
+
+def sized_for(graph: Graph, images: LabelledImages) -> LabelledImages:
+    """Averages images down to the size that a network takes.
+
+    Raises:
+        GraphError: the network takes no images, or none that are square.
+        DatasetError: the images cannot be averaged down to that size.
+    """
+    height, width = graph.image_size
+    if height != width:
+        raise GraphError(f"{graph.name} takes images of {height}x{width}, and data sets hold square ones")
+    return images.resized(height)
