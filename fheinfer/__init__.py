@@ -11,9 +11,12 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from fheinfer.machine import openmp_limit
+
 # Waiting threads that spin take the cores from the ones that work, many times over on small rings and on shared
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.update(openmp_limit())
 
 try:
     from fheinfer import _core  # noqa: F401
@@ -28,7 +31,7 @@ from fheinfer import errors
 if TYPE_CHECKING:
     from fheinfer.approx import activation
     from fheinfer.client import Client
-    from fheinfer.compiler import compile
+    from fheinfer.compiler.pipeline import compile
     from fheinfer.compiler.plan import Plan
     from fheinfer.compiler.plan import load as load_plan
     from fheinfer.crypto.client_spec import ClientSpec
@@ -51,7 +54,7 @@ _PLACES = {
     "Plan": "compiler.plan",
     "Server": "server",
     "activation": "approx",
-    "compile": "compiler",
+    "compile": "compiler.pipeline",
     "default_model": "data.resources",
     "keygen": "crypto.keygen",
     "load_image": "data.images",

@@ -1,10 +1,9 @@
-"""The client: holds the secret key, encrypts pictures, decrypts logits. Meets the server only in bytes."""
+"""The client: encrypts inputs and decrypts results. Meets the server in bytes, and believes `client.json` alone."""
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,89 +11,179 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.compiler.plan import ClientSpec
-from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, to_bytes
-from fheinfer.crypto.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.crypto.params import ParameterSet, parameter_set
-from fheinfer.errors import CorruptArtifactError, MismatchError
+from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, request_id, to_bytes
+from fheinfer.crypto.backends import backend
+from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
+from fheinfer.crypto.keystore import KeySet, ServerKeys
+from fheinfer.crypto.manifest import PUBLIC
+from fheinfer.crypto.passphrase import is_sealed
+from fheinfer.crypto.secret import read_secret, unseal_secret
+from fheinfer.errors import KeyStoreError, MismatchError, UsageError
 
-MAX_OUTPUTS = 65536
+MAX_DECIMALS = 6
+"""Decimals that `class_decimals` returns at most."""
 
 
 class Client:
-    """Keys made by `keygen`.
+    """Keys of one client, and the plan that it encrypts for.
+
+    With the secret key an input is half as large as under the public key; `decrypt` needs the secret.
 
     Args:
-        keys: folder with `secret/` and `server/` (of which only the manifest and the public key are read).
+        keys: folder with `server/` (of which only the manifest and the public key are read) and, for decryption,
+            `secret/`; or keys in memory.
+        spec: what is known of the plan (`client.json`); `encrypt` and `decrypt` need it.
+        secret: the secret key from elsewhere, as `keygen.new_secret` returned it. It is not written anywhere.
+        passphrase: opens the secret key.
 
     Raises:
-        KeyStoreError, ArtifactError: keys that are missing, damaged, or whose secret others can read.
+        KeyStoreError: no keys there, a secret that is not its owner's alone, or a passphrase that does not open it.
+        ArtifactError: keys that are damaged, or made for another parameter set or backend than the plan.
     """
 
-    def __init__(self, keys: Path) -> None:
-        manifest = Manifest.load(keys / "server" / "manifest.json")
-        self.params = parameter_set(manifest.set_name)
-        self.key_id = manifest.key_id
-        server = ServerKeys(keys / "server", self.params.identity)
-        secret = SecretKeys(keys / "secret", self.params.identity, self.key_id)
-        self._keys = _core.ClientKeys.load(
-            _core.Context(self.params.core()), self.key_id, secret.payload, server.read("public.key", Kind.PUBLIC_KEY)
-        )
+    def __init__(
+        self,
+        keys: Path | KeySet,
+        spec: ClientSpec | None = None,
+        *,
+        secret: bytes | None = None,
+        passphrase: str | bytes | None = None,
+    ) -> None:
+        self.spec = spec
+        self._server = ServerKeys(keys / SERVER_FOLDER if isinstance(keys, Path) else keys)
+        manifest = self._server.manifest
+        self.params, self.backend, self.key_id = manifest.params, manifest.backend, manifest.key_id
+        if spec is not None and spec.identity != manifest.identity:
+            raise MismatchError(
+                f"{spec.model} needs keys of set {spec.params.name} ({spec.backend}) and these are of set "
+                f"{manifest.set_name} ({manifest.backend}); name others, or make them with `fheinfer keygen`"
+            )
+        self._context = backend(self.backend).context(self.params)
+        self._no_secret = "there is no secret key here"
+        self._private = self._open(_secret_source(keys, secret), passphrase)
+        self._public: _core.ClientKeys | None = None
 
-    def encrypt(self, image: NDArray[np.floating], spec: ClientSpec) -> bytes:
-        """A normalised (C, H, W) picture as a ciphertext artifact.
+    @property
+    def can_decrypt(self) -> bool:
+        """Whether the secret key is here and open."""
+        return self._private is not None
+
+    def encrypt(self, x: NDArray[np.floating]) -> bytes:
+        """A normalised (C, H, W) image, or (F,) vector, as an input artifact.
+
+        Raises:
+            UsageError: the client has no spec.
+            InputError, RangeError: an input that the network does not take (`ClientSpec.pack`).
+            KeyStoreError: neither the secret nor the public key is here.
+        """
+        spec = self._required_spec()
+        keys = self._private or self._public_keys()
+        body = keys.encrypt(spec.pack(x), spec.input_level)
+        metadata = {"role": "input", "plan": spec.plan}
+        return to_bytes(Artifact(Kind.CIPHERTEXT, spec.identity, self.key_id, metadata, body))
+
+    def decrypt(self, result: bytes | memoryview, *, request: bytes | str | None = None) -> NDArray[np.float64]:
+        """Outputs of a result artifact, float64.
+
+        Scale, number and range of the outputs are those of the client's own spec, whatever the result says.
 
         Args:
-            spec: what the network expects: `plan.client` of the compiled plan.
+            request: the input artifact that this has to be the result of, or its `artifact.request_id`.
 
         Raises:
-            MismatchError: the network was compiled for another parameter set.
-        """
-        if spec.params != self.params.name:
-            raise MismatchError(
-                f"the network is compiled for set {spec.params} and these keys are of set {self.params.name}; "
-                f"use keys/set{spec.params} or compile for --set {self.params.name}"
-            )
-        payload = self._keys.encrypt(spec.pack(image), spec.input_level)
-        meta = {
-            "role": "input",
-            **{k: v for k, v in asdict(spec).items() if k in ("network", "plan", "output_scale", "outputs")},
-        }
-        return to_bytes(Artifact(Kind.CIPHERTEXT, self.params.identity, self.key_id, meta, payload))
-
-    def decrypt(self, result: bytes | memoryview) -> NDArray[np.float64]:
-        """Logits of a result artifact.
-
-        Raises:
-            CorruptArtifactError, MismatchError: damaged, or encrypted under another key.
+            UsageError: the client has no spec.
+            KeyStoreError: no secret key, or one whose passphrase is missing.
+            CorruptArtifactError: damaged.
+            MismatchError: no result; or of another plan, key, parameter set or request.
+            RangeError: larger than any result of this plan can be.
             BackendError: the ciphertext decrypts to noise.
         """
-        found = open_ciphertext(result, self.params, self.key_id)
-        outputs, scale = _result_meta(found.meta, self.params)
-        return np.asarray(self._keys.decrypt(found.payload, outputs)) * scale
+        spec, keys = self._required_spec(), self._required_secret()
+        found = open_ciphertext(result, self.params, self.backend, self.key_id, level=0)
+        _check_result(found.metadata, spec, request if isinstance(request, str | None) else request_id(request))
+        return spec.unpack(np.asarray(keys.decrypt(found.body, spec.outputs)))
 
     def decrypt_slots(self, artifact: bytes | memoryview) -> NDArray[np.float64]:
-        """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports."""
-        return self._slots(open_ciphertext(artifact, self.params, self.key_id))
+        """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports.
+
+        Raises:
+            KeyStoreError, CorruptArtifactError, MismatchError, BackendError: as `decrypt`.
+        """
+        return self._slots(open_ciphertext(artifact, self.params, self.backend, self.key_id))
 
     def read_slots(self, path: Path) -> tuple[Mapping[str, Any], NDArray[np.float64]]:
-        """Meta and every slot of the ciphertext in a file, which is read once."""
-        found = open_ciphertext(path, self.params, self.key_id)
-        return found.meta, self._slots(found)
+        """Metadata and every slot of the ciphertext in a file, which is read once. Raises what `decrypt_slots` does."""
+        found = open_ciphertext(path, self.params, self.backend, self.key_id)
+        return found.metadata, self._slots(found)
 
     def _slots(self, found: Artifact) -> NDArray[np.float64]:
-        return np.asarray(self._keys.decrypt(found.payload, self.params.slots))
+        return np.asarray(self._required_secret().decrypt(found.body, self.params.slots))
+
+    def _open(self, source: Path | bytes | None, passphrase: str | bytes | None) -> _core.ClientKeys | None:
+        if source is None:
+            return None
+        found = read_secret(source, identity=self._server.manifest.identity, key_id=self.key_id)
+        name = str(source) if isinstance(source, Path) else "the secret key"
+        if is_sealed(found.metadata) and passphrase is None:
+            self._no_secret = f"{name} has a passphrase, which was not given"
+            return None
+        return _core.ClientKeys.load(self._context, self.key_id, unseal_secret(found, passphrase, name).body, b"")
+
+    def _public_keys(self) -> _core.ClientKeys:
+        if self._public is None:
+            self._public = _core.ClientKeys.load(self._context, self.key_id, b"", self._server.read(PUBLIC))
+        return self._public
+
+    def _required_secret(self) -> _core.ClientKeys:
+        if self._private is None:
+            raise KeyStoreError(f"{self._no_secret}, and only with it can anything be decrypted")
+        return self._private
+
+    def _required_spec(self) -> ClientSpec:
+        if self.spec is None:
+            raise UsageError("this client has no client.json: Client(keys, ClientSpec.load(path))")
+        return self.spec
 
 
-def _result_meta(meta: Any, params: ParameterSet) -> tuple[int, float]:
-    outputs, scale = meta.get("outputs"), meta.get("output_scale")
-    if meta.get("role") != "result":
+def class_decimals(outputs: NDArray[np.floating]) -> int:
+    """Decimals to show outputs with: one more than tell the largest from the second, 0 to `MAX_DECIMALS`."""
+    ordered = np.sort(np.asarray(outputs, dtype=np.float64).ravel())
+    for decimals in range(MAX_DECIMALS):
+        if len(ordered) < 2 or np.round(ordered[-1], decimals) > np.round(ordered[-2], decimals):
+            return decimals + 1
+    return MAX_DECIMALS
+
+
+def rounded(outputs: NDArray[np.floating], decimals: int) -> NDArray[np.float64]:
+    """Outputs rounded to `decimals` decimals: what is left out cannot tell anybody about the secret key (SECURITY.md).
+
+    Raises:
+        UsageError: decimals below 0 or above 17.
+    """
+    if not 0 <= decimals <= 17:
+        raise UsageError(f"{decimals} decimals; choose 0 to 17")
+    return np.asarray(np.round(outputs, decimals) + 0.0, dtype=np.float64)  # no -0.0
+
+
+def _secret_source(keys: Path | KeySet, secret: bytes | None) -> Path | bytes | None:
+    if secret is not None:
+        return secret
+    if not isinstance(keys, Path):
+        return keys.secret
+    path = keys / SECRET_FOLDER / SECRET_FILE
+    return path if os.path.lexists(path) else None
+
+
+def _check_result(metadata: Mapping[str, Any], spec: ClientSpec, request: str | None) -> None:
+    role = metadata.get("role")
+    if role != "result":
+        what = "an encrypted input" if role == "input" else "not a result"
+        raise MismatchError(f"this ciphertext is {what}; decrypt what `fheinfer evaluate` wrote")
+    if metadata.get("plan") != spec.plan:
         raise MismatchError(
-            f"this ciphertext is {'an encrypted picture' if meta.get('role') == 'input' else 'not a result'}; "
-            "decrypt what `fheinfer evaluate` wrote"
+            f"the result is of another plan than {spec.model} ({spec.plan[:8]}); name the client.json of its plan, or "
+            "encrypt and evaluate again"
         )
-    if not isinstance(outputs, int) or not 1 <= outputs <= min(params.slots, MAX_OUTPUTS):
-        raise CorruptArtifactError(f"the result claims {outputs!r} outputs; evaluate the picture again")
-    if not isinstance(scale, float) or not math.isfinite(scale) or scale <= 0:
-        raise CorruptArtifactError(f"the result claims the scale {scale!r}; evaluate the picture again")
-    return outputs, scale
+    if request is not None and metadata.get("request") != request:
+        raise MismatchError("the result answers another request; name the input it was evaluated from")

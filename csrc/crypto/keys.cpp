@@ -84,11 +84,22 @@ std::string ClientKeys::secret() const {
 }
 
 std::string ClientKeys::public_key() const {
+    if (!public_ && secret_)
+        return write_polys(fresh_public());
     // OpenFHE makes it modulo Q * P; encryption uses limbs of Q only.
     auto polys = openfhe_public()->GetPublicElements();
     for (auto& poly : polys)
         poly.DropLastElements(poly.GetNumOfElements() - context_->q().size());
     return write_polys(polys);
+}
+
+// (e - a s, a) modulo Q, as OpenFHE makes it together with a secret; it has no function for a secret that is there.
+std::vector<Poly> ClientKeys::fresh_public() const {
+    const auto& secret = secret_->GetPrivateElement();
+    Poly::DugType uniform;
+    Poly a(uniform, secret.GetParams(), Format::EVALUATION);
+    const Poly error(context_->crypto_parameters().GetDiscreteGaussianGenerator(), secret.GetParams(), Format::EVALUATION);
+    return {error - a * secret, a};
 }
 
 std::string ClientKeys::relinearisation_key() const {

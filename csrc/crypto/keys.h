@@ -19,6 +19,7 @@ public:
     static ClientKeys load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key);
 
     std::string secret() const;
+    // The public key that was made or loaded, or a fresh one where only the secret was loaded.
     std::string public_key() const;
 
     // Evaluation keys for the server. They reveal nothing of the secret under the (circular) RLWE assumption.
@@ -54,6 +55,7 @@ private:
 
     std::shared_ptr<Context> context_;
     std::string tag_;
+    std::vector<Poly> fresh_public() const;
     std::string encrypt_seeded(const lbcrypto::Plaintext& plain, std::size_t limbs) const;
 
     lbcrypto::PrivateKey<Poly> secret_;

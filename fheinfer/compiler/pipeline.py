@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from fheinfer.approx import Activation
 from fheinfer.approx import activation as find_activation
@@ -17,15 +16,13 @@ from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.stages import Stage, verify
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.params import ParameterSet, parameter_set
-
-if TYPE_CHECKING:
-    from fheinfer.compiler.plan import Plan
-    from fheinfer.model.model import Model
+from fheinfer.model.model import Model
 
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fheinfer.compiler.program import Arrays
 from fheinfer.compiler.steps import Step
+from fheinfer.compiler.values import Arrays
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds, require_secure
 from fheinfer.crypto.key_policy import KeyPolicy
@@ -31,6 +31,8 @@ from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
 RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest output."""
+BASE_MEMORY = 600 * 2**20
+"""Bytes of a server without keys: interpreter, libraries, context and constants."""
 FORMAT = "fheinfer-plan-1"
 FILE_NAME = "plan.safetensors"
 MAX_BYTES = 4 << 30
@@ -159,9 +161,7 @@ def plan_bytes(
     return tensor_bytes(arrays, metadata)
 
 
-def _plan(
-    client: ClientSpec, activation: str, steps: tuple[Step, ...], constants: Arrays, table_bytes: int
-) -> Plan:
+def _plan(client: ClientSpec, activation: str, steps: tuple[Step, ...], constants: Arrays, table_bytes: int) -> Plan:
     return Plan(
         client.model,
         client.params,

@@ -1,4 +1,4 @@
-"""What each named parameter set is meant for: the network, the activation and the backend that go with it by default."""
+"""What each named parameter set is meant for: its default network, activation and backend."""
 
 from __future__ import annotations
 

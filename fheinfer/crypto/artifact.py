@@ -2,14 +2,14 @@
 
     offset  size  field, little-endian
          0     8  magic "FHEINFER"
-         8     2  version, 1
+         8     2  version, 2
         10     2  kind
-        12     4  length of meta
-        16     8  length of the payload
-        24    32  hash of the parameter set
+        12     4  length of the metadata
+        16     8  length of the body
+        24    32  identity of parameter set and backend (`params.key_identity`)
         56    16  key id
-        72    32  SHA-256 of everything else: bytes 0 to 72, then meta and payload
-       104        meta (a JSON object, UTF-8), then the payload, then nothing
+        72    32  SHA-256 of everything else: bytes 0 to 72, then metadata and body
+       104        metadata (a JSON object, UTF-8), then the body, then nothing
 
 The checksum finds damage, not malice: who can write the file can also write its checksum.
 """
@@ -21,25 +21,20 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fheinfer.crypto.params import ParameterSet, ciphertext_bound
-from fheinfer.storage import Buffer, atomic_write, open_regular, write_json
+from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
+from fheinfer.storage import Buffer, atomic_write, open_regular
 
-__all__ = [
-    "VERSION", "Artifact", "Kind", "atomic_write", "from_bytes", "open_ciphertext", "read", "to_bytes", "write",
-    "write_json",
-]
-
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
-"""Payloads are written at a multiple of so many bytes: those of keys are used where they stand in the mapped file."""
-MAX_META = 64 * 1024
+"""Bodies are written at a multiple of so many bytes: those of keys are used where they stand in the mapped file."""
+MAX_METADATA = 64 * 1024
 """Bytes of JSON a container may carry."""
 
 _HEADER = struct.Struct("<8sHHIQ32s16s32s")
@@ -47,8 +42,13 @@ _MAGIC = b"FHEINFER"
 _CHECKSUM = hashlib.sha256().digest_size
 _CHECKED = _HEADER.size - _CHECKSUM  # bytes of the header under the checksum
 
+StatusCheck = Callable[[Path, os.stat_result], None]
+"""Looks at an open file before it is read, and raises where it must not be."""
+
 
 class Kind(IntEnum):
+    """What a container holds."""
+
     SECRET_KEY = 1
     PUBLIC_KEY = 2
     RELINEARISATION_KEY = 3
@@ -60,27 +60,48 @@ class Kind(IntEnum):
 
     @property
     def title(self) -> str:
+        """The kind in words."""
         return self.name.lower().replace("_", " ")
+
+
+class Verified(Protocol):
+    """Remembers files whose checksum was right (`verified.VerifiedFiles`)."""
+
+    def knows(self, status: os.stat_result, checksum: bytes) -> bool: ...
+
+    def remember(self, status: os.stat_result, checksum: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One key or ciphertext: what it is, which parameter set (32 bytes) and key (32 hex digits) it is of, its bytes."""
+    """One key or ciphertext.
+
+    kind      what it is
+    identity  of parameter set and backend, 32 bytes (`params.key_identity`)
+    key_id    of the keys it belongs to, 32 hexadecimal digits
+    metadata  a JSON object; docs/formats.md says what is in it
+    body      its bytes
+    checksum  as read; empty on an artifact that was not read
+    """
 
     kind: Kind
-    params_hash: bytes
+    identity: bytes
     key_id: str
-    meta: Mapping[str, Any]
-    payload: bytes | memoryview
+    metadata: Mapping[str, Any]
+    body: bytes | memoryview
     checksum: bytes = field(default=b"", compare=False)
-    """As read; empty on an artifact that was not read."""
+
+
+def request_id(container: Buffer) -> str:
+    """What a result names the encrypted input by that it answers: the SHA-256 (hex) of the input's container."""
+    return hashlib.sha256(container).hexdigest()
 
 
 def to_bytes(artifact: Artifact) -> bytes:
     """The container as one string.
 
     Raises:
-        UsageError: a hash, key id or meta that the container cannot hold.
+        UsageError: an identity, key id or metadata that the container cannot hold.
     """
     return b"".join(_chunks(artifact))
 
@@ -94,54 +115,60 @@ def write(path: Path, artifact: Artifact, *, mode: int | None = None) -> bytes:
     """
     if mode is None:
         mode = 0o600 if artifact.kind is Kind.SECRET_KEY else 0o644
-    head, meta, payload = _chunks(artifact)
-    atomic_write(path, (head, meta, payload), mode)
+    head, metadata, body = _chunks(artifact)
+    atomic_write(path, (head, metadata, body), mode)
     return bytes(head[_CHECKED:])
 
 
-def from_bytes(data: Buffer, *, kind: Kind, params_hash: bytes | None = None, key_id: str | None = None,
-               max_payload: int) -> Artifact:
-    """The artifact in `data`; its payload is a view of `data`, not a copy.
+def from_bytes(
+    data: Buffer, *, kind: Kind, identity: bytes | None = None, key_id: str | None = None, max_body: int
+) -> Artifact:
+    """The artifact in `data`; its body is a view of `data`, not a copy.
 
     Raises:
-        CorruptArtifactError: not of this format, damaged, incomplete, followed by more, or over `max_payload` bytes.
+        CorruptArtifactError: not of this format, damaged, incomplete, followed by more, or over `max_body` bytes.
         MismatchError: intact, but of another version, kind, parameter set or key than asked for.
     """
-    view = memoryview(data).cast("B")
-    wanted = _Wanted(kind, params_hash, key_id, max_payload)
-    header = _Header.parse(bytes(view[:_HEADER.size]), len(view), wanted)
-    digest = hashlib.sha256(view[:_CHECKED])
-    digest.update(view[_HEADER.size:])
-    if digest.digest() != header.checksum:
-        raise CorruptArtifactError("the checksum does not match: the file is damaged; fetch or make it again")
-    wanted.check(header)
-    start = _HEADER.size + header.meta_size
-    return Artifact(kind, header.params_hash, header.key_id, _parse_meta(bytes(view[_HEADER.size:start])),
-                    view[start:].toreadonly(), header.checksum)
+    return _parse(memoryview(data).cast("B"), _Wanted(kind, identity, key_id, max_body), lambda checksum: False)
 
 
-def read(path: Path, *, kind: Kind, params_hash: bytes | None = None, key_id: str | None = None,
-         max_payload: int) -> Artifact:
-    """The artifact in the file `path`, mapped into memory: its pages are read when used, and leave with the payload.
+def read(
+    path: Path,
+    *,
+    kind: Kind,
+    identity: bytes | None = None,
+    key_id: str | None = None,
+    max_body: int,
+    check: StatusCheck | None = None,
+    verified: Verified | None = None,
+) -> Artifact:
+    """The artifact in the file `path`, mapped into memory: its pages are read when used, and leave with the body.
+
+    Args:
+        check: called with the path and the status of the open file before anything is read.
+        verified: spares the checksum of a file that it knows, and is told of others that are right.
 
     Raises:
-        InputError, KeyStoreError: no such ciphertext; no such key, or a secret key that others can read.
+        InputError, KeyStoreError: no such ciphertext; no such key.
         CorruptArtifactError, MismatchError: see `from_bytes`; also anything but a regular file.
         StorageError: no permission, or the disk fails.
     """
+    wanted = _Wanted(kind, identity, key_id, max_body)
     try:
         fd, status = open_regular(path)
     except FileNotFoundError:
         missing = InputError if kind is Kind.CIPHERTEXT else KeyStoreError
         raise missing(f"{path}: no such {kind.title}; check the path or make it first") from None
     try:
-        if kind is Kind.SECRET_KEY and status.st_mode & 0o077:
-            raise KeyStoreError(f"others can read the secret key {path}; run `chmod 600 {path}`")
+        if check:
+            check(path, status)
         # Lengths are checked before the file is mapped.
-        _Header.parse(os.pread(fd, _HEADER.size, 0), status.st_size, _Wanted(kind, params_hash, key_id, max_payload))
-        mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-        return from_bytes(memoryview(mapped), kind=kind, params_hash=params_hash, key_id=key_id,
-                          max_payload=max_payload)
+        _Header.parse(os.pread(fd, _HEADER.size, 0), status.st_size, wanted)
+        mapped = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+        found = _parse(mapped, wanted, lambda sum_: verified is not None and verified.knows(status, sum_))
+        if verified is not None and _same(status, os.fstat(fd)):
+            verified.remember(status, found.checksum)
+        return found
     except (CorruptArtifactError, MismatchError) as error:
         raise type(error)(f"{path}: {error}") from None
     except (OSError, ValueError) as error:  # mmap: ValueError for a file emptied meanwhile
@@ -150,24 +177,30 @@ def read(path: Path, *, kind: Kind, params_hash: bytes | None = None, key_id: st
         os.close(fd)
 
 
-def open_ciphertext(source: Buffer | Path, params: ParameterSet, key_id: str) -> Artifact:
-    """A ciphertext of this set under this key, from bytes or from a file.
+def open_ciphertext(
+    source: Buffer | Path, params: ParameterSet, backend: str, key_id: str, *, level: int | None = None
+) -> Artifact:
+    """A ciphertext of these parameters and this backend under this key, from bytes or from a file.
+
+    Args:
+        level: the highest that it may have; any by default.
 
     Raises:
         InputError, CorruptArtifactError, MismatchError, StorageError: see `from_bytes` and `read`.
     """
-    bound = ciphertext_bound(params)
+    identity = key_identity(params, backend)
+    bound = ciphertext_bound(params) if level is None else ciphertext_bytes(params, level)
     if isinstance(source, Path):
-        return read(source, kind=Kind.CIPHERTEXT, params_hash=params.identity, key_id=key_id, max_payload=bound)
-    return from_bytes(source, kind=Kind.CIPHERTEXT, params_hash=params.identity, key_id=key_id, max_payload=bound)
+        return read(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
+    return from_bytes(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
 
 
 @dataclass(frozen=True)
 class _Header:
     kind: int
-    meta_size: int
-    payload_size: int
-    params_hash: bytes
+    metadata_size: int
+    body_size: int
+    identity: bytes
     key_id: str
     checksum: bytes
 
@@ -178,27 +211,30 @@ class _Header:
             raise CorruptArtifactError("not a key or ciphertext of fheinfer")
         if len(head) < _HEADER.size:
             raise CorruptArtifactError("incomplete: it ends before its header does")
-        _, version, kind, meta_size, payload_size, params_hash, key_id, checksum = _HEADER.unpack(head)
+        _, version, kind, metadata_size, body_size, identity, key_id, checksum = _HEADER.unpack(head)
         if version != VERSION:
-            raise MismatchError(f"written in version {version} of the format and this program reads {VERSION}; "
-                                "use the fheinfer that wrote it, or make it again")
-        expected = _HEADER.size + meta_size + payload_size
-        if meta_size > MAX_META or size != expected:
-            raise CorruptArtifactError(f"{'incomplete' if size < expected else 'damaged'}: {size} bytes, "
-                                       f"its header says {expected}; fetch or make it again")
-        header = cls(kind, meta_size, payload_size, params_hash, key_id.hex(), checksum)
-        if payload_size > wanted.max_payload:
+            writer = "fheinfer 0.1" if version == 1 else "the fheinfer"
+            raise MismatchError(
+                f"written in version {version} of the format and this program reads {VERSION}; make it again, "
+                f"or use {writer} that wrote it"
+            )
+        expected = _HEADER.size + metadata_size + body_size
+        if metadata_size > MAX_METADATA or size != expected:
+            state = "incomplete" if size < expected else "damaged"
+            raise CorruptArtifactError(f"{state}: {size} bytes, its header says {expected}; fetch or make it again")
+        header = cls(kind, metadata_size, body_size, identity, key_id.hex(), checksum)
+        if body_size > wanted.max_body:
             wanted.check(header)  # of a larger set, then that is what is wrong with it
-            raise CorruptArtifactError(f"{payload_size} bytes of payload where at most {wanted.max_payload} can be")
+            raise CorruptArtifactError(f"{body_size} bytes of body where at most {wanted.max_body} can be")
         return header
 
 
 @dataclass(frozen=True)
 class _Wanted:
     kind: Kind
-    params_hash: bytes | None
+    identity: bytes | None
     key_id: str | None
-    max_payload: int
+    max_body: int
 
     def check(self, header: _Header) -> None:
         if header.kind != self.kind:
@@ -207,41 +243,72 @@ class _Wanted:
             except ValueError:
                 found = f"of unknown kind {header.kind}"
             raise MismatchError(f"{found}, not a {self.kind.title}; check which file you name")
-        if self.params_hash is not None and header.params_hash != self.params_hash:
-            raise MismatchError(f"of another parameter set ({header.params_hash.hex()[:8]}, "
-                                f"not {self.params_hash.hex()[:8]}); choose the set it is of with --set, "
-                                "or make keys of this one with `fheinfer keygen --set ...`")
+        if self.identity is not None and header.identity != self.identity:
+            raise MismatchError(
+                f"of another parameter set or backend ({header.identity.hex()[:8]}, not {self.identity.hex()[:8]}); "
+                "name the client.json and the keys it was made with, or make keys for this plan with `fheinfer keygen`"
+            )
         if self.key_id is not None and header.key_id != self.key_id:
-            raise MismatchError(f"of another key ({header.key_id[:8]}, not {self.key_id[:8]}); "
-                                "use the keys it was made with, or encrypt again")
+            raise MismatchError(
+                f"of another key ({header.key_id[:8]}, not {self.key_id[:8]}); use the keys it was made with, "
+                "or encrypt again"
+            )
+
+
+def _parse(view: memoryview, wanted: _Wanted, known: Callable[[bytes], bool]) -> Artifact:
+    header = _Header.parse(bytes(view[: _HEADER.size]), len(view), wanted)
+    if not known(header.checksum):
+        digest = hashlib.sha256(view[:_CHECKED])
+        digest.update(view[_HEADER.size :])  # gives up the interpreter's lock: several files are checked at once
+        if digest.digest() != header.checksum:
+            raise CorruptArtifactError("the checksum does not match: the file is damaged; fetch or make it again")
+    wanted.check(header)
+    start = _HEADER.size + header.metadata_size
+    metadata = _parse_metadata(bytes(view[_HEADER.size : start]))
+    return Artifact(wanted.kind, header.identity, header.key_id, metadata, view[start:].toreadonly(), header.checksum)
+
+
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
 
 
 def _chunks(artifact: Artifact) -> tuple[bytes, bytes, bytes | memoryview]:
     try:
-        meta = json.dumps(dict(artifact.meta), separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
-        meta += b" " * (-(_HEADER.size + len(meta)) % ALIGNMENT)
+        metadata = json.dumps(dict(artifact.metadata), separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        metadata += b" " * (-(_HEADER.size + len(metadata)) % ALIGNMENT)
         key_id = bytes.fromhex(artifact.key_id)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"a container cannot hold this: {error}") from None
-    if len(meta) > MAX_META or len(artifact.params_hash) != 32 or len(key_id) != 16 or key_id.hex() != artifact.key_id:
-        raise UsageError(f"a container holds up to {MAX_META} bytes of meta, a hash of 32 bytes, a key id of 32 digits")
-    payload = memoryview(artifact.payload).cast("B")
-    head = _HEADER.pack(_MAGIC, VERSION, artifact.kind, len(meta), len(payload), artifact.params_hash, key_id,
-                        bytes(_CHECKSUM))[:_CHECKED]
+    if (
+        len(metadata) > MAX_METADATA
+        or len(artifact.identity) != 32
+        or len(key_id) != 16
+        or key_id.hex() != artifact.key_id
+    ):
+        raise UsageError(
+            f"a container holds up to {MAX_METADATA} bytes of metadata, an identity of 32 bytes, a key id of 32 digits"
+        )
+    body = memoryview(artifact.body).cast("B")
+    fields = (VERSION, artifact.kind, len(metadata), len(body), artifact.identity, key_id, bytes(_CHECKSUM))
+    head = _HEADER.pack(_MAGIC, *fields)[:_CHECKED]
     digest = hashlib.sha256(head)
-    digest.update(meta)
-    digest.update(payload)
-    return head + digest.digest(), meta, payload
+    digest.update(metadata)
+    digest.update(body)
+    return head + digest.digest(), metadata, body
 
 
-def _parse_meta(raw: bytes) -> dict[str, Any]:
+def _parse_metadata(raw: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        meta = json.loads(raw, parse_constant=refuse)
+        metadata = json.loads(raw, parse_constant=refuse)
     except (ValueError, RecursionError):
-        raise CorruptArtifactError("its meta is not JSON") from None
-    if not isinstance(meta, dict):
-        raise CorruptArtifactError("its meta is not a JSON object")
-    return meta
+        raise CorruptArtifactError("its metadata is not JSON") from None
+    if not isinstance(metadata, dict):
+        raise CorruptArtifactError("its metadata is not a JSON object")
+    return metadata

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
-from fheinfer.crypto.params import ParameterSet
-from fheinfer.storage import read_small, write_json
+from fheinfer.crypto.params import ParameterSet, key_identity
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
 from fheinfer.packing import input_layout, pack
+from fheinfer.storage import read_small, write_json
 
 FORMAT: Literal[1] = 1
 FILE_NAME = "client.json"
@@ -38,6 +39,27 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=1 << 50)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SET_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+
+
+def _bounded(params: ParameterSet) -> ParameterSet:
+    """Keeps numbers from a file within what sizes can be computed from; the context checks them for what they mean."""
+    sizes = (params.first_bits, params.scale_bits, params.special_bits)
+    levels = (params.cts_budget, params.stc_budget, params.levels, params.bootstrap_levels)
+    if not 4 <= params.log_n <= 17 or not 1 <= params.slots <= 1 << (params.log_n - 1):
+        raise ValueError("a ring of 2^4 to 2^17 with at most N/2 slots")
+    if params.slots & (params.slots - 1):
+        raise ValueError("the number of slots is a power of two")
+    if not all(1 <= bits <= 60 for bits in sizes) or not 1 <= params.digits <= 64:
+        raise ValueError("primes have 1 to 60 bits, and there are 1 to 64 digits")
+    if not all(0 <= count <= 200 for count in levels):
+        raise ValueError("levels and budgets are 0 to 200")
+    if not re.fullmatch(SET_NAME, params.name):
+        raise ValueError("the name of a set has 1 to 64 letters, digits, dots, - and _")
+    return params
+
+
+ParameterLiteral = Annotated[ParameterSet, AfterValidator(_bounded)]
+"""A parameter set as files carry it: every field, none unknown, within bounds."""
 
 
 class _Frozen(BaseModel):
@@ -80,8 +102,8 @@ class ClientSpec(_Frozen):
     format: Literal[1] = FORMAT
     model: Annotated[str, Field(max_length=200)]
     plan: Hash
-    params: ParameterSet
-    backend: str
+    params: ParameterLiteral
+    backend: Annotated[str, Field(max_length=64)]
     input_shape: tuple[int, ...]
     mean: tuple[Finite, ...]
     std: tuple[Positive, ...]
@@ -114,7 +136,16 @@ class ClientSpec(_Frozen):
             raise ValueError("outputs or input level beyond what the parameter set has")
         if not self.keys:
             raise ValueError("no key policy")
+        tallest, cyclic = self.params.limbs(self.params.top_level) + 1, 1 << (self.params.log_n - 1)
+        for needs in self.keys.values():
+            if any(not 0 <= k < cyclic or not 1 <= limbs <= tallest for k, limbs in needs.rotations):
+                raise ValueError("rotations that the parameter set does not have")
         return self
+
+    @property
+    def identity(self) -> bytes:
+        """What keys and ciphertexts have to be of to serve this plan (`params.key_identity`)."""
+        return key_identity(self.params, self.backend)
 
     @property
     def key_backend(self) -> Backend:
@@ -152,7 +183,7 @@ class ClientSpec(_Frozen):
         if largest > self.input_scale * (1 + SLACK):
             raise RangeError(
                 f"the input reaches {largest:.4g} and {self.model} was calibrated on inputs up to "
-                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel (fheinfer.normalise)"
+                f"{self.input_scale:.4g}; normalise it first (fheinfer.normalise): (pixel / 255 - mean) / std"
             )
         return pack(values / self.input_scale, input_layout(self.input_shape))
 

@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.crypto.artifact import Kind, open_ciphertext
-from fheinfer.crypto.keystore import Manifest, SecretKeys, ServerKeys
-from fheinfer.crypto.params import parameter_set
+from fheinfer.crypto.artifact import open_ciphertext
+from fheinfer.crypto.backends import backend
+from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
+from fheinfer.crypto.keystore import KeySet, ServerKeys
+from fheinfer.crypto.manifest import PUBLIC
+from fheinfer.crypto.secret import open_secret
+from fheinfer.errors import KeyStoreError, UsageError
 from fheinfer.storage import atomic_write, storage_errors
 
 
-def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret: bool = False) -> list[Path]:
-    """Writes context.bin, public.bin, <name>.bin for each ciphertext and, if asked for, secret.bin (0600).
+def export_openfhe(
+    keys: Path | KeySet,
+    folder: Path,
+    ciphertexts: list[Path],
+    *,
+    secret: bool = False,
+    passphrase: str | bytes | None = None,
+) -> list[Path]:
+    """Writes context.bin, public.bin, <name>.bin for each ciphertext and, if asked for, secret.bin (0600, in clear).
 
     They can be read with OpenFHE 1.4.2 (`DeserializeCryptoContext` and so on, BINARY).
 
+    Args:
+        keys: folder of keys, of which the manifest and the public key are read; or keys in memory.
+        secret: write the secret key, too; a passphrase on it does not carry over.
+        passphrase: opens the secret key.
+
     Raises:
+        UsageError: two files would have the same name.
         KeyStoreError, ArtifactError, StorageError: see the readers and `storage.atomic_write`.
     """
-    manifest = Manifest.load(keys / "server" / "manifest.json")
-    params = parameter_set(manifest.set_name)
-    server = ServerKeys(keys / "server", params.identity)
-    hidden = SecretKeys(keys / "secret", params.identity, server.key_id).payload if secret else b""
-    context = _core.Context(params.core())
-    client = _core.ClientKeys.load(context, server.key_id, hidden, server.read("public.key", Kind.PUBLIC_KEY))
+    server = ServerKeys(keys / SERVER_FOLDER if isinstance(keys, Path) else keys)
+    manifest = server.manifest
+    names = _names(ciphertexts)
+    body = _secret_body(keys, server, passphrase) if secret else b""
+    context = backend(manifest.backend).context(manifest.params)
+    client = _core.ClientKeys.load(context, manifest.key_id, body, server.read(PUBLIC))
     files = {"context.bin": _core.export_context(context), "public.bin": _core.export_public_key(client)}
-    for path in ciphertexts:
-        found = open_ciphertext(path, params, server.key_id)
-        files[f"{path.stem}.bin"] = _core.export_ciphertext(context, server.key_id, found.payload)
+    for name, path in names.items():
+        found = open_ciphertext(path, manifest.params, manifest.backend, manifest.key_id)
+        files[name] = _core.export_ciphertext(context, manifest.key_id, found.body)
     if secret:
         files["secret.bin"] = _core.export_secret_key(client)
+    return _write(folder, files)
+
+
+def _names(ciphertexts: list[Path]) -> dict[str, Path]:
+    names = {f"{path.stem}.bin": path for path in ciphertexts}
+    taken = names.keys() & {"context.bin", "public.bin", "secret.bin"}
+    if taken or len(names) < len(ciphertexts):
+        what = min(taken) if taken else "two ciphertexts of one name"
+        raise UsageError(f"{what}: each exported file needs a name of its own; rename the ciphertext")
+    return names
+
+
+def _secret_body(keys: Path | KeySet, server: ServerKeys, passphrase: str | bytes | None) -> bytes | memoryview:
+    source = keys / SECRET_FOLDER / SECRET_FILE if isinstance(keys, Path) else keys.secret
+    if source is None:
+        raise KeyStoreError("these keys have no secret key; nothing but public files can be exported")
+    opened = open_secret(source, identity=server.manifest.identity, key_id=server.key_id, passphrase=passphrase)
+    return opened.body
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     new = not folder.exists()
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     written: list[Path] = []
     try:
         for name, data in files.items():
@@ -43,6 +83,7 @@ def export_openfhe(keys: Path, folder: Path, ciphertexts: list[Path], *, secret:
         for path in written:
             path.unlink(missing_ok=True)
         if new:
-            folder.rmdir()
+            with suppress(OSError):
+                folder.rmdir()
         raise
     return written

@@ -1,4 +1,4 @@
-"""Parameter sets: CKKS and nothing else. Frozen, named, and identified by a hash that every key and ciphertext carries."""
+"""Parameter sets: CKKS and nothing else. Frozen, named, identified by a hash that keys and ciphertexts carry."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ class ParameterSet:
     chain: Chain = "plain"
     insecure: bool = False
 
+    __pydantic_config__ = {"extra": "forbid", "strict": True}  # noqa: RUF012 - read where files carry a set
+
     @property
     def bootstraps(self) -> bool:
         """Whether the chain has levels for bootstrapping."""
@@ -90,6 +92,14 @@ class ParameterSet:
         return not (self.composite and level % 2)
 
 
+def key_identity(params: ParameterSet, backend: str) -> bytes:
+    """What keys and ciphertexts are of: 32 bytes over the parameters and the backend. Names of sets do not count.
+
+    Every container carries it (`artifact.Artifact.identity`), and two parties that agree on it can work together.
+    """
+    return hashlib.sha256(params.identity + backend.encode()).digest()
+
+
 def ciphertext_bytes(params: ParameterSet, level: int) -> int:
     """Bytes of the body of a ciphertext at a level, at most: two polynomials, and their counts."""
     return 2 * params.limbs(level) * (1 << params.log_n) * 8 + 64
@@ -114,7 +124,9 @@ def _openfhe(
     return ParameterSet(name, 16, 16384, first_bits, scale_bits, special_bits, digits, *budgets, levels, above)
 
 
-def _tiny(name: str, *sizes: int, above: int = 0, chain: Chain = "plain") -> ParameterSet:
+def _tiny(
+    name: str, sizes: tuple[int, int, int, int, int, int, int], above: int = 0, chain: Chain = "plain"
+) -> ParameterSet:
     """A set for tests, on a small ring and far below 128 bits."""
     return ParameterSet(name, 11, 512, *sizes, above, chain, insecure=True)
 
@@ -141,9 +153,9 @@ _SETS = {
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
         ParameterSet("quad", 16, 16384, 35, 25, 48, 2, 0, 0, levels=40, chain="composite"),
         ParameterSet("turbo", 15, 16384, 35, 25, 45, 3, 0, 0, levels=22, chain="composite"),
-        _tiny("insecure-tiny", 49, 47, 50, 2, 2, 2, 9, above=2 + NATIVE_EVAL_MOD_LEVELS),
-        _tiny("insecure-tiny-openfhe", 48, 45, 50, 2, 2, 2, 8, above=4 + OPENFHE_EVAL_MOD_LEVELS),
-        _tiny("insecure-tiny-turbo", 35, 25, 45, 3, 0, 0, 10, chain="composite"),
+        _tiny("insecure-tiny", (49, 47, 50, 2, 2, 2, 9), above=2 + NATIVE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-openfhe", (48, 45, 50, 2, 2, 2, 8), above=4 + OPENFHE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-turbo", (35, 25, 45, 3, 0, 0, 10), chain="composite"),
     )
 }
 

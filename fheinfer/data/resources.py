@@ -23,8 +23,10 @@ def default_model(name: str = "resnet20") -> Path:
         path = root / "weights" / f"{name}.safetensors"
         if path.is_file():
             return path
-    raise WeightsError(f"no model {name} came with this copy of fheinfer; train one with "
-                       f"`fheinfer train --network {name} -o FILE`, or name a model file")
+    raise WeightsError(
+        f"no model {name} came with this copy of fheinfer; train one with "
+        f"`fheinfer train --network {name} -o FILE`, or name a model file"
+    )
 
 
 def input_folders() -> tuple[Path, ...]:

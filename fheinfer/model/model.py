@@ -25,7 +25,7 @@ from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, from_fields, to_fields
 from fheinfer.model.verify import verify
 from fheinfer.storage import atomic_write, read_small
-from fheinfer.tensor_file import tensor_bytes, tensor_metadata
+from fheinfer.tensor_file import read_metadata, tensor_bytes, tensor_metadata
 
 F32 = npt.NDArray[np.float32]
 
@@ -133,6 +133,11 @@ def load(path: Path) -> Model:
     if model._checksum() != checksum:
         raise WeightsError(f"{path}: changed since it was written; get the file again")
     return model
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file begins like a model of ours; `load` says whether it is a whole one."""
+    return str(read_metadata(path).get("format", "")) == FORMAT
 
 
 def graph_to_json(graph: Graph) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor, nn
 
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import set_for
 from fheinfer.compiler.program import PLACED_UNDER

@@ -40,9 +40,7 @@ class _Matrix:
 
 
 class NativeCost(CostModel):
-    def __init__(
-        self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast
-    ) -> None:
+    def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
         super().__init__(params, backend, policy)
         self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(self._context, policy)]
         ring = self._ring / 65536
@@ -114,7 +112,8 @@ class NativeCost(CostModel):
         return (most + digits + 7) * (self._all + self._specials) * self.limb_bytes
 
     def _heights(self, rotations: Rotations, *, bootstraps: bool) -> list[int]:
-        conjugation = [self._all - self.params.cts_budget] * self.backend.needs_conjugation(self.params, bootstraps=bootstraps)
+        needed = self.backend.needs_conjugation(self.params, bootstraps=bootstraps)
+        conjugation = [self._all - self.params.cts_budget] if needed else []
         return [limbs for _, limbs in rotations] + [self._all] + conjugation
 
     def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:

@@ -25,9 +25,7 @@ ENCODE_SECONDS = 5.0e-3
 class OpenFheCost(CostModel):
     """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added here."""
 
-    def __init__(
-        self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast
-    ) -> None:
+    def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
         super().__init__(params, backend, policy)  # OpenFHE's bootstrap is the same under all policies
         self._unit = NTT_SECONDS * (self._ring * params.log_n) / (65536 * 16)
 

@@ -3,7 +3,7 @@
 x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
            =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
            =>   x ; quadratic (c0, c1, c2 per channel)
-x ; silu   =>   x ; chebyshev                                                 likewise gelu; the degree follows the range
+x ; silu   =>   x ; chebyshev                                                 likewise gelu, of a degree by range
 x ; paf    =>   x ; chebyshev p1 ; ... ; multiply
 x ; herpn  =>   x ; quadratic
 

@@ -2,9 +2,9 @@
 
 A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
 that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
-is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after it
-cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the value
-for all that follows. The input costs what its limbs weigh on the way to the server.
+is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after
+it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the
+value for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
+from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
@@ -46,7 +46,7 @@ Ways = dict[tuple[int, ...], _Way]
 
 
 def levels(program: Program) -> Program:
-    traced = {node.name: step_of(node, program).trace(program) for node in program.graph.nodes[1:]}
+    traced = {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
     choices = _shortest(program, traced)
     nodes: list[Node] = []
     layouts, scales = dict(program.layouts), dict(program.scales)
@@ -109,9 +109,9 @@ def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tupl
     """The levels of all values as they are, and with a bootstrap of the node's input."""
     yield False, have
     params, source = program.params, node.inputs[0]
-    if params.bootstraps and isinstance(node.op, BOOTSTRAPPED):
-        if program.backend.bootstrap_input(params) <= have[source] < params.levels:
-            yield True, {**have, source: params.levels}
+    reaches = program.backend.bootstrap_input(params) <= have[source] < params.levels
+    if params.bootstraps and isinstance(node.op, BOOTSTRAPPED) and reaches:
+        yield True, {**have, source: params.levels}
 
 
 def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:

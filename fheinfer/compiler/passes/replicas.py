@@ -20,8 +20,8 @@ from itertools import product
 import numpy as np
 
 from fheinfer import _core
-from fheinfer.compiler.passes.pack import conv_of
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.steps import conv_of
 from fheinfer.compiler.work import Work
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Conv2d, Input, Linear

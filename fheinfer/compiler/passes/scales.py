@@ -18,14 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fheinfer.compiler.program import Program, Scale
+from fheinfer.compiler.program import Program
+from fheinfer.compiler.values import F64, Scale
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.model.graph import Node
-
-F64 = NDArray[np.float64]
 
 
 def scales(program: Program) -> Program:
@@ -101,7 +99,7 @@ class _Scales:
         return node, self.of[node.inputs[0]] * self.of[node.inputs[1]]
 
     def _quadratic(self, node: Node, op: ops.Quadratic) -> tuple[Node, Scale]:
-        c0, c1, c2 = (self.constants[name] for name in (op.c0, op.c1, op.c2))
+        c0, c2 = self.constants[op.c0], self.constants[op.c2]
         h, unit = self._square(node.name, op)
         square = np.where(c2 != 0, c2 * np.where(c2 != 0, unit, 1) ** 2, 1.0)
         made = ops.Square(f"{node.name}/shift", f"{node.name}/constant", op.bound)
