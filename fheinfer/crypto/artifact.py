@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
-from fheinfer.crypto.storage import Buffer, atomic_write, open_regular
+from fheinfer.crypto.storage import Buffer, atomic_write, open_regular, shown
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
 
 VERSION = 2
@@ -41,9 +41,6 @@ _HEADER = struct.Struct("<8sHHIQ32s16s32s")
 _MAGIC = b"FHEINFER"
 _CHECKSUM = hashlib.sha256().digest_size
 _CHECKED = _HEADER.size - _CHECKSUM  # bytes of the header under the checksum
-
-StatusCheck = Callable[[Path, os.stat_result], None]
-"""Looks at an open file before it is read, and raises where it must not be."""
 
 
 class Kind(IntEnum):
@@ -139,13 +136,11 @@ def read(
     identity: bytes | None = None,
     key_id: str | None = None,
     max_body: int,
-    check: StatusCheck | None = None,
     verified: Verified | None = None,
 ) -> Artifact:
     """The artifact in the file `path`, mapped into memory: its pages are read when used, and leave with the body.
 
     Args:
-        check: called with the path and the status of the open file before anything is read.
         verified: spares the checksum of a file that it knows, and is told of others that are right.
 
     Raises:
@@ -158,10 +153,8 @@ def read(
         fd, status = open_regular(path)
     except FileNotFoundError:
         missing = InputError if kind is Kind.CIPHERTEXT else KeyStoreError
-        raise missing(f"{path}: no such {kind.title}; check the path or make it first") from None
+        raise missing(f"{shown(path)}: no such {kind.title}; check the path or make it first") from None
     try:
-        if check:
-            check(path, status)
         # Lengths are checked before the file is mapped.
         _Header.parse(os.pread(fd, _HEADER.size, 0), status.st_size, wanted)
         mapped = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
@@ -170,9 +163,9 @@ def read(
             verified.remember(status, found.checksum)
         return found
     except (CorruptArtifactError, MismatchError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{shown(path)}: {error}") from None
     except (OSError, ValueError) as error:  # mmap: ValueError for a file emptied meanwhile
-        raise StorageError(f"cannot read {path}: {error}") from error
+        raise StorageError(f"cannot read {shown(path)}: {error}") from error
     finally:
         os.close(fd)
 

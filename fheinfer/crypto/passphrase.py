@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fheinfer.crypto.storage import read_small
+from fheinfer.crypto.storage import read_small, shown
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, UsageError
 
 VARIABLE = "FHEINFER_PASSPHRASE"
@@ -103,9 +103,9 @@ def read_passphrase(
         try:
             lines = read_small(file, MAX_PASSPHRASE).splitlines()
         except FileNotFoundError:
-            raise InputError(f"{file}: no such file; put the passphrase on its first line") from None
+            raise InputError(f"{shown(file)}: no such file; put the passphrase on its first line") from None
         if not lines or not lines[0]:
-            raise InputError(f"{file}: its first line is empty; put the passphrase there")
+            raise InputError(f"{shown(file)}: its first line is empty; put the passphrase there")
         return lines[0]
     if variable in os.environ:
         return _encoded(os.fsencode(os.environ[variable]))
