@@ -25,10 +25,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
 from fheinfer.crypto.storage import Buffer, atomic_write, open_regular, shown
+from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
 
 VERSION = 2
@@ -59,14 +60,6 @@ class Kind(IntEnum):
     def title(self) -> str:
         """The kind in words."""
         return self.name.lower().replace("_", " ")
-
-
-class Verified(Protocol):
-    """Remembers files whose checksum was right (`verified.VerifiedFiles`)."""
-
-    def knows(self, status: os.stat_result, checksum: bytes) -> bool: ...
-
-    def remember(self, status: os.stat_result, checksum: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -136,7 +129,7 @@ def read(
     identity: bytes | None = None,
     key_id: str | None = None,
     max_body: int,
-    verified: Verified | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> Artifact:
     """The artifact in the file `path`, mapped into memory: its pages are read when used, and leave with the body.
 
@@ -159,7 +152,7 @@ def read(
         _Header.parse(os.pread(fd, _HEADER.size, 0), status.st_size, wanted)
         mapped = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
         found = _parse(mapped, wanted, lambda sum_: verified is not None and verified.knows(status, sum_))
-        if verified is not None and _same(status, os.fstat(fd)):
+        if verified is not None and same_file(status, os.fstat(fd)):
             verified.remember(status, found.checksum)
         return found
     except (CorruptArtifactError, MismatchError) as error:
@@ -259,14 +252,6 @@ def _parse(view: memoryview, wanted: _Wanted, known: Callable[[bytes], bool]) ->
     start = _HEADER.size + header.metadata_size
     metadata = _parse_metadata(bytes(view[_HEADER.size : start]))
     return Artifact(wanted.kind, header.identity, header.key_id, metadata, view[start:].toreadonly(), header.checksum)
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-    )
 
 
 def _chunks(artifact: Artifact) -> tuple[bytes, bytes, bytes | memoryview]:

@@ -26,6 +26,7 @@ from fheinfer.crypto.storage import (
     temporary_sibling,
     write_json,
 )
+from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import KeyStoreError, StorageError, UsageError
 
 SECRET_FOLDER, SERVER_FOLDER, SECRET_FILE = "secret", "server", "secret.key"
@@ -51,6 +52,7 @@ class KeyWriter:
         self._force = force
         self._temp = temporary_sibling(self.folder)
         self._made: list[Path] = []
+        self._written: list[tuple[str, FileEntry, os.stat_result]] = []
         self._mode = 0o755
         self._finished = False
 
@@ -79,10 +81,15 @@ class KeyWriter:
 
     def add(self, name: str, container: Artifact | Buffer) -> FileEntry:
         """Writes server/`name` and returns its entry for the manifest. Anything but that very key is refused."""
-        return write_key(self._temp / SERVER_FOLDER, name, container)
+        entry = write_key(self._temp / SERVER_FOLDER, name, container)
+        self._written.append((name, entry, (self._temp / SERVER_FOLDER / name).stat()))
+        return entry
 
     def finish(self, manifest: Manifest, secret: Artifact | Buffer | None) -> None:
-        """Writes the manifest, then the secret where it is to be kept, and gives the folder its name."""
+        """Writes the manifest, then the secret where it is to be kept, and gives the folder its name.
+
+        What was hashed to be written need not be hashed again to be read: the checksums are remembered.
+        """
         write_json(self._temp / SERVER_FOLDER / MANIFEST_FILE, manifest.to_json())
         if secret is not None:
             self._write_secret(artifact.to_bytes(secret) if isinstance(secret, Artifact) else secret)
@@ -92,6 +99,15 @@ class KeyWriter:
         self._refuse_overwrite()
         self._publish()
         self._finished = True
+        self._remember()
+
+    def _remember(self) -> None:
+        verified = VerifiedFiles()
+        with suppress(OSError):
+            for name, entry, status in self._written:
+                if same_file((self.folder / SERVER_FOLDER / name).stat(), status):
+                    verified.remember(status, bytes.fromhex(entry.sha256))
+        verified.save()
 
     def _write_secret(self, container: Buffer) -> None:
         folder = self._temp / SECRET_FOLDER

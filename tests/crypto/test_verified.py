@@ -13,8 +13,10 @@ import pytest
 
 from fheinfer.crypto import artifact, verified
 from fheinfer.crypto.artifact import Artifact, Kind
+from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.verified import VerifiedFiles
 from fheinfer.errors import CorruptArtifactError
+from tests.crypto.test_keystore import generate
 
 HASH, KEY = b"\x11" * 32, "ab" * 16
 
@@ -164,3 +166,18 @@ def test_it_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/x")
     assert verified.default_path() == Path("/home/x/.cache/fheinfer/verified.json")
+
+
+def test_what_was_just_written_is_known_and_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    generate(tmp_path / "set1")
+    path = tmp_path / "set1" / "server" / "public.key"
+    checksum = path.read_bytes()[72:104]
+    assert VerifiedFiles().knows(path.stat(), checksum)
+    time.sleep(0.02)
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"Y")
+    assert not VerifiedFiles().knows(path.stat(), checksum)
+    with pytest.raises(CorruptArtifactError, match="checksum"):
+        ServerKeys(tmp_path / "set1" / "server").read("public.key")
