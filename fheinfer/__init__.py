@@ -1,12 +1,22 @@
-"""fheinfer: a neural network looks at a picture that it never sees."""
+"""fheinfer: a neural network looks at data that it never sees.
+
+A model is compiled once into a plan, a plan and one client's evaluation keys make a session, and a session turns
+encrypted inputs into encrypted outputs. Names are imported when they are first used, so that each process loads only
+what it needs: an evaluating one no client code, and none of them PyTorch.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+from fheinfer.machine import openmp_limit
 
 # Waiting threads that spin take the cores from the ones that work, many times over on small rings and on shared
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.update(openmp_limit())
 
 try:
     from fheinfer import _core  # noqa: F401
@@ -17,43 +27,84 @@ except ImportError as error:
     ) from error
 
 from fheinfer import errors
-from fheinfer.approx import activation
-from fheinfer.client import Client
-from fheinfer.compiler import compile
-from fheinfer.compiler.plan import ClientSpec, Plan
-from fheinfer.crypto.keygen import keygen
-from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
-from fheinfer.data.images import CLASSES, load_image, normalise
-from fheinfer.data.resources import default_weights
-from fheinfer.evaluation.metrics import precision_bits, top_class
-from fheinfer.evaluation.plain import plain_layers, plain_logits
-from fheinfer.model.model import Weights, load
-from fheinfer.runtime.slots import run_slots
-from fheinfer.server import Server
 
-load_weights = load
+if TYPE_CHECKING:
+    from fheinfer.approx import activation
+    from fheinfer.client import Client
+    from fheinfer.compiler import compile
+    from fheinfer.compiler.plan import Plan
+    from fheinfer.compiler.plan import load as load_plan
+    from fheinfer.crypto.client_spec import ClientSpec
+    from fheinfer.crypto.keygen import keygen
+    from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
+    from fheinfer.data.images import load_image, normalise
+    from fheinfer.data.resources import default_model
+    from fheinfer.evaluation.metrics import precision_bits, top_class
+    from fheinfer.evaluation.plain import plain_layers, plain_outputs
+    from fheinfer.model.model import Model
+    from fheinfer.model.model import load as load_model
+    from fheinfer.runtime.slots import run_slots
+    from fheinfer.server import Server
+
+_PLACES = {
+    "Client": "client",
+    "ClientSpec": "crypto.client_spec",
+    "Model": "model.model",
+    "ParameterSet": "crypto.params",
+    "Plan": "compiler.plan",
+    "Server": "server",
+    "activation": "approx",
+    "compile": "compiler",
+    "default_model": "data.resources",
+    "keygen": "crypto.keygen",
+    "load_image": "data.images",
+    "load_model": "model.model:load",
+    "load_plan": "compiler.plan:load",
+    "normalise": "data.images",
+    "parameter_set": "crypto.params",
+    "parameter_sets": "crypto.params",
+    "plain_layers": "evaluation.plain",
+    "plain_outputs": "evaluation.plain",
+    "precision_bits": "evaluation.metrics",
+    "run_slots": "runtime.slots",
+    "top_class": "evaluation.metrics",
+}
+"""Public name -> module, and the name there where it is another."""
 
 __all__ = [
-    "CLASSES",
     "Client",
     "ClientSpec",
+    "Model",
     "ParameterSet",
     "Plan",
     "Server",
-    "Weights",
     "activation",
     "compile",
-    "default_weights",
+    "default_model",
     "errors",
     "keygen",
     "load_image",
-    "load_weights",
+    "load_model",
+    "load_plan",
     "normalise",
     "parameter_set",
     "parameter_sets",
     "plain_layers",
-    "plain_logits",
+    "plain_outputs",
     "precision_bits",
     "run_slots",
     "top_class",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    value = getattr(importlib.import_module(f"fheinfer.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,8 +19,8 @@ from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import PUBLIC
 from fheinfer.crypto.passphrase import is_sealed
 from fheinfer.crypto.secret import read_secret, unseal_secret
-from fheinfer.crypto.storage import shown
 from fheinfer.errors import KeyStoreError, MismatchError, UsageError
+from fheinfer.storage import shown
 
 MAX_DECIMALS = 6
 """Decimals that `class_decimals` returns at most."""

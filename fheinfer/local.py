@@ -1,11 +1,11 @@
-"""One picture from file to logits: client, server process, client. What `fheinfer infer` and `precision` run."""
+"""Client and server on one machine: encrypts here, evaluates in a process without the secret, decrypts here."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,24 +23,28 @@ from numpy.typing import NDArray
 
 from fheinfer import errors
 from fheinfer.client import Client
-from fheinfer.compiler.plan import Plan
-from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.storage import atomic_write, require_disk, storage_errors
-from fheinfer.errors import BackendError, FheinferError, StorageError
+from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.errors import BackendError, FheinferError, StorageError, UsageError
 from fheinfer.machine import peak_memory
+from fheinfer.storage import atomic_write, require_disk, storage_errors
 
 GRACE = 2.0
-"""Seconds a server process gets to end by itself. Its files are written atomically, so a kill loses nothing."""
+"""Seconds that the evaluating process gets to end by itself. Its files are written atomically: a kill loses nothing."""
 
+F64 = NDArray[np.float64]
 Event = Mapping[str, Any]
-"""A line of progress from the server process: see `server_cli.evaluate`."""
+"""A line of the evaluating process: see `worker`."""
+
+
+def ignore(event: Event) -> None:
+    """Events that nobody follows."""
 
 
 @dataclass
 class Inference:
-    """Logits and what they took. Seconds by phase, bytes of memory by role, bytes of files by name."""
+    """Outputs and what they took: seconds by phase, bytes of memory by role, bytes of files by name."""
 
-    logits: NDArray[np.float64]
+    outputs: F64
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -47,219 +52,310 @@ class Inference:
 
 @dataclass
 class Inferences:
-    """Many pictures: logits by name in the order they were given, seconds of evaluation of each, and totals."""
+    """Many inputs: outputs by name in the order they were given, seconds of evaluation of each, and totals."""
 
-    logits: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    outputs: dict[str, F64] = field(default_factory=dict)
     each: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
 
 
-def run_folder(runs: Path, plan: Plan, image: NDArray[np.uint8], key_id: str) -> Path:
-    """Where a run of this plan on these pixels under this key keeps its files, so that `--resume` finds them."""
-    name = hashlib.sha256(plan.client.plan.encode() + key_id.encode() + image.tobytes()).hexdigest()[:16]
-    return runs / f"set{plan.params.name}-{name}"
-
-
-def infer_encrypted(
-    plan: Plan,
-    picture: NDArray[np.float64],
-    keys: Path,
-    weights: Path,
-    folder: Path,
-    *,
-    resume: bool = False,
-    keep_layers: bool = False,
-    on_event: Callable[[Event], None] = lambda event: None,
-) -> Inference:
-    """Encrypts here, evaluates in a process that gets the server folder and no secret, decrypts here.
+class EvaluatingProcess:
+    """`fheinfer.worker` in a process of its own, which loads its keys while the client encrypts.
 
     Args:
-        picture: normalised (C, H, W).
+        plan: folder with the plan.
+        keys: server folder of the keys.
+        on_event: told of every event.
+        threads, memory: what it may use; by default all that there is.
+    """
+
+    def __init__(
+        self,
+        plan: Path,
+        keys: Path,
+        on_event: Callable[[Event], None] = ignore,
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self._on_event = on_event
+        self._empty = tempfile.TemporaryDirectory(prefix="fheinfer-evaluation-")
+        self.load_seconds = 0.0
+        self.memory = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fheinfer.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self._empty.name,
+            env=_environment(),
+            start_new_session=True,
+        )
+        first = {"plan": str(plan.absolute()), "keys": str(keys.absolute()), "parent": os.getpid()}
+        self._send({**first, "threads": threads, "memory": memory})
+
+    def __enter__(self) -> EvaluatingProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:  # Ctrl-C included; the process may be seconds deep in a bootstrap
+            self._stop()
+        self._empty.cleanup()
+
+    def evaluate(
+        self,
+        inputs: list[Path],
+        outputs: list[Path],
+        *,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+        keep_layers: bool = False,
+    ) -> dict[str, float]:
+        """One job: seconds by name of the input files. One input, or two where the plan takes two at a time.
+
+        Raises:
+            FheinferError: whatever the process raised, under its own type.
+        """
+        self._send(
+            {
+                "inputs": [str(path.absolute()) for path in inputs],
+                "outputs": [str(path.absolute()) for path in outputs],
+                "checkpoints": str(checkpoints.absolute()) if checkpoints else None,
+                "resume": resume,
+                "keep_layers": keep_layers,
+            }
+        )
+        done: dict[str, float] = {}
+        for event in self._events():
+            if event["event"] == "input":
+                done[event["name"]] = event["seconds"]
+            if len(done) == len(inputs):
+                return done
+        raise self._ended()
+
+    def finish(self) -> None:
+        """Ends the process, which has no job left; its peak memory is known afterwards."""
+        self._stdin.close()
+        finished = any(event["event"] == "done" for event in self._events())
+        if self._process.wait() != 0 or not finished:
+            raise self._ended()
+
+    @property
+    def _stdin(self) -> Any:
+        return self._process.stdin
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # it has ended: what it said is still to be read
+            self._stdin.write(json.dumps(message) + "\n")
+            self._stdin.flush()
+
+    def _events(self) -> Iterator[Event]:
+        for line in self._process.stdout or ():
+            event = json.loads(line)
+            if event["event"] == "error":
+                with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
+                    self._process.wait(timeout=GRACE)
+                raise _typed(event)
+            if event["event"] == "ready":
+                self.load_seconds = event["seconds"]
+            if event["event"] == "done":
+                self.memory = event["memory"]
+            self._on_event(event)
+            yield event
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=GRACE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if stream:
+                    stream.close()
+
+    def _ended(self) -> FheinferError:
+        code = self._process.wait()
+        if code == -signal.SIGBUS:  # keys are mapped files
+            return StorageError(
+                "the evaluating process lost a key file that it was using: shortened in place, or its disk failed; "
+                "copy the keys again, or make new ones with `fheinfer keygen --force`"
+            )
+        how = "was killed, most likely for lack of memory" if code in (-9, 137) else f"ended with code {code}"
+        return BackendError(f"the evaluating process {how}; run the same command with --resume to go on from there")
+
+
+class Run:
+    """The files of one run, in a folder of its own that no other run uses meanwhile.
+
+    A run that fails before it has something to resume from removes what it made; `finish` removes the rest. Only files
+    that a run writes are ever deleted.
+    """
+
+    FILES = ("input.ct", "result.ct", "block.ct", "layer_*.ct", "inputs/*.ct", "results/*.ct")
+
+    def __init__(self, root: Path, name: str, *, resume: bool) -> None:
+        self.resume = resume
+        self._made = [path for path in (root / name, *(root / name).parents) if not path.exists()]
+        for number in range(1, 1000):
+            self.folder = root / (name if number == 1 else f"{name}-{number}")
+            with storage_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                os.close(self._lock)
+                if resume:
+                    raise UsageError(f"{self.folder}: that run is going on in another process; wait for it") from None
+        if not resume:
+            self._clear()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        worth = any(next(self.folder.glob(pattern), None) for pattern in ("block.ct", "results/*.ct"))
+        if error is not None and not worth:
+            self.finish()
+        os.close(self._lock)
+
+    def finish(self) -> None:
+        """Removes the files of the run, and folders that are empty then."""
+        self._clear()
+        with suppress(OSError):
+            (self.folder / ".lock").unlink(missing_ok=True)
+            for path in (self.folder, *self._made[1:]):
+                path.rmdir()
+
+    def _clear(self) -> None:
+        for pattern in self.FILES:
+            for path in self.folder.glob(pattern):
+                with suppress(OSError):
+                    path.unlink()
+        for inner in ("inputs", "results"):
+            with suppress(OSError):
+                (self.folder / inner).rmdir()
+
+
+def run_name(label: str, plan: str, key_id: str, *contents: bytes) -> str:
+    """The same name for the same inputs under the same plan and key, so that `--resume` finds the run."""
+    digest = hashlib.sha256(f"{plan}{key_id}".encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return f"{label}-{digest.hexdigest()[:16]}"
+
+
+def infer(
+    plan: Path,
+    keys: Path,
+    client: Callable[[], Client],
+    x: F64,
+    run: Run,
+    *,
+    keep_layers: bool = False,
+    on_event: Callable[[Event], None] = ignore,
+    threads: int | None = None,
+    memory: int | None = None,
+) -> Inference:
+    """Encrypts `x` here, evaluates in a process that gets the server folder and no secret, decrypts here.
+
+    Args:
+        plan: folder with the plan.
         keys: folder with `secret` and `server`.
-        weights: file the server process reads.
-        folder: where ciphertexts of this run are kept; `input.ct` is used again with `resume`.
+        client: opens the client, while the evaluating process starts.
+        x: normalised.
+        run: keeps the ciphertexts; what is there is used again where it resumes.
 
     Raises:
-        FheinferError: whatever either role raises; errors of the server process arrive under their own type.
+        FheinferError: whatever either role raises; errors of the evaluating process arrive under their own type.
     """
-    with _run_files(folder):
-        return _infer(plan, picture, keys, weights, folder, resume=resume, keep_layers=keep_layers, on_event=on_event)
+    source, result = run.folder / "input.ct", run.folder / "result.ct"
+    done = Inference(np.zeros(0))
+    with EvaluatingProcess(plan, keys / SERVER_FOLDER, on_event, threads=threads, memory=memory) as process:
+        with _timed(done.seconds, "client start"):
+            opened = client()
+        if not (run.resume and source.exists()):
+            with _timed(done.seconds, "encrypt"):
+                atomic_write(source, [opened.encrypt(x)])
+        took = process.evaluate([source], [result], checkpoints=run.folder, resume=run.resume, keep_layers=keep_layers)
+        with _timed(done.seconds, "decrypt"):
+            done.outputs = opened.decrypt(result.read_bytes(), request=source.read_bytes())
+        process.finish()
+    done.seconds |= {"load keys": process.load_seconds, "evaluate": sum(took.values())}
+    done.memory = {"client": peak_memory(), "server": process.memory}
+    done.sizes = {"input": source.stat().st_size, "result": result.stat().st_size}
+    return done
 
 
 def infer_many(
-    plan: Plan,
-    pictures: Mapping[str, NDArray[np.float64]],
+    plan: Path,
     keys: Path,
-    weights: Path,
-    folder: Path,
+    client: Client,
+    inputs: Mapping[str, F64],
+    run: Run,
     *,
-    resume: bool = False,
-    on_event: Callable[[Event], None] = lambda event: None,
+    together: int = 1,
+    on_event: Callable[[Event], None] = ignore,
+    threads: int | None = None,
+    memory: int | None = None,
 ) -> Inferences:
-    """As `infer_encrypted`, with all pictures in one server process, which loads its keys once.
+    """As `infer`, with all inputs in one evaluating process, which loads its keys once.
 
     Args:
-        pictures: normalised, by names that can be file names.
-        folder: keeps a ciphertext of every picture, and each result; with `resume` what is there is used again.
+        inputs: normalised, by names that can be file names.
+        together: evaluated at a time, 1 or 2.
+        run: keeps the ciphertext of every input, and each result; what is there is used again where it resumes.
 
     Raises:
-        FheinferError: whatever either role raises; pictures that were finished stay in the folder.
+        FheinferError: whatever either role raises; inputs that were finished stay in the run.
     """
-    with _run_files(folder, worth_keeping="results/*.ct"):
-        return _infer_many(plan, pictures, keys, weights, folder, resume, on_event)
-
-
-def _infer_many(
-    plan: Plan,
-    pictures: Mapping[str, NDArray[np.float64]],
-    keys: Path,
-    weights: Path,
-    folder: Path,
-    resume: bool,
-    on_event: Callable[[Event], None],
-) -> Inferences:
-    client, done = Client(keys), Inferences()
-    inputs, results = folder / "inputs", folder / "results"
-    with storage_errors(folder):
-        inputs.mkdir(exist_ok=True)
-        results.mkdir(exist_ok=True)
-    require_disk(folder, len(pictures) * (plan.prediction.input_bytes + plan.prediction.output_bytes))
-    began = time.perf_counter()
-    for name, picture in pictures.items():
-        if not (resume and (inputs / f"{name}.ct").exists()):
-            atomic_write(inputs / f"{name}.ct", [client.encrypt(picture, plan.client)])
-    done.seconds["encrypt"] = time.perf_counter() - began
-
-    def note(event: Event) -> None:
-        if event["event"] == "picture":
-            done.each[event["name"].removesuffix(".ct")] = event["seconds"]
-        on_event(event)
-
-    places = ["--keys", keys / "server", "--weights", weights, "--input", inputs, "--output", results]
-    final = _run_server([*(str(a) for a in places), *(["--resume"] if resume else [])], note)
-    began = time.perf_counter()
-    for name in pictures:
-        done.logits[name] = client.decrypt((results / f"{name}.ct").read_bytes())
-    done.seconds["decrypt"] = time.perf_counter() - began
-    done.seconds.update(final["seconds"])
-    done.memory = {"client": peak_memory(), "server": final["memory"]}
+    done, spec = Inferences(), client.spec
+    folders = run.folder / "inputs", run.folder / "results"
+    with storage_errors(run.folder):
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+    files = {
+        name: (folders[0] / f"{number:05d}.ct", folders[1] / f"{number:05d}.ct") for number, name in enumerate(inputs)
+    }
+    if spec is not None:
+        require_disk(run.folder, len(inputs) * (spec.input_bytes + spec.output_bytes))
+    with EvaluatingProcess(plan, keys / SERVER_FOLDER, on_event, threads=threads, memory=memory) as process:
+        with _timed(done.seconds, "encrypt"):
+            for name, x in inputs.items():
+                if not (run.resume and files[name][0].exists()):
+                    atomic_write(files[name][0], [client.encrypt(x)])
+        waiting = [name for name in inputs if not (run.resume and files[name][1].exists())]
+        for start in range(0, len(waiting), together):
+            now = waiting[start : start + together]
+            took = process.evaluate([files[n][0] for n in now], [files[n][1] for n in now])
+            done.each |= {name: took[files[name][0].name] for name in now}
+        process.finish()
+    with _timed(done.seconds, "decrypt"):
+        for name, (source, result) in files.items():
+            done.outputs[name] = client.decrypt(result.read_bytes(), request=source.read_bytes())
+    done.seconds |= {"load keys": process.load_seconds, "evaluate": sum(done.each.values())}
+    done.memory = {"client": peak_memory(), "server": process.memory}
     return done
 
 
 @contextmanager
-def _run_files(folder: Path, worth_keeping: str = "block.ct") -> Iterator[None]:
-    """Makes the folder; a run that fails before it has something to resume from takes away all that was made."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not any(folder.glob(worth_keeping)):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                for path in made[1:]:
-                    path.rmdir()
-        raise
-
-
-def _infer(
-    plan: Plan,
-    picture: NDArray[np.float64],
-    keys: Path,
-    weights: Path,
-    folder: Path,
-    *,
-    resume: bool,
-    keep_layers: bool,
-    on_event: Callable[[Event], None],
-) -> Inference:
-    source, result = folder / "input.ct", folder / "result.ct"
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     began = time.perf_counter()
-    client = Client(keys)
-    done = Inference(np.zeros(0))
-    done.seconds["client start"] = time.perf_counter() - began
-    if not (resume and source.exists()):
-        began = time.perf_counter()
-        atomic_write(source, [client.encrypt(picture, plan.client)])
-        done.seconds["encrypt"] = time.perf_counter() - began
-    arguments = [
-        "--keys",
-        keys / "server",
-        "--weights",
-        weights,
-        "--input",
-        source,
-        "--output",
-        result,
-        "--checkpoints",
-        folder,
-        *(["--resume"] if resume else []),
-        *(["--keep-layers"] if keep_layers else []),
-    ]
-    final = _run_server([str(a) for a in arguments], on_event)
-    began = time.perf_counter()
-    done.logits = client.decrypt(result.read_bytes())
-    done.seconds["decrypt"] = time.perf_counter() - began
-    done.seconds.update(final["seconds"])
-    done.memory = {"client": peak_memory(), "server": final["memory"]}
-    done.sizes = {
-        "input": source.stat().st_size,
-        "result": result.stat().st_size,
-        "server keys": Manifest.load(keys / "server" / "manifest.json").total_bytes,
-    }
-    return done
-
-
-def _run_server(arguments: list[str], on_event: Callable[[Event], None]) -> Event:
-    """`fheinfer evaluate` in a process of its own, in an empty folder; returns its last event."""
-    arguments = [a if a.startswith("--") else str(Path(a).absolute()) for a in arguments]
-    with (
-        tempfile.TemporaryDirectory(prefix="fheinfer-server-") as empty,
-        subprocess.Popen(
-            [sys.executable, "-m", "fheinfer", "evaluate", *arguments, "--events"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=empty,
-            env=_environment(),
-            start_new_session=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        final: Event = {}
-        try:
-            for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "error":
-                    with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
-                        process.wait(timeout=GRACE)
-                    raise _typed(event)
-                if event["event"] == "done":
-                    final = event
-                on_event(event)
-        except BaseException:  # Ctrl-C included; the server may be seconds deep in a bootstrap
-            process.terminate()
-            try:
-                process.wait(timeout=GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            raise
-        code = process.wait()
-    if code != 0 or not final:
-        if code == -signal.SIGBUS:  # keys are mapped files
-            raise StorageError(
-                "the server process lost a key file that it was using: shortened in place, or its disk failed; "
-                "copy the keys again, or make new ones with `fheinfer keygen --force`"
-            )
-        how = "was killed, most likely for lack of memory" if code in (-9, 137) else f"ended with code {code}"
-        raise BackendError(f"the server process {how}; run the same command with --resume to go on from its last block")
-    return final
+    yield
+    seconds[what] = time.perf_counter() - began
 
 
 def _environment() -> dict[str, str]:
-    """The server imports this very package, wherever the client found it."""
+    """The evaluating process imports this very package, wherever it was found."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
@@ -267,8 +363,5 @@ def _environment() -> dict[str, str]:
 
 def _typed(event: Event) -> FheinferError:
     kind = getattr(errors, str(event["kind"]), FheinferError)
-    return (
-        kind(event["message"])
-        if isinstance(kind, type) and issubclass(kind, FheinferError)
-        else FheinferError(event["message"])
-    )
+    known = isinstance(kind, type) and issubclass(kind, FheinferError)
+    return kind(event["message"]) if known else FheinferError(event["message"])

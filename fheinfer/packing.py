@@ -9,25 +9,37 @@ from numpy.typing import NDArray
 
 from fheinfer._core import Layout
 
-__all__ = ["Layout", "diagonals", "input_layout", "pack", "skewed", "slot_index", "spread", "unpack"]
+__all__ = ["Layout", "diagonals", "input_layout", "pack", "rotated", "sizes", "slot_index", "spread", "unpack"]
 
 
 def input_layout(shape: Sequence[int]) -> Layout:
-    """Of a picture (C, H, W): pixels side by side, one channel a block. Of a vector (F,): one row."""
+    """Of an image (C, H, W): pixels side by side, one channel per block. Of a vector (F,): one row.
+
+    Grids are rounded up to powers of two, which is what rotations need.
+    """
     if len(shape) == 1:
-        return Layout(1, 1, shape[0], 1, 1, 1 << (shape[0] - 1).bit_length())
+        return Layout(1, 1, shape[0], 1, 1, _rounded_up(shape[0]))
     channels, height, width = shape
-    return Layout(channels, height, width, 1, height, width)
+    return Layout(channels, height, width, 1, _rounded_up(height), _rounded_up(width))
 
 
-def skewed(layout: Layout, skew: int) -> Layout:
-    """The same tensor, each copy rotated by `skew` blocks against the one before; 0 for equal copies."""
-    sizes = (layout.channels, layout.height, layout.width, layout.gap, layout.grid_height, layout.grid_width)
-    return Layout(*sizes, skew=skew)
+def _rounded_up(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def rotated(layout: Layout, blocks: int) -> Layout:
+    """The same tensor, each replica rotated by so many blocks against the one before; 0 for equal replicas."""
+    return Layout(*sizes(layout)[:-1], blocks)
+
+
+def sizes(layout: Layout) -> tuple[int, ...]:
+    """What a layout is made of, in the order that its constructor takes."""
+    shape = (layout.channels, layout.height, layout.width)
+    return (*shape, layout.gap, layout.grid_height, layout.grid_width, layout.skew)
 
 
 def slot_index(layout: Layout) -> NDArray[np.int64]:
-    """(C, H, W) slot of every element in the first copy."""
+    """(C, H, W) slot of every element in the first replica."""
     c = np.arange(layout.channels)[:, None, None]
     y = np.arange(layout.height)[None, :, None]
     x = np.arange(layout.width)[None, None, :]
@@ -43,17 +55,17 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
 
     A number joins the slot it is read from to the slot it counts in: the distance is so many blocks, rows and columns,
     and all of one distance share a plaintext (docs/packing.md). Blocks that are alike in every copy of the smaller
-    period, or of skewed copies, are one.
+    period, or of rotated replicas, are one.
     """
     (block, row, column), (to_block, to_row, to_column) = (
         np.unravel_index(slot_index(layout)[:, 0, 0], (layout.blocks, layout.grid_height, layout.grid_width))
         for layout in (source, target)
     )
     same = min(layout.skew or layout.blocks for layout in (source, target))
-    reach = (np.arange(kernel) - padding) * source.gap
+    offsets = (np.arange(kernel) - padding) * source.gap
     blocks = (block - to_block[:, None]) % same
-    rows = (row - to_row[:, None])[..., None, None] + reach[:, None]
-    columns = (column - to_column[:, None])[..., None, None] + reach
+    rows = (row - to_row[:, None])[..., None, None] + offsets[:, None]
+    columns = (column - to_column[:, None])[..., None, None] + offsets
     distances = np.stack(np.broadcast_arrays(blocks[..., None, None], rows, columns), axis=-1)
     numbers = np.unique(distances.reshape(-1, 3), axis=0, return_inverse=True)[1]
     return np.asarray(numbers, dtype=np.int64).reshape(distances.shape[:-1])
@@ -74,6 +86,6 @@ def unpack(slots: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
 
 
 def spread(numbers: NDArray[np.float64] | float, layout: Layout) -> NDArray[np.float64]:
-    """One number, one a channel or, of a vector, one a feature: to what multiplies a (C, H, W) tensor."""
+    """One number, one per channel or, of a vector, one per feature: to what multiplies a (C, H, W) tensor."""
     rows = np.reshape(numbers, (-1, 1, 1))
     return rows if len(rows) in (1, layout.channels) else rows.T

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import fheinfer
-from fheinfer.crypto import storage
+from fheinfer import storage
 from fheinfer.errors import StorageError
 from fheinfer.runtime.executor import StepDone
 

@@ -11,7 +11,7 @@ import numpy as np
 from fheinfer.approx.composition import F64
 from fheinfer.approx.forms import Activation, Maximum, MaxPool
 from fheinfer.approx.measure import missed
-from fheinfer.crypto.storage import atomic_write
+from fheinfer.storage import atomic_write
 
 FORMATS = (".png", ".svg", ".pdf")
 _SMALLEST, _LARGEST = 1e-12, 1e9  # errors that are drawn

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
 from fheinfer.approx.composition import F64, Composition
 from fheinfer.approx.forms import Quadratic
-
-HERMITE = (1 / math.sqrt(2 * math.pi), 0.5, 1 / math.sqrt(4 * math.pi))
-"""ReLU's coefficients on the Hermite polynomials 1, x and (x^2 - 1) / sqrt(2), which are orthonormal under N(0, 1)."""
+from fheinfer.model.ops import HERMITE
 
 _HERPN = HERMITE[2] / np.sqrt(2)
 

@@ -10,13 +10,14 @@ import numpy as np
 import typer
 
 from fheinfer.cli import images as pictures_cli
-from fheinfer.cli.display import err, logits_csv, out, print_json, size, steps_bar, table
+from fheinfer.cli.display import err, out, print_json, size, steps_bar, table
 from fheinfer.cli.plan import DataOption, JsonOption, SetOption, WeightsOption, plan_for, set_folder
+from fheinfer.cli.results import logits_csv
 from fheinfer.compiler import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.crypto.storage import atomic_write, require_writable
+from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.resources import default_weights
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.metrics import precision_bits

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fheinfer.approx import measure, minimax, registry, sign
 from fheinfer.approx.forms import Activation
 from fheinfer.approx.paf import F_FIRST
 from fheinfer.approx.remez import Progress as Tell
 from fheinfer.approx.sign import SignComposite
-from fheinfer.cli.display import err, out, print_json, table
-from fheinfer.crypto.storage import require_writable, write_json
+from fheinfer.cli.display import out, print_json, spinner, table
+from fheinfer.storage import require_writable, write_json
 from fheinfer.errors import UsageError
 
 approx_app = typer.Typer(no_args_is_help=True, help="Activation functions as polynomials: degrees, levels, errors.")
@@ -33,7 +30,7 @@ OrderOption = Annotated[
 def list_(as_json: JsonOption = False) -> None:
     """Every kind of activation, with its measured error."""
     rows = []
-    with _working() as tell:
+    with spinner("computing") as tell:
         for name in registry.names():
             tell(name)
             rows.append(measure.describe(registry.activation(name)))
@@ -77,7 +74,7 @@ def show(
     """One activation: formula, levels, error, coefficients."""
     if basis not in ("cheb", "mono"):
         raise UsageError(f"no basis {basis!r}; there are cheb and mono")
-    with _working() as tell:
+    with spinner("computing") as tell:
         tell(name)
         found = _find(name, order)
         about = measure.describe(found)
@@ -85,7 +82,7 @@ def show(
     if as_json:
         print_json({**about, "basis": basis, "polynomials": [stage.tolist() for stage in stages]})
         return
-    out.print(f"[bold]{found.name}[/bold]: {about['function']} as {about['form']}")
+    out.print(f"{found.name}: {about['function']} as {about['form']}")
     out.print(f"levels:  {found.levels} in the native evaluator, {found.openfhe_levels} in OpenFHE's")
     bits = f" (2^-{about['bits']:.2f})" if about["bits"] else ""
     out.print(f"error:   {about['error']:.4g}{bits} at {about['error_at']:.3g}; rms {about['rms']:.3g}")
@@ -116,11 +113,11 @@ def generate(
     if output:
         require_writable(output)
     if published:
-        with _working() as tell:
+        with spinner("computing") as tell:
             written = minimax.document(tell)
         _deliver(written, output, as_json)
         return
-    with _working() as tell:
+    with spinner("computing") as tell:
         chosen, start = _degrees_and_eta(alpha, degrees, eta, _number(guard), tell)
         made = sign.generate(chosen, start, _number(guard), digits=digits, progress=tell)
     _deliver(made.model_dump(mode="json"), output, as_json)
@@ -143,7 +140,7 @@ def plot(
     if output.suffix.lower() not in FORMATS:
         raise UsageError(f"{output}: no plot of that kind; name a {', '.join(FORMATS)}")
     require_writable(output)
-    with _working() as tell:
+    with spinner("computing") as tell:
         tell("drawing")
         found = [_find(name, order) for name in names]
         draw(found, output, extent)
@@ -225,12 +222,3 @@ def _report(made: SignComposite) -> None:
 
 def _error(about: dict[str, Any]) -> str:
     return "exact" if about["bits"] is None else f"2^-{about['bits']:.2f}"
-
-
-@contextmanager
-def _working() -> Iterator[Tell]:
-    """What is being done and for how long, on standard error, while it is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("")
-        yield lambda text: bar.update(task, description=text)

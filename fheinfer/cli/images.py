@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fheinfer.cli.display import class_names, err, logits_csv, out, print_json, size, steps_bar, table
+from fheinfer.cli.display import err, out, print_json, size, steps_bar, table
+from fheinfer.cli.results import class_names, logits_csv
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.storage import atomic_write
+from fheinfer.storage import atomic_write
 from fheinfer.data.images import load_image, normalise
 from fheinfer.errors import InputError
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class

@@ -18,18 +18,27 @@ from numpy.typing import NDArray
 from fheinfer.cli import accuracy as eval_cli
 from fheinfer.cli import approx as approx_cli
 from fheinfer.cli import bench as bench_cli
-from fheinfer.cli import display as console
 from fheinfer.cli import images as pictures_cli
 from fheinfer.cli import model as models_cli
 from fheinfer.cli import plan as plan_cli
+from fheinfer.cli import results
 from fheinfer.cli import search as search_cli
 from fheinfer.cli import server as server_cli
-from fheinfer.cli.display import EvaluationView, err, out, print_json, size, table
+from fheinfer.cli.display import (
+    EvaluationView,
+    byte_bar,
+    err,
+    out,
+    print_error,
+    print_json,
+    size,
+    table,
+)
 from fheinfer.cli.plan import JsonOption, PolicyOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.compiler import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.crypto.storage import atomic_write, require_writable
+from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.images import load_image, normalise
 from fheinfer.data.resources import default_weights
 from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, UsageError
@@ -74,7 +83,7 @@ def keygen(
     from fheinfer.crypto.keygen import keygen as make
 
     began = time.perf_counter()
-    with console.byte_bar("making keys") as progress:
+    with byte_bar("making keys") as progress:
         manifest = make(set_name, output, network=network, policy=policy, force=force, progress=progress)
     folder, seconds = output / manifest.set_name, time.perf_counter() - began
     groups: dict[str, list[int]] = {}
@@ -229,7 +238,7 @@ def precision(
     client = Client(folder)
     run = run_folder(runs, made, pixels, client.key_id)
     run = run.with_name(f"precision-{run.name}")  # an interrupted `infer` keeps its own
-    with EvaluationView(made, verbose=verbose) as view:
+    with EvaluationView([step.seconds for step in made.steps], verbose=verbose) as view:
         infer_encrypted(made, picture, folder, path, run, keep_layers=True, on_event=view)
     rows = compare(made, client, run, slots, exact)
     shutil.rmtree(run)
@@ -307,7 +316,7 @@ def _encrypted(
     run = run_folder(runs, made, pixels, Manifest.load(folder / "server" / "manifest.json").key_id)
     if resume and not run.exists():
         raise InputError(f"nothing to resume: no run of this picture, set and weights in {runs}; leave out --resume")
-    with EvaluationView(made, verbose=verbose) as view:
+    with EvaluationView([step.seconds for step in made.steps], verbose=verbose) as view:
         done = infer_encrypted(made, picture, folder, path, run, resume=resume, on_event=view)
     if not keep:
         shutil.rmtree(run)
@@ -315,12 +324,12 @@ def _encrypted(
 
 
 def _report(logits: Any, plain: Any, done: Inference, as_json: bool) -> None:
-    classes = console.class_names(logits)
-    fields = console.result_fields(logits, classes, plain)
+    classes = results.class_names(logits)
+    fields = results.result_fields(logits, classes, plain)
     if as_json:
         print_json({**fields, "seconds": done.seconds, "memory": done.memory, "bytes": done.sizes})
     else:
-        console.print_result(fields, classes, done)
+        results.print_result(fields, classes, done)
 
 
 def main() -> None:
@@ -342,7 +351,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    err.print(f"error: {message}", markup=False)
+    print_error(message)
     sys.exit(code)
 
 

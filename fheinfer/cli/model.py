@@ -59,11 +59,11 @@ def train(
 ) -> None:
     """Train a network on CIFAR-10; writes weights and a model card."""
     with _torch():
-        from fheinfer.train.console import progress_bar
+        from fheinfer.cli.training import training_view
         from fheinfer.train.loop import train as run
         from fheinfer.train.recipe import Recipe
     settings = _settings(recipe, epochs=epochs, peak_lr=lr, seed=seed)
-    with progress_bar() as observe:
+    with training_view() as observe:
         taught_by, first = (load(file) if file else None for file in (teacher, start))
         run(network, output, data, Recipe().changed(settings), resume, observe, taught_by, fused, first)
     out.print(f"{output} and {output.with_suffix('.md')}")
@@ -83,10 +83,10 @@ def finetune(
 ) -> None:
     """Replace the ReLUs of a trained network by PAFs and train it on."""
     with _torch():
+        from fheinfer.cli.training import training_view
         from fheinfer.train import finetune as tuning
-        from fheinfer.train.console import progress_bar
     settings = _settings(recipe, epochs=epochs, peak_lr=lr, seed=seed)
-    with progress_bar() as observe:
+    with training_view() as observe:
         tuning.finetune(load(file), paf, output, data, tuning.RECIPE.changed(settings), resume, observe, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
 

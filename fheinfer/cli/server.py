@@ -14,9 +14,9 @@ from fheinfer import _core
 from fheinfer.crypto.artifact import MAX_META
 from fheinfer.crypto.keystore import Manifest
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
-from fheinfer.crypto.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
+from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
 from fheinfer.errors import FheinferError, InputError
-from fheinfer.machine import peak_memory
+from fheinfer.machine import choose_threads, peak_memory
 from fheinfer.model.model import load as load_weights
 from fheinfer.runtime.executor import StepDone
 from fheinfer.server import Server
@@ -60,8 +60,7 @@ def evaluate(
 
     try:
         _core.keep_freed_memory()
-        if threads is not None:
-            _core.set_threads(max(1, threads))
+        _core.set_threads(choose_threads(threads, lambda message: sys.stderr.write(f"{message}\n")))
         if source.is_dir():
             if checkpoints or keep_layers:
                 raise InputError("--checkpoints and --keep-layers are for a single picture, not for a folder")

@@ -1,4 +1,4 @@
-"""Graph and parameter set -> plan."""
+"""Model and parameter set -> plan."""
 
 from fheinfer.compiler.pipeline import compile
 

@@ -1,81 +1,104 @@
-"""The last pass: a levelled graph becomes plan steps, with their rotation keys and what a run is predicted to take."""
+"""The last pass: a levelled program becomes plan steps, with the keys they need and what a run is predicted to take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from fheinfer.compiler.cost.base import BASE_MEMORY
-from fheinfer.compiler.plan import RESULT_BITS, ClientSpec, Plan, Prediction, Rotations, plan_identity
-from fheinfer.compiler.policy import KeyPolicy, core_policy
+from fheinfer.compiler.cost import BASE_MEMORY
+from fheinfer.compiler.plan import RESULT_BITS, Plan, finished
 from fheinfer.compiler.program import PLACED_UNDER, Program
-from fheinfer.compiler.steps import step_of
+from fheinfer.compiler.steps import Step, step_of
+from fheinfer.compiler.work import Work
+from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.client_spec import KeyNeeds
+from fheinfer.crypto.key_policy import KEY_POLICIES, KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet
+from fheinfer.model.model import Model
+from fheinfer.model.ops import Bootstrap
 
 
-def lower(program: Program, mean: Sequence[float], std: Sequence[float], keys: KeyPolicy) -> Plan:
-    graph, params = program.graph, program.params
-    policy = core_policy(keys)
-    cost = program.cost_under(policy)
-    steps, constants = [], {}
-    rotations: list[tuple[int, int]] = []
-    for node in graph.nodes[1:]:
-        step, work = step_of(node, program), node.attrs["work"]
-        if policy != PLACED_UNDER and step.op != "bootstrap":
-            work = step.trace(program, policy)
-        rotations += work.rotation_keys.items()
-        work = work.thinner(step.left(program.constants))
-        multiplications = sum(work.plain_multiplications.values())
-        step = replace(step, seconds=cost.seconds(work), multiplications=multiplications)
-        for name in step.weights.values():
-            constants[name] = np.ascontiguousarray(program.constants[name])
-        steps.append(step)
-    bootstraps = any(step.op == "bootstrap" for step in steps)
-    if bootstraps:
-        rotations += cost.bootstrap_rotations()
-    manifest = _manifest(rotations, params)
+def lower(program: Program, model: Model) -> Plan:
+    steps = [step_of(node, program) for node in program.graph.nodes[1:]]
+    bootstraps = any(isinstance(step.op, Bootstrap) for step in steps)
+    kept = [step.kept(program.constants) for step in steps]
+    seconds: list[dict[KeyPolicy, float]] = [{} for _ in steps]
+    keys: dict[KeyPolicy, KeyNeeds] = {}
+    for policy in KEY_POLICIES:
+        works = [_work(step, program, policy) for step in steps]
+        cost = program.cost_under(policy)
+        for index, work in enumerate(works):
+            seconds[index][policy] = cost.seconds(work.thinner(kept[index]))
+        needs = [need for work in works for need in work.rotation_keys.items()]
+        rotations = key_heights(
+            [*needs, *(cost.bootstrap_rotations() if bootstraps else [])], program.params, program.backend
+        )
+        tables = cost.table_bytes() if bootstraps else 0
+        memory = BASE_MEMORY + cost.key_memory(rotations, bootstraps=bootstraps) + tables + cost.working_bytes()
+        keys[policy] = KeyNeeds(
+            rotations=rotations,
+            key_bytes=cost.key_bytes(rotations, bootstraps=bootstraps),
+            peak_memory=memory,
+            seconds=sum(s[policy] for s in seconds),
+        )
+    products = [
+        sum(program.works[step.name].thinner(part).plain_multiplications.values())
+        for step, part in zip(steps, kept, strict=True)
+    ]
+    steps = [replace(s, seconds=t, multiplications=n) for s, t, n in zip(steps, seconds, products, strict=True)]
+    constants = {n: np.ascontiguousarray(program.constants[n]) for s in steps for n in s.op.tensors.values()}
+    entry, end = program.graph.input, steps[-1]
+    (outputs,) = program.graph.shapes[end.name]
+    cost = program.cost
+    scale = float(np.asarray(end.scale))
+    client = {
+        "model": model.name,
+        "params": program.params,
+        "backend": program.backend.name,
+        "input_shape": program.graph.input_shape,
+        "mean": model.mean,
+        "std": model.std,
+        "input_scale": float(np.asarray(program.scales[entry.name])),
+        "input_level": program.levels[entry.name],
+        "input_bytes": cost.input_bytes(program.levels[entry.name]),
+        "outputs": outputs,
+        "output_scale": scale,
+        # The scale of the last layer is such that no slot is larger; polynomials may overshoot their range a little.
+        "output_bound": OUTPUT_ROOM * scale * program.params.max_slot**2,
+        "output_bytes": cost.output_bytes(RESULT_BITS),
+        "classes": model.classes,
+        "bootstraps": bootstraps,
+        "keys": keys,
+    }
+    return finished(client, program.relu.name, steps, constants, cost.table_bytes() if bootstraps else 0)
 
-    entry, end = graph.input, graph.output
-    client = ClientSpec(
-        network=graph.name,
-        params=params.name,
-        input_shape=tuple(entry.attrs["shape"]),
-        mean=tuple(mean),
-        std=tuple(std),
-        input_scale=entry.attrs["scale"],
-        input_level=entry.attrs["level"],
-        output_scale=end.attrs["scale"],
-        outputs=end.attrs["out_features"],
-        plan=plan_identity(graph.name, params, steps, constants),
-    )
-    key_bytes = cost.key_bytes(manifest, bootstraps=bootstraps)
-    table_bytes = cost.table_bytes() if bootstraps else 0
-    prediction = Prediction(
-        seconds=sum(step.seconds for step in steps),
-        peak_memory=BASE_MEMORY + cost.key_memory(manifest, bootstraps=bootstraps) + table_bytes + cost.working_bytes(),
-        key_bytes=key_bytes,
-        table_bytes=table_bytes,
-        input_bytes=cost.input_bytes(client.input_level),
-        output_bytes=cost.output_bytes(RESULT_BITS),
-    )
-    return Plan(graph.name, params, tuple(steps), constants, keys, manifest, client, prediction)
+
+OUTPUT_ROOM = 2.0
+"""How much larger than planned an output may be before a client refuses it."""
 
 
-def _manifest(needs: Iterable[tuple[int, int]], params: ParameterSet) -> Rotations:
+def _work(step: Step, program: Program, policy: KeyPolicy) -> Work:
+    if policy == PLACED_UNDER or isinstance(step.op, Bootstrap):
+        return program.works[step.name]
+    return step.trace(program, policy)
+
+
+def key_heights(needs: Iterable[tuple[int, int]], params: ParameterSet, backend: Backend) -> Rotations:
     """The keys that serve these (rotation, limbs).
 
-    OpenFHE takes one key for a rotation. Ours come in two heights: the tallest that the network and SlotToCoeff need,
-    and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work, and the rotations of
-    one transform share a ModUp only if their keys have the same special primes.
+    A backend of one height takes one key for a rotation. The native one has two: the tallest that the network and
+    SlotToCoeff need, and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work,
+    and the rotations of one linear map share a ModUp only if their keys have the same special primes.
     """
     cyclic = 1 << (params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
+    two = backend.key_heights == 2
     tallest: dict[tuple[int, bool], int] = {}
     for k, limbs in needs:
-        key = (k % cyclic, params.native and limbs > params.levels + 1)
+        key = (k % cyclic, two and limbs > params.levels + 1)
         tallest[key] = max(tallest.get(key, 0), limbs)
-    if params.native:
+    if two:
         for high in (False, True):
             most = max((limbs for key, limbs in tallest.items() if key[1] is high), default=0)
             tallest.update({key: most for key in tallest if key[1] is high})

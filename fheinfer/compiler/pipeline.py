@@ -1,71 +1,85 @@
-"""From weights and a parameter set to a plan: the ordered list of passes, and nothing else."""
+"""From a model and a parameter set to a plan: the ordered list of passes, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from fheinfer.approx import Activation
+from fheinfer.approx import activation as find_activation
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
-from fheinfer.compiler.passes.layouts import layouts
 from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
+from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.pools import pools
+from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
-from fheinfer.compiler.passes.skews import skews
-from fheinfer.compiler.plan import Plan
-from fheinfer.compiler.policy import KeyPolicy
+from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.stages import Stage, verify
+from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.params import ParameterSet, parameter_set
-from fheinfer.model.model import Weights
-from fheinfer.model.verify import verify
+
+if TYPE_CHECKING:
+    from fheinfer.compiler.plan import Plan
+    from fheinfer.model.model import Model
 
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""
 
-PASSES: tuple[Callable[[Program], Program], ...] = (
-    fold_batch_norm,
-    merge_shortcuts,
-    fold_pool,
-    pools,
-    approximate,
-    layouts,
-    skews,
-    scales,
-    levels,
+PASSES: tuple[tuple[Callable[[Program], Program], Stage], ...] = (
+    (fold_batch_norm, Stage.TENSOR),
+    (merge_shortcuts, Stage.TENSOR),
+    (fold_pool, Stage.TENSOR),
+    (pools, Stage.TENSOR),
+    (approximate, Stage.POLYNOMIAL),
+    (pack, Stage.PACKED),
+    (replicas, Stage.PACKED),
+    (scales, Stage.SCALED),
+    (levels, Stage.LEVELED),
 )
+"""Each pass with the stage that its result is at."""
 
 
 def compile(
-    weights: Weights,
+    model: Model,
     params: ParameterSet | str | int = 1,
     *,
+    activation: str | Activation | None = None,
+    backend: str | None = None,
     margin: float = RANGE_MARGIN,
-    keys: KeyPolicy = "fast",
 ) -> Plan:
-    """The plan that runs these weights under this parameter set.
+    """The plan that runs a model under a parameter set.
 
     Args:
-        weights: trained weights with the range of every activation.
+        model: with the range of every activation.
         params: a parameter set or its name.
+        activation: what approximates a ReLU: a name (`fheinfer approx list`), the file of a composite of one's own, or
+            the activation itself; that of the set's preset by default.
+        backend: who evaluates; that of the set's preset by default.
         margin: factor on the ranges.
-        keys: which rotation keys the plan runs on; those of a server folder say so in their manifest.
 
     Raises:
-        UsageError: an activation that does not exist.
-        PlanError: the network does not fit the set, or a range is missing.
+        UsageError: an activation or backend that does not exist.
+        GraphError: a graph that breaks a rule of its stage.
+        PlanError: the network does not fit the set, or a range is missing or implausible.
     """
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
+    meant = preset(params)
+    chosen = activation if activation is not None else meant.activation
     program = Program(
-        graph=verify(weights.graph),
-        constants={name: array.astype("float64") for name, array in weights.arrays.items()},
-        ranges={name: bound * margin for name, bound in weights.ranges.items()},
+        graph=model.graph,
+        constants={name: array.astype("float64") for name, array in model.tensors.items()},
+        ranges={name: bound * margin for name, bound in model.ranges.items()},
         params=params,
-        input_bound=max(max(m, 1 - m) / s for m, s in zip(weights.mean, weights.std, strict=True)),
+        backend=find_backend(backend or meant.backend),
+        relu=chosen if isinstance(chosen, Activation) else find_activation(chosen),
+        input_bound=model.input_bound,
     )
-    for transform in PASSES:
-        program = transform(program)
-        verify(program.graph)
-    return lower(program, weights.mean, weights.std, keys)
+    for transform, stage in PASSES:
+        program = verify(transform(program), stage)
+    return lower(program, model)

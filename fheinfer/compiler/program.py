@@ -1,71 +1,97 @@
-"""What passes hand on: a graph and the arrays its nodes name."""
+"""What passes hand on: a graph, the arrays that it names, and what is known of every node so far."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.approx import Activation, activation
+from fheinfer.approx import Activation
+from fheinfer.compiler.cost import CostModel, cost_model
+from fheinfer.compiler.work import Work
+from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
+from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
+from fheinfer.model.ops import Chebyshev, Conv2d, Linear, Multiply, Quadratic, ScaleChannels, Square
+from fheinfer.packing import Layout
 
-if TYPE_CHECKING:
-    from fheinfer.compiler.cost.base import CostModel
+PLACED_UNDER: KeyPolicy = "fast"
+"""The keys by whose cost bootstraps and levels are placed, whatever the policy: so that a plan serves them all."""
 
-PLACED_UNDER = _core.KeyPolicy.fast
-Arrays = Mapping[str, NDArray[np.float64]]
+F64 = NDArray[np.float64]
+Arrays = Mapping[str, F64]
+Scale = float | F64
+"""value = slot * scale: one number, or one per channel."""
 
 
 @dataclass(frozen=True)
 class Program:
     """A graph on its way to a plan.
 
-    constants  tensor name -> array; passes rewrite these, never the trained weights
-    input_bound  largest |value| of a normalised picture
-    ranges     relu node -> largest |input| it must be valid for, margin included
+    constants    tensor name -> array; passes rewrite these, never the tensors of the model
+    ranges       activation -> largest |input| that it must be valid for, margin included
+    relu         what approximates a ReLU
+    input_bound  largest |value| of a normalised input
+    layouts, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
     """
 
     graph: Graph
     constants: Arrays
     ranges: Mapping[str, float]
     params: ParameterSet
+    backend: Backend
+    relu: Activation
     input_bound: float
-
-    @cached_property
-    def activation(self) -> Activation:
-        """What stands for a ReLU."""
-        return activation(self.params.activation)
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    levels: Mapping[str, int] = field(default_factory=dict)
+    works: Mapping[str, Work] = field(default_factory=dict)
 
     @property
     def cost(self) -> CostModel:
-        """By which bootstraps and levels are placed: the same for all keys, so that a client need not know them."""
+        """By which bootstraps and levels are placed."""
         return self.cost_under(PLACED_UNDER)
 
-    def cost_under(self, keys: _core.KeyPolicy) -> CostModel:
-        return _cost(self.params, keys)
+    def cost_under(self, policy: KeyPolicy) -> CostModel:
+        """Costs with the rotation keys of a policy."""
+        return _cost(self.params, self.backend, policy)
+
+    @property
+    def level_model(self) -> _core.LevelModel:
+        """Levels of this set on this backend."""
+        return self.backend.level_model(self.params)
 
     def depth(self, node: Node) -> int:
-        """Levels a node consumes."""
-        if node.op == "chebyshev":
-            degree = len(self.constants[node.weights["coefficients"]]) - 1
-            return self.params.level_model().chebyshev_depth(degree)
-        if node.op == "linear":
-            return 2 if node.name == self.graph.output.name else 1  # the output layer masks its partial sums
-        return int(node.op in ("conv2d", "multiply", "quadratic", "gain"))
+        """Levels that a node consumes."""
+        op = node.op
+        if isinstance(op, Chebyshev):
+            return self.level_model.chebyshev_depth(len(self.constants[op.coefficients]) - 1)
+        if isinstance(op, Linear):
+            return 2 if op.mask else 1
+        return int(isinstance(op, Conv2d | Multiply | Quadratic | Square | ScaleChannels))
 
-    def with_nodes(self, nodes: list[Node], constants: Arrays | None = None) -> Program:
+    def with_nodes(self, nodes: Sequence[Node], constants: Arrays | None = None) -> Program:
+        """The same with other nodes, and with other constants where given."""
         graph = Graph(self.graph.name, tuple(nodes))
         return replace(self, graph=graph, constants=self.constants if constants is None else constants)
 
+    def range_of(self, name: str) -> float:
+        """The range of an activation; 1 where its input is always zero.
 
-@lru_cache(maxsize=8)
-def _cost(params: ParameterSet, keys: _core.KeyPolicy) -> CostModel:
-    from fheinfer.compiler.cost.base import cost_model
+        Raises:
+            PlanError: it was never measured.
+        """
+        if name not in self.ranges:
+            raise PlanError(f"no range is known for the activation {name!r}; measure it with `fheinfer calibrate`")
+        return self.ranges[name] or 1.0
 
-    return cost_model(params, _core.Context(params.core()), keys)
+
+@lru_cache(maxsize=16)
+def _cost(params: ParameterSet, backend: Backend, policy: KeyPolicy) -> CostModel:
+    return cost_model(params, backend, policy)

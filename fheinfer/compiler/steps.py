@@ -1,30 +1,150 @@
-"""One node as a plan step."""
+"""The steps of a plan: one operation on ciphertexts each, and how an evaluator runs it."""
 
 from __future__ import annotations
 
-from fheinfer.compiler.plan import Step
-from fheinfer.compiler.program import Program
-from fheinfer.model.graph import Node
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-BOOTSTRAPPED = ("chebyshev", "quadratic")
-"""Operations whose input is known to be in [-1, 1], where a bootstrap may stand."""
+import numpy as np
+from numpy.typing import NDArray
+
+from fheinfer import _core
+from fheinfer.compiler.passes.pack import conv_of
+from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program, Scale
+from fheinfer.compiler.work import Work
+from fheinfer.crypto.key_policy import KeyPolicy, core_policy
+from fheinfer.errors import PlanError
+from fheinfer.model import ops
+from fheinfer.model.graph import Node
+from fheinfer.packing import Layout, diagonals, pack, spread, unpack
+
+BOOTSTRAPPED = (ops.Chebyshev, ops.Quadratic, ops.Square)
+"""Operations whose input is known to be in [-1, 1], where a bootstrap may come before."""
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on ciphertexts.
+
+    level    of the output, `depth` below that of its inputs, which are dropped to it where they are higher
+    scale    value = slot * scale, one number or one per channel
+    seconds  predicted on the reference machine, by key policy
+    multiplications  with plaintexts
+    activation  the network's activation that this is a part of, or ""
+    """
+
+    name: str
+    op: ops.Op
+    inputs: tuple[str, ...]
+    level: int
+    depth: int
+    scale: Scale
+    layout: Layout
+    in_layout: Layout
+    activation: str = ""
+    seconds: Mapping[KeyPolicy, float] = field(default_factory=dict)
+    multiplications: int = 0
+
+    def apply(
+        self, evaluator: _core.Evaluator, constants: Arrays, inputs: Sequence[_core.Ciphertext]
+    ) -> _core.Ciphertext:
+        """Runs the step on any evaluator."""
+        if isinstance(self.op, ops.Bootstrap):
+            return evaluator.bootstrap(inputs[0])
+        lowered = [evaluator.drop_to(x, self.level + self.depth) for x in inputs]
+        return _APPLY[type(self.op)](self, self.op, evaluator, constants, lowered)
+
+    def trace(self, program: Program, policy: KeyPolicy = PLACED_UNDER) -> Work:
+        """What the step takes with these keys, on as many limbs as `level` says; needs none.
+
+        Levels and keys follow from this, and are settled before weights are known: so none of a convolution is zero.
+
+        Raises:
+            PlanError: the kernels consume another number of levels than `depth`.
+        """
+        constants = dict(program.constants)
+        if isinstance(self.op, ops.Conv2d):
+            constants[self.op.weight] = np.ones_like(constants[self.op.weight])
+        return self.traced(program.params.slots, program.level_model, constants, policy)
+
+    def traced(self, slots: int, levels: _core.LevelModel, constants: Arrays, policy: KeyPolicy) -> Work:
+        """The same for constants that are taken as they are."""
+        evaluator = _core.TraceEvaluator(slots, levels, core_policy(policy))
+        x = evaluator.encrypt(self.level + self.depth)
+        y = self.apply(evaluator, constants, [x] * len(self.inputs))
+        if evaluator.level(y) != self.level:
+            raise PlanError(f"{self.name}: planned for level {self.level}, and its kernel ends at {evaluator.level(y)}")
+        return Work.of(evaluator.report())
+
+    def valid_range(self, max_slot: float) -> float:
+        """Largest |slot| that the input of an activation may have."""
+        return max_slot if isinstance(self.op, ops.Square) else 1.0
+
+    def kept(self, constants: Arrays) -> float:
+        """Fraction of a convolution's diagonals that is not all zero: the rest is omitted (csrc/kernels/conv2d.cpp)."""
+        if not isinstance(self.op, ops.Conv2d):
+            return 1.0
+        of = diagonals(self.in_layout, self.layout, self.op.kernel, self.op.padding)
+        alive = np.unique(of[constants[self.op.weight] != 0])
+        return len(alive) / (int(of.max()) + 1)
+
+    def slots(self, channels: F64) -> F64:
+        """One number per channel (or per feature of a vector), in the slots of every pixel."""
+        layout = self.layout
+        shape = (layout.channels, layout.height, layout.width)
+        return pack(np.broadcast_to(spread(channels, layout), shape), layout)
+
+    def values(self, slots: NDArray[np.floating]) -> F64:
+        """Slots of the output as the (C, H, W) tensor that the network computes at this point."""
+        return unpack(slots, self.layout) * spread(self.scale, self.layout)
 
 
 def step_of(node: Node, program: Program) -> Step:
-    """Before the levels are known, the step is one on the whole chain."""
-    a = node.attrs
-    depth = a.get("depth", program.depth(node))
+    """A node as a step; before the levels are known, one at the top of the chain."""
+    depth = program.depth(node)
     return Step(
         name=node.name,
         op=node.op,
         inputs=node.inputs,
-        level=a.get("level", program.params.top_level - depth),
+        level=program.levels.get(node.name, program.params.top_level - depth),
         depth=depth,
-        scale=a["scale"],
-        layout=a["layout"],
-        in_layout=program.graph[node.inputs[0]].attrs["layout"],
-        weights=dict(node.weights),
-        conv=(a["kernel"], a["stride"], a["padding"]) if node.op == "conv2d" else None,
-        mask=node.op == "linear" and node.name == program.graph.output.name,
-        activation=a.get("activation", ""),
+        scale=program.scales[node.name],
+        layout=program.layouts[node.name],
+        in_layout=program.layouts[node.inputs[0]],
+        activation=node.activation,
     )
+
+
+_Inputs = Sequence[_core.Ciphertext]
+_NONE = np.zeros(0)
+
+
+def _conv2d(s: Step, op: ops.Conv2d, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+    bias = c[op.bias] if op.bias else _NONE
+    return _core.conv2d(e, x[0], c[op.weight], bias, s.in_layout, s.layout, conv_of(op))
+
+
+def _linear(s: Step, op: ops.Linear, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+    bias = c[op.bias] if op.bias else _NONE
+    return _core.linear(e, x[0], c[op.weight], bias, s.in_layout, s.layout, op.mask)
+
+
+def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+    t = e.add_plain(x[0], s.slots(c[op.shift]))
+    return e.add_plain(e.multiply(t, t), s.slots(c[op.constant]))
+
+
+_APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs], _core.Ciphertext]] = {
+    ops.Conv2d: _conv2d,
+    ops.Linear: _linear,
+    ops.Square: _square,
+    ops.Chebyshev: lambda s, op, e, c, x: e.chebyshev(x[0], list(c[op.coefficients])),
+    ops.Multiply: lambda s, op, e, c, x: e.multiply(x[0], x[1]),
+    ops.ScaleChannels: lambda s, op, e, c, x: e.multiply_plain(x[0], s.slots(c[op.factor])),
+    ops.SumPool: lambda s, op, e, c, x: _core.sum_pool(e, x[0], s.in_layout),
+    ops.Add: lambda s, op, e, c, x: e.add(x[0], x[1]),
+}
+"""How each lowered operation runs on an evaluator."""

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
-from fheinfer.crypto.storage import Buffer, atomic_write, open_regular, shown
 from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
+from fheinfer.storage import Buffer, atomic_write, open_regular, shown
 
 VERSION = 2
 ALIGNMENT = 64

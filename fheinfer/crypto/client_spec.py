@@ -19,9 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet, key_identity
-from fheinfer.crypto.storage import read_small, write_json
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
 from fheinfer.packing import input_layout, pack
+from fheinfer.storage import read_small, write_json
 
 FORMAT: Literal[1] = 1
 FILE_NAME = "client.json"

@@ -13,8 +13,8 @@ from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import PUBLIC
 from fheinfer.crypto.secret import open_secret
-from fheinfer.crypto.storage import atomic_write, storage_errors
 from fheinfer.errors import KeyStoreError, UsageError
+from fheinfer.storage import atomic_write, storage_errors
 
 
 def export_openfhe(

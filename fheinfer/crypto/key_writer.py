@@ -15,7 +15,9 @@ from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact
 from fheinfer.crypto.manifest import FILE_NAME as MANIFEST_FILE
 from fheinfer.crypto.manifest import FileEntry, Manifest, describe, rotations_of
-from fheinfer.crypto.storage import (
+from fheinfer.crypto.verified import VerifiedFiles, same_file
+from fheinfer.errors import KeyStoreError, StorageError, UsageError
+from fheinfer.storage import (
     Buffer,
     atomic_write,
     make_folder,
@@ -26,8 +28,6 @@ from fheinfer.crypto.storage import (
     temporary_sibling,
     write_json,
 )
-from fheinfer.crypto.verified import VerifiedFiles, same_file
-from fheinfer.errors import KeyStoreError, StorageError, UsageError
 
 SECRET_FOLDER, SERVER_FOLDER, SECRET_FILE = "secret", "server", "secret.key"
 

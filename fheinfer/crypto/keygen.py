@@ -33,9 +33,9 @@ from fheinfer.crypto.manifest import (
 )
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.crypto.secret import open_secret, wrap_secret
-from fheinfer.crypto.storage import require_disk
 from fheinfer.errors import CorruptArtifactError, MismatchError
 from fheinfer.machine import available_memory, require_memory
+from fheinfer.storage import require_disk
 
 ProgressCallback = Callable[[int, int], None]
 """Called with keys that are made and keys in all."""

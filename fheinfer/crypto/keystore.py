@@ -22,9 +22,9 @@ from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.manifest import FILE_NAME as MANIFEST_FILE
 from fheinfer.crypto.manifest import Manifest, describe
 from fheinfer.crypto.secret import MAX_SECRET, read_secret
-from fheinfer.crypto.storage import read_small, shown
 from fheinfer.crypto.verified import VerifiedFiles
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError
+from fheinfer.storage import read_small, shown
 
 MAX_KEY_BYTES = 1 << 36
 """Bytes of one key file that `KeySet.load` reads."""

@@ -13,8 +13,8 @@ from fheinfer.crypto.artifact import Kind
 from fheinfer.crypto.client_spec import Hash, ParameterLiteral, require_secure
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations, serving
 from fheinfer.crypto.params import key_identity
-from fheinfer.crypto.storage import parse_json, read_small, shown
 from fheinfer.errors import KeyStoreError, MismatchError
+from fheinfer.storage import parse_json, read_small, shown
 
 FORMAT: Literal[4] = 4
 FILE_NAME = "manifest.json"

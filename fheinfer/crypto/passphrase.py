@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fheinfer.crypto.storage import read_small, shown
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, UsageError
+from fheinfer.storage import read_small, shown
 
 VARIABLE = "FHEINFER_PASSPHRASE"
 """Environment variable that may hold the passphrase."""

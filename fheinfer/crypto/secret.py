@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fheinfer.crypto import passphrase as sealing
 from fheinfer.crypto.artifact import Artifact, Kind, from_bytes, read
-from fheinfer.crypto.storage import check_private, shown
 from fheinfer.errors import CorruptArtifactError, MismatchError
+from fheinfer.storage import check_private, shown
 
 MAX_SECRET = 1 << 20
 """Bytes of a secret key: one per coefficient, of which no set has more."""

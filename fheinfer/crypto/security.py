@@ -1,4 +1,4 @@
-"""What the security of a parameter set rests on: bounds that are enforced, and estimates by the public lattice estimator.
+"""What the security of a parameter set rests on: bounds that are enforced, and estimates by the lattice estimator.
 
 The bound on log2(QP) is that of the HomomorphicEncryption.org tables for 128 bits, a classical attacker and a ternary
 secret, as in OpenFHE 1.4.2 (HEStd_128_classic); csrc/crypto/context.cpp refuses a chain above it. The main secret is

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fheinfer.crypto.storage import read_small, write_json
 from fheinfer.errors import FheinferError
+from fheinfer.storage import read_small, write_json
 
 MAX_AGE = 7 * 24 * 3600
 """Seconds after which a file is checked again."""

@@ -1,4 +1,4 @@
-"""Files that come with fheinfer: the default weights and the pictures to try.
+"""Files that come with fheinfer: the default weights and the images to try.
 
 They stand at the top of a checkout (`weights/`, `inputs/`) and, in a wheel, in `fheinfer/data/`.
 """
@@ -13,27 +13,29 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _ROOTS = (_PACKAGE / "data", _PACKAGE.parent)  # a wheel, a checkout
 
 
-def default_weights(network: str = "resnet20") -> Path:
-    """The trained weights of that network.
+def default_model(name: str = "resnet20") -> Path:
+    """The file of the shipped model of that name.
 
     Raises:
         WeightsError: this copy of fheinfer has none.
     """
     for root in _ROOTS:
-        path = root / "weights" / f"{network}.safetensors"
+        path = root / "weights" / f"{name}.safetensors"
         if path.is_file():
             return path
-    raise WeightsError(f"no weights for {network} came with this copy of fheinfer; train some with "
-                       f"`fheinfer train --network {network} -o FILE`, or name a file with --weights")
+    raise WeightsError(
+        f"no model {name} came with this copy of fheinfer; train one with "
+        f"`fheinfer train --network {name} -o FILE`, or name a model file"
+    )
 
 
 def input_folders() -> tuple[Path, ...]:
-    """Where a bare picture name is looked for: `inputs/` here, then the pictures of fheinfer itself."""
+    """Where a bare image name is looked for: `inputs/` here, then the images of fheinfer itself."""
     return (Path("inputs"), *(root / "inputs" for root in _ROOTS))
 
 
 def find_input(name: str) -> Path | None:
-    """The picture of that bare name in one of the `input_folders`, if any; names with folders in them find nothing."""
+    """The image of that bare name in one of the `input_folders`, if any; names with folders in them find nothing."""
     if not name or Path(name).name != name:
         return None
     return next((path for folder in input_folders() if (path := folder / name).is_file()), None)

@@ -1,4 +1,4 @@
-"""Pictures that anyone can make, for whoever has no CIFAR-10: to try training with, in notebooks and in tests."""
+"""Images that anyone can make, for whoever has no CIFAR-10: to try training with, in notebooks and in tests."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fheinfer.data.datasets import COLUMNS, PER_SHEET, ROWS, SIZE, U8
+from fheinfer.data.datasets import COLUMNS, PER_MOSAIC, ROWS, SIZE, U8
 
-KINDS = tuple(f"{colour}, {pattern}" for colour in ("orange", "blue")
-              for pattern in ("two rows", "two columns", "one row", "one column", "plain"))
-"""Of pictures, in label order."""
+KINDS = tuple(
+    f"{colour}, {pattern}"
+    for colour in ("orange", "blue")
+    for pattern in ("two rows", "two columns", "one row", "one column", "plain")
+)
+"""Of images, in label order."""
 
 
 def stripes(folder: Path, seed: int = 0) -> Path:
-    """Writes 2,000 training and 1,000 test pictures as sheets (see `data`) and returns `folder`.
+    """Writes 2,000 training and 1,000 test images as mosaics (see `datasets`) and returns `folder`.
 
     Ten kinds, which can be told apart by learning, not by one pixel: see `striped`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for part, count in (("train", 2), ("test", 1)):
-        labels = random.integers(0, 10, count * PER_SHEET).astype(np.uint8)
+        labels = random.integers(0, 10, count * PER_MOSAIC).astype(np.uint8)
         np.save(folder / f"{part}_labels.npy", labels)
-        for index, group in enumerate(labels.reshape(count, PER_SHEET)):
+        for index, group in enumerate(labels.reshape(count, PER_MOSAIC)):
             tiles = striped(group, random).reshape(ROWS, COLUMNS, SIZE, SIZE, 3)
-            sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(ROWS * SIZE, COLUMNS * SIZE, 3)
-            Image.fromarray(sheet).save(folder / f"{part}_{index:02}.webp", lossless=True, method=0)
+            mosaic = tiles.transpose(0, 2, 1, 3, 4).reshape(ROWS * SIZE, COLUMNS * SIZE, 3)
+            Image.fromarray(mosaic).save(folder / f"{part}_{index:02}.webp", lossless=True, method=0)
     return folder
 
 
 def striped(labels: U8, random: np.random.Generator) -> U8:
     """uint8 (N, 32, 32, 3): a stripe pattern (five directions) in one of two colours, at a random phase, under noise.
 
-    Mirroring a picture keeps its class.
+    Mirroring an image keeps its class.
     """
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
     waves = np.array([[2, 0], [0, 2], [1, 0], [0, 1], [0, 0]])[labels % 5]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.float64]
 
 
-def plain_logits(weights: Weights, image: F64) -> F64:
+def plain_outputs(weights: Weights, image: F64) -> F64:
     """Logits, (classes,), of one normalised picture (3, H, W).
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fheinfer.client import Client
 from fheinfer.compiler.plan import Plan, Step
-from fheinfer.crypto.storage import atomic_write
+from fheinfer.storage import atomic_write
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.evaluation.metrics import Precision, precision_bits
 

@@ -11,16 +11,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.crypto.storage import write_json
+from fheinfer.data.files import one_line, printable, read_given
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, UsageError
-from fheinfer.model.model import Weights
+from fheinfer.storage import write_json
+
+if TYPE_CHECKING:
+    from fheinfer.model.model import Weights
 
 BINS = 512
 MAX_BYTES = 16 * 2**20
+LARGEST = 1e9
+"""Beyond this no range is believed: trained networks stay below some thousands."""
+
+SPREAD = 1e6
+"""Nor is one that is so many times the median of its network."""
+
 _FORMAT = "fheinfer-ranges-1"
 
 
@@ -51,7 +61,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Histograms of the inputs of every activation of `network`, over `images` pictures.
+    """Histograms of the inputs of every activation of `network`, over `images` images.
 
     weights  identity of the weights
     margin   how much larger than anything seen an encrypted run has to allow for, a factor
@@ -78,8 +88,10 @@ class Ranges:
     def require(self, weights: Weights) -> None:
         """Raises MismatchError unless these are the ranges of `weights`."""
         if self.weights != weights.identity:
-            raise MismatchError(f"these ranges are of {self.network} with identity {self.weights[:16]}, not of "
-                                f"{weights.network} {weights.identity[:16]}; measure them with `fheinfer calibrate`")
+            raise MismatchError(
+                f"these ranges are of {self.network} with identity {self.weights[:16]}, not of "
+                f"{weights.network} {weights.identity[:16]}; measure them with `fheinfer calibrate`"
+            )
 
     def save(self, path: Path) -> None:
         """Replaces `path` at once.
@@ -87,10 +99,21 @@ class Ranges:
         Raises:
             StorageError: the file cannot be written.
         """
-        activations = {name: {"reach": h.reach, "largest": h.largest, "counts": h.counts.tolist()}
-                       for name, h in self.activations.items()}
-        write_json(path, {"format": _FORMAT, "network": self.network, "weights": self.weights, "images": self.images,
-                          "margin": self.margin, "activations": activations})
+        activations = {
+            name: {"reach": h.reach, "largest": h.largest, "counts": h.counts.tolist()}
+            for name, h in self.activations.items()
+        }
+        write_json(
+            path,
+            {
+                "format": _FORMAT,
+                "network": self.network,
+                "weights": self.weights,
+                "images": self.images,
+                "margin": self.margin,
+                "activations": activations,
+            },
+        )
 
 
 def in_words(bound: float) -> str:
@@ -98,32 +121,62 @@ def in_words(bound: float) -> str:
     return f"{bound:.2f}" if bound < 1e6 else f"{bound:.1e}"
 
 
+def plausible_ranges(ranges: Mapping[str, float]) -> None:
+    """Refuses ranges (activation -> largest |input|) that no network has: one alone makes every answer noise.
+
+    Raises:
+        InputError: naming an activation whose range is no number, negative, beyond 1e9, or more than 1e6 times the
+            median of those that are not 0.
+    """
+    for name, value in ranges.items():
+        if not 0 <= value <= LARGEST:
+            raise InputError(
+                f"the range of {printable(name)} is {value:.3g}, which no activation has; measure the "
+                "ranges again with `fheinfer calibrate`"
+            )
+    seen = sorted(value for value in ranges.values() if value > 0)
+    if not seen:
+        return
+    median = seen[(len(seen) - 1) // 2]  # of two the smaller: the larger may be the wrong one
+    name, largest = max(ranges.items(), key=lambda item: item[1])
+    if largest > SPREAD * median:
+        raise InputError(
+            f"the range of {printable(name)} is {largest:.3g}, but most are about {median:.3g}; measure "
+            "the ranges again with `fheinfer calibrate`"
+        )
+
+
 def load(path: Path, weights: Weights) -> Ranges:
     """The ranges that `Ranges.save` wrote, of these weights.
 
     Raises:
-        InputError: no such file, or too large to be one.
-        CorruptArtifactError: not a whole file of ranges.
+        InputError: no such file, no regular file, or too large to be one.
+        CorruptArtifactError: not a whole file of ranges, or ranges that no network has.
         MismatchError: of other weights.
     """
+    name, content = printable(path), read_given(path, MAX_BYTES, InputError, "a file of ranges")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: too large for a file of ranges")
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        fields = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{path}: not a file of ranges ({error})") from None
+        raise CorruptArtifactError(f"{name}: not a file of ranges ({one_line(error)})") from None
     try:
-        if content["format"] != _FORMAT:
+        if fields["format"] != _FORMAT:
             raise ValueError("another format")
-        found = Ranges(str(content["network"]), str(content["weights"]), int(content["images"]),
-                       float(content["margin"]), {k: _histogram(v) for k, v in content["activations"].items()})
+        found = Ranges(
+            str(fields["network"]),
+            str(fields["weights"]),
+            int(fields["images"]),
+            float(fields["margin"]),
+            {k: _histogram(v) for k, v in fields["activations"].items()},
+        )
+        plausible_ranges(found.largest())
+    except InputError as error:
+        raise CorruptArtifactError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
-        raise CorruptArtifactError(f"{path}: not a whole file of ranges ({error}); make it again") from None
+        raise CorruptArtifactError(f"{name}: not a whole file of ranges ({one_line(error)}); make it again") from None
     found.require(weights)
     if found.activations.keys() != {node.name for node in weights.graph.activations}:
-        raise CorruptArtifactError(f"{path}: lacks activations of {weights.network}; make it again")
+        raise CorruptArtifactError(f"{name}: lacks activations of {weights.network}; make it again")
     return found
 
 

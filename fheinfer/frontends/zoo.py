@@ -1,13 +1,18 @@
-"""Networks by name, as plain graphs with the usual PyTorch weight names."""
+"""The zoo: ordinary functions that make graphs, with the usual PyTorch names of tensors, and their names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
 from fheinfer.errors import UnknownNetworkError, UsageError
-from fheinfer.model.graph import Graph, GraphBuilder, Node
+from fheinfer.model.builder import GraphBuilder
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import Model
+from fheinfer.model.ops import Add, GlobalAvgPool, MaxPool, MeanPool, Paf, Relu
 
 PAF_MARK = "+"
 
@@ -17,14 +22,14 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
     """A CIFAR residual network (He et al. 2015, section 4.2) with 1x1-convolution shortcuts.
 
     Args:
-        blocks: residual blocks in each stage; every stage but the first halves the picture.
+        blocks: residual blocks in each stage; every stage but the first halves the image.
         widths: channels of each stage.
         size: height and width of the (3, size, size) input.
         classes: length of the output.
-        activation: operation of every activation, one of `graph.ir.ACTIVATIONS`.
+        activation: kind of every activation, one of `model.ops.ACTIVATIONS`.
 
     An "option A" network (subsample and zero-pad) is the same graph: its shortcut is a 1x1 convolution
-    with a constant matrix, which `fheinfer.model.model` writes when it imports one.
+    with a constant matrix, which importing a checkpoint writes.
     """
     g = GraphBuilder(name, (3, size, size))
     x = g.conv_bn("input", "conv1", "bn1", widths[0], 3)
@@ -40,7 +45,7 @@ def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: in
             y = g.conv_bn(x, f"{prefix}.conv1", f"{prefix}.bn1", width, 3, stride)
             y = g.activation(activation, y, f"{prefix}.{activation}1")
             y = g.conv_bn(y, f"{prefix}.conv2", f"{prefix}.bn2", width, 3)
-            y = g.add(f"{prefix}.add", "add", y, shortcut)
+            y = g.add(f"{prefix}.add", Add(), y, shortcut)
             x = g.activation(activation, y, f"{prefix}.{activation}2")
             channels = width
     return _classified(g, x, classes)
@@ -64,26 +69,27 @@ def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int
             if stride != 1 or channels != width:
                 shortcut = g.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", width, 1, stride)
             y = g.conv_bn(x, f"{prefix}.conv", f"{prefix}.bn", width, 3, stride)
-            x = g.activation("herpn", g.add(f"{prefix}.add", "add", y, shortcut), f"{prefix}.herpn")
+            x = g.activation("herpn", g.add(f"{prefix}.add", Add(), y, shortcut), f"{prefix}.herpn")
             channels = width
     return _classified(g, x, classes)
 
 
 def vgg(name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", size: int = 32,
         classes: int = 10) -> Graph:
-    """A VGG network with batch norm for small pictures (Simonyan and Zisserman 2014), its linear layers made one.
+    """A VGG network with batch norm for small images (Simonyan and Zisserman 2014), its linear layers made one.
 
     Args:
-        plan: widths of the 3x3 convolutions of each stage; after every stage `pool` halves the picture.
+        plan: widths of the 3x3 convolutions of each stage; after every stage `pool` halves the image.
         pool: "max_pool" or "mean_pool", of 2x2.
         size, classes: as of `resnet`.
     """
+    pools: dict[str, type[MaxPool] | type[MeanPool]] = {"max_pool": MaxPool, "mean_pool": MeanPool}
     g, x = GraphBuilder(name, (3, size, size)), "input"
     for stage, widths in enumerate(plan, start=1):
         for i, width in enumerate(widths, start=1):
             prefix = f"stage{stage}.{i}"
             x = g.activation("relu", g.conv_bn(x, f"{prefix}.conv", f"{prefix}.bn", width, 3), f"{prefix}.relu")
-        x = g.add(f"stage{stage}.pool", pool, x, kernel=2)
+        x = g.add(f"stage{stage}.pool", pools[pool](2), x)
     return _classified(g, x, classes)
 
 
@@ -91,15 +97,14 @@ def perceptron(name: str, sizes: tuple[int, ...]) -> Graph:
     """Linear layers with a ReLU between each two; `sizes` are those of the input, all layers and the output."""
     g, x = GraphBuilder(name, sizes[:1]), "input"
     for i, size in enumerate(sizes[1:], start=1):
-        x = g.add(f"fc{i}", "linear", x, weights={"weight": f"fc{i}.weight", "bias": f"fc{i}.bias"}, out_features=size)
+        x = g.linear(f"fc{i}", x, size)
         if i + 1 < len(sizes):
-            x = g.add(f"relu{i}", "relu", x)
+            x = g.add(f"relu{i}", Relu(), x)
     return g.build()
 
 
 def _classified(g: GraphBuilder, x: str, classes: int) -> Graph:
-    x = g.add("avgpool", "avg_pool", x)
-    g.add("fc", "linear", x, weights={"weight": "fc.weight", "bias": "fc.bias"}, out_features=classes)
+    g.linear("fc", g.add("avgpool", GlobalAvgPool(), x), classes)
     return g.build()
 
 
@@ -142,9 +147,15 @@ def with_paf(graph: Graph, paf: str) -> Graph:
     if kind not in PAFS or (order and (order != F_FIRST or not has_two_orders(kind))):
         raise UsageError(f"no PAF {paf!r}; there are {', '.join(PAFS)}, and with :{F_FIRST} those of two kinds")
     degrees = tuple(len(POLYNOMIALS[p]) - 1 for p in stages(kind, order))
-    return Graph(f"{graph.name}{PAF_MARK}{paf}", tuple(
-        Node(n.name, "paf", n.inputs, {role: f"{n.name}.{role}" for role in ("coefficients", "scale")},
-             {"degrees": degrees}) if n.op == "relu" else n for n in graph))
+    return Graph(
+        f"{graph.name}{PAF_MARK}{paf}",
+        tuple(
+            Node(n.name, Paf(degrees, f"{n.name}.coefficients", f"{n.name}.scale"), n.inputs)
+            if isinstance(n.op, Relu)
+            else n
+            for n in graph
+        ),
+    )
 
 
 def names() -> tuple[str, ...]:
@@ -164,3 +175,10 @@ def network(name: str) -> Graph:
         return with_paf(graph, paf) if mark else graph
     except KeyError:
         raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}") from None
+
+
+def placeholder(graph: Graph) -> Model:
+    """A model of that graph with tensors of ones: rotations, levels and costs do not depend on them."""
+    tensors = {name: np.ones(shape, np.float32) for name, shape in graph.tensor_shapes().items()}
+    half = (0.5,) * graph.input_shape[0]
+    return Model(graph, tensors, half, half, ranges={node.name: 1.0 for node in graph.activations})

@@ -1,54 +1,33 @@
-"""Immutable network graphs: named nodes in topological order, shapes inferred, weights by name.
+"""Immutable network graphs: named nodes in topological order, shapes inferred, tensors by name.
 
-A graph holds no arrays. A node names its weights ("layer1.0.conv1.weight") and `fheinfer.model.model`
-holds them, so that one graph serves training, plain evaluation and encryption.
+A graph holds no arrays. An operation names its tensors ("layer1.0.conv1.weight") and the model holds them, so that one
+graph serves training, plain evaluation and encryption.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 from fheinfer.errors import GraphError
-
-ACTIVATIONS = ("relu", "silu", "gelu", "herpn", "paf")
-"""Operations that stand between the layers of a network and are not linear."""
-
-POLYNOMIALS = ("herpn", "paf")
-"""Those activations that are polynomials already: trained so, and valid as far as their inputs went in training."""
-
-Shape = tuple[int, ...]
-"""(C, H, W) for pictures, (F,) for vectors."""
+from fheinfer.model.ops import Invalid, MaxPool, Op, Relu, Shape
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation.
+    """One operation under a name, on the values of other nodes.
 
-    op      one of `verify.OPS`
-    inputs  names of the nodes it reads
-    weights role -> tensor name, e.g. {"weight": "conv1.weight"}
-    attrs   static attributes, e.g. {"stride": 2, "padding": 1}
+    activation  in a compiled graph: the network's activation that this is a part of, or ""
     """
 
     name: str
-    op: str
+    op: Op
     inputs: tuple[str, ...] = ()
-    weights: Mapping[str, str] = field(default_factory=dict)
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
-        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
-
-    def with_attrs(self, **attrs: Any) -> Node:
-        return replace(self, attrs={**self.attrs, **attrs})
+    activation: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in topological order; the first is the input, the last is the output."""
 
@@ -59,10 +38,22 @@ class Graph:
         return iter(self.nodes)
 
     def __getitem__(self, name: str) -> Node:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise GraphError(f"graph {self.name!r} has no node {name!r}") from None
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _users(self) -> Mapping[str, tuple[Node, ...]]:
+        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
-            if node.name == name:
-                return node
-        raise GraphError(f"graph {self.name!r} has no node {name!r}")
+            for name in dict.fromkeys(node.inputs):
+                found[name].append(node)
+        return {name: tuple(users) for name, users in found.items()}
 
     @property
     def input(self) -> Node:
@@ -74,86 +65,60 @@ class Graph:
 
     @property
     def activations(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if node.op in ACTIVATIONS)
+        """The non-linear functions of the network, in order."""
+        return tuple(node for node in self.nodes if node.op.activation)
 
     @property
-    def picture_side(self) -> int:
-        """Height and width of the pictures that the network takes.
+    def input_shape(self) -> Shape:
+        """(C, H, W) of an image, (F,) of a vector."""
+        return self.nodes[0].op.infer(())
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images that the network takes.
 
         Raises:
             GraphError: it takes something else.
         """
-        shape = self.input.attrs["shape"]
+        shape = self.input_shape
         if len(shape) != 3:
-            raise GraphError(f"{self.name} takes {math.prod(shape)} numbers, not pictures")
-        return int(shape[1])
+            raise GraphError(f"{self.name} takes {shape[0]} numbers, not images")
+        return shape[1], shape[2]
 
     @property
     def has_relus(self) -> bool:
-        """Whether a set's activation stands for anything in it; a max pool compares by ReLUs."""
-        return any(node.op in ("relu", "max_pool") for node in self.nodes)
+        """Whether the choice of an activation changes anything in it; a max pool compares by ReLUs."""
+        return any(isinstance(node.op, Relu | MaxPool) for node in self.nodes)
 
     def users(self, name: str) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if name in node.inputs)
+        """The nodes that read a value."""
+        return self._users[name]
 
-    def shapes(self) -> dict[str, Shape]:
-        """Output shape of every node, without the batch dimension."""
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Output shape of every node, without the batch dimension.
+
+        Raises:
+            GraphError: an operation whose fields or inputs cannot be, with the name of its node.
+        """
         shapes: dict[str, Shape] = {}
         for node in self.nodes:
-            shapes[node.name] = _shape(node, [shapes[i] for i in node.inputs])
+            inputs = [shapes[name] for name in node.inputs]
+            try:
+                node.op.check(inputs)
+                shapes[node.name] = node.op.infer(inputs)
+            except Invalid as error:
+                raise GraphError(f"node {node.name!r} ({node.op.kind}): {error}") from None
         return shapes
 
+    def inputs_of(self, node: Node) -> list[Shape]:
+        """Shapes of what a node reads."""
+        return [self.shapes[name] for name in node.inputs]
 
-class GraphBuilder:
-    """Builds a graph line by line; every method returns the new node's name."""
-
-    def __init__(self, name: str, input_shape: Shape) -> None:
-        self._name = name
-        self._nodes = [Node("input", "input", attrs={"shape": tuple(input_shape)})]
-
-    def add(self, name: str, op: str, *inputs: str, weights: Mapping[str, str] | None = None, **attrs: Any) -> str:
-        self._nodes.append(Node(name, op, inputs, weights or {}, attrs))
-        return name
-
-    def conv_bn(self, x: str, conv: str, bn: str | None, out: int, kernel: int, stride: int = 1) -> str:
-        """A convolution without bias, same padding, then batch norm where `bn` names one."""
-        x = self.add(
-            conv,
-            "conv2d",
-            x,
-            weights={"weight": f"{conv}.weight"},
-            out_channels=out,
-            kernel=kernel,
-            stride=stride,
-            padding=kernel // 2,
-        )
-        if bn is None:
-            return x
-        roles = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-        return self.add(bn, "batch_norm", x, weights={r: f"{bn}.{s}" for r, s in roles.items()}, eps=1e-5)
-
-    def activation(self, op: str, x: str, name: str) -> str:
-        """An activation of one of the `ACTIVATIONS`; weights, where it has any, under its own name."""
-        if op in ("relu", "silu", "gelu"):
-            return self.add(name, op, x)
-        return self.add(name, op, x, weights={r: f"{name}.{r}" for r in ("weight", "bias", "mean", "var")}, eps=1e-5)
-
-    def build(self) -> Graph:
-        return Graph(self._name, tuple(self._nodes))
-
-
-def _shape(node: Node, inputs: list[Shape]) -> Shape:
-    if node.op == "input":
-        return tuple(node.attrs["shape"])
-    if node.op == "conv2d":
-        _, height, width = inputs[0]
-        kernel, stride, padding = (node.attrs[k] for k in ("kernel", "stride", "padding"))
-        return (node.attrs["out_channels"], *((s + 2 * padding - kernel) // stride + 1 for s in (height, width)))
-    if node.op in ("max_pool", "mean_pool"):  # windows side by side; what does not fill one is left out
-        channels, height, width = inputs[0]
-        return (channels, height // node.attrs["kernel"], width // node.attrs["kernel"])
-    if node.op == "avg_pool":
-        return (inputs[0][0],)
-    if node.op == "linear":
-        return (node.attrs["out_features"],)
-    return inputs[0]
+    def tensor_shapes(self) -> dict[str, Shape]:
+        """Tensor name -> shape, in the order of the graph."""
+        result: dict[str, Shape] = {}
+        for node in self.nodes:
+            shapes = node.op.tensor_shapes(self.inputs_of(node))
+            result |= {name: shapes[role] for role, name in node.op.tensors.items()}
+        return result

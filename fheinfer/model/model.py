@@ -1,7 +1,8 @@
-"""Trained weights, checked once when they are made: in and out of safetensors, and from other people's files.
+"""The model: a graph with its tensors and everything else that belongs to the network, in one file.
 
-A weights file is a safetensors file. Its tensors are float32 under the graph's weight names; its metadata holds
-`network`, and as JSON `mean`, `std`, `ranges`, `provenance`, and `checksum`, a hash over all of it.
+A model file is a safetensors file. Its tensors are float32 under the names that the graph uses; its metadata is a JSON
+object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance` and `checksum`, a hash over all of it
+(docs/formats.md).
 """
 
 from __future__ import annotations
@@ -9,12 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -23,47 +20,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.errors import StorageError, UnknownNetworkError, WeightsError
-from fheinfer.frontends import zoo
-from fheinfer.model.graph import Graph
-from fheinfer.optional import needs_torch
+from fheinfer.errors import GraphError, WeightsError
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.ops import Invalid, from_fields, to_fields
+from fheinfer.model.verify import verify
+from fheinfer.storage import atomic_write, read_small
+from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
 F32 = npt.NDArray[np.float32]
 
 MAX_BYTES = 512 * 2**20
 """Larger files are refused unread; ResNet20 is 1.1 MB."""
+MAX_CLASSES = 1 << 16
 
-_FORMAT = "fheinfer-weights-1"
-# Normalisations of well-known training scripts.
-_CIFAR: tuple[tuple[float, ...], tuple[float, ...]] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-_IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FORMAT = "fheinfer-model-1"
+_FIELDS = ("mean", "std", "classes", "ranges", "provenance")
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """Arrays for every weight name of `graph`.
+class Model:
+    """A network that can be compiled.
 
-    arrays       name -> float32, read-only, shapes as `shapes(graph)` says, all finite, variances not negative
-    mean, std    the input is (picture / 255 - mean) / std, a channel, or (x - mean) / std a feature
-    ranges       activation -> largest |input| seen on training images; empty where it was never measured
-    provenance   where they come from, as words
+    graph       operations and how they are connected
+    tensors     name -> float32, read-only, in the shapes that the graph infers, all finite, variances not negative
+    mean, std   the input is (pixel / 255 - mean) / std per channel, or (x - mean) / std per feature of a vector
+    classes     a name for each output; numbers where none are given
+    ranges      activation -> largest |input| seen on calibration data; empty where it was never measured
+    provenance  where it comes from, in words
 
     Raises:
+        GraphError: a graph that breaks a rule of `model.verify`.
         WeightsError: naming the tensor that is missing, unknown, misshapen or not finite.
     """
 
     graph: Graph
-    arrays: Mapping[str, F32]
+    tensors: Mapping[str, F32]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
     ranges: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        verify(self.graph)
         fixed = {
-            "arrays": _checked_arrays(self.graph, self.arrays),
-            "mean": _normal("mean", self.mean, self.graph),
-            "std": _normal("std", self.std, self.graph, positive=True),
+            "tensors": _checked_tensors(self.graph, self.tensors),
+            "mean": _normalisation("mean", self.mean, self.graph),
+            "std": _normalisation("std", self.std, self.graph, positive=True),
+            "classes": _checked_classes(self.graph, self.classes),
             "ranges": _checked_ranges(self.graph, self.ranges),
             "provenance": MappingProxyType({str(k): str(v) for k, v in self.provenance.items()}),
         }
@@ -71,156 +75,138 @@ class Weights:
             object.__setattr__(self, name, value)
 
     @property
-    def network(self) -> str:
+    def name(self) -> str:
+        """That of the graph."""
         return self.graph.name
+
+    @property
+    def input_bound(self) -> float:
+        """Largest |value| of a normalised input whose pixels, or features, are between 0 and 1 before."""
+        return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 (hex) over names, shapes and bytes of the arrays, and the normalisation."""
-        digest = hashlib.sha256(json.dumps([self.mean, self.std]).encode())
-        for name in sorted(self.arrays):
-            array = self.arrays[name]
+        """SHA-256 (hex) over the graph, the bytes of the tensors and the normalisation."""
+        digest = hashlib.sha256(json.dumps([graph_to_json(self.graph), self.mean, self.std]).encode())
+        for name in sorted(self.tensors):
+            array = self.tensors[name]
             digest.update(json.dumps([name, array.shape]).encode())
             digest.update(array.astype("<f4", copy=False).tobytes())
         return digest.hexdigest()
 
-    def _checksum(self) -> str:
-        rest = [self.identity, self.network, sorted(self.ranges.items()), sorted(self.provenance.items())]
-        return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
-
     def save(self, path: Path) -> None:
-        """Writes a safetensors file: a new one replaces `path` at once, or `path` stays as it was.
+        """Writes a model file: a new one replaces `path` at once, or `path` stays as it was.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        from safetensors.numpy import save
+        atomic_write(path, [self.to_bytes()])
 
-        metadata = {"format": _FORMAT, "network": self.network, "checksum": self._checksum()}
-        for name in ("mean", "std", "ranges", "provenance"):
-            value = getattr(self, name)
-            metadata[name] = json.dumps(dict(value) if isinstance(value, Mapping) else value)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(save(dict(self.arrays), metadata))
-            temporary.replace(path)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot write the weights ({error.strerror})") from None
-        finally:
-            with suppress(OSError):  # on a read-only disk even this fails
-                temporary.unlink(missing_ok=True)
+    def to_bytes(self) -> bytes:
+        """The model file; the same bytes for the same model."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        metadata = {"format": FORMAT, "checksum": self._checksum(), "graph": graph_to_json(self.graph), **fields}
+        return tensor_bytes(self.tensors, metadata)
+
+    def _checksum(self) -> str:
+        rest = [self.identity, self.classes, sorted(self.ranges.items()), sorted(self.provenance.items())]
+        return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
-def load(path: Path, graph: Graph | None = None) -> Weights:
-    """Weights that `Weights.save` wrote, for `graph` or else for the zoo's network named in the file.
+def load(path: Path) -> Model:
+    """The model that `Model.save` wrote.
 
     Raises:
-        WeightsError: missing, truncated, changed, of another format, or not for this graph.
+        WeightsError: missing, truncated, changed, of another format, or tensors that do not fit its graph.
+        GraphError: a graph that breaks a rule of `model.verify`, or has an operation this version does not know.
     """
-    arrays, metadata = _read_safetensors(path)
-    if metadata.get("format") != _FORMAT:
-        raise WeightsError(f"{path}: safetensors, but not of fheinfer; bring it in with `fheinfer weights import`")
+    tensors, metadata = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: no model of fheinfer; make one of it with `fheinfer model import {path} -o FILE`")
     try:
-        weights = Weights(graph or zoo.network(metadata["network"]), arrays,
-                          *(json.loads(metadata[name]) for name in ("mean", "std", "ranges", "provenance")))
+        model = Model(graph_from_json(metadata["graph"]), tensors, **{name: metadata[name] for name in _FIELDS})
         checksum = metadata["checksum"]
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UnknownNetworkError) as error:
-        raise WeightsError(f"{path}: damaged metadata ({error})") from None
-    if weights.network != metadata["network"]:
-        raise WeightsError(f"{path}: weights of {metadata['network']!r}, not of {weights.network!r}")
-    if weights._checksum() != checksum:
+    except (WeightsError, GraphError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: damaged metadata ({str(error)[:100]}); get the file again") from None
+    if model._checksum() != checksum:
         raise WeightsError(f"{path}: changed since it was written; get the file again")
-    return weights
+    return model
 
 
-def import_file(path: Path, network: str | None = None, mean: Sequence[float] | None = None,
-                std: Sequence[float] | None = None, data: Path | None = None) -> Weights:
-    """Weights from a PyTorch state_dict (.pt, .pth, .th), numpy arrays (.npz) or any safetensors file (our own, too).
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """The graph as a model file holds it: `name`, and `nodes` with `name`, `op`, `inputs` and the fields of `op`."""
+    nodes = [{"name": n.name, "op": n.op.kind, "inputs": list(n.inputs), **_listed(to_fields(n.op))} for n in graph]
+    return {"name": graph.name, "nodes": nodes}
 
-    Understood: `module.` prefixes, a checkpoint with a `state_dict` in it, `linear` for `fc`, and networks with
-    option A shortcuts, which become the constant convolutions they are. Without `mean` and `std`, a network with
-    `linear` is taken to be normalised as ImageNet is, others as CIFAR-10 usually is: the scripts these come from do so.
-    Without `network`, our own files say what they are of and others are of resnet20.
-    With a `data` folder the ReLU ranges are measured on 10,000 training images.
+
+def graph_from_json(content: Any) -> Graph:
+    """The graph that `graph_to_json` made.
 
     Raises:
-        WeightsError: not a file of weights, or not of this network.
-        UnknownNetworkError, DatasetError: `network` or `data` cannot be used.
+        GraphError: not of that form; unknown operations and fields are named with their node.
     """
-    graph = zoo.network(network) if network else None
-    if path.suffix.lower() == ".safetensors" and _read_safetensors(path)[1].get("format") == _FORMAT:
-        weights = load(path, graph)
-        weights = replace(weights, mean=tuple(mean or weights.mean), std=tuple(std or weights.std))
-    else:
-        weights = _foreign(path, graph or zoo.network("resnet20"), mean, std)
-    if data is None:
-        return weights
-    with needs_torch("measuring ranges"):
-        from fheinfer.data import datasets as dataset
-        from fheinfer.train import calibrate
+    if not isinstance(content, dict) or not isinstance(content.get("nodes"), list):
+        raise GraphError("the graph is not a JSON object with a list of nodes")
+    nodes: list[Node] = []
+    for entry in content["nodes"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise GraphError("a node of the graph has no name")
+        inputs = entry.get("inputs", [])
+        if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+            raise GraphError(f"node {entry['name']!r}: inputs are not a list of names")
+        rest = {key: value for key, value in entry.items() if key not in ("name", "op", "inputs")}
+        try:
+            nodes.append(Node(entry["name"], from_fields(entry.get("op"), rest), tuple(inputs)))
+        except Invalid as error:
+            raise GraphError(f"node {entry['name']!r}: {error}") from None
+    return verify(Graph(str(content.get("name", ""))[:200], tuple(nodes)))
 
-    return calibrate.with_ranges(weights, dataset.load(data, "train"))
+
+def _listed(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def _foreign(path: Path, graph: Graph, mean: Sequence[float] | None, std: Sequence[float] | None) -> Weights:
+def _read(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Tensors and metadata of a model file; nothing of it is believed yet."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as parse
+
     try:
-        read = _READERS[path.suffix.lower()]
-    except KeyError:
-        raise WeightsError(f"{path}: unknown kind of weights file; known are {', '.join(_READERS)}") from None
-    found = {name.removeprefix("module."): array for name, array in read(path).items()}
-    usual = _IMAGENET if "linear.weight" in found else _CIFAR
-    arrays = {(f"fc{name[6:]}" if name.startswith("linear.") else name): array for name, array in found.items()
-              if not name.endswith("num_batches_tracked")}
+        data = read_small(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; check the path") from None
     try:
-        return Weights(graph, _option_a(graph, arrays) | arrays, tuple(mean or usual[0]), tuple(std or usual[1]),
-                       provenance={"imported from": path.name})
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+        return dict(parse(data)), tensor_metadata(data)
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error).strip().partition("\n")[0][:100]
+        raise WeightsError(
+            f"{path}: no model of fheinfer ({reason}); bring in a checkpoint with `fheinfer model import`"
+        ) from None
 
 
-def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Weight name -> shape, in graph order."""
-    outputs = graph.shapes()
-    result: dict[str, tuple[int, ...]] = {}
-    for node in graph:
-        for role, name in node.weights.items():
-            channels = outputs[node.name][0]
-            if node.op == "paf":
-                result[name] = (sum((d + 1) // 2 for d in node.attrs["degrees"]),) if role == "coefficients" else (1,)
-            elif node.op == "herpn" and role in ("mean", "var"):
-                result[name] = (2, channels)
-            elif role != "weight" or node.op in ("batch_norm", "herpn"):
-                result[name] = (channels,)
-            elif node.op == "conv2d":
-                result[name] = (channels, outputs[node.inputs[0]][0], node.attrs["kernel"], node.attrs["kernel"])
-            else:
-                result[name] = (channels, math.prod(outputs[node.inputs[0]]))
-    return result
-
-
-def _checked_arrays(graph: Graph, arrays: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, F32]:
-    expected = shapes(graph)
-    for name in arrays:
+def _checked_tensors(graph: Graph, tensors: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, F32]:
+    expected = graph.tensor_shapes()
+    for name in tensors:
         if name not in expected:
-            raise WeightsError(f"unknown tensor {name!r}: not a weight of {graph.name}")
+            raise WeightsError(f"unknown tensor {name!r}: not one of {graph.name}")
     checked: dict[str, F32] = {}
     for name, shape in expected.items():
-        if name not in arrays:
+        if name not in tensors:
             raise WeightsError(f"tensor {name!r} is missing")
-        if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
-            raise WeightsError(f"tensor {name!r} is {arrays[name].dtype} {arrays[name].shape}, expected floats {shape}")
+        given = tensors[name]
+        if given.shape != shape or given.dtype.kind != "f":
+            raise WeightsError(f"tensor {name!r} is {given.dtype} {given.shape}, expected floats {shape}")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is refused below
-            array = np.array(arrays[name], dtype=np.float32, order="C")  # files and hashes know no other
+            array = np.array(given, dtype=np.float32, order="C")  # files and hashes know no other
         if not np.isfinite(array).all():
             raise WeightsError(f"tensor {name!r} holds NaN or infinite values")
         array.flags.writeable = False
         checked[name] = array
     for node in graph:
-        if "var" in node.weights and checked[node.weights["var"]].min() < 0:
-            raise WeightsError(f"tensor {node.weights['var']!r} holds a negative variance")
+        if (var := node.op.tensors.get("var")) and checked[var].min() < 0:
+            raise WeightsError(f"tensor {var!r} holds a negative variance")
     return MappingProxyType(checked)
 
 
@@ -233,96 +219,17 @@ def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, f
     return MappingProxyType(checked)
 
 
-def _normal(name: str, values: Sequence[float], graph: Graph, positive: bool = False) -> tuple[float, ...]:
-    numbers, shape = tuple(float(value) for value in values), graph.input.attrs["shape"]
+def _checked_classes(graph: Graph, classes: Sequence[str]) -> tuple[str, ...]:
+    (outputs,) = graph.shapes[graph.output.name]
+    names = tuple(str(name)[:200] for name in classes) or tuple(map(str, range(outputs)))
+    if len(names) != outputs or outputs > MAX_CLASSES:
+        raise WeightsError(f"{len(names)} class names for a network of {outputs} outputs")
+    return names
+
+
+def _normalisation(name: str, values: Sequence[float], graph: Graph, positive: bool = False) -> tuple[float, ...]:
+    numbers, shape = tuple(float(value) for value in values), graph.input_shape
     if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        raise WeightsError(f"{name} must be {shape[0]} {'positive ' if positive else ''}numbers, one a "
-                           f"{'colour channel' if len(shape) == 3 else 'feature'}")
+        what = "colour channel" if len(shape) == 3 else "feature"
+        raise WeightsError(f"{name} must be {shape[0]} {'positive ' if positive else ''}numbers, one per {what}")
     return numbers
-
-
-def _option_a(graph: Graph, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, F32]:
-    """The shortcut x[:, :, ::2, ::2] between zero channels, as a 1x1 convolution and a batch norm that does nothing.
-
-    Returns nothing for a network that brings shortcuts of its own.
-    """
-    result: dict[str, F32] = {}
-    expected = shapes(graph)
-    for name, shape in expected.items():
-        if ".downsample.0." in name:
-            out, channels = shape[:2]
-            matrix = np.zeros(shape, np.float32)
-            first = (out - channels) // 2  # as many zero channels before as after
-            matrix[first + np.arange(channels), np.arange(channels)] = 1
-            result[name] = matrix
-    for node in graph:
-        if node.op == "batch_norm" and ".downsample." in node.name:
-            fill = {"weight": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0 - node.attrs["eps"]}
-            result |= {name: np.full(expected[name], fill[role], np.float32) for role, name in node.weights.items()}
-    return {} if result.keys() & arrays.keys() else result
-
-
-def _size_checked(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    if not path.is_file() or size > MAX_BYTES:
-        raise WeightsError(f"{path}: not a file of at most {MAX_BYTES // 2**20} MiB")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    _size_checked(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({_short(error)})") from None
-
-
-def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    _size_checked(path)
-    try:
-        with zipfile.ZipFile(path) as archive:  # an archive can promise far more than its own size
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise WeightsError(f"{path}: unpacks to more than {MAX_BYTES // 2**20} MiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except WeightsError:
-        raise
-    except Exception as error:  # zip, zlib and the header's parser each raise their own kinds
-        raise WeightsError(f"{path}: not a whole numpy archive ({_short(error)})") from None
-
-
-def _read_torch(path: Path) -> dict[str, npt.NDArray[Any]]:
-    _size_checked(path)
-    with needs_torch(f"{path}: reading it", WeightsError):
-        import torch
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on odd pickles; here they load or they are refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bad pickles raise whatever they like; weights_only keeps them from running code
-        raise WeightsError(f"{path}: not a file of tensors only ({_short(error)})") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path}: holds no state_dict")
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise WeightsError(f"{path}: entry {name!r} is not a tensor")
-        if tensor.numel() > MAX_BYTES // 8:  # strides let a small file describe a huge tensor
-            raise WeightsError(f"{path}: tensor {name!r} is too large")
-        arrays[name] = (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
-    return arrays
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:100]
-
-
-_READERS = {".safetensors": lambda path: _read_safetensors(path)[0], ".npz": _read_npz,
-            ".pt": _read_torch, ".pth": _read_torch, ".th": _read_torch}

@@ -1,66 +1,54 @@
-"""What a legal graph is: one list of rules, checked after every compiler pass."""
+"""What a legal graph is: one list of rules, checked after every pass of the compiler.
+
+Rules of a graph hold at every stage; a stage adds which operations there may be. Later stages of compiling keep more
+about every node (its packing, its scale, its level): `compiler.program.verify` checks those.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fheinfer.errors import GraphError
 from fheinfer.model.graph import Graph, Node
-
-# op -> (number of inputs, weight roles it may name, attributes it must have)
-OPS: dict[str, tuple[int, frozenset[str], frozenset[str]]] = {
-    "input": (0, frozenset(), frozenset({"shape"})),
-    "conv2d": (1, frozenset({"weight", "bias"}), frozenset({"out_channels", "kernel", "stride", "padding"})),
-    "batch_norm": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
-    "relu": (1, frozenset(), frozenset()),
-    "silu": (1, frozenset(), frozenset()),
-    "gelu": (1, frozenset(), frozenset()),
-    "herpn": (1, frozenset({"weight", "bias", "mean", "var"}), frozenset({"eps"})),
-    "paf": (1, frozenset({"coefficients", "scale"}), frozenset({"degrees"})),
-    "add": (2, frozenset(), frozenset()),
-    "max_pool": (1, frozenset(), frozenset({"kernel"})),
-    "mean_pool": (1, frozenset(), frozenset({"kernel"})),
-    "avg_pool": (1, frozenset(), frozenset()),
-    "linear": (1, frozenset({"weight", "bias"}), frozenset({"out_features"})),
-    # What passes of the compiler make of these:
-    "chebyshev": (1, frozenset({"coefficients"}), frozenset({"range", "unit"})),
-    "quadratic": (1, frozenset({"c0", "c1", "c2", "shift", "constant"}), frozenset({"range"})),
-    "multiply": (2, frozenset(), frozenset()),
-    "gain": (1, frozenset({"factor"}), frozenset()),
-    "bootstrap": (1, frozenset(), frozenset()),
-}
+from fheinfer.model.ops import NETWORK, Input, Linear, Op
 
 
-def verify(graph: Graph) -> Graph:
-    """Returns the graph, or raises GraphError naming the first node that breaks a rule."""
-    if not graph.nodes or graph.nodes[0].op != "input":
+def verify(graph: Graph, known: Mapping[str, type[Op]] = NETWORK) -> Graph:
+    """Returns the graph.
+
+    Args:
+        known: the operations that there may be at this stage.
+
+    Raises:
+        GraphError: naming the first node that breaks a rule.
+    """
+    if not graph.nodes or not isinstance(graph.nodes[0].op, Input):
         raise GraphError(f"graph {graph.name!r} must start with its input")
     seen: set[str] = set()
     for node in graph.nodes:
-        _verify_node(node, seen)
+        _verify_node(node, seen, known)
         seen.add(node.name)
-    used = {name for node in graph.nodes for name in node.inputs}
-    dead = [node.name for node in graph.nodes[:-1] if node.name not in used]
+    dead = [node.name for node in graph.nodes[:-1] if not graph.users(node.name)]
     if dead:
         raise GraphError(f"graph {graph.name!r} computes {', '.join(dead)} and uses it nowhere")
-    for name, shape in graph.shapes().items():
-        if any(size < 1 for size in shape):
-            raise GraphError(f"node {name!r} has the empty shape {shape}")
+    if not isinstance(graph.output.op, Linear):
+        raise GraphError(
+            f"node {graph.output.name!r} ({graph.output.op.kind}) is the output; end the network in a linear layer"
+        )
+    _ = graph.shapes  # checks every operation on the shapes it gets
     return graph
 
 
-def _verify_node(node: Node, seen: set[str]) -> None:
-    if node.name in seen:
-        raise GraphError(f"two nodes are called {node.name!r}")
-    if node.op not in OPS:
-        raise GraphError(f"node {node.name!r} has the unknown operation {node.op!r}; known: {', '.join(OPS)}")
-    arity, roles, attrs = OPS[node.op]
-    if len(node.inputs) != arity:
-        raise GraphError(f"node {node.name!r} ({node.op}) reads {len(node.inputs)} values instead of {arity}")
+def _verify_node(node: Node, seen: set[str], known: Mapping[str, type[Op]]) -> None:
+    what = f"node {node.name!r} ({node.op.kind})"
+    if not node.name or node.name in seen:
+        raise GraphError(f"two nodes are called {node.name!r}" if node.name else "a node has no name")
+    if known.get(node.op.kind) is not type(node.op):
+        raise GraphError(f"{what} is not an operation of this stage; there are {', '.join(known)}")
+    if isinstance(node.op, Input) and seen:
+        raise GraphError(f"{what} is a second input")
+    if len(node.inputs) != node.op.arity:
+        raise GraphError(f"{what} reads {len(node.inputs)} values instead of {node.op.arity}")
     for name in node.inputs:
         if name not in seen:
-            raise GraphError(f"node {node.name!r} reads {name!r}, which is not computed before it")
-    if unknown := set(node.weights) - roles:
-        raise GraphError(
-            f"node {node.name!r} ({node.op}) names weights it has no use for: {', '.join(sorted(unknown))}"
-        )
-    if missing := attrs - set(node.attrs):
-        raise GraphError(f"node {node.name!r} ({node.op}) lacks {', '.join(sorted(missing))}")
+            raise GraphError(f"{what} reads {name!r}, which is not computed before it")

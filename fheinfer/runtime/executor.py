@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fheinfer import _core
-from fheinfer.compiler.plan import Plan, Step
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import Step
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """What an observer hears after each step. `seconds` is measured, `step.seconds` was predicted."""
+    """What an observer is told after each step. `seconds` is measured, `step.seconds` was predicted."""
 
     index: int
     total: int
@@ -23,7 +24,7 @@ class StepDone:
     value: _core.Ciphertext
 
 
-Observer = Callable[[StepDone], None]
+StepObserver = Callable[[StepDone], None]
 
 
 class Checkpoints(Protocol):
@@ -39,7 +40,7 @@ def execute(
     evaluator: _core.Evaluator,
     x: _core.Ciphertext,
     *,
-    observer: Observer | None = None,
+    observer: StepObserver | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
 ) -> _core.Ciphertext:

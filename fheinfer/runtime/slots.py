@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.approx.forms import OVERSHOOT
-from fheinfer.compiler.plan import Plan, Step
-from fheinfer.compiler.steps import BOOTSTRAPPED
-from fheinfer.crypto.params import ParameterSet
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import BOOTSTRAPPED, Step
 from fheinfer.errors import RangeError
 from fheinfer.packing import spread
 from fheinfer.runtime.executor import StepDone, execute
@@ -24,7 +23,7 @@ def run_slots(
     layers: dict[str, NDArray[np.float64]] | None = None,
     observer: Callable[[StepDone], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Logits of a normalised (C, H, W) picture or an (F,) vector.
+    """Logits of a normalised (C, H, W) image or an (F,) vector.
 
     Args:
         layers: filled with the values of every step, by name.
@@ -32,33 +31,33 @@ def run_slots(
     Raises:
         RangeError: an activation's input is outside the interval its polynomial is valid on, with the layer's name.
     """
-    evaluator = _core.SlotsEvaluator(plan.params.slots, plan.params.level_model())
+    evaluator = _core.SlotsEvaluator(plan.params.slots, plan.backend.level_model(plan.params))
     steps = {step.name: step for step in plan.steps}
     outputs: dict[str, NDArray[np.float64]] = {}
 
-    def watch(done: StepDone) -> None:
+    def observe(done: StepDone) -> None:
         outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value))
-        if done.step.op in BOOTSTRAPPED:
+        if isinstance(done.step.op, BOOTSTRAPPED):
             source = steps[done.step.inputs[0]]
-            _check_range(source, outputs[source.name], done.step, plan.params)
+            _check_range(source, outputs[source.name], done.step, plan.params.max_slot)
         if layers is not None:
             layers[done.step.name] = slots
         if observer:
             observer(done)
 
     x = evaluator.encrypt(plan.client.pack(image), plan.client.input_level)
-    y = execute(plan, evaluator, x, observer=watch)
+    y = execute(plan, evaluator, x, observer=observe)
     return plan.client.unpack(evaluator.decrypt(y))
 
 
-def _check_range(source: Step, values: NDArray[np.float64], step: Step, params: ParameterSet) -> None:
-    scale = spread(source.scale, source.layout) * step.reach(params)
+def _check_range(source: Step, values: NDArray[np.float64], step: Step, max_slot: float) -> None:
+    scale = spread(source.scale, source.layout) * step.valid_range(max_slot)
     ratio = np.abs(values / scale)
     if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too
         worst = np.unravel_index(np.nanargmax(ratio), ratio.shape)
         bound = np.broadcast_to(scale, ratio.shape)[worst]
         raise RangeError(
             f"the input of activation {step.activation!r} reaches {abs(values[worst]):.3g} and its polynomial is valid "
-            f"up to {bound:.3g}; raise the margin, or measure ranges on pictures like this one (fheinfer calibrate); "
+            f"up to {bound:.3g}; raise the margin, or measure ranges on images like this one (fheinfer calibrate); "
             "the scale of a PAF is part of the weights"
         )

@@ -66,11 +66,11 @@ DAMAGE = pytest.mark.parametrize(
     ids=["encrypt", "infer", "slots"],
 )
 def test_pictures(refused: Refused, desk: Any, start: tuple[object, ...]) -> None:
-    refused(3, "none.png: no such picture", *start, "--image", "none.png")
-    refused(3, "a folder, not a picture", *start, "--image", "keys")
-    refused(3, "not a picture", *start, "--image", "tiny.safetensors")
+    refused(3, "none.png: no such image", *start, "--image", "none.png")
+    refused(3, "a folder, not an image", *start, "--image", "keys")
+    refused(3, "not an image", *start, "--image", "tiny.safetensors")
     (desk.folder / "half.png").write_bytes(truncate(desk.image.read_bytes()))
-    refused(3, "damaged or truncated picture", *start, "--image", "half.png")
+    refused(3, "damaged or truncated image", *start, "--image", "half.png")
 
 
 def test_an_image_bomb(refused: Refused, desk: Any) -> None:

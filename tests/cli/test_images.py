@@ -111,7 +111,7 @@ def test_encrypted_accuracy(
         (2, "give one picture", ["--image", "tiny.png", "--images", "tiny.png"]),
         (2, "takes one picture", ["--images", "tiny.png", "--backend", "slots"]),
         (3, "no picture in this folder", ["--images", "keys"]),
-        (3, "no such picture", ["--images", "missing.png"]),
+        (3, "no such image", ["--images", "missing.png"]),
         (3, "nothing to resume", ["--images", "tiny.png", "--resume"]),
     ],
 )

@@ -20,7 +20,7 @@ from fheinfer.crypto.leftovers import remove_leftovers, temporary_sibling
 WRITE = """
 import sys, time
 from pathlib import Path
-from fheinfer.crypto.storage import atomic_write
+from fheinfer.storage import atomic_write
 
 def chunks():
     yield b"secret"
@@ -32,7 +32,7 @@ atomic_write(Path(sys.argv[1]), chunks(), 0o600)
 FOLDER = """
 import sys, time
 from pathlib import Path
-from fheinfer.crypto.storage import temporary_sibling
+from fheinfer.storage import temporary_sibling
 
 folder = temporary_sibling(Path(sys.argv[1]))
 (folder / "secret").mkdir(parents=True)

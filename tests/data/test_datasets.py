@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from PIL import Image
 from fheinfer.data import datasets as data
 from fheinfer.data.synthetic import stripes
 from fheinfer.errors import DatasetError
+from tests.data.files import NO_FILES
 
 
 @pytest.fixture
@@ -20,18 +22,18 @@ def copy(sheets: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sheets, tmp_path / "copy"))
 
 
-def test_pictures_are_cut_out_in_order(sheets: Path) -> None:
-    pictures = data.load(sheets, "train")
-    assert pictures.images.shape == (2000, 32, 32, 3)
-    assert pictures.labels.shape == (2000,)
-    sheet = np.asarray(Image.open(sheets / "train_01.webp"))
-    assert np.array_equal(pictures.images[1000 + 41], sheet[32:64, 32:64])
+def test_images_are_cut_out_in_order(sheets: Path) -> None:
+    images = data.load(sheets, "train")
+    assert images.images.shape == (2000, 32, 32, 3)
+    assert images.labels.shape == (2000,)
+    mosaic = np.asarray(Image.open(sheets / "train_01.webp"))
+    assert np.array_equal(images.images[1000 + 41], mosaic[32:64, 32:64])
 
 
 def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
-    pictures = data.load(sheets, "train")
-    fitting, held_out = data.split(pictures)
-    again = data.split(pictures)[1]
+    images = data.load(sheets, "train")
+    fitting, held_out = data.split(images)
+    again = data.split(images)[1]
     assert (len(fitting), len(held_out)) == (1800, 200)
     assert np.array_equal(held_out.images, again.images)
     both = np.concatenate([fitting.images, held_out.images]).reshape(2000, -1)
@@ -39,12 +41,12 @@ def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
 
 
 def test_resizing_averages_squares(sheets: Path) -> None:
-    pictures = data.load(sheets, "test").take(np.arange(3))
-    small = pictures.resized(8)
+    images = data.load(sheets, "test").take(np.arange(3))
+    small = images.resized(8)
     assert small.images.shape == (3, 8, 8, 3)
-    assert small.images[2, 1, 7, 0] == np.rint(pictures.images[2, 4:8, 28:32, 0].mean())
+    assert small.images[2, 1, 7, 0] == np.rint(images.images[2, 4:8, 28:32, 0].mean())
     with pytest.raises(DatasetError, match="averaged"):
-        pictures.resized(7)
+        images.resized(7)
 
 
 def test_the_folder_comes_from_the_argument_or_the_environment(sheets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,26 +59,29 @@ def test_the_folder_comes_from_the_argument_or_the_environment(sheets: Path, mon
         data.folder(sheets / "gone")
 
 
-def test_a_missing_sheet_is_named(copy: Path) -> None:
+def test_a_missing_mosaic_is_named(copy: Path) -> None:
     (copy / "train_01.webp").unlink()
-    with pytest.raises(DatasetError, match=r"train_01\.webp.*missing"):
+    with pytest.raises(DatasetError, match=r"train_01\.webp: no such file"):
         data.load(copy, "train")
 
 
 def test_missing_labels_are_named(copy: Path) -> None:
     (copy / "test_labels.npy").unlink()
-    with pytest.raises(DatasetError, match=r"test_labels\.npy.*missing"):
+    with pytest.raises(DatasetError, match=r"test_labels\.npy: no such file"):
         data.load(copy, "test")
 
 
-@pytest.mark.parametrize("labels, words", [
-    (np.zeros(1999, np.uint8), "do not fill"),
-    (np.zeros(0, np.uint8), "do not fill"),
-    (np.zeros(1000, np.uint8), "more train sheets"),
-    (np.full(2000, 10, np.uint8), "label 10"),
-    (np.zeros(2000, np.int64), "int64"),
-    (np.zeros((2000, 1), np.uint8), "expected a list"),
-])
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (np.zeros(1999, np.uint8), "do not fill"),
+        (np.zeros(0, np.uint8), "do not fill"),
+        (np.zeros(1000, np.uint8), "more train mosaics"),
+        (np.full(2000, 10, np.uint8), "label 10"),
+        (np.zeros(2000, np.int64), "int64"),
+        (np.zeros((2000, 1), np.uint8), "expected a list"),
+    ],
+)
 def test_bad_labels_are_refused(copy: Path, labels: np.ndarray, words: str) -> None:
     np.save(copy / "train_labels.npy", labels)
     with pytest.raises(DatasetError, match=words):
@@ -86,7 +91,7 @@ def test_bad_labels_are_refused(copy: Path, labels: np.ndarray, words: str) -> N
 def test_damaged_files_are_refused(copy: Path) -> None:
     whole = (copy / "train_00.webp").read_bytes()
     (copy / "train_00.webp").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="damaged or truncated"):
         data.load(copy, "train")
     Image.new("RGB", (64, 64)).save(copy / "train_00.webp")
     with pytest.raises(DatasetError, match="1280x800"):
@@ -96,17 +101,17 @@ def test_damaged_files_are_refused(copy: Path) -> None:
         data.load(copy, "train")
 
 
-def test_stripes_are_whole_sheets_and_the_same_for_a_seed(sheets: Path, tmp_path: Path) -> None:
+def test_stripes_are_whole_mosaics_and_the_same_for_a_seed(sheets: Path, tmp_path: Path) -> None:
     again = data.load(stripes(tmp_path / "new" / "folder"), "test")
     assert np.array_equal(again.images, data.load(sheets, "test").images)
     assert set(again.labels) == set(range(10))
 
 
-def batches(folder: Path, pictures: data.Pictures) -> Path:
+def batches(folder: Path, images: data.LabelledImages) -> Path:
     """`pictures` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
     folder.mkdir()
-    planes = pictures.images.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
-    records = np.concatenate([pictures.labels[:, None], planes], axis=1)
+    planes = images.images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    records = np.concatenate([images.labels[:, None], planes], axis=1)
     for number, part in enumerate(np.array_split(records, 5), start=1):
         (folder / f"data_batch_{number}.bin").write_bytes(part.tobytes())
     (folder / "test_batch.bin").write_bytes(records.tobytes())
@@ -114,14 +119,14 @@ def batches(folder: Path, pictures: data.Pictures) -> Path:
 
 
 def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) -> None:
-    pictures = data.load(sheets, "test")
-    folder = batches(tmp_path / "cifar-10-batches-bin", pictures)
+    images = data.load(sheets, "test")
+    folder = batches(tmp_path / "cifar-10-batches-bin", images)
     for part in ("train", "test"):
         found = data.load(folder, part)
-        assert np.array_equal(found.images, pictures.images)
-        assert np.array_equal(found.labels, pictures.labels)
+        assert np.array_equal(found.images, images.images)
+        assert np.array_equal(found.labels, images.labels)
     first = (folder / "data_batch_1.bin").read_bytes()
-    assert (first[0], first[1], first[1 + 1024]) == (pictures.labels[0], *pictures.images[0, 0, 0, :2])
+    assert (first[0], first[1], first[1 + 1024]) == (images.labels[0], *images.images[0, 0, 0, :2])
 
 
 @pytest.mark.parametrize(
@@ -129,9 +134,9 @@ def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) ->
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "no whole number of records"),
         (lambda path: path.write_bytes(b""), "no whole number of records"),
-        (lambda path: os.truncate(path, 100_001 * data.RECORD), "more than 100,000 records"),
+        (lambda path: os.truncate(path, 100_001 * data.RECORD), "100,000 records"),
         (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "label 10"),
-        (lambda path: path.unlink(), "incomplete"),
+        (lambda path: path.unlink(), "no such file"),
     ],
     ids=["truncated", "empty", "huge", "label", "missing"],
 )
@@ -142,16 +147,62 @@ def test_a_damaged_batch_is_refused(sheets: Path, tmp_path: Path, change: Callab
         data.load(folder, "train")
 
 
-def test_half_a_binary_version_is_not_taken_for_sheets(sheets: Path, tmp_path: Path) -> None:
+def test_half_a_binary_version_is_not_taken_for_mosaics(sheets: Path, tmp_path: Path) -> None:
     folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
     (folder / "test_batch.bin").unlink()
-    with pytest.raises(DatasetError, match=r"test_batch\.bin: cannot be read"):
+    with pytest.raises(DatasetError, match=r"test_batch\.bin: no such file"):
         data.load(folder, "test")
-    with pytest.raises(DatasetError, match="neither CIFAR-10's binary version nor sheets"):
+    with pytest.raises(DatasetError, match="neither CIFAR-10's binary version nor mosaics"):
         data.load(tmp_path, "test")
 
 
 @pytest.mark.parametrize("count", [1, 9])
-def test_a_handful_of_pictures_is_too_few_to_train_with(sheets: Path, count: int) -> None:
-    with pytest.raises(DatasetError, match=f"{count} training pictures are too few"):
+def test_a_handful_of_images_is_too_few_to_train_with(sheets: Path, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"{count} training images are too few"):
         data.split(data.load(sheets, "train").take(np.arange(count)))
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("name", ["train_labels.npy", "train_01.webp"])
+def test_what_is_no_file_is_refused_at_once(copy: Path, name: str, kind: str) -> None:
+    (copy / name).unlink()
+    NO_FILES[kind](copy / name)
+    with pytest.raises(DatasetError, match=name):
+        data.load(copy, "train")
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_a_batch_that_is_no_file_is_refused_at_once(sheets: Path, tmp_path: Path, kind: str) -> None:
+    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+    (folder / "data_batch_2.bin").unlink()
+    NO_FILES[kind](folder / "data_batch_2.bin")
+    with pytest.raises(DatasetError, match=r"data_batch_2\.bin"):
+        data.load(folder, "train")
+
+
+def test_huge_files_are_refused_unread(copy: Path) -> None:
+    os.truncate(copy / "train_01.webp", 2**40)
+    with pytest.raises(DatasetError, match=r"train_01\.webp: .* more than"):
+        data.load(copy, "train")
+    os.truncate(copy / "train_labels.npy", 2**40)
+    with pytest.raises(DatasetError, match=r"train_labels\.npy: .* more than"):
+        data.load(copy, "train")
+
+
+def test_labels_that_promise_more_than_they_hold_are_refused(copy: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**60,)})
+    (copy / "train_labels.npy").write_bytes(header.getvalue() + bytes(2000))
+    with pytest.raises(DatasetError, match="not a numpy array"):
+        data.load(copy, "train")
+    np.savez(copy / "other.npz", np.zeros(2000, np.uint8))
+    (copy / "other.npz").rename(copy / "train_labels.npy")
+    with pytest.raises(DatasetError, match="not a numpy array"):
+        data.load(copy, "train")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff"], ids=ascii)
+def test_a_folder_with_a_name_that_cannot_be_is_one_printable_line(name: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        data.folder(Path(name))
+    assert str(caught.value).isprintable()

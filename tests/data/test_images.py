@@ -25,7 +25,7 @@ def saved(path: Path, pixels: np.ndarray, **options: Any) -> Path:
     return path
 
 
-def test_a_picture_of_the_right_size_passes_bit_for_bit(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_passes_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(load_image(saved(tmp_path / "a.png", SMALL)), SMALL)
 
 
@@ -63,8 +63,19 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     assert np.array_equal(image[..., 0], np.rint(ramp / 257).astype(np.uint8))
 
 
-@pytest.mark.parametrize("mode, suffix", [("L", "png"), ("1", "png"), ("LA", "png"), ("CMYK", "jpg"), ("P", "gif"),
-                                          ("F", "tiff"), ("I", "tiff"), ("YCbCr", "jpg")])
+@pytest.mark.parametrize(
+    "mode, suffix",
+    [
+        ("L", "png"),
+        ("1", "png"),
+        ("LA", "png"),
+        ("CMYK", "jpg"),
+        ("P", "gif"),
+        ("F", "tiff"),
+        ("I", "tiff"),
+        ("YCbCr", "jpg"),
+    ],
+)
 def test_any_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(SMALL).convert(mode).save(path)
@@ -92,11 +103,15 @@ def test_postscript_is_never_run(tmp_path: Path) -> None:
         load_image(tmp_path / "a.eps")
 
 
-def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
+def test_what_is_no_image_says_so(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.png").touch()
-    for name, words in {"text.png": "not a picture", "empty.png": "not a picture", "gone.png": "no such",
-                        ".": "a folder"}.items():
+    for name, words in {
+        "text.png": "not an image",
+        "empty.png": "not an image",
+        "gone.png": "no such",
+        ".": "a folder",
+    }.items():
         with pytest.raises(ImageError, match=words) as caught:
             load_image(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -107,7 +122,7 @@ def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
 
 @fuzz
 @given(st.sampled_from(["png", "jpeg", "webp", "gif", "bmp", "tiff"]), st.data())
-def test_truncated_or_damaged_pictures_never_crash(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+def test_truncated_or_damaged_images_never_crash(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     whole = io.BytesIO()
     Image.fromarray(SMALL).save(whole, kind)
     content = bytearray(whole.getvalue())
@@ -122,7 +137,7 @@ def test_truncated_or_damaged_pictures_never_crash(tmp_path: Path, kind: str, da
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_half_a_picture_is_an_error_and_not_half_a_result(tmp_path: Path, kind: str) -> None:
+def test_half_an_image_is_an_error_and_not_half_a_result(tmp_path: Path, kind: str) -> None:
     whole = io.BytesIO()
     Image.fromarray(SMALL).save(whole, kind)
     (tmp_path / "a").write_bytes(whole.getvalue()[: len(whole.getvalue()) * 2 // 3])

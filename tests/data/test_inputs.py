@@ -1,4 +1,4 @@
-"""The pictures that come with the project, and the weights that come with it, agree."""
+"""The images that come with the project, and the weights that come with it, agree."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def draw() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_script_draws_the_picture(draw: ModuleType, name: str) -> None:
+def test_the_script_draws_the_image(draw: ModuleType, name: str) -> None:
     drawn = np.asarray(draw.PICTURES[name](), float)
     kept = np.asarray(Image.open(ROOT / "inputs" / name), float)
     assert abs(drawn - kept).mean() < 3  # JPEG and another Pillow may round otherwise
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_weights_know_the_picture(name: str) -> None:
+def test_the_weights_know_the_image(name: str) -> None:
     pytest.importorskip("torch")
     weights = load(ROOT / "weights" / "resnet20.safetensors")
     logits = plain_logits(weights, normalise(load_image(ROOT / "inputs" / name), weights.mean, weights.std))

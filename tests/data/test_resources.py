@@ -42,5 +42,5 @@ def test_only_bare_names_are_looked_up(root: Path, name: str) -> None:
     assert resources.find_input(name) is None
 
 
-def test_the_pictures_of_this_copy_are_found() -> None:
+def test_the_images_of_this_copy_are_found() -> None:
     assert resources.find_input("vale.jpg") is not None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fheinfer.data.datasets import PER_SHEET
+from fheinfer.data.datasets import PER_MOSAIC
 from fheinfer.errors import MismatchError
 from fheinfer.evaluation import ranges as module
 from fheinfer.evaluation.ranges import Histogram, Ranges
@@ -21,8 +21,8 @@ from fheinfer.model.model import Weights
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("train", "--data", "NOWHERE"), 3, "no such folder of CIFAR-10 pictures"),
-        (("train", "--data", "SHORT"), 3, "do not fill sheets of 1,000"),
+        (("train", "--data", "NOWHERE"), 3, "no such folder of CIFAR-10 images"),
+        (("train", "--data", "SHORT"), 3, "do not fill mosaics of 1,000"),
         (("train", "--network", "resnet21"), 2, "no network called 'resnet21'"),
         (("train", "--network", "resnet8-tiny+tanh"), 2, "no PAF 'tanh'"),
         (("train", "--network", "resnet8-tiny", "--recipe", "bits=1"), 2, "bits cannot be 1"),
@@ -35,7 +35,7 @@ from fheinfer.model.model import Weights
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),
         (("finetune", "RELU", "--paf", "f1", "--data", "NOWHERE"), 3, "no such folder"),
         (("finetune", "RELU", "--paf", "f1", "--recipe", "dynamic=1", "--recipe", "settle=0"), 2, "settle cannot be 0"),
-        (("calibrate", "RELU", "--data", "SHORT"), 3, "do not fill sheets"),
+        (("calibrate", "RELU", "--data", "SHORT"), 3, "do not fill mosaics"),
     ],
     ids=str,
 )
@@ -43,7 +43,7 @@ def test_it_is_refused_in_one_line(arguments: tuple[str, ...], code: int, words:
                                    tmp_path: Path, command: Callable[..., Any]) -> None:
     short, out = tmp_path / "SHORT", tmp_path / "out.safetensors"
     shutil.copytree(sheets, short)
-    np.save(short / "train_labels.npy", np.zeros(PER_SHEET + 1, np.uint8))
+    np.save(short / "train_labels.npy", np.zeros(PER_MOSAIC + 1, np.uint8))
     places = {"NOWHERE": tmp_path / "NOWHERE", "SHORT": short, "RELU": relu_file}
     given = [places.get(a, a) for a in arguments]
     if "--data" not in arguments:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from fheinfer.cli.training import training_view
 from fheinfer.data import datasets as data
 from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
 from fheinfer.frontends import zoo
@@ -18,7 +19,6 @@ from fheinfer.model.model import import_file, load
 from fheinfer.train import augment as images
 from fheinfer.train import loop
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.console import progress_bar
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
 from fheinfer.train.loop import Progress, checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_weights
@@ -219,7 +219,7 @@ def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
 
 def test_the_bar_prints_a_line_an_epoch() -> None:
     console = Console(record=True, width=100, force_terminal=False)
-    with progress_bar(console) as observe:
+    with training_view(console) as observe:
         observe(Progress(0, 2, 500, 1000, float("nan"), measuring="ranges"))
         observe(Progress(0, 2, 1, 2, 2.3))
         observe(Progress(0, 2, 2, 2, 2.2, held_out=0.25))

@@ -1,7 +1,6 @@
-"""What a plan costs before it runs: time, memory and sizes, from what the trace evaluator counted.
+"""What every cost model answers: time, memory and sizes, from what the trace evaluator counted.
 
-There is a model for each kind of evaluation (cost_native.py, cost_openfhe.py); `fheinfer infer -v` prints predicted and
-measured side by side.
+`fheinfer infer -v` prints predicted and measured side by side.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from fheinfer import _core
-from fheinfer.compiler.plan import Rotations
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import ParameterSet
 
 BASE_MEMORY = 600 * 2**20
@@ -20,9 +20,10 @@ BASE_MEMORY = 600 * 2**20
 class CostModel(ABC):
     """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added by the models."""
 
-    def __init__(self, params: ParameterSet, context: _core.Context) -> None:
-        self.params = params
-        self._context = context
+    def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy) -> None:
+        self.params, self.backend = params, backend
+        self._policy = policy
+        self._context = context = backend.context(params)
         self._specials = len(context.p)
         self._all = len(context.q)
         self._per_digit = -(-self._all // params.digits)
@@ -64,11 +65,3 @@ class CostModel(ABC):
     def output_bytes(self, bits: int) -> int:
         """Two polynomials of one limb, so many bits a coefficient."""
         return 2 * bits * self._ring // 8
-
-
-def cost_model(params: ParameterSet, context: _core.Context, keys: _core.KeyPolicy) -> CostModel:
-    """The model for the evaluation of this set. OpenFHE's bootstrap is the same under all key policies."""
-    from fheinfer.compiler.cost.native import NativeCost
-    from fheinfer.compiler.cost.openfhe import OpenFheCost
-
-    return NativeCost(params, context, keys) if params.native else OpenFheCost(params, context)

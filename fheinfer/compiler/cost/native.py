@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from fheinfer import _core
 from fheinfer.compiler.cost.base import CostModel
-from fheinfer.compiler.plan import Rotations
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import ParameterSet
 
 NTT_SECONDS = 0.12e-3
@@ -39,12 +40,9 @@ class _Matrix:
 
 
 class NativeCost(CostModel):
-    def __init__(
-        self, params: ParameterSet, context: _core.Context, keys: _core.KeyPolicy = _core.KeyPolicy.fast
-    ) -> None:
-        super().__init__(params, context)
-        self._keys = keys
-        self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(context, keys)]
+    def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
+        super().__init__(params, backend, policy)
+        self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(self._context, policy)]
         ring = self._ring / 65536
         self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
         self._plain, self._tap = PLAIN_SECONDS * ring, TAP_SECONDS * ring
@@ -101,7 +99,7 @@ class NativeCost(CostModel):
         return babies + giants + m.diagonals * 2 * rows * self._plain + 2 * self._mod_down(limbs)
 
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
-        return _core.native_bootstrap_rotations(self._context, self._keys)
+        return _core.native_bootstrap_rotations(self._context, self._policy)
 
     def table_bytes(self) -> int:
         rows = sum(m.diagonals * (m.limbs + self._special(m.limbs)) for m in self._matrices)
@@ -114,7 +112,8 @@ class NativeCost(CostModel):
         return (most + digits + 7) * (self._all + self._specials) * self.limb_bytes
 
     def _heights(self, rotations: Rotations, *, bootstraps: bool) -> list[int]:
-        conjugation = [self._all - self.params.cts_budget] * (bootstraps or self.params.two_pictures)
+        needed = self.backend.needs_conjugation(self.params, bootstraps=bootstraps)
+        conjugation = [self._all - self.params.cts_budget] if needed else []
         return [limbs for _, limbs in rotations] + [self._all] + conjugation
 
     def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:

@@ -11,8 +11,9 @@ import math
 
 from fheinfer import _core
 from fheinfer.compiler.cost.base import CostModel
-from fheinfer.compiler.plan import Rotations
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import ParameterSet
 
 NTT_SECONDS = 1.0e-3
@@ -24,8 +25,8 @@ ENCODE_SECONDS = 5.0e-3
 class OpenFheCost(CostModel):
     """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added here."""
 
-    def __init__(self, params: ParameterSet, context: _core.Context) -> None:
-        super().__init__(params, context)
+    def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
+        super().__init__(params, backend, policy)  # OpenFHE's bootstrap is the same under all policies
         self._unit = NTT_SECONDS * (self._ring * params.log_n) / (65536 * 16)
 
     def key_switch_ntts(self, limbs: int, *, hoisted: bool = False) -> float:

@@ -11,29 +11,33 @@ import numpy as np
 
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
+from fheinfer.model.graph import Node
+from fheinfer.model.ops import BatchNorm, Conv2d
 
 
 def fold_batch_norm(program: Program) -> Program:
     graph, constants = program.graph, dict(program.constants)
     folded: dict[str, str] = {}  # convolution -> the batch norm that takes its place
-    nodes = []
+    nodes: list[Node] = []
     for node in graph:
-        if node.op == "conv2d":
+        if isinstance(node.op, Conv2d):
             users = graph.users(node.name)
-            if len(users) == 1 and users[0].op == "batch_norm":
+            if len(users) == 1 and isinstance(users[0].op, BatchNorm):
                 folded[node.name] = users[0].name
                 continue
-        if node.op != "batch_norm":
+        if not isinstance(node.op, BatchNorm):
             nodes.append(node)
             continue
-        conv = graph[node.inputs[0]]
-        if folded.get(conv.name) != node.name:
+        source = graph[node.inputs[0]]
+        conv = source.op
+        if not isinstance(conv, Conv2d) or folded.get(source.name) != node.name:
             raise PlanError(f"batch norm {node.name!r} does not follow a convolution of its own; it cannot be folded")
-        gain, shift, mean, var = (constants[node.weights[r]] for r in ("weight", "bias", "mean", "var"))
-        factor = gain / np.sqrt(var + node.attrs["eps"])
-        bias = constants[conv.weights["bias"]] if "bias" in conv.weights else 0.0
+        bn = node.op
+        gain, shift, mean, var = (constants[name] for name in (bn.weight, bn.bias, bn.mean, bn.var))
+        factor = gain / np.sqrt(var + bn.eps)
+        bias = constants[conv.bias] if conv.bias else 0.0
         weight_name, bias_name = f"{node.name}/weight", f"{node.name}/bias"
-        constants[weight_name] = constants[conv.weights["weight"]] * factor[:, None, None, None]
+        constants[weight_name] = constants[conv.weight] * factor[:, None, None, None]
         constants[bias_name] = (bias - mean) * factor + shift
-        nodes.append(replace(conv, name=node.name, weights={"weight": weight_name, "bias": bias_name}))
+        nodes.append(Node(node.name, replace(conv, weight=weight_name, bias=bias_name), source.inputs))
     return program.with_nodes(nodes, constants)

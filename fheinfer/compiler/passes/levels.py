@@ -1,10 +1,9 @@
-"""Inserts bootstraps and gives every node the level it works at: attributes `level` (of its output), `depth` (levels it
-consumes) and `work` (what it costs there).
+"""Inserts bootstraps and gives every node the level of its output, and what it costs there.
 
 A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
 that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
-is dearer with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after it
-cheaper. A bootstrap may stand where a polynomial reads a value, which is in [-1, 1] there; it takes the value's place
+is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after
+it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the value
 for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
@@ -19,9 +18,10 @@ from fheinfer.compiler.work import Work
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
+from fheinfer.model.ops import Bootstrap, Input, Multiply
 
 SECONDS_PER_MEGABYTE = 1.0
-"""What a client's time is worth while a picture goes up: one more limb of it is 0.4 MB at N = 2^16."""
+"""What a client's time is worth while an input goes up: one more limb of it is 0.4 MB at N = 2^16."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,29 @@ Ways = dict[tuple[int, ...], _Way]
 
 
 def levels(program: Program) -> Program:
-    works = {node.name: step_of(node, program).trace(program) for node in program.graph.nodes[1:]}
-    choices = _shortest(program, works)
-    params, nodes = program.params, []
-    at = {program.graph.input.name: choices[program.graph.input.name].level}
-    stands_for = {name: name for name in at}
+    traced = {node.name: step_of(node, program).trace(program) for node in program.graph.nodes[1:]}
+    choices = _shortest(program, traced)
+    nodes: list[Node] = []
+    layouts, scales = dict(program.layouts), dict(program.scales)
+    at, works = dict[str, int](), dict[str, Work]()
+    current: dict[str, str] = {}  # value -> the node that has it now: itself, or a bootstrap of it
     for node in program.graph:
         choice = choices[node.name]
         if choice.bootstrap:
             source, fresh = node.inputs[0], f"{node.name}/bootstrap"
-            attrs = {k: v for k, v in program.graph[source].attrs.items() if k in ("layout", "scale")}
-            attrs |= {"level": params.levels, "depth": 0, "work": Work.of_bootstrap()}
-            nodes.append(Node(fresh, "bootstrap", (stands_for[source],), {}, attrs))
-            stands_for[source] = fresh
-        stands_for[node.name] = node.name
-        if node.op == "input":
-            nodes.append(node.with_attrs(level=choice.level))
+            nodes.append(Node(fresh, Bootstrap(), (current[source],)))
+            layouts[fresh], scales[fresh] = layouts[source], scales[source]
+            at[fresh], works[fresh] = program.params.levels, Work.of_bootstrap()
+            current[source] = fresh
+        current[node.name] = node.name
+        if isinstance(node.op, Input):
+            at[node.name] = choice.level
+            nodes.append(node)
             continue
-        depth = program.depth(node)
-        inputs = tuple(stands_for[name] for name in node.inputs)
-        work = _at(works[node.name], choice.level, params)
-        nodes.append(replace(node, inputs=inputs).with_attrs(level=choice.level - depth, depth=depth, work=work))
-    return program.with_nodes(nodes)
+        nodes.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
+        at[node.name] = choice.level - program.depth(node)
+        works[node.name] = _at(traced[node.name], choice.level, program.params)
+    return replace(program.with_nodes(nodes), layouts=layouts, scales=scales, levels=at, works=works)
 
 
 def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
@@ -90,7 +91,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
         found: Ways = {}
         for levels_, way in ways.items():
             have = dict(zip(alive, levels_, strict=True))
-            for bootstraps, given in _inputs(node, have, params):
+            for bootstraps, given in _inputs(program, node, have):
                 highest = min(given[name] for name in node.inputs)
                 rest = tuple(given[name] for name in kept)
                 for level in range(least[node.name] + depth, highest + 1):
@@ -104,11 +105,12 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     return _read_back(graph, min(ways.values(), key=lambda way: way.seconds))
 
 
-def _inputs(node: Node, have: dict[str, int], params: ParameterSet) -> Iterator[tuple[bool, dict[str, int]]]:
+def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tuple[bool, dict[str, int]]]:
     """The levels of all values as they are, and with a bootstrap of the node's input."""
     yield False, have
-    source = node.inputs[0]
-    if params.bootstraps and node.op in BOOTSTRAPPED and params.bootstrap_input <= have[source] < params.levels:
+    params, source = program.params, node.inputs[0]
+    reaches = program.backend.bootstrap_input(params) <= have[source] < params.levels
+    if params.bootstraps and isinstance(node.op, BOOTSTRAPPED) and reaches:
         yield True, {**have, source: params.levels}
 
 
@@ -141,9 +143,9 @@ def _least(program: Program) -> dict[str, int]:
         least[node.name] = 0
         for user in graph.users(node.name):
             needs = least[user.name] + program.depth(user)
-            if user.op in BOOTSTRAPPED and node.name == user.inputs[0] and params.bootstraps:
-                needs = min(needs, params.bootstrap_input)
-            elif user.op == "multiply" and node.name == user.inputs[0]:
+            if isinstance(user.op, BOOTSTRAPPED) and node.name == user.inputs[0] and params.bootstraps:
+                needs = min(needs, program.backend.bootstrap_input(params))
+            elif isinstance(user.op, Multiply) and node.name == user.inputs[0]:
                 continue  # its other factor was made from this one, which a bootstrap may have lifted on the way
             least[node.name] = max(least[node.name], needs)
     return least
@@ -167,11 +169,11 @@ def _read_back(graph: Graph, way: _Way | None) -> dict[str, _Choice]:
 
 def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:
     params = program.params
-    what = f"activation {node.attrs['activation']!r}" if "activation" in node.attrs else f"node {node.name!r}"
+    what = f"activation {node.activation!r}" if node.activation else f"node {node.name!r}"
     needs = program.depth(node) + least[node.name]
     if not params.bootstraps:
         return PlanError(f"set {params.name} has {params.top_level} levels and no bootstrapping; too few for {what}")
     return PlanError(
-        f"set {params.name} leaves {params.levels} levels after a bootstrap; {what} ({params.activation}) and what "
+        f"set {params.name} leaves {params.levels} levels after a bootstrap; {what} ({program.relu.name}) and what "
         f"follows it up to the next bootstrap need {needs}; choose a set of more levels or an activation of fewer"
     )

@@ -1,29 +1,31 @@
-"""Decides by how much each node's slots are smaller than its values (attribute `scale`: value = slot * scale, one
-number or one a channel), and folds every factor into weights and coefficients, so that no level is spent on scaling.
+"""Decides by how much each node's slots are smaller than its values (value = slot * scale, one number or one per
+channel), and folds every factor into weights and coefficients, so that no level is spent on scaling.
 
-A polynomial wants its input in [-1, 1]: the node before it gets scale B, its range. Its output may have any scale for
+A polynomial needs its input in [-1, 1]: the node before it gets scale B, its range. Its output may have any scale for
 free, by its coefficients; so may that of a product, by those of its second factor. Both addends of a sum need the scale
 of the sum.
 
 c2 x^2 + c1 x + c0 = c2 (x + h)^2 + k, so with x / R + h / R in the slots a quadratic is one square and one constant,
 and its output has the scale c2 R^2 of its own, negative or not. R makes slots as large as the set allows
-(`ParameterSet.reach`), because noise is as large whatever the slots are. Where a sum asks for another, the addend gets
-a `gain`: one level, beside the convolution on the other branch.
+(`ParameterSet.max_slot`), because noise is as large whatever the slots are. Where a sum asks for another scale, the
+addend gets its channels scaled: one level, beside the convolution on the other branch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fheinfer.compiler.program import Program
+from fheinfer.compiler.program import Program, Scale
 from fheinfer.errors import PlanError
+from fheinfer.model import ops
 from fheinfer.model.graph import Node
 
 F64 = NDArray[np.float64]
-Scale = float | F64
 
 
 def scales(program: Program) -> Program:
@@ -31,6 +33,7 @@ def scales(program: Program) -> Program:
 
 
 def same(a: Scale, b: Scale) -> bool:
+    """Whether two scales are equal to within rounding."""
     return bool(np.allclose(a, b, rtol=1e-12, atol=0))
 
 
@@ -38,124 +41,138 @@ class _Scales:
     def __init__(self, program: Program) -> None:
         self.program, self.graph = program, program.graph
         self.constants = dict(program.constants)
+        self.layouts = dict(program.layouts)
         self.nodes: list[Node] = []
         self.of: dict[str, Scale] = {}
-        self.reach = program.params.reach
+        self.max_slot = program.params.max_slot
         self.largest: dict[str, float] = {}  # slot of each node
+        self._visits: dict[type[ops.Op], Callable[[Node, Any], tuple[Node, Scale]]] = {
+            ops.Input: self._input,
+            ops.Conv2d: self._linear_map,
+            ops.Linear: self._linear_map,
+            ops.Chebyshev: self._chebyshev,
+            ops.Multiply: self._multiply,
+            ops.Quadratic: self._quadratic,
+            ops.Add: self._add,
+        }
 
     def run(self) -> Program:
         for node in self.graph:
-            visit = getattr(self, f"_{node.op}", self._unchanged)
-            node, self.of[node.name] = visit(node)
+            visit = self._visits.get(type(node.op), self._unchanged)
+            node, self.of[node.name] = visit(node, node.op)
             self.largest[node.name] = self._largest(node)
-            self.nodes.append(node.with_attrs(scale=self.of[node.name]))
-        return self.program.with_nodes(self.nodes, self.constants)
+            self.nodes.append(node)
+        program = self.program.with_nodes(self.nodes, self.constants)
+        return replace(program, scales=self.of, layouts=self.layouts)
 
     def _largest(self, node: Node) -> float:
-        if node.op in ("input", "chebyshev"):
+        if isinstance(node.op, ops.Input | ops.Chebyshev):
             return 1.0
-        if node.op == "quadratic":
-            return self.reach**2
-        unchanged = getattr(self, f"_{node.op}", None) is None
-        return self.largest[node.inputs[0]] if unchanged else self.reach
+        if isinstance(node.op, ops.Square):
+            return self.max_slot**2
+        unchanged = isinstance(node.op, ops.SumPool)
+        return self.largest[node.inputs[0]] if unchanged else self.max_slot
 
-    def _input(self, node: Node) -> tuple[Node, Scale]:
+    def _input(self, node: Node, op: ops.Input) -> tuple[Node, Scale]:
         return node, self.program.input_bound
 
-    def _conv2d(self, node: Node) -> tuple[Node, Scale]:
+    def _linear_map(self, node: Node, op: ops.Conv2d | ops.Linear) -> tuple[Node, Scale]:
         asked = self._required(node.name)
-        out = self._bound(node) if asked is None else asked
-        weight = self.constants[node.weights["weight"]]
+        out = self._bound(node, op) if asked is None else asked
+        weight = self.constants[op.weight]
         axes = (1,) * (weight.ndim - 2)
-        columns = np.broadcast_to(self.of[node.inputs[0]], weight.shape[1]).reshape(1, -1, *axes)
+        columns = _by_input(self.of[node.inputs[0]], weight.shape[1]).reshape(1, -1, *axes)
         rows = np.broadcast_to(out, weight.shape[0]).reshape(-1, 1, *axes)
         names = {"weight": f"{node.name}/scaled_weight"}
         self.constants[names["weight"]] = weight * columns / rows
-        if "bias" in node.weights:
+        if op.bias:
             names["bias"] = f"{node.name}/scaled_bias"
-            self.constants[names["bias"]] = self.constants[node.weights["bias"]] / out
-        return replace(node, weights=names), out
+            self.constants[names["bias"]] = self.constants[op.bias] / out
+        return replace(node, op=replace(op, **names)), out
 
-    _linear = _conv2d
-
-    def _chebyshev(self, node: Node) -> tuple[Node, Scale]:
+    def _chebyshev(self, node: Node, op: ops.Chebyshev) -> tuple[Node, Scale]:
         asked = self._required(node.name)
-        out = asked if isinstance(asked, float) else node.attrs["unit"]
+        out = asked if isinstance(asked, float) else op.unit
         name = f"{node.name}/scaled_coefficients"
-        self.constants[name] = self.constants[node.weights["coefficients"]] * (node.attrs["unit"] / out)
-        return replace(node, weights={"coefficients": name}), out
+        self.constants[name] = self.constants[op.coefficients] * (op.unit / out)
+        return replace(node, op=replace(op, coefficients=name)), out
 
-    def _multiply(self, node: Node) -> tuple[Node, Scale]:
+    def _multiply(self, node: Node, op: ops.Multiply) -> tuple[Node, Scale]:
         return node, self.of[node.inputs[0]] * self.of[node.inputs[1]]
 
-    def _quadratic(self, node: Node) -> tuple[Node, Scale]:
-        c0, c1, c2 = (self.constants[node.weights[role]] for role in ("c0", "c1", "c2"))
-        h, unit = self._square(node, c1, c2)
+    def _quadratic(self, node: Node, op: ops.Quadratic) -> tuple[Node, Scale]:
+        c0, c2 = self.constants[op.c0], self.constants[op.c2]
+        h, unit = self._square(node.name, op)
         square = np.where(c2 != 0, c2 * np.where(c2 != 0, unit, 1) ** 2, 1.0)
-        names = {role: f"{node.name}/{role}" for role in ("shift", "constant")}
-        self.constants[names["shift"]] = h / unit
-        self.constants[names["constant"]] = (c0 - c2 * h**2) / square
-        return replace(node, weights=names), square
+        made = ops.Square(f"{node.name}/shift", f"{node.name}/constant", op.bound)
+        self.constants[made.shift] = h / unit
+        self.constants[made.constant] = (c0 - c2 * h**2) / square
+        return replace(node, op=made), square
 
-    def _add(self, node: Node) -> tuple[Node, Scale]:
+    def _add(self, node: Node, op: ops.Add) -> tuple[Node, Scale]:
         asked = self._required(node.name)
         out = self.of[node.inputs[0]] if asked is None else asked
         return replace(node, inputs=tuple(self._brought_to(name, out, node) for name in node.inputs)), out
 
-    def _unchanged(self, node: Node) -> tuple[Node, Scale]:
+    def _unchanged(self, node: Node, op: ops.Op) -> tuple[Node, Scale]:
         return node, self.of[node.inputs[0]]
 
     def _brought_to(self, name: str, out: Scale, user: Node) -> str:
-        """The value itself where its scale is `out`, else a new node that multiplies it."""
+        """The value itself where its scale is `out`, else a new node that scales its channels."""
         if same(self.of[name], out):
             return name
-        gain, factor = f"{user.name}/{name}", f"{user.name}/{name}/factor"
-        channels = self.graph.shapes()[name][0]
+        scaled, factor = f"{user.name}/{name}", f"{user.name}/{name}/factor"
+        channels = self.graph.shapes[name][0]
         self.constants[factor] = np.broadcast_to(self.of[name] / out, channels).copy()
-        self.of[gain] = out
-        self.nodes.append(Node(gain, "gain", (name,), {"factor": factor}, {"scale": out, **_layout(user)}))
-        return gain
+        self.of[scaled], self.layouts[scaled] = out, self.layouts[user.name]
+        self.nodes.append(Node(scaled, ops.ScaleChannels(factor), (name,)))
+        return scaled
 
     def _required(self, name: str) -> Scale | None:
-        """The scale a node's users ask of it: that of the polynomial it feeds, directly or through sums."""
+        """The scale that a node's users ask of it: that of the polynomial it feeds, directly or through sums."""
         asked = [s for user in self.graph.users(name) if (s := self._asked_by(user, name)) is not None]
         if any(not same(asked[0], other) for other in asked[1:]):
             raise PlanError(f"node {name!r} feeds activations of different ranges")
         return asked[0] if asked else None
 
     def _asked_by(self, user: Node, name: str) -> Scale | None:
-        if user.op == "chebyshev":
-            return float(user.attrs["range"])
-        if user.op == "quadratic":
-            return self._square(user, *(self.constants[user.weights[role]] for role in ("c1", "c2")))[1]
-        if user.op == "add":
+        op = user.op
+        if isinstance(op, ops.Chebyshev):
+            return float(op.bound)
+        if isinstance(op, ops.Quadratic):
+            return self._square(user.name, op)[1]
+        if isinstance(op, ops.Add):
             return self._required(user.name)
-        if user.op == "multiply" and name == user.inputs[1]:
+        if isinstance(op, ops.Multiply) and name == user.inputs[1]:
             asked = self._required(user.name)
-            return asked / user.attrs["range"] if isinstance(asked, float) else None
+            return asked / op.bound if isinstance(asked, float) else None
         return None
 
-    def _bound(self, node: Node) -> float:
+    def _bound(self, node: Node, op: ops.Conv2d | ops.Linear) -> float:
         """Scale of the output of a layer that feeds no activation: the largest row of |W| times the largest input is
         what slots reach."""
-        weight = self.constants[node.weights["weight"]]
-        largest = self.largest[node.inputs[0]] * np.abs(self.of[node.inputs[0]])
-        inputs = np.broadcast_to(largest, weight.shape[1])
-        rows = np.einsum("oik,i->o", np.abs(weight).reshape(*weight.shape[:2], -1), inputs)
+        weight = self.constants[op.weight]
         source = self.graph[node.inputs[0]]
-        if source.op == "avg_pool":  # sums `positions` values of that size
-            _, height, width = self.graph.shapes()[source.inputs[0]]
+        largest = self.largest[source.name] * np.abs(self.of[source.name])
+        inputs = _by_input(largest, weight.shape[1])
+        rows = np.einsum("oik,i->o", np.abs(weight).reshape(*weight.shape[:2], -1), inputs)
+        if isinstance(source.op, ops.SumPool):  # sums `positions` values of that size
+            _, height, width = self.graph.shapes[source.inputs[0]]
             rows = rows * height * width
-        bias = np.abs(self.constants[node.weights["bias"]]) if "bias" in node.weights else 0.0
-        return (float((rows + bias).max()) or 1.0) / self.reach**2
+        bias = np.abs(self.constants[op.bias]) if op.bias else 0.0
+        return (float((rows + bias).max()) or 1.0) / self.max_slot**2
 
-    def _square(self, node: Node, c1: F64, c2: F64) -> tuple[F64, F64]:
-        """h, and R: x + h is at most R times `reach`, a channel; infinite for a constant, whose weights become zero."""
+    def _square(self, name: str, op: ops.Quadratic) -> tuple[F64, F64]:
+        """h, and R per channel: x + h is at most R times `max_slot`; infinite for a constant, whose weights become
+        zero."""
+        c1, c2 = self.constants[op.c1], self.constants[op.c2]
         if bool(((c2 == 0) & (c1 != 0)).any()):
-            raise PlanError(f"a channel of quadratic activation {node.name!r} is linear, which no square can compute")
+            raise PlanError(f"a channel of quadratic activation {name!r} is linear, which no square can compute")
         h = np.divide(c1, 2 * c2, out=np.zeros_like(c1), where=c2 != 0)
-        return h, np.where(c2 != 0, (node.attrs["range"] + np.abs(h)) / self.reach, np.inf)
+        return h, np.where(c2 != 0, (op.bound + np.abs(h)) / self.max_slot, np.inf)
 
 
-def _layout(node: Node) -> dict[str, object]:
-    return {"layout": node.attrs["layout"]} if "layout" in node.attrs else {}
+def _by_input(scale: Scale, columns: int) -> F64:
+    """A scale per channel as one per column of a weight: a linear layer reads all pixels of a channel in a row."""
+    values = np.atleast_1d(np.asarray(scale, np.float64))
+    return np.repeat(values, columns // len(values))

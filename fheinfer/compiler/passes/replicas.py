@@ -1,44 +1,46 @@
-"""Skews the copies of tensors that leave slots idle, where that makes convolutions cheaper: attribute `layout`.
+"""Rotates replicas of tensors that leave slots idle, where that makes convolutions cheaper.
 
-A tensor of B blocks that a ciphertext holds K times may have each copy rotated by B / K blocks against the one before.
-A convolution from skewed copies to equal ones takes a K-th of the diagonals, one from equal copies to skewed ones as
-many as before, so in a chain every second convolution is K times smaller (docs/packing.md):
+A tensor of B blocks that a ciphertext holds K times may have each replica rotated by B / K blocks against the one
+before. A convolution from rotated replicas to equal ones takes a K-th of the diagonals, one from equal replicas to
+rotated ones as many as before, so in a chain every second convolution is K times smaller (docs/packing.md):
 
-    conv -> relu -> conv   =>   conv (to skewed copies) -> relu -> conv (from skewed copies, to equal ones)
+    conv -> relu -> conv   =>   conv (to rotated replicas) -> relu -> conv (from rotated replicas, to equal ones)
 
 What works slot by slot keeps an arrangement, so the values between convolutions form groups of one arrangement: both
-inputs of an `add` are in one, and so are an activation's input and output. The picture and what a linear layer reads
-have equal copies. Among all choices this is the one of the least predicted time.
+inputs of an `add` are in one, and so are an activation's input and output. The input, and what a linear layer reads,
+have equal replicas. Among all choices this is the one of the least predicted time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from fheinfer import _core
-from fheinfer.compiler.passes.layouts import conv_of
+from fheinfer.compiler.passes.pack import conv_of
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.work import Work
 from fheinfer.model.graph import Graph, Node
-from fheinfer.packing import Layout, skewed
+from fheinfer.model.ops import Conv2d, Input, Linear
+from fheinfer.packing import Layout, rotated
 
 Choice = dict[str, int]
-"""Group -> skew."""
+"""Group -> blocks by which each replica is rotated against the one before."""
 
 
-def skews(program: Program) -> Program:
-    graph, layouts = program.graph, {n.name: n.attrs["layout"] for n in program.graph}
+def replicas(program: Program) -> Program:
+    graph, layouts = program.graph, program.layouts
     group = _groups(graph)
-    options = {g: _skews(layouts[g], program.params.slots) for g in set(group.values())}
+    options = {g: _rotations(layouts[g], program.params.slots) for g in set(group.values())}
     for node in graph:
-        if node.op in ("input", "linear"):
+        if isinstance(node.op, Input | Linear):
             options[group[node.name]] = (0,)
             options |= {group[i]: (0,) for i in node.inputs}
 
-    convolutions = [n for n in graph if n.op == "conv2d"]
+    convolutions = [n for n in graph if isinstance(n.op, Conv2d)]
     last = {g: i for i, n in enumerate(convolutions) for g in (group[n.inputs[0]], group[n.name])}
     prices = _Prices(program)
     # Convolution by convolution; of the choices that agree in all groups still to be read, only the best goes on.
@@ -54,16 +56,15 @@ def skews(program: Program) -> Program:
                     after[alive] = cost, choice
         best = after
     _, choice = min(best.values(), key=lambda found: found[0])
-    return program.with_nodes(
-        [n.with_attrs(layout=skewed(layouts[n.name], choice.get(group[n.name], 0))) for n in graph]
-    )
+    chosen = {name: rotated(layout, choice.get(group[name], 0)) for name, layout in layouts.items()}
+    return replace(program, layouts=chosen)
 
 
 def _groups(graph: Graph) -> dict[str, str]:
     """Node -> the first node of its group."""
     group: dict[str, str] = {}
     for node in graph:
-        if node.op in ("input", "conv2d", "linear"):
+        if isinstance(node.op, Input | Conv2d | Linear):
             group[node.name] = node.name
             continue
         first, *others = (group[i] for i in node.inputs)
@@ -72,13 +73,13 @@ def _groups(graph: Graph) -> dict[str, str]:
     return group
 
 
-def _skews(layout: Layout, slots: int) -> tuple[int, ...]:
+def _rotations(layout: Layout, slots: int) -> tuple[int, ...]:
     copies = [2**i for i in range(1, min(layout.blocks, slots // layout.period).bit_length())]
     return (0, *(layout.blocks // k for k in copies))
 
 
 def _extended(chosen: Choice, groups: Iterable[str], options: Mapping[str, tuple[int, ...]]) -> Iterator[Choice]:
-    """The choice with a skew for each of these groups that lacks one, in every way."""
+    """The choice with a rotation for each of these groups that lacks one, in every way."""
     open_groups = [g for g in dict.fromkeys(groups) if g not in chosen]
     for found in product(*(options[g] for g in open_groups)):
         yield chosen | dict(zip(open_groups, found, strict=True))
@@ -90,17 +91,19 @@ class _Prices:
     def __init__(self, program: Program) -> None:
         self._program, params = program, program.params
         # Levels are given later, and move all prices alike: where a bootstrap is near, or halfway down.
-        self._level = params.bootstrap_input + 1 if params.bootstraps else params.top_level // 2
-        self._evaluator = _core.TraceEvaluator(program.params.slots, program.params.level_model())
+        lowest = program.backend.bootstrap_input(params)
+        self._level = lowest + 1 if params.bootstraps else params.top_level // 2
+        self._evaluator = _core.TraceEvaluator(program.params.slots, program.level_model)
         self._known: dict[tuple[object, ...], float] = {}
 
-    def seconds(self, node: Node, source_skew: int, skew: int) -> float:
-        source = self._program.graph[node.inputs[0]]
-        before, after = skewed(source.attrs["layout"], source_skew), skewed(node.attrs["layout"], skew)
-        key = (repr(before), repr(after), node.attrs["kernel"], node.attrs["padding"])
+    def seconds(self, node: Node, source_rotation: int, rotation: int) -> float:
+        assert isinstance(node.op, Conv2d)
+        layouts = self._program.layouts
+        before, after = rotated(layouts[node.inputs[0]], source_rotation), rotated(layouts[node.name], rotation)
+        key = (repr(before), repr(after), node.op.kernel, node.op.padding)
         if key not in self._known:
             self._evaluator.reset()
-            x, shape = self._evaluator.encrypt(self._level), self._program.constants[node.weights["weight"]].shape
-            _core.conv2d(self._evaluator, x, np.ones(shape), np.zeros(0), before, after, conv_of(node))
+            x, shape = self._evaluator.encrypt(self._level), self._program.constants[node.op.weight].shape
+            _core.conv2d(self._evaluator, x, np.ones(shape), np.zeros(0), before, after, conv_of(node.op))
             self._known[key] = self._program.cost.seconds(Work.of(self._evaluator.report()))
         return self._known[key]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from fheinfer.crypto import storage
+from fheinfer import storage
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, StorageError
 
 Fail = Callable[..., Any]

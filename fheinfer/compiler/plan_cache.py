@@ -1,0 +1,93 @@
+"""Plans that were compiled here before, in the user's cache folder: the same model and settings are compiled once.
+
+The name of an entry is a hash of the bytes of the model file and of everything else that decides the plan. It names a
+folder on this machine and nothing else: which plan it is, is the plan's own identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from fheinfer.compiler.plan import FILE_NAME, FORMAT
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
+from fheinfer.crypto.params import ParameterSet
+from fheinfer.errors import FheinferError
+from fheinfer.model.model import MAX_BYTES
+from fheinfer.storage import read_small
+
+KEPT = 64
+"""Plans that are kept, the most recently used ones."""
+
+
+def cache_folder() -> Path:
+    """Where plans are kept: $XDG_CACHE_HOME/fheinfer/plans, by default in ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "fheinfer" / "plans"
+
+
+def compiled(
+    model: Path,
+    params: ParameterSet,
+    *,
+    activation: str | None = None,
+    backend: str | None = None,
+    margin: float | None = None,
+) -> Path:
+    """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
+
+    Arguments and errors are those of `fheinfer.compile`, and of reading the model.
+    """
+    name = _name(model, params, activation, backend, margin)
+    folder = cache_folder() / name
+    if (folder / FILE_NAME).is_file() and (folder / CLIENT_FILE).is_file():
+        with suppress(OSError):
+            os.utime(folder)
+        return folder
+    from fheinfer.compiler.pipeline import RANGE_MARGIN, compile
+    from fheinfer.model.model import load
+
+    plan = compile(
+        load(model), params, activation=activation, backend=backend, margin=RANGE_MARGIN if margin is None else margin
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    plan.save(folder)
+    _forget_oldest(folder.parent)
+    return folder
+
+
+def _name(model: Path, params: ParameterSet, activation: str | None, backend: str | None, margin: float | None) -> str:
+    meant = preset(params)
+    chosen = activation or meant.activation
+    digest = hashlib.sha256()
+    for part in (model, *([Path(chosen)] if chosen.endswith(".json") else [])):
+        with suppress(FheinferError, OSError):  # what cannot be read is refused when it is compiled
+            digest.update(hashlib.sha256(read_small(part, MAX_BYTES)).digest())
+    settings = [FORMAT, _sources(), asdict(params), chosen, backend or meant.backend, margin]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:32]
+
+
+def _sources() -> list[tuple[str, int, int]]:
+    """Which compiler this is: size and time of the package's files, so that an edited one compiles again."""
+    package = Path(__file__).resolve().parents[1]
+    found = []
+    for folder in ("compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
+        for entry in os.scandir(package / folder):
+            if entry.name.endswith((".py", ".json")):
+                status = entry.stat()
+                found.append((f"{folder}/{entry.name}", status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def _forget_oldest(root: Path) -> None:
+    with suppress(OSError):
+        folders = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for folder in folders[KEPT:]:
+            shutil.rmtree(folder, ignore_errors=True)

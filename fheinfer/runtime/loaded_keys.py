@@ -1,0 +1,206 @@
+"""Evaluation keys in a server's memory: loaded when needed, pinned while in use, given back by least recent use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from fheinfer.compiler.cost import BASE_MEMORY
+from fheinfer.crypto.key_policy import core_policy
+from fheinfer.crypto.keystore import ServerKeys
+from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, describe
+from fheinfer.errors import NotEnoughMemoryError
+from fheinfer.machine import require_memory
+
+if TYPE_CHECKING:
+    from fheinfer.compiler.plan import Plan
+
+LoadProgress = Callable[[str, float], None]
+"""Called with what is being loaded ("keys", "tables") and the fraction done."""
+
+
+def quiet(what: str, fraction: float) -> None:
+    """Progress that nobody follows."""
+
+
+class LoadedKeys:
+    """One client's keys in an evaluator; several plans may use them at once.
+
+    Keys are used where they are in their mapped files, which stay mapped for as long as the evaluator lives.
+    """
+
+    def __init__(self, keys: ServerKeys, plan: Plan) -> None:
+        self.keys = keys
+        policy = core_policy(keys.manifest.policy)
+        context = plan.backend.context(plan.params)
+        self.q0_bits = context.q[0].bit_length()
+        self.evaluator = plan.backend.evaluator(context, keys.key_id, policy)
+        self.users = 0
+        self.bytes = 0
+        self._loaded: set[str] = set()
+        self._prepared = False
+
+    def lacks(self, plan: Plan) -> bool:
+        """Whether something has to be loaded before this plan can run."""
+        return bool(set(key_files(plan, self.keys)) - self._loaded) or (plan.bootstraps > 0 and not self._prepared)
+
+    def load(self, plan: Plan, progress: LoadProgress) -> None:
+        """Loads what the plan needs and is not there; nobody may be evaluating meanwhile.
+
+        Raises:
+            MismatchError: keys that the plan needs and this client did not make.
+            KeyStoreError, ArtifactError, StorageError: see `ServerKeys.read`.
+        """
+        missing = [name for name in key_files(plan, self.keys) if name not in self._loaded]
+        bodies: dict[str, memoryview] = {}
+        for done, (name, body) in enumerate(self.keys.read_all(missing)):
+            progress("keys", done / len(missing))
+            bodies[name] = body
+            self._add(name, bodies)
+        self._loaded |= set(missing)
+        progress("keys", 1.0)
+        if plan.bootstraps and not self._prepared:
+            progress("tables", 0.0)
+            self.evaluator.prepare_bootstrap()
+            self._prepared = True
+            progress("tables", 1.0)
+        self.bytes = max(self.bytes, memory_needed(plan, self.keys))
+
+    def _add(self, name: str, bodies: dict[str, memoryview]) -> None:
+        evaluator, body = self.evaluator, bodies[name]
+        if name == RELINEARISATION:
+            evaluator.add_relinearisation_key(body)
+        elif name == CONJUGATION:
+            evaluator.add_conjugation_key(body)
+        elif name in (TO_SPARSE, TO_DENSE):
+            if TO_SPARSE in bodies and TO_DENSE in bodies:
+                evaluator.add_encapsulation_keys(bodies[TO_SPARSE], bodies[TO_DENSE])
+        elif found := describe(name):
+            evaluator.add_rotation_key(found[1]["rotation"], body)
+
+
+def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
+    """Names of the key files that a plan needs of a client's.
+
+    Raises:
+        MismatchError: some are not there.
+    """
+    others = [RELINEARISATION]
+    if plan.backend.needs_conjugation(plan.params, bootstraps=plan.client.bootstraps):
+        others.append(CONJUGATION)
+    if plan.client.bootstraps:
+        others += [TO_SPARSE, TO_DENSE]
+    return keys.manifest.keys_for(plan.keys[keys.manifest.policy].rotations, others)
+
+
+def memory_needed(plan: Plan, keys: ServerKeys) -> int:
+    """Bytes that a client's keys, tables and working memory for a plan are predicted to take."""
+    return plan.keys[keys.manifest.policy].peak_memory - BASE_MEMORY
+
+
+class KeyCache:
+    """The keys of several clients within a byte limit.
+
+    Args:
+        limit: bytes that all of them together may take by prediction; None for what the machine has.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._entries: OrderedDict[str, LoadedKeys] = OrderedDict()
+        self._changed = Condition()
+        self._loading: set[str] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Predicted bytes of all that is loaded."""
+        return sum(entry.bytes for entry in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @contextmanager
+    def use(self, keys: ServerKeys, plan: Plan, progress: LoadProgress = quiet) -> Iterator[LoadedKeys]:
+        """The keys, loaded and pinned for as long as the context is open; callable from several threads.
+
+        Raises:
+            MismatchError: keys that the plan needs and this client did not make.
+            NotEnoughMemoryError: they do not fit into the limit, or into what is free here.
+            KeyStoreError, ArtifactError, StorageError: see `ServerKeys.read`.
+        """
+        entry = self._pinned(keys, plan, progress)
+        try:
+            yield entry
+        finally:
+            with self._changed:
+                entry.users -= 1
+                self._changed.notify_all()
+
+    def drop(self, key_id: str) -> bool:
+        """Gives the keys of a client back, once nobody uses them; False where they are not loaded."""
+        with self._changed:
+            while (entry := self._entries.get(key_id)) and (entry.users or key_id in self._loading):
+                self._changed.wait()
+            return self._entries.pop(key_id, None) is not None
+
+    def _pinned(self, keys: ServerKeys, plan: Plan, progress: LoadProgress) -> LoadedKeys:
+        key_id = keys.key_id
+        with self._changed:
+            while key_id in self._loading:
+                self._changed.wait()
+            entry = self._entries.get(key_id)
+            if entry is not None and not entry.lacks(plan):
+                self._entries.move_to_end(key_id)
+                entry.users += 1
+                return entry
+            key_files(plan, keys)  # a plan that these keys cannot serve changes nothing
+            self._loading.add(key_id)
+            try:
+                while entry is not None and entry.users:  # nobody may use an evaluator while keys are added to it
+                    self._changed.wait()
+                self._make_room(key_id, memory_needed(plan, keys), plan)
+            except BaseException:
+                self._loading.discard(key_id)
+                self._changed.notify_all()
+                raise
+        try:
+            loaded = entry or LoadedKeys(keys, plan)
+            loaded.load(plan, progress)
+        except BaseException:
+            with self._changed:
+                self._entries.pop(key_id, None)  # half of the keys is no use
+                self._loading.discard(key_id)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._entries[key_id] = loaded
+            self._entries.move_to_end(key_id)
+            loaded.users += 1
+            self._loading.discard(key_id)
+            self._changed.notify_all()
+        return loaded
+
+    def _make_room(self, key_id: str, needed: int, plan: Plan) -> None:
+        """Gives back the least recently used keys that nobody uses, until `needed` bytes fit."""
+        if self.limit is not None and needed > self.limit:
+            raise NotEnoughMemoryError(
+                f"{plan.model} on set {plan.params.name} needs {needed / 1e9:.2f} GB for one client's keys and "
+                f"this server may take {self.limit / 1e9:.2f} GB; raise --memory, or make minimal rotation keys"
+            )
+        while self.limit is not None and self.bytes - self._size(key_id) + needed > self.limit:
+            idle = [k for k, e in self._entries.items() if k != key_id and not e.users and k not in self._loading]
+            if idle:
+                del self._entries[idle[0]]
+            elif any(e.users for k, e in self._entries.items() if k != key_id) or len(self._loading) > 1:
+                self._changed.wait()
+            else:
+                break
+        if not plan.params.insecure:
+            require_memory(needed - self._size(key_id), f"{plan.model} on set {plan.params.name}")
+
+    def _size(self, key_id: str) -> int:
+        entry = self._entries.get(key_id)
+        return entry.bytes if entry else 0
