@@ -221,7 +221,14 @@ def test_keys_say_nothing_of_set_names(tmp_path: Path) -> None:
     evaluates(tmp_path / "k", spec())
 
 
-ALLOWED = ("fheinfer.crypto", "fheinfer.errors", "fheinfer.packing", "fheinfer._core", "fheinfer.machine")
+ALLOWED = (
+    "fheinfer.crypto",
+    "fheinfer.errors",
+    "fheinfer.packing",
+    "fheinfer._core",
+    "fheinfer.machine",
+    "fheinfer.storage",
+)
 
 
 def test_clients_and_keygen_reach_no_model_compiler_or_server() -> None:
