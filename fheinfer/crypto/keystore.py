@@ -24,7 +24,7 @@ from fheinfer.crypto.manifest import Manifest, describe
 from fheinfer.crypto.secret import MAX_SECRET, read_secret
 from fheinfer.crypto.verified import VerifiedFiles
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError
-from fheinfer.storage import read_small
+from fheinfer.storage import read_small, shown
 
 MAX_KEY_BYTES = 1 << 36
 """Bytes of one key file that `KeySet.load` reads."""
@@ -103,7 +103,7 @@ class ServerKeys:
         verified: VerifiedFiles | None = None,
     ) -> None:
         self._source = source
-        self._name = str(source) if isinstance(source, Path) else "keys in memory"
+        self._name = shown(source) if isinstance(source, Path) else "keys in memory"
         self.manifest = Manifest.load(source / MANIFEST_FILE) if isinstance(source, Path) else source.manifest
         self._verified = verified if verified or not isinstance(source, Path) else VerifiedFiles()
         if identity is not None and self.manifest.identity != identity:
