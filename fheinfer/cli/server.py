@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fheinfer import _core
+from fheinfer.cli.signals import die_with_parent
 from fheinfer.crypto.artifact import MAX_META
 from fheinfer.crypto.keystore import Manifest
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
@@ -58,6 +60,8 @@ def evaluate(
             predicted=done.step.seconds,
         )
 
+    if events and os.environ.get("FHEINFER_PARENT", "").isdigit():
+        die_with_parent(int(os.environ["FHEINFER_PARENT"]))
     try:
         _core.keep_freed_memory()
         _core.set_threads(choose_threads(threads, lambda message: sys.stderr.write(f"{message}\n")))
