@@ -46,6 +46,7 @@ from fheinfer.frontends import zoo
 from fheinfer.local import Inference, infer_encrypted, run_folder
 from fheinfer.model.model import Weights
 from fheinfer.model.model import load as load_weights
+from fheinfer.optional import require
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,6 +230,7 @@ def precision(
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{output}: no plot of that kind; name a .png, .svg or .pdf")
     require_writable(output)
+    require("matplotlib", "the plot")
     path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
     folder = set_folder(keys, set_name)

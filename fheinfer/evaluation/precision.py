@@ -15,6 +15,7 @@ from fheinfer.compiler.plan import Plan, Step
 from fheinfer.crypto.storage import atomic_write
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.evaluation.metrics import Precision, precision_bits
+from fheinfer.optional import needs
 
 Layers = Mapping[str, NDArray[np.float64]]
 
@@ -104,7 +105,8 @@ def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Prec
 
 def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
     """Bits by layer: against slots and against PyTorch, minimum and median."""
-    from matplotlib.figure import Figure
+    with needs("matplotlib", "a plot"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.add_subplot()
