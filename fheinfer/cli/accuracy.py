@@ -13,16 +13,15 @@ from fheinfer.cli import images as pictures_cli
 from fheinfer.cli.display import err, out, print_json, size, steps_bar, table
 from fheinfer.cli.plan import DataOption, JsonOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.cli.results import logits_csv
-from fheinfer.compiler.pipeline import compile
-from fheinfer.compiler.pipeline import RANGE_MARGIN
+from fheinfer.compiler.pipeline import RANGE_MARGIN, compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.resources import default_weights
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.metrics import precision_bits
 from fheinfer.model.model import Weights, load
 from fheinfer.optional import needs_torch
+from fheinfer.storage import atomic_write, require_writable
 
 if TYPE_CHECKING:
     from fheinfer.data.datasets import Pictures

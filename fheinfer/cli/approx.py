@@ -15,8 +15,8 @@ from fheinfer.approx.paf import F_FIRST
 from fheinfer.approx.remez import Progress as Tell
 from fheinfer.approx.sign import SignComposite
 from fheinfer.cli.display import out, print_json, spinner, table
-from fheinfer.storage import require_writable, write_json
 from fheinfer.errors import UsageError
+from fheinfer.storage import require_writable, write_json
 
 approx_app = typer.Typer(no_args_is_help=True, help="Activation functions as polynomials: degrees, levels, errors.")
 

@@ -15,12 +15,12 @@ from fheinfer.cli.display import err, out, print_json, size, steps_bar, table
 from fheinfer.cli.results import class_names, logits_csv
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.keystore import Manifest
-from fheinfer.storage import atomic_write
 from fheinfer.data.images import load_image, normalise
 from fheinfer.errors import InputError
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class
 from fheinfer.local import Inferences, infer_many, run_folder
 from fheinfer.model.model import Weights
+from fheinfer.storage import atomic_write
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 F64 = NDArray[np.float64]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
-import signal
 import sys
 import time
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from fheinfer.cli import bench as bench_cli
 from fheinfer.cli import images as pictures_cli
 from fheinfer.cli import model as models_cli
 from fheinfer.cli import plan as plan_cli
-from fheinfer.cli import results
+from fheinfer.cli import results, signals
 from fheinfer.cli import search as search_cli
 from fheinfer.cli import server as server_cli
 from fheinfer.cli.display import (
@@ -33,19 +32,21 @@ from fheinfer.cli.display import (
     print_json,
     size,
     table,
+    tolerate_any_name,
 )
 from fheinfer.cli.plan import JsonOption, PolicyOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.storage import atomic_write, require_writable
 from fheinfer.data.images import load_image, normalise
 from fheinfer.data.resources import default_weights
-from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, UsageError
+from fheinfer.errors import FheinferError, InputError, NotEnoughMemoryError, StorageError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.local import Inference, infer_encrypted, run_folder
 from fheinfer.model.model import Weights
 from fheinfer.model.model import load as load_weights
+from fheinfer.optional import require
+from fheinfer.storage import atomic_write, require_writable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +69,7 @@ app.add_typer(approx_cli.approx_app, name="approx")
 KeysOption = Annotated[Path, typer.Option("--keys", help="Folder of all keys; a set has its own folder in it.")]
 ImageOption = Annotated[str, typer.Option("--image", help="A picture file, or the name of one in inputs/.")]
 KEYS = Path("keys")
+_STOPPED = "stopped; `fheinfer infer --resume` and `fheinfer train --resume` go on from where they were"
 
 
 @app.command()
@@ -228,6 +230,7 @@ def precision(
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{output}: no plot of that kind; name a .png, .svg or .pdf")
     require_writable(output)
+    require("matplotlib", "the plot")
     path, trained = _weights(weights, set_name)
     pixels, picture = _picture(image, trained)
     folder = set_folder(keys, set_name)
@@ -333,27 +336,39 @@ def _report(logits: Any, plain: Any, done: Inference, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: runs a command; our errors become one line and their exit code, Ctrl-C becomes 130."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Runs a command: our errors become one line and their exit code, Ctrl-C 130, a reader that went away 141."""
+    signals.install()
+    tolerate_any_name()
     try:
-        app(standalone_mode=True)
+        _run()
     except FheinferError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)
-    except SystemExit as stop:
-        if stop.code != 130:  # what typer makes of Ctrl-C
-            raise
-        _fail("stopped; `fheinfer infer --resume` and `fheinfer train --resume` go on from where they were", 130)
+    except KeyboardInterrupt:
+        _fail(_STOPPED, signals.INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        signals.silence_output()
+        sys.exit(signals.BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        signals.silence_output()  # what is buffered would fail again at exit
+        _fail(f"cannot write the output: {error.strerror}; send it to another disk", StorageError.exit_code)
+
+
+def _run() -> None:
+    try:
+        app(standalone_mode=True)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # which typer makes a 1 of
+            raise stop.__context__ from None
+        if stop.code == signals.INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        sys.stdout.flush()
+        raise
 
 
 def _fail(message: str, code: int) -> None:
     print_error(message)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

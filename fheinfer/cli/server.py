@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from fheinfer import _core
+from fheinfer.cli.signals import die_with_parent
 from fheinfer.crypto.artifact import MAX_META
 from fheinfer.crypto.keystore import Manifest
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
-from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.machine import choose_threads, peak_memory
 from fheinfer.model.model import load as load_weights
 from fheinfer.runtime.executor import StepDone
 from fheinfer.server import Server
+from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
 
 
 def evaluate(
@@ -58,6 +60,8 @@ def evaluate(
             predicted=done.step.seconds,
         )
 
+    if events and os.environ.get("FHEINFER_PARENT", "").isdigit():
+        die_with_parent(int(os.environ["FHEINFER_PARENT"]))
     try:
         _core.keep_freed_memory()
         _core.set_threads(choose_threads(threads, lambda message: sys.stderr.write(f"{message}\n")))
