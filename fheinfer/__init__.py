@@ -31,7 +31,7 @@ from fheinfer import errors
 if TYPE_CHECKING:
     from fheinfer.approx import activation
     from fheinfer.client import Client
-    from fheinfer.compiler import compile
+    from fheinfer.compiler.pipeline import compile
     from fheinfer.compiler.plan import Plan
     from fheinfer.compiler.plan import load as load_plan
     from fheinfer.crypto.client_spec import ClientSpec
@@ -54,7 +54,7 @@ _PLACES = {
     "Plan": "compiler.plan",
     "Server": "server",
     "activation": "approx",
-    "compile": "compiler",
+    "compile": "compiler.pipeline",
     "default_model": "data.resources",
     "keygen": "crypto.keygen",
     "load_image": "data.images",

@@ -13,7 +13,7 @@ from fheinfer.cli import images as pictures_cli
 from fheinfer.cli.display import err, out, print_json, size, steps_bar, table
 from fheinfer.cli.plan import DataOption, JsonOption, SetOption, WeightsOption, plan_for, set_folder
 from fheinfer.cli.results import logits_csv
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set

@@ -35,7 +35,7 @@ from fheinfer.cli.display import (
     table,
 )
 from fheinfer.cli.plan import JsonOption, PolicyOption, SetOption, WeightsOption, plan_for, set_folder
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
 from fheinfer.storage import atomic_write, require_writable

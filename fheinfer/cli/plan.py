@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from fheinfer.cli.display import out, print_json, size, table
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.policy import KEY_POLICIES, choose
 from fheinfer.crypto.keygen import manifest_plan

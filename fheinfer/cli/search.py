@@ -10,7 +10,7 @@ import typer
 from fheinfer.cli.accuracy import ActOption, pictures_of, require_relus, run, with_activation
 from fheinfer.cli.display import err, out, print_json, steps_bar, table
 from fheinfer.cli.plan import DataOption, JsonOption, SetOption, WeightsOption
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.pipeline import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set

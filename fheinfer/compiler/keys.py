@@ -44,7 +44,7 @@ def rotation_keys(plan: Plan, policy: KeyPolicy = "fast") -> list[RotationKey]:
             constants[step.op.weight] = np.ones_like(constants[step.op.weight])
     levels = plan.backend.level_model(params)
     needs: list[tuple[str, Iterable[tuple[int, int]]]] = [
-        (step.name, step.traced(params.slots, levels, constants, policy).rotation_keys.items())
+        (step.name, step.trace(params.slots, levels, constants, policy).rotation_keys.items())
         for step in plan.steps
         if not isinstance(step.op, Bootstrap)
     ]

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fheinfer.compiler.cost import BASE_MEMORY
-from fheinfer.compiler.plan import RESULT_BITS, Plan, finished
+from fheinfer.compiler.plan import BASE_MEMORY, RESULT_BITS, Plan, finished
 from fheinfer.compiler.program import PLACED_UNDER, Program
-from fheinfer.compiler.steps import Step, step_of
+from fheinfer.compiler.steps import Step
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.client_spec import KeyNeeds
@@ -21,7 +20,7 @@ from fheinfer.model.ops import Bootstrap
 
 
 def lower(program: Program, model: Model) -> Plan:
-    steps = [step_of(node, program) for node in program.graph.nodes[1:]]
+    steps = [program.step(node) for node in program.graph.nodes[1:]]
     bootstraps = any(isinstance(step.op, Bootstrap) for step in steps)
     kept = [step.kept(program.constants) for step in steps]
     seconds: list[dict[KeyPolicy, float]] = [{} for _ in steps]
@@ -82,7 +81,7 @@ OUTPUT_ROOM = 2.0
 def _work(step: Step, program: Program, policy: KeyPolicy) -> Work:
     if policy == PLACED_UNDER or isinstance(step.op, Bootstrap):
         return program.works[step.name]
-    return step.trace(program, policy)
+    return program.trace(step, policy)
 
 
 def key_heights(needs: Iterable[tuple[int, int]], params: ParameterSet, backend: Backend) -> Rotations:

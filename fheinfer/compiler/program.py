@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.approx import Activation
 from fheinfer.compiler.cost import CostModel, cost_model
+from fheinfer.compiler.steps import Step
+from fheinfer.compiler.values import Arrays, Scale
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.key_policy import KeyPolicy
@@ -23,11 +24,6 @@ from fheinfer.packing import Layout
 
 PLACED_UNDER: KeyPolicy = "fast"
 """The keys by whose cost bootstraps and levels are placed, whatever the policy: so that a plan serves them all."""
-
-F64 = NDArray[np.float64]
-Arrays = Mapping[str, F64]
-Scale = float | F64
-"""value = slot * scale: one number, or one per channel."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,34 @@ class Program:
         if isinstance(op, Linear):
             return 2 if op.mask else 1
         return int(isinstance(op, Conv2d | Multiply | Quadratic | Square | ScaleChannels))
+
+    def step(self, node: Node) -> Step:
+        """A node as a step; before the levels are known, one at the top of the chain."""
+        depth = self.depth(node)
+        return Step(
+            name=node.name,
+            op=node.op,
+            inputs=node.inputs,
+            level=self.levels.get(node.name, self.params.top_level - depth),
+            depth=depth,
+            scale=self.scales[node.name],
+            layout=self.layouts[node.name],
+            in_layout=self.layouts[node.inputs[0]],
+            activation=node.activation,
+        )
+
+    def trace(self, step: Step, policy: KeyPolicy = PLACED_UNDER) -> Work:
+        """What a step takes with the keys of a policy, on as many limbs as its level says; needs none.
+
+        Levels and keys follow from this, and are settled before weights are known: so none of a convolution is zero.
+
+        Raises:
+            PlanError: the kernels consume another number of levels than the step's depth.
+        """
+        constants = dict(self.constants)
+        if isinstance(step.op, Conv2d):
+            constants[step.op.weight] = np.ones_like(constants[step.op.weight])
+        return step.trace(self.params.slots, self.level_model, constants, policy)
 
     def with_nodes(self, nodes: Sequence[Node], constants: Arrays | None = None) -> Program:
         """The same with other nodes, and with other constants where given."""

@@ -10,19 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.compiler.passes.pack import conv_of
-from fheinfer.compiler.program import PLACED_UNDER, Arrays, Program, Scale
+from fheinfer.compiler.values import F64, Arrays, Scale
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.key_policy import KeyPolicy, core_policy
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
-from fheinfer.model.graph import Node
 from fheinfer.packing import Layout, diagonals, pack, spread, unpack
 
 BOOTSTRAPPED = (ops.Chebyshev, ops.Quadratic, ops.Square)
 """Operations whose input is known to be in [-1, 1], where a bootstrap may come before."""
-
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +53,12 @@ class Step:
         lowered = [evaluator.drop_to(x, self.level + self.depth) for x in inputs]
         return _APPLY[type(self.op)](self, self.op, evaluator, constants, lowered)
 
-    def trace(self, program: Program, policy: KeyPolicy = PLACED_UNDER) -> Work:
-        """What the step takes with these keys, on as many limbs as `level` says; needs none.
-
-        Levels and keys follow from this, and are settled before weights are known: so none of a convolution is zero.
+    def trace(self, slots: int, levels: _core.LevelModel, constants: Arrays, policy: KeyPolicy) -> Work:
+        """What the step takes with the rotation keys of a policy; needs none.
 
         Raises:
-            PlanError: the kernels consume another number of levels than `depth`.
+            PlanError: the kernels end at another level than planned.
         """
-        constants = dict(program.constants)
-        if isinstance(self.op, ops.Conv2d):
-            constants[self.op.weight] = np.ones_like(constants[self.op.weight])
-        return self.traced(program.params.slots, program.level_model, constants, policy)
-
-    def traced(self, slots: int, levels: _core.LevelModel, constants: Arrays, policy: KeyPolicy) -> Work:
-        """The same for constants that are taken as they are."""
         evaluator = _core.TraceEvaluator(slots, levels, core_policy(policy))
         x = evaluator.encrypt(self.level + self.depth)
         y = self.apply(evaluator, constants, [x] * len(self.inputs))
@@ -102,20 +89,9 @@ class Step:
         return unpack(slots, self.layout) * spread(self.scale, self.layout)
 
 
-def step_of(node: Node, program: Program) -> Step:
-    """A node as a step; before the levels are known, one at the top of the chain."""
-    depth = program.depth(node)
-    return Step(
-        name=node.name,
-        op=node.op,
-        inputs=node.inputs,
-        level=program.levels.get(node.name, program.params.top_level - depth),
-        depth=depth,
-        scale=program.scales[node.name],
-        layout=program.layouts[node.name],
-        in_layout=program.layouts[node.inputs[0]],
-        activation=node.activation,
-    )
+def conv_of(op: ops.Conv2d) -> _core.Conv2d:
+    """The core's description of a convolution."""
+    return _core.Conv2d(op.kernel, op.stride, op.padding)
 
 
 _Inputs = Sequence[_core.Ciphertext]
@@ -148,3 +124,7 @@ _APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs
     ops.Add: lambda s, op, e, c, x: e.add(x[0], x[1]),
 }
 """How each lowered operation runs on an evaluator."""
+
+_STEPS: tuple[type[ops.Op], ...] = (*_APPLY, ops.Bootstrap)
+RUNNABLE: dict[str, type[ops.Op]] = {op.kind: op for op in _STEPS}
+"""The operations that a step may be, by kind."""

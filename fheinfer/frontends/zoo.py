@@ -17,8 +17,14 @@ from fheinfer.model.ops import Add, GlobalAvgPool, MaxPool, MeanPool, Paf, Relu
 PAF_MARK = "+"
 
 
-def resnet(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10,
-           activation: str = "relu") -> Graph:
+def resnet(
+    name: str,
+    blocks: tuple[int, ...],
+    widths: tuple[int, ...],
+    size: int = 32,
+    classes: int = 10,
+    activation: str = "relu",
+) -> Graph:
     """A CIFAR residual network (He et al. 2015, section 4.2) with 1x1-convolution shortcuts.
 
     Args:
@@ -74,8 +80,9 @@ def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int
     return _classified(g, x, classes)
 
 
-def vgg(name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", size: int = 32,
-        classes: int = 10) -> Graph:
+def vgg(
+    name: str, plan: tuple[tuple[int, ...], ...], pool: str = "max_pool", size: int = 32, classes: int = 10
+) -> Graph:
     """A VGG network with batch norm for small images (Simonyan and Zisserman 2014), its linear layers made one.
 
     Args:
@@ -113,27 +120,34 @@ _VGG = {
     16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
 }
 
-_NETWORKS: dict[str, Callable[[], Graph]] = {
-    "resnet20": lambda: resnet("resnet20", (3, 3, 3), (16, 32, 64)),
-    "resnet20-silu": lambda: resnet("resnet20-silu", (3, 3, 3), (16, 32, 64), activation="silu"),
-    "resnet20-gelu": lambda: resnet("resnet20-gelu", (3, 3, 3), (16, 32, 64), activation="gelu"),
-    # Quadratics only: 40 levels (19 convolutions, 19 squares, pool and linear layer), or 21 and one square a block. The
-    # second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the third.
-    "resnet20-herpn": lambda: resnet("resnet20-herpn", (3, 3, 3), (16, 32, 64), activation="herpn"),
-    "resnet20-turbo": lambda: turbo("resnet20-turbo", (3, 3, 3), (16, 64, 128)),
+_RESNET20 = ((3, 3, 3), (16, 32, 64))
+_TINY = ((1, 1, 1), (4, 8, 16), 8)
+
+_NETWORKS: dict[str, Callable[..., Graph]] = {
+    "resnet20": partial(resnet, "resnet20", *_RESNET20),
+    "resnet20-silu": partial(resnet, "resnet20-silu", *_RESNET20, activation="silu"),
+    "resnet20-gelu": partial(resnet, "resnet20-gelu", *_RESNET20, activation="gelu"),
+    # Quadratics only: 40 levels (19 convolutions, 19 squares, pool and linear layer), or 21 and one square per block.
+    # The second is wider: 16, 64 and 128 channels fill 16,384 slots in its first two stages and half of them in the
+    # third.
+    "resnet20-herpn": partial(resnet, "resnet20-herpn", *_RESNET20, activation="herpn"),
+    "resnet20-turbo": partial(turbo, "resnet20-turbo", (3, 3, 3), (16, 64, 128)),
     **{f"resnet{6 * n + 2}": partial(resnet, f"resnet{6 * n + 2}", (n,) * 3, (16, 32, 64)) for n in (5, 7, 9, 18)},
-    **{f"vgg{layers}{suffix}": partial(vgg, f"vgg{layers}{suffix}", plan, pool)
-       for layers, plan in _VGG.items() for suffix, pool in (("", "max_pool"), ("-mean", "mean_pool"))},
-    # The shape of resnet20, small: one block a stage on 8x8 pictures. Tests and `make test` run it encrypted.
-    "resnet8-tiny": lambda: resnet("resnet8-tiny", (1, 1, 1), (4, 8, 16), size=8),
-    "resnet8-tiny-silu": lambda: resnet("resnet8-tiny-silu", (1, 1, 1), (4, 8, 16), size=8, activation="silu"),
-    "vgg3-tiny": lambda: vgg("vgg3-tiny", ((4,), (8,)), size=8),
-    "vgg3-tiny-mean": lambda: vgg("vgg3-tiny-mean", ((4,), (8,)), "mean_pool", size=8),
-    "resnet8-tiny-herpn": lambda: resnet("resnet8-tiny-herpn", (1, 1, 1), (4, 8, 16), size=8, activation="herpn"),
-    "resnet8-tiny-turbo": lambda: turbo("resnet8-tiny-turbo", (1, 1, 1), (4, 8, 16), size=8),
+    **{
+        f"vgg{layers}{suffix}": partial(vgg, f"vgg{layers}{suffix}", plan, pool)
+        for layers, plan in _VGG.items()
+        for suffix, pool in (("", "max_pool"), ("-mean", "mean_pool"))
+    },
+    # The shape of resnet20, small: one block per stage on 8x8 images. Tests and `make test` run it encrypted.
+    "resnet8-tiny": partial(resnet, "resnet8-tiny", *_TINY),
+    "resnet8-tiny-silu": partial(resnet, "resnet8-tiny-silu", *_TINY, activation="silu"),
+    "vgg3-tiny": partial(vgg, "vgg3-tiny", ((4,), (8,)), size=8),
+    "vgg3-tiny-mean": partial(vgg, "vgg3-tiny-mean", ((4,), (8,)), "mean_pool", size=8),
+    "resnet8-tiny-herpn": partial(resnet, "resnet8-tiny-herpn", *_TINY, activation="herpn"),
+    "resnet8-tiny-turbo": partial(turbo, "resnet8-tiny-turbo", *_TINY),
     # A point of a square in, the colour of a 4x4 checkerboard there out. (Two quadratics, of degree 4 together, cannot:
     # three changes of colour each way need degree 6.)
-    "checkerboard": lambda: perceptron("checkerboard", (2, 100, 100, 2)),
+    "checkerboard": partial(perceptron, "checkerboard", (2, 100, 100, 2)),
 }
 
 
@@ -163,18 +177,24 @@ def names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
-def network(name: str) -> Graph:
+def network(name: str, classes: int | None = None) -> Graph:
     """The graph of that name; NETWORK+PAF is NETWORK with every ReLU a PAF, as in "resnet20+f1g2".
+
+    Args:
+        classes: length of the output, where it is not that of the data set the network is for.
 
     Raises:
         UnknownNetworkError: with the names there are.
+        UsageError: no such PAF, or a network whose output is fixed.
     """
     base, mark, paf = name.partition(PAF_MARK)
-    try:
-        graph = _NETWORKS[base]()
-        return with_paf(graph, paf) if mark else graph
-    except KeyError:
-        raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}") from None
+    if base not in _NETWORKS:
+        raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}")
+    make = _NETWORKS[base]
+    if classes is not None and make is _NETWORKS["checkerboard"]:
+        raise UsageError(f"{base} has two outputs, not {classes}")
+    graph = make() if classes is None else make(classes=classes)
+    return with_paf(graph, paf) if mark else graph
 
 
 def placeholder(graph: Graph) -> Model:

@@ -56,6 +56,14 @@ class Op:
         """Role -> shape that each tensor has to have."""
         return {}
 
+    def check_names(self) -> None:
+        """Raises Invalid for tensors without a name, but for those that need not be there."""
+        optional = {field.name for field in fields(self) if field.default is None}
+        for role in self.TENSORS:
+            name = getattr(self, role)
+            if not (isinstance(name, str) and name) and not (name is None and role in optional):
+                raise Invalid(f"{role} is {name!r}, not the name of a tensor")
+
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         """What PyTorch computes, in evaluation mode: inputs (B, *shape), tensors by role."""
         raise NotImplementedError(self.kind)
@@ -207,12 +215,10 @@ class HerPN(Op):
         from torch.nn import functional
 
         x, t = inputs[0], tensors
-        terms = [
-            functional.batch_norm(
-                h, t["mean"][i], t["var"][i], t["weight"] * HERMITE[i + 1], None, False, 0.0, self.eps
-            )
-            for i, h in enumerate((x, (x * x - 1) / math.sqrt(2)))
-        ]
+        terms = []
+        for i, h in enumerate((x, (x * x - 1) / math.sqrt(2))):
+            weight = t["weight"] * HERMITE[i + 1]
+            terms.append(functional.batch_norm(h, t["mean"][i], t["var"][i], weight, None, False, 0.0, self.eps))
         return terms[0] + terms[1] + _per_channel(t["bias"], x)
 
 
@@ -348,6 +354,8 @@ class Linear(Op):
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _whole("out_features", self.out_features, 1)
+        if not isinstance(self.mask, bool):
+            raise Invalid(f"mask is {self.mask!r}, neither true nor false")
 
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (self.out_features,)
@@ -382,6 +390,15 @@ class Chebyshev(Op):
         _positive("bound", self.bound)
         _positive("unit", self.unit)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        x = inputs[0]
+        high, higher = torch.zeros_like(x), torch.zeros_like(x)
+        for c in tensors["coefficients"][1:].flip(0):  # Clenshaw: b_k = c_k + 2 x b_(k+1) - b_(k+2)
+            high, higher = c + 2 * x * high - higher, high
+        return tensors["coefficients"][0] + x * high - higher
+
 
 @dataclass(frozen=True)
 class Quadratic(Op):
@@ -397,6 +414,14 @@ class Quadratic(Op):
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
 
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.TENSORS, (inputs[0][0],))
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        x = inputs[0]
+        c0, c1, c2 = (_per_channel(tensors[role], x) for role in self.TENSORS)
+        return (c2 * x + c1) * x + c0
+
 
 @dataclass(frozen=True)
 class Square(Op):
@@ -410,6 +435,13 @@ class Square(Op):
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
+
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.TENSORS, (inputs[0][0],))
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        x, t = inputs[0], tensors
+        return (x + _per_channel(t["shift"], x)).square() + _per_channel(t["constant"], x)
 
 
 @dataclass(frozen=True)
@@ -425,6 +457,9 @@ class Multiply(Op):
             raise Invalid(f"multiplies values of the shapes {inputs[0]} and {inputs[1]}")
         _positive("bound", self.bound)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] * inputs[1]
+
 
 @dataclass(frozen=True)
 class ScaleChannels(Op):
@@ -433,6 +468,12 @@ class ScaleChannels(Op):
     kind = "scale_channels"
     TENSORS = ("factor",)
     factor: str
+
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return {"factor": (inputs[0][0],)}
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] * _per_channel(tensors["factor"], inputs[0])
 
 
 @dataclass(frozen=True)
@@ -447,12 +488,18 @@ class SumPool(Op):
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (inputs[0][0],)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0].sum(dim=(2, 3))
+
 
 @dataclass(frozen=True)
 class Bootstrap(Op):
     """The same value at a higher level."""
 
     kind = "bootstrap"
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0]
 
 
 _NETWORK = (
@@ -484,9 +531,7 @@ def from_fields(kind: object, given: Mapping[str, Any], known: Mapping[str, type
     except TypeError:
         missing = [n for n in expected if n not in values]
         raise Invalid(f"{kind} lacks {', '.join(missing)}") from None
-    for role in op.TENSORS:
-        if not isinstance(getattr(made, role), str | None):
-            raise Invalid(f"{role} is no name of a tensor")
+    made.check_names()
     return made
 
 

@@ -6,17 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
-from typing import TYPE_CHECKING
 
-from fheinfer.compiler.cost import BASE_MEMORY
+from fheinfer.compiler.plan import BASE_MEMORY, Plan
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, describe
 from fheinfer.errors import NotEnoughMemoryError
 from fheinfer.machine import require_memory
-
-if TYPE_CHECKING:
-    from fheinfer.compiler.plan import Plan
 
 LoadProgress = Callable[[str, float], None]
 """Called with what is being loaded ("keys", "tables") and the fraction done."""

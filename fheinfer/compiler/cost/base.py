@@ -13,9 +13,6 @@ from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import ParameterSet
 
-BASE_MEMORY = 600 * 2**20
-"""Interpreter, libraries, context and weights."""
-
 
 class CostModel(ABC):
     """Costs under one parameter set. `limbs` counts limbs of Q; special primes are added by the models."""

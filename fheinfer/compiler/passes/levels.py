@@ -3,8 +3,8 @@
 A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
 that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
 is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after
-it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the value
-for all that follows. The input costs what its limbs weigh on the way to the server.
+it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the
+value for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
+from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
@@ -38,7 +38,7 @@ class _Way:
 
     seconds: float
     choice: _Choice
-    before: _Way | None
+    before: _Way | None = None
 
 
 Ways = dict[tuple[int, ...], _Way]
@@ -46,7 +46,7 @@ Ways = dict[tuple[int, ...], _Way]
 
 
 def levels(program: Program) -> Program:
-    traced = {node.name: step_of(node, program).trace(program) for node in program.graph.nodes[1:]}
+    traced = {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
     choices = _shortest(program, traced)
     nodes: list[Node] = []
     layouts, scales = dict(program.layouts), dict(program.scales)
@@ -81,7 +81,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
     highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
-        (level,): _Way(limb * level, _Choice(False, level), None)
+        (level,): _Way(limb * level, _Choice(False, level))
         for level in range(least[graph.input.name], highest + 1)
         if params.encrypts_at(level)
     }
@@ -159,12 +159,13 @@ def _undominated(ways: Ways) -> Ways:
     return kept
 
 
-def _read_back(graph: Graph, way: _Way | None) -> dict[str, _Choice]:
-    choices = {}
-    for node in reversed(graph.nodes):
-        assert way is not None
-        choices[node.name], way = way.choice, way.before
-    return choices
+def _read_back(graph: Graph, last: _Way) -> dict[str, _Choice]:
+    taken: list[_Choice] = []
+    way: _Way | None = last
+    while way is not None:
+        taken.append(way.choice)
+        way = way.before
+    return dict(zip((node.name for node in reversed(graph.nodes)), taken, strict=True))
 
 
 def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from fheinfer import _core
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.steps import conv_of
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Node
 from fheinfer.model.ops import Conv2d, Input, Linear, SumPool
@@ -29,11 +30,6 @@ def pack(program: Program) -> Program:
             )
         nodes.append(node)
     return replace(program.with_nodes(nodes), layouts=layouts)
-
-
-def conv_of(op: Conv2d) -> _core.Conv2d:
-    """The core's description of a convolution."""
-    return _core.Conv2d(op.kernel, op.stride, op.padding)
 
 
 def _layout(node: Node, inputs: list[Layout]) -> Layout:
