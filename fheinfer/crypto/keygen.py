@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from fheinfer.crypto.manifest import (
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.crypto.secret import open_secret, wrap_secret
 from fheinfer.errors import CorruptArtifactError, MismatchError
-from fheinfer.machine import available_memory, require_memory
+from fheinfer.machine import available_memory, require_memory, usable_threads
 from fheinfer.storage import require_disk
 
 ProgressCallback = Callable[[int, int], None]
@@ -230,7 +229,7 @@ class _Maker:
                 yield name, keys.conjugation_key()
         if TO_SPARSE in single:  # both lead over one secret that is forgotten
             yield from zip((TO_SPARSE, TO_DENSE), keys.encapsulation_keys(), strict=True)
-        rotations, batch = rotations_of(names), max(1, len(os.sched_getaffinity(0)))
+        rotations, batch = rotations_of(names), usable_threads()
         for start in range(0, len(rotations), batch):
             part = rotations[start : start + batch]
             yield from zip((rotation_file(*key) for key in part), keys.rotation_keys(part), strict=True)
