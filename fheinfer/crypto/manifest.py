@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fheinfer.crypto.artifact import Kind
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.client_spec import Hash, ParameterLiteral, require_secure
-from fheinfer.crypto.key_policy import KeyPolicy, Rotations, serving
+from fheinfer.crypto.key_policy import KeyPolicy, Rotations, Selection, select
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import KeyStoreError, MismatchError
 from fheinfer.storage import parse_json, read_small, shown
@@ -130,8 +131,13 @@ class Manifest(_Frozen):
         """Bytes of all key files."""
         return sum(entry.bytes for entry in self.files.values())
 
+    def select(self, rotations: Iterable[tuple[int, int]]) -> Selection:
+        """The rotation keys to use for what a plan needs, and those that are missing (`key_policy.select`)."""
+        two_heights = backend(self.backend).key_heights == 2
+        return select(self.rotations, rotations, self.params.levels + 1 if two_heights else None)
+
     def keys_for(self, rotations: Iterable[tuple[int, int]], others: Iterable[str]) -> list[str]:
-        """Names of the files that serve these needs: the lowest rotation key that is tall enough for each.
+        """Names of the files that serve these needs.
 
         Args:
             rotations: (rotation, limbs) that a plan needs.
@@ -140,16 +146,15 @@ class Manifest(_Frozen):
         Raises:
             MismatchError: some are not there; it says how many and how to make them.
         """
-        found = {need: serving(self.rotations, *need) for need in rotations}
-        names = [name for name in others if name in self.files]
-        missing = sum(key is None for key in found.values()) + len([name for name in others if name not in self.files])
+        chosen, wanted = self.select(rotations), list(others)
+        missing = len(chosen.missing) + len([name for name in wanted if name not in self.files])
         if missing:
             known = ", ".join(sorted({entry.model for entry in self.plans}))
             raise MismatchError(
-                f"these keys were made for {known} and lack {missing} that this plan needs; make them under the same "
-                "secret with `fheinfer keygen --add` and the plan's client.json"
+                f"these keys were made for {shown(known)} and lack {missing} that this plan needs; make them under the "
+                "same secret with `fheinfer keygen --add` and the plan's client.json"
             )
-        return names + sorted({rotation_file(*key) for key in found.values() if key})
+        return wanted + [rotation_file(*key) for key in chosen.use]
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""

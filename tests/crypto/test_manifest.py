@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fheinfer.crypto import manifest as manifests
 from fheinfer.crypto.artifact import Kind
 from fheinfer.crypto.client_spec import ALLOW_INSECURE
+from fheinfer.crypto.key_policy import select
 from fheinfer.crypto.manifest import FileEntry, Manifest, PlanEntry, describe, rotation_file
 from fheinfer.crypto.params import key_identity, parameter_set, parameter_sets
 from fheinfer.errors import CorruptArtifactError, FheinferError, KeyStoreError, MismatchError, PlanError
@@ -149,13 +150,46 @@ def test_file_names_say_kind_and_metadata() -> None:
     assert describe("rotation_012_3.key") is None
 
 
-def test_keys_for_a_plan_are_the_lowest_that_serve_it() -> None:
-    there = sample((1, 4), (1, 9), (2, 9))
-    assert there.keys_for([(1, 3), (2, 3)], ["relinearisation.key"]) == [
-        "relinearisation.key",
-        "rotation_1_4.key",
-        "rotation_2_9.key",
+def test_keys_of_rotations_that_share_work_are_of_one_height() -> None:
+    there = sample((1, 4), (1, 6), (2, 6), (1, 15), (3, 15), (9, 15))
+    low = there.keys_for([(1, 3), (2, 3)], ["relinearisation.key"])
+    assert low == ["relinearisation.key", "rotation_1_6.key", "rotation_2_6.key"]
+    assert there.keys_for([(1, 3)], []) == ["rotation_1_4.key"]
+    assert there.keys_for([(1, 14), (3, 14), (2, 5)], []) == [
+        "rotation_1_15.key",
+        "rotation_2_6.key",
+        "rotation_3_15.key",
     ]
-    assert there.keys_for([(1, 5)], []) == ["rotation_1_9.key"]
+    # 9 has a key of CoeffToSlot only, which is no key for anything else.
+    assert there.select([(1, 3), (9, 3)]).missing == ((9, 4),)
     with pytest.raises(MismatchError, match=r"for resnet20 and lack 3 .*keygen --add"):
-        there.keys_for([(1, 10), (3, 1)], ["conjugation.key"])
+        there.keys_for([(1, 5), (2, 5), (3, 5), (9, 5)], ["conjugation.key"])
+
+
+def test_openfhe_takes_keys_of_any_height() -> None:
+    there = sample((1, 4), (1, 9), (2, 15), name="insecure-tiny-openfhe", backend="openfhe")
+    assert there.keys_for([(1, 3), (2, 3)], []) == ["rotation_1_4.key", "rotation_2_15.key"]
+    assert there.select([(1, 10), (2, 10)]) == (((2, 15),), ((1, 10),))
+
+
+rotations = st.sets(st.tuples(st.integers(0, 5), st.integers(1, 14)), max_size=12)
+
+
+@given(rotations, rotations, st.sampled_from([None, 7]))
+def test_what_is_missing_is_enough(there: set[tuple[int, int]], needs: set[tuple[int, int]], split: int | None) -> None:
+    first = select(there, needs, split)
+    assert set(first.use) <= there
+    assert not set(first.missing) & there
+    then = select(there | set(first.missing), needs, split)
+    assert then.missing == ()
+    for limbs in {limbs for _, limbs in needs}:
+        group = {k for k, have in needs if have == limbs}
+        serving = {
+            height: {k for k, have in then.use if have == height}
+            for height in {have for _, have in then.use}
+            if height >= limbs and (split is None or (height > split) == (limbs > split))
+        }
+        if split is None:
+            assert group <= set().union(*serving.values())
+        else:  # one height serves all that share it, on the same side of the split
+            assert any(group <= rotations for rotations in serving.values())
