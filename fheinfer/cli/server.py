@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from fheinfer import _core
-from fheinfer.cli.signals import die_with_parent
 from fheinfer.crypto.artifact import MAX_META
 from fheinfer.crypto.keystore import Manifest
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.machine import choose_threads, peak_memory
 from fheinfer.model.model import load as load_weights
+from fheinfer.process import die_with_parent
 from fheinfer.runtime.executor import StepDone
 from fheinfer.server import Server
 from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors

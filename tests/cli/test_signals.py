@@ -141,7 +141,7 @@ def test_a_full_disk_behind_the_output(start: Start, arguments: tuple[str, ...])
 
 CHILD = """
 import os, sys, time
-from fheinfer.cli.signals import die_with_parent
+from fheinfer.process import die_with_parent
 die_with_parent(int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid())
 print(os.getpid(), flush=True)
 time.sleep(60)
