@@ -9,16 +9,16 @@ from rich.console import Console
 
 from fheinfer.cli.display import err
 from fheinfer.cli.progress import Meter
-from fheinfer.train.loop import Observer, Progress
+from fheinfer.train.loop import TrainingObserver, TrainingProgress
 
 
 @contextmanager
-def training_view(console: Console = err) -> Iterator[Observer]:
+def training_view(console: Console = err) -> Iterator[TrainingObserver]:
     """An observer for `train`; its bar is removed at the end, also on errors."""
     with Meter("training", "count", console) as meter:
         at = (0.0, 0.0)
 
-        def observe(progress: Progress) -> None:
+        def observe(progress: TrainingProgress) -> None:
             nonlocal at
             if progress.measuring:
                 share = 100 * progress.step / max(1, progress.steps)

@@ -1,9 +1,9 @@
-"""Accuracy of weights over labelled pictures: in clear, by the plan's polynomials, or with the noise of encryption."""
+"""Accuracy of a model over labelled images: in clear, by the plan's polynomials, or with the noise of encryption."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fheinfer.compiler.plan import Plan, Step
-from fheinfer.data.datasets import Pictures
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import Step
+from fheinfer.data.datasets import LabelledImages
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.batch import Batch, Overflow
+from fheinfer.evaluation.inputs import inputs_of
 from fheinfer.evaluation.metrics import Precision, precision_bits
-from fheinfer.evaluation.noise import NoiseModel
-from fheinfer.model.model import Weights
-from fheinfer.train.evaluate import inputs_of
-from fheinfer.train.module import from_weights
+from fheinfer.evaluation.noise import noise_model
+from fheinfer.evaluation.plain import node_values
+from fheinfer.model.model import Model
+from fheinfer.packing import spread
+from fheinfer.progress import ProgressCallback, silent
 
 MODES = ("clear", "approx", "simulate")
 F64 = NDArray[np.float64]
@@ -27,11 +30,11 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """What came out of an evaluation.
 
     logits: (N, classes); reached: activation -> largest |input|, 1 being the range of its polynomials; bits: of the
-    decrypted logits against those without noise, simulated or encrypted; same_class: how many pictures get the class
-    that they get in clear, encrypted.
+    decrypted logits against those without noise, simulated or encrypted; same_class: how many images get the
+    class that they get in clear, encrypted.
     """
 
     mode: str
@@ -44,46 +47,46 @@ class Evaluation:
     same_class: int | None = None
 
     def top(self, k: int) -> float:
-        """Part of the pictures whose label is among the k largest logits; none where a logit is not a number."""
+        """Returns the part of the images whose label is among the k largest logits; one that is no number misses."""
         order = np.argsort(-np.nan_to_num(self.logits, nan=-np.inf), axis=1, kind="stable")[:, :k]
         right = (order == self.labels[:, None]).any(axis=1) & np.isfinite(self.logits).all(axis=1)
         return float(right.mean())
 
 
 def evaluate(
-    weights: Weights,
+    model: Model,
     plan: Plan | None,
-    pictures: Pictures,
+    images: LabelledImages,
     mode: str = "approx",
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = silent,
 ) -> Evaluation:
-    """Runs all `pictures`.
+    """Evaluates all `images`.
 
     Args:
-        plan: of these weights; not needed in clear.
+        plan: of this model; not needed in clear.
         mode: clear: the network itself. approx: every polynomial of the plan, exactly. simulate: with the noise of
-            encryption, key switching, rescaling, bootstrapping and decryption (`simulation.noise`).
+            encryption, key switching, rescaling, bootstrapping and decryption (`evaluation.noise`).
         seed: of the noise.
-        progress: told how many pictures are done.
+        progress: called with the images that are done.
 
     Raises:
-        UsageError: an unknown mode, one that lacks its plan, or a set whose noise is not modelled.
+        UsageError: an unknown mode, one that lacks its plan, or a backend whose noise is not modelled.
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if mode == "clear":
-        return _in_clear(weights, pictures, progress)
+        return _in_clear(model, images, progress)
     if plan is None:
-        raise UsageError(f"mode {mode} needs a plan of the weights")
+        raise UsageError(f"mode {mode} needs a plan of the model")
     began = time.perf_counter()
-    noise = NoiseModel(plan, seed) if mode == "simulate" else None
+    noise = noise_model(plan, seed) if mode == "simulate" else None
     exact = Batch(plan)
     noisy = Batch(plan, noise) if noise else exact
     found: list[Tensor] = []
     bits: list[Precision] = []
-    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), progress):
+    for x, _ in inputs_of(images, model.mean, model.std, torch.device("cpu"), progress):
         with torch.inference_mode():
             y = noisy.logits(x)
             if noise:
@@ -96,7 +99,7 @@ def evaluate(
     return Evaluation(
         mode,
         torch.cat(found).double().numpy(),
-        pictures.labels,
+        images.labels,
         time.perf_counter() - began,
         noisy.reached,
         noisy.overflows(),
@@ -105,37 +108,42 @@ def evaluate(
 
 
 @torch.inference_mode()
-def _in_clear(weights: Weights, pictures: Pictures, progress: Callable[[int, int], None]) -> Evaluation:
+def _in_clear(model: Model, images: LabelledImages, progress: ProgressCallback) -> Evaluation:
     began = time.perf_counter()
-    module = from_weights(weights)
-    batches = inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), progress)
-    logits = torch.cat([module(x) for x, _ in batches]).double().numpy()
-    return Evaluation("clear", logits, pictures.labels, time.perf_counter() - began, {}, [])
+    graph = model.graph
+    tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
+    batches = inputs_of(images, model.mean, model.std, torch.device("cpu"), progress)
+    logits = torch.cat([node_values(graph, tensors, x)[graph.output.name] for x, _ in batches]).double().numpy()
+    return Evaluation("clear", logits, images.labels, time.perf_counter() - began, {}, [])
 
 
 @torch.inference_mode()
 def simulated_layers(plan: Plan, image: F64, seed: int = 0) -> dict[str, F64]:
-    """The values of every step, (C, H, W) as of `run_slots`, with the noise of an encrypted run, in float32.
+    """Computes the values of every step, (C, H, W) as of `run_slots`, with the noise of an encrypted run, in float32.
 
     Args:
-        image: normalised, (C, H, W).
+        image: normalised, (C, H, W), or a vector (F,).
         seed: of the noise.
 
     Raises:
-        UsageError: a set whose noise is not modelled.
+        UsageError: a backend whose noise is not modelled.
     """
     layers: dict[str, F64] = {}
 
-    def watch(step: Step, y: Tensor) -> None:
-        scale = np.asarray(step.scale).reshape(-1, 1, 1)
-        layers[step.name] = y[0].double().numpy().reshape(y.shape[1], *(y.shape[2:] or (1, 1))) * scale
+    def observe(step: Step, y: Tensor) -> None:
+        shape = (step.layout.channels, step.layout.height, step.layout.width)
+        layers[step.name] = y[0].double().numpy().reshape(shape) * spread(step.scale, step.layout)
 
-    Batch(plan, NoiseModel(plan, seed)).logits(torch.from_numpy(image[None]).float(), watch)
+    Batch(plan, noise_model(plan, seed)).logits(torch.from_numpy(image[None]).float(), observe)
     return layers
 
 
 def check_top(values: Sequence[int], classes: int) -> None:
-    """Raises UsageError for a k that is no number of classes."""
+    """Checks every k against the number of classes.
+
+    Raises:
+        UsageError: one that is below 1 or larger.
+    """
     for k in values:
         if not 1 <= k <= classes:
             raise UsageError(f"--top-k {k}: the network has {classes} classes")

@@ -1,4 +1,4 @@
-"""One pass of a batch of pictures through the steps of a plan, in torch: what an encrypted run computes, many at once.
+"""One pass of a batch of inputs through the steps of a plan, in torch: what an encrypted run computes, many at once.
 
 Values are those of the slots (value = slot * scale), so polynomials see what they see encrypted, ranges included.
 """
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from fheinfer.compiler.plan import Plan, Step
-from fheinfer.compiler.steps import BOOTSTRAPPED
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import BOOTSTRAPPED, Step
+from fheinfer.model.ops import Chebyshev
 
 Noise = Callable[[Step | None, Tensor, Tensor], Tensor]
 """Step, its (first) input, its output -> the output with the error an encrypted run would add to it; None and twice the
-picture for encryption."""
-Watch = Callable[[Step, Tensor], None]
+input of the network for encryption."""
+BatchObserver = Callable[[Step, Tensor], None]
+"""Called after each step with its output, (B, C, H, W) or (B, F), in slots."""
 
 ROUNDING = 1e-5
 """How far beyond 1 an input may be: between stages of a composite they reach 1, and these are single precision."""
@@ -27,7 +28,7 @@ _CHUNK = 1 << 16  # elements of a polynomial at once: what a second-level cache 
 
 @dataclass(frozen=True)
 class Overflow:
-    """Inputs of an activation beyond what its polynomials are valid for."""
+    """Inputs of an activation beyond what its polynomials are valid for, in so many `images`."""
 
     activation: str
     images: int
@@ -39,7 +40,7 @@ class Batch:
 
     Attributes:
         reached: activation -> largest |input| of any of its polynomials, 1 being the range.
-        beyond: activation -> pictures with an input beyond the range.
+        beyond: activation -> images with an input beyond the range.
     """
 
     def __init__(self, plan: Plan, noise: Noise | None = None) -> None:
@@ -49,20 +50,20 @@ class Batch:
         self.beyond: dict[str, int] = {}
 
     @torch.inference_mode()
-    def logits(self, pictures: Tensor, watch: Watch | None = None) -> Tensor:
-        """Logits (B, classes) of normalised float32 pictures (B, C, H, W)."""
+    def logits(self, images: Tensor, observer: BatchObserver | None = None) -> Tensor:
+        """Computes the logits (B, classes) of normalised float32 images (B, C, H, W), or vectors (B, F)."""
         plan = self.plan
         self._outside: dict[str, Tensor] = {}
-        x = pictures / plan.client.input_scale
+        x = images / plan.client.input_scale
         values = {plan.steps[0].inputs[0]: self.noise(None, x, x) if self.noise else x}
         for index, step in enumerate(plan.steps):
             inputs = [values[name] for name in step.inputs]
-            if step.op in BOOTSTRAPPED:
+            if isinstance(step.op, BOOTSTRAPPED):
                 self._note(step, inputs[0])
-            y = _apply(step, inputs, {role: self.constants[name] for role, name in step.weights.items()})
+            y = _apply(step, inputs, {role: self.constants[name] for role, name in step.op.tensors.items()})
             values[step.name] = self.noise(step, inputs[0], y) if self.noise else y
-            if watch:
-                watch(step, values[step.name])
+            if observer:
+                observer(step, values[step.name])
             for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
                 del values[name]
         for name, outside in self._outside.items():
@@ -70,44 +71,26 @@ class Batch:
         return values[plan.steps[-1].name] * plan.client.output_scale
 
     def _note(self, step: Step, x: Tensor) -> None:
-        largest = x.abs().flatten(1).amax(1) / step.reach(self.plan.params)
-        # A picture that is not a number any more has left a range before.
+        largest = x.abs().flatten(1).amax(1) / step.valid_range(self.plan.params.max_slot)
+        # An image that is not a number any more has left a range before.
         most = float(largest.nan_to_num(torch.inf).max())
         self.reached[step.activation] = max(self.reached.get(step.activation, 0.0), most)
         outside = ~(largest <= 1 + ROUNDING)
         self._outside[step.activation] = self._outside.get(step.activation, outside) | outside
 
     def overflows(self) -> list[Overflow]:
-        """Activations that left their range, in order of the network."""
+        """Lists the activations that left their range, in the order of the network."""
         return [Overflow(name, n, self.reached[name]) for name, n in self.beyond.items() if n]
 
 
-def _apply(step: Step, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    x = inputs[0]
-    if step.op == "conv2d":
-        assert step.conv is not None
-        _, stride, padding = step.conv
-        return functional.conv2d(x, weights["weight"], weights.get("bias"), stride, padding)
-    if step.op == "linear":
-        return functional.linear(x.flatten(1), weights["weight"], weights.get("bias"))
-    if step.op == "chebyshev":
-        return chebyshev(x, weights["coefficients"])
-    if step.op == "quadratic":
-        return (x + _channels(weights["shift"], x)).square() + _channels(weights["constant"], x)
-    if step.op == "multiply":
-        return x * inputs[1]
-    if step.op == "gain":
-        return x * _channels(weights["factor"], x)
-    if step.op == "avg_pool":
-        return x.sum(dim=(2, 3), keepdim=True)
-    if step.op == "add":
-        return x + inputs[1]
-    assert step.op == "bootstrap", step.op
-    return x
+def _apply(step: Step, inputs: list[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+    if isinstance(step.op, Chebyshev):
+        return chebyshev(inputs[0], tensors["coefficients"])
+    return step.op.reference(inputs, tensors)
 
 
 def chebyshev(x: Tensor, coefficients: Tensor) -> Tensor:
-    """sum_k coefficients[k] T_k(x), element-wise, on pieces that stay in the cache.
+    """Computes sum_k coefficients[k] T_k(x), element-wise, on pieces that stay in the cache.
 
     With y = 2 x^2 - 1, T_2k(x) = T_k(y) and 2 x T_2k = T_2k+1 + T_2k-1, so it is E(y) + x O(y) with series of half the
     degree; of ReLU the odd one is a constant, of a sign the even one.
@@ -138,9 +121,5 @@ def _clenshaw(c: list[float], y: Tensor) -> Tensor:
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
     """Views of all elements in memory order."""
-    flat = x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) and x.dim() == 4 else x
+    flat = x.permute(0, 2, 3, 1) if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else x
     return torch.split(flat.reshape(-1), _CHUNK)
-
-
-def _channels(values: Tensor, x: Tensor) -> Tensor:
-    return values.view(1, -1, *[1] * (x.dim() - 2))

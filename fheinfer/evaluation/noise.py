@@ -1,9 +1,9 @@
-"""The error an encrypted run adds to every step, for our own evaluation.
+"""The error an encrypted run adds to every step, by backend.
 
-A rescaling or a key switch rounds both polynomials of a ciphertext: (1 + h) / 12 of variance in every coefficient, with
-h = 2N/3 for a dense ternary secret (Cheon et al., ePrint 2016/421, section 3.3). A slot is a sum of coefficients, twice
-as many as there are slots (those between are no part of it, and never come in: factors have none), of which a real
-value sees half. That is `unit`, and all but bootstraps add a few of them.
+`native`: a rescaling or a key switch rounds both polynomials of a ciphertext: (1 + h) / 12 of variance in every
+coefficient, with h = 2N/3 for a dense ternary secret (Cheon et al., ePrint 2016/421, section 3.3). A slot is a sum of
+coefficients, twice as many as there are slots (those between are no part of it, and never come in: factors have none),
+of which a real value sees half. That is `unit`, and all but bootstraps add a few of them.
 
 A bootstrap computes sin(2 pi x / r) r / (2 pi) for a message ratio r: less than x by (2 pi / r)^2 x^3 / 6, and with the
 noise of EvalMod. The double angles amplify that by 8 / |sin theta| at theta = 2 pi (I - 1/4) / 8, where I, the multiple
@@ -17,46 +17,53 @@ as much again, so that a decrypted value says less about the key (Li and Miccian
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fheinfer.compiler.plan import Plan, Step
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import Step
 from fheinfer.errors import UsageError
+from fheinfer.model.ops import Add, Bootstrap, Chebyshev, Conv2d, Linear, SumPool
 
 ERROR = 3.19
 """Standard deviation of the errors of encryption."""
 RATIO_BITS, SPARSE_WEIGHT, DOUBLE_ANGLES = 10, 32, 3
 """As in csrc/ckks/bootstrap.h."""
 LAST_LAYER_FINER = 8
-"""Bits by which diagonals of the last layer are finer on paired chains: `kFiner` of csrc/kernels/linear.cpp."""
+"""Bits by which the last layer's diagonals are finer on composite-prime chains: `kFiner` in csrc/kernels/linear.cpp."""
 EVAL_MOD_NOISE = 2**16.4
 """Noise of a bootstrap, in units."""
 
 
-class NoiseModel:
-    """Adds the error of an encrypted run to the values of a `Batch`.
+class NoiseModel(Protocol):
+    """Adds the error of an encrypted run to the values of a `Batch`."""
 
-    Raises:
-        UsageError: a plan for OpenFHE's evaluation, whose bootstraps are not modelled.
-    """
+    def __call__(self, step: Step | None, x: Tensor, y: Tensor) -> Tensor:
+        """Returns `y`, the output of a step on `x`, with its error; encryption's, where there is no step."""
+
+    def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
+        """Returns outputs after decryption; `exact` are the same without any noise."""
+
+
+class NativeNoise:
+    """The noise of the native backend."""
 
     def __init__(self, plan: Plan, seed: int = 0) -> None:
-        params = plan.params
-        if not params.native:
-            raise UsageError(f"the noise of set {params.name} is not modelled; simulate sets of our own evaluation")
         self.plan = plan
         self.random = torch.Generator().manual_seed(seed)
-        self._n = 1 << params.log_n
-        self._scale = 2.0**params.scale_bits
+        self._n = 1 << plan.params.log_n
+        self._scale = 2.0**plan.params.scale_bits
 
     def __call__(self, step: Step | None, x: Tensor, y: Tensor) -> Tensor:
         if step is None:
             return self._add(y, self.fresh)
-        if step.op == "bootstrap":
+        if isinstance(step.op, Bootstrap):
             return self._bootstrap(y)
-        if step.op in ("conv2d", "linear"):
+        if isinstance(step.op, Conv2d | Linear):
             y = y + self._normal(y) * self._encoded(step, x).view(-1, *[1] * (y.dim() - 1))
         return self._add(y, self.added(step))
 
@@ -71,42 +78,42 @@ class NoiseModel:
 
     @property
     def fresh(self) -> float:
-        """Of a picture, which is encrypted under the secret key."""
+        """Standard deviation of the noise of an input, which is encrypted under the secret key."""
         return self._slots(ERROR**2)
 
     def added(self, step: Step) -> float | np.ndarray:
-        """Standard deviation of what a step adds to its output, one number or one a channel.
+        """Standard deviation of what a step adds to its output: one number, or one per channel.
 
-        Key switches of taps are weighted like the taps. Those of Horner sums and folds come before the rescaling, which
-        divides them away.
+        Key switches of kernel offsets are weighted like these. Those of Horner sums and of rotate-and-sum come before
+        the rescaling, which divides them away.
         """
-        constants = self.plan.constants
-        if step.op in ("conv2d", "linear"):
-            weight = constants[step.weights["weight"]]
-            taps = np.square(weight).reshape(weight.shape[0], -1).sum(axis=1)
-            return np.asarray(np.sqrt(taps + 1) * self.unit)
-        if step.op == "chebyshev":
+        op, constants = step.op, self.plan.constants
+        if isinstance(op, Conv2d | Linear):
+            weight = constants[op.weight]
+            squares = np.square(weight).reshape(weight.shape[0], -1).sum(axis=1)
+            return np.asarray(np.sqrt(squares + 1) * self.unit)
+        if isinstance(op, Chebyshev):
             # Each T_k carries about k units, as its slope does; the last products add theirs.
-            series = constants[step.weights["coefficients"]]
+            series = constants[op.coefficients]
             return float(np.sqrt(np.square(series * np.arange(len(series))).sum() + 2) * self.unit)
-        if step.op == "avg_pool":
-            height, width = step.in_layout.height, step.in_layout.width
-            return math.sqrt(height * width) * self.unit
-        return 0.0 if step.op == "add" else math.sqrt(2) * self.unit
+        if isinstance(op, SumPool):
+            return math.sqrt(step.in_layout.height * step.in_layout.width) * self.unit
+        return 0.0 if isinstance(op, Add) else math.sqrt(2) * self.unit
 
     def _encoded(self, step: Step, x: Tensor) -> Tensor:
-        """Standard deviation, one a picture, of what rounding the coefficients of diagonals adds to the output.
+        """Standard deviation, one per image, of what rounding the coefficients of diagonals adds to the output.
 
         Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there.
         """
         layout = step.in_layout
-        finer = 2.0**-LAST_LAYER_FINER if self.plan.params.paired and step.mask else 1.0
+        last = isinstance(step.op, Linear) and step.op.mask
+        finer = 2.0**-LAST_LAYER_FINER if self.plan.params.composite and last else 1.0
         of_one = self._slots(1 / 12) * finer
         in_slots = x.square().flatten(1).sum(1) * layout.copies / layout.period
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
-        """`y` after decryption, which adds as much noise as there is."""
+        """Returns `y` after decryption, which adds as much noise as there is."""
         return y + self._normal(y) * (y - exact).square().mean().sqrt()
 
     def _add(self, y: Tensor, deviation: float | np.ndarray) -> Tensor:
@@ -122,7 +129,7 @@ class NoiseModel:
     def _bootstrap(self, y: Tensor) -> Tensor:
         multiple = torch.round(self._normal(y) * math.sqrt(SPARSE_WEIGHT / 12))
         theta = 2 * math.pi * (multiple - 0.25) / (1 << DOUBLE_ANGLES)
-        deviation = self.bootstrap / (_MEAN_GAIN * torch.sin(theta).abs())
+        deviation = self.bootstrap / (_MEAN_AMPLIFICATION * torch.sin(theta).abs())
         sine = (2 * math.pi / (1 << RATIO_BITS)) ** 2 / 6
         return y - sine * y**3 + self._normal(y) * deviation
 
@@ -132,7 +139,7 @@ class NoiseModel:
         return EVAL_MOD_NOISE * self.unit
 
 
-def _mean_gain() -> float:
+def _mean_amplification() -> float:
     """Root mean square of 1 / |sin theta|."""
     i = np.arange(-12, 13)
     weight = np.exp(-(i**2) / (2 * SPARSE_WEIGHT / 12))
@@ -140,4 +147,21 @@ def _mean_gain() -> float:
     return float(np.sqrt((weight / np.sin(theta) ** 2).sum() / weight.sum()))
 
 
-_MEAN_GAIN = _mean_gain()
+_MEAN_AMPLIFICATION = _mean_amplification()
+
+NOISE_MODELS: dict[str, Callable[[Plan, int], NoiseModel]] = {"native": NativeNoise}
+"""By name of the backend; one that is not here cannot be simulated."""
+
+
+def noise_model(plan: Plan, seed: int = 0) -> NoiseModel:
+    """Returns the noise of the backend that a plan is for, of that seed.
+
+    Raises:
+        UsageError: the noise of that backend is not modelled.
+    """
+    if plan.backend.name not in NOISE_MODELS:
+        raise UsageError(
+            f"the noise of the {plan.backend.name} backend is not modelled; compile for {' or '.join(NOISE_MODELS)} "
+            "to simulate an encrypted run"
+        )
+    return NOISE_MODELS[plan.backend.name](plan, seed)

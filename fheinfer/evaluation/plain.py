@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fheinfer.errors import InputError
-from fheinfer.model.model import Weights
 from fheinfer.optional import needs_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fheinfer.model.graph import Graph
+    from fheinfer.model.model import Model
+
 F64 = npt.NDArray[np.float64]
 
 
-def plain_outputs(weights: Weights, image: F64) -> F64:
-    """Logits, (classes,), of one normalised picture (3, H, W).
+def plain_outputs(model: Model, x: npt.NDArray[np.floating]) -> F64:
+    """Computes the outputs, (classes,), of one normalised input, an image (C, H, W) or a vector (F,).
 
     Raises:
         UsageError: torch is not installed.
-        InputError: the picture is not of the network's input shape.
+        InputError: the input is not of the network's input shape.
     """
-    return plain_layers(weights, image)[weights.graph.output.name]
+    return plain_layers(model, x)[model.graph.output.name]
 
 
-def plain_layers(weights: Weights, image: F64) -> dict[str, F64]:
-    """The output of every node, (C, H, W) or (F,), by node name in graph order.
+def plain_layers(model: Model, x: npt.NDArray[np.floating]) -> dict[str, F64]:
+    """Computes the output of every node, (C, H, W) or (F,), by node name in the order of the graph.
+
+    Each node is computed by the reference of its operation (`model.ops`) and by nothing else.
 
     Raises:
         UsageError: torch is not installed.
-        InputError: the picture is not of the network's input shape.
+        InputError: the input is not of the network's input shape.
     """
     with needs_torch("the plain reference"):
         import torch
-
-        from fheinfer.train.module import from_weights
-    shape = tuple(weights.graph.input.attrs["shape"])
-    if image.shape != shape:
-        raise InputError(f"{weights.network} takes inputs of {shape}, not {image.shape}")
+    if x.shape != model.graph.input_shape:
+        raise InputError(f"{model.name} takes inputs of the shape {model.graph.input_shape}, not {x.shape}")
+    tensors = {name: torch.tensor(array, dtype=torch.float64) for name, array in model.tensors.items()}
     with torch.inference_mode():
-        x: Tensor = torch.tensor(image, dtype=torch.float64)
-        values = from_weights(weights, torch.float64).forward_all(x.unsqueeze(0))
+        values = node_values(model.graph, tensors, torch.tensor(x, dtype=torch.float64).unsqueeze(0))
     return {name: np.asarray(value[0].numpy(), dtype=np.float64) for name, value in values.items()}
+
+
+def node_values(graph: Graph, tensors: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """Computes the output of every node, (B, *shape), for a batch of inputs.
+
+    Args:
+        tensors: by name, of the same kind of numbers as `x`.
+    """
+    values: dict[str, Tensor] = {}
+    for node in graph:
+        inputs = [values[name] for name in node.inputs] or [x]
+        values[node.name] = node.op.reference(inputs, {role: tensors[name] for role, name in node.op.tensors.items()})
+    return values

@@ -11,18 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.client import Client
-from fheinfer.compiler.plan import Plan, Step
-from fheinfer.storage import atomic_write
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.steps import Step
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.evaluation.metrics import Precision, precision_bits
+from fheinfer.model.ops import Bootstrap, SumPool
+from fheinfer.storage import atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class LayerPrecision:
-    """One step. Bits as `metrics.precision_bits`: against slots, the encryption's share of the error; against PyTorch,
-    that of the polynomials as well (None where PyTorch has no such layer)."""
+    """The precision of one step, in bits as `metrics.precision_bits`.
+
+    Against slots it is the encryption's share of the error; against PyTorch, that of the polynomials as well (None
+    where PyTorch has no such layer).
+    """
 
     step: str
     op: str
@@ -36,7 +41,7 @@ class LayerPrecision:
 
 
 def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch: Layers) -> list[LayerPrecision]:
-    """Decrypts the layers a server kept in `checkpoints`. Needs the secret key, so it runs at the client.
+    """Decrypts and compares the layers that a server kept in `checkpoints`; the client runs it, with its secret key.
 
     Args:
         slots: every step's values on the slots backend.
@@ -51,7 +56,7 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
         rows.append(
             LayerPrecision(
                 step.name,
-                step.op,
+                step.op.kind,
                 step.level,
                 seconds,
                 float(np.abs(clear).max()),
@@ -65,7 +70,7 @@ def compare(plan: Plan, client: Client, checkpoints: Path, slots: Layers, torch:
 
 
 def layer_bits(plan: Plan, values: Layers, reference: Layers) -> dict[str, Precision]:
-    """How close `values` are to `reference`, for every step that both have, in the order of the plan.
+    """Measures how close `values` are to `reference`, for every step that both have, in the order of the plan.
 
     Args:
         values: as `run_slots`, `simulated_layers` or `encrypted_layers` give them, (C, H, W) by step.
@@ -87,23 +92,23 @@ def encrypted_layers(plan: Plan, client: Client, checkpoints: Path) -> dict[str,
 def _read(plan: Plan, client: Client, checkpoints: Path, index: int) -> tuple[NDArray[np.float64], float]:
     """Values of that step, and the seconds it took."""
     step, path = plan.steps[index], checkpoints / f"layer_{index:03d}.ct"
-    meta, decrypted = client.read_slots(path)
-    if meta.get("step") != step.name or meta.get("plan") != plan.client.plan:
+    metadata, decrypted = client.read_slots(path)
+    if metadata.get("step") != step.name or metadata.get("plan") != plan.identity:
         raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
-    return step.values(decrypted), float(meta.get("seconds", 0.0))
+    return step.values(decrypted), float(metadata.get("seconds", 0.0))
 
 
 def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Precision | None:
     exact = reference.get(step.name)
     if exact is None:
         return None
-    if step.op == "avg_pool" and exact.ndim == 1:  # PyTorch's mean: ours sums, the division is in the next layer
+    if isinstance(step.op, SumPool) and exact.ndim == 1:  # PyTorch's mean: ours sums, the division is in the next layer
         exact = exact * (step.in_layout.height * step.in_layout.width)
     return precision_bits(exact.reshape(values.shape), values)
 
 
 def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
-    """Bits by layer: against slots and against PyTorch, minimum and median."""
+    """Draws the bits by layer: against slots and against PyTorch, minimum and median."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
@@ -121,13 +126,13 @@ def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
         markersize=4,
         label="against PyTorch, minimum",
     )
-    for i in (i for i, r in enumerate(rows) if r.op == "bootstrap"):
+    for i in (i for i, r in enumerate(rows) if r.op == Bootstrap.kind):
         axes.axvline(i, color="0.85", zorder=0)
     axes.set_xticks(list(x), [r.step for r in rows], rotation=90, fontsize=6)
     axes.set_ylabel("bits")
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="upper right", title="grey lines: bootstraps")
-    picture = BytesIO()
-    figure.savefig(picture, dpi=150, format=path.suffix.lower().removeprefix("."))
-    atomic_write(path, [picture.getvalue()])
+    image = BytesIO()
+    figure.savefig(image, dpi=150, format=path.suffix.lower().removeprefix("."))
+    atomic_write(path, [image.getvalue()])

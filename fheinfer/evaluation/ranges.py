@@ -1,7 +1,7 @@
 """What goes into each activation: the range and a histogram, measured once and kept in a file of its own.
 
-The file is JSON: `format`, `network`, `weights` (the identity of those it was measured on), `images`, `margin`, and
-under `activations`, by node name, `reach`, `largest` and `counts` as in `Histogram`.
+The file is JSON: `format`, `network`, `model` (the identity of the one it was measured on), `images`, `margin`, and
+under `activations`, by node name, `bin_range`, `largest` and `counts` as in `Histogram`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, Usa
 from fheinfer.storage import write_json
 
 if TYPE_CHECKING:
-    from fheinfer.model.model import Weights
+    from fheinfer.model.model import Model
 
 BINS = 512
 MAX_BYTES = 16 * 2**20
@@ -31,44 +31,44 @@ LARGEST = 1e9
 SPREAD = 1e6
 """Nor is one that is so many times the median of its network."""
 
-_FORMAT = "fheinfer-ranges-1"
+_FORMAT = "fheinfer-ranges-2"
 
 
 @dataclass
 class Histogram:
-    """How often values fall into each of 512 equal bins over [-reach, reach]; the reach doubles when it has to.
+    """How often values fall into each of 512 equal bins over [-bin_range, bin_range], which doubles when it has to.
 
     largest  the largest |value| so far
     """
 
-    reach: float = 1.0
+    bin_range: float = 1.0
     largest: float = 0.0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
     def stretch(self, largest: float) -> None:
         """Makes room for values up to `largest`: two bins become one, symmetrically about 0."""
         self.largest = max(self.largest, largest)
-        while self.reach < largest:
+        while self.bin_range < largest:
             pairs = self.counts.reshape(-1, 2).sum(1)
             self.counts = np.pad(pairs, BINS // 4)
-            self.reach *= 2
+            self.bin_range *= 2
 
     def centres(self) -> npt.NDArray[np.float64]:
-        """The middle of each bin, (512,)."""
+        """Returns the middle of each bin, (512,)."""
         unit: npt.NDArray[np.float64] = (np.arange(BINS, dtype=np.float64) + 0.5) * (2 / BINS) - 1
-        return unit * self.reach
+        return unit * self.bin_range
 
 
 @dataclass(frozen=True)
 class Ranges:
     """Histograms of the inputs of every activation of `network`, over `images` images.
 
-    weights  identity of the weights
-    margin   how much larger than anything seen an encrypted run has to allow for, a factor
+    model   identity of the model that they were measured on
+    margin  how much larger than anything seen an encrypted run has to allow for, a factor
     """
 
     network: str
-    weights: str
+    model: str
     images: int
     margin: float
     activations: Mapping[str, Histogram]
@@ -78,19 +78,23 @@ class Ranges:
             raise UsageError(f"a margin is a factor of 1 or more, not {self.margin}")
 
     def largest(self) -> dict[str, float]:
-        """Largest |input| of every activation, without the margin, as `Weights.ranges` has it."""
-        return {name: found.largest for name, found in self.activations.items()}
+        """Returns the largest |input| of every activation, without the margin, as `Model.ranges` has it."""
+        return {name: histogram.largest for name, histogram in self.activations.items()}
 
     def bounds(self) -> dict[str, float]:
-        """The same times the margin: what polynomials have to be valid on."""
-        return {name: self.margin * found.largest for name, found in self.activations.items()}
+        """Returns the same times the margin: what polynomials have to be valid on."""
+        return {name: self.margin * histogram.largest for name, histogram in self.activations.items()}
 
-    def require(self, weights: Weights) -> None:
-        """Raises MismatchError unless these are the ranges of `weights`."""
-        if self.weights != weights.identity:
+    def require(self, model: Model) -> None:
+        """Checks that these are the ranges of `model`.
+
+        Raises:
+            MismatchError: they are not.
+        """
+        if self.model != model.identity:
             raise MismatchError(
-                f"these ranges are of {self.network} with identity {self.weights[:16]}, not of "
-                f"{weights.network} {weights.identity[:16]}; measure them with `fheinfer calibrate`"
+                f"these ranges are of {self.network} with identity {self.model[:16]}, not of "
+                f"{model.name} {model.identity[:16]}; measure them with `fheinfer calibrate`"
             )
 
     def save(self, path: Path) -> None:
@@ -100,7 +104,7 @@ class Ranges:
             StorageError: the file cannot be written.
         """
         activations = {
-            name: {"reach": h.reach, "largest": h.largest, "counts": h.counts.tolist()}
+            name: {"bin_range": h.bin_range, "largest": h.largest, "counts": h.counts.tolist()}
             for name, h in self.activations.items()
         }
         write_json(
@@ -108,7 +112,7 @@ class Ranges:
             {
                 "format": _FORMAT,
                 "network": self.network,
-                "weights": self.weights,
+                "model": self.model,
                 "images": self.images,
                 "margin": self.margin,
                 "activations": activations,
@@ -117,7 +121,7 @@ class Ranges:
 
 
 def in_words(bound: float) -> str:
-    """A range for people; one that ran away would be a line of digits."""
+    """Writes a range for people; one that ran away would be a line of digits."""
     return f"{bound:.2f}" if bound < 1e6 else f"{bound:.1e}"
 
 
@@ -146,13 +150,13 @@ def plausible_ranges(ranges: Mapping[str, float]) -> None:
         )
 
 
-def load(path: Path, weights: Weights) -> Ranges:
-    """The ranges that `Ranges.save` wrote, of these weights.
+def load(path: Path, model: Model) -> Ranges:
+    """Reads the ranges that `Ranges.save` wrote, of this model.
 
     Raises:
         InputError: no such file, no regular file, or too large to be one.
         CorruptArtifactError: not a whole file of ranges, or ranges that no network has.
-        MismatchError: of other weights.
+        MismatchError: of another model.
     """
     name, content = printable(path), read_given(path, MAX_BYTES, InputError, "a file of ranges")
     try:
@@ -164,7 +168,7 @@ def load(path: Path, weights: Weights) -> Ranges:
             raise ValueError("another format")
         found = Ranges(
             str(fields["network"]),
-            str(fields["weights"]),
+            str(fields["model"]),
             int(fields["images"]),
             float(fields["margin"]),
             {k: _histogram(v) for k, v in fields["activations"].items()},
@@ -174,15 +178,15 @@ def load(path: Path, weights: Weights) -> Ranges:
         raise CorruptArtifactError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
         raise CorruptArtifactError(f"{name}: not a whole file of ranges ({one_line(error)}); make it again") from None
-    found.require(weights)
-    if found.activations.keys() != {node.name for node in weights.graph.activations}:
-        raise CorruptArtifactError(f"{name}: lacks activations of {weights.network}; make it again")
+    found.require(model)
+    if found.activations.keys() != {node.name for node in model.graph.activations}:
+        raise CorruptArtifactError(f"{name}: lacks activations of {model.name}; make it again")
     return found
 
 
 def _histogram(content: Mapping[str, object]) -> Histogram:
     counts = np.array(content["counts"], np.int64)
-    reach, largest = float(content["reach"]), float(content["largest"])  # type: ignore[arg-type]
-    if counts.shape != (BINS,) or counts.min() < 0 or not 0 <= largest <= reach < math.inf:
+    bin_range, largest = float(content["bin_range"]), float(content["largest"])  # type: ignore[arg-type]
+    if counts.shape != (BINS,) or counts.min() < 0 or not 0 <= largest <= bin_range < math.inf:
         raise ValueError("a histogram that cannot be one")
-    return Histogram(reach, largest, counts)
+    return Histogram(bin_range, largest, counts)

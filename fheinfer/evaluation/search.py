@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.presets import preset
+from fheinfer.compiler.program import PLACED_UNDER
 from fheinfer.crypto.params import ParameterSet, parameter_sets
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.evaluation.accuracy import Evaluation
+from fheinfer.evaluation.noise import NOISE_MODELS
 from fheinfer.model.graph import Graph
-
-Compile = Callable[[ParameterSet, float], Plan]
-"""The plan under a set and with a factor on calibrated ranges; PlanError where the network does not fit the set."""
-Evaluate = Callable[[Plan, str], Evaluation]
-"""Runs the pictures by a plan; the words say which setting that is."""
+from fheinfer.progress import ProgressCallback, silent
 
 DEGREES = (7, 15, 31, 63, 119, 127, 200, 247)
 """The longest series of every depth, and those of the published sets."""
@@ -26,11 +25,22 @@ MARGINS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """What one point is compiled with; `margin` is the factor on the ranges of calibration."""
+    """What one point is compiled with.
+
+    activation  what approximates a ReLU; None for the one of the set's preset
+    margin      factor on the ranges of calibration
+    """
 
     name: str
     params: ParameterSet
+    activation: str | None
     margin: float
+
+
+Compile = Callable[[Setting], Plan]
+"""The plan under a setting; PlanError where the network does not fit the set."""
+Evaluate = Callable[[Plan, str], Evaluation]
+"""Evaluates the images by a plan; the words say which setting that is."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,18 @@ class Point:
     overflows: int
 
     def within(self, max_loss: float) -> bool:
+        """Says whether no more accuracy is lost than that."""
         return self.loss <= max_loss
 
 
 @dataclass(frozen=True)
-class Found:
-    """`points` in the order they were tried; `best` is the cheapest one within the bound, the most accurate where
-    all cost the same, None where none is; `unfit` are settings that the network does not fit, and why."""
+class SearchResult:
+    """What a search found.
+
+    points  in the order they were tried
+    best    the cheapest one within the bound, the most accurate where all cost the same, None where none is
+    unfit   settings that the network does not fit, and why
+    """
 
     clear: float
     points: tuple[Point, ...]
@@ -60,31 +75,42 @@ class Found:
     unfit: dict[str, str]
 
 
-def settings(over: str, base: ParameterSet, margin: float, graph: Graph) -> list[Setting]:
-    """From cheap and coarse to dear and fine; margins by size, sets as they are numbered.
+def settings(
+    over: str, base: ParameterSet, margin: float, graph: Graph, activation: str | None = None
+) -> list[Setting]:
+    """Lists settings from cheap and coarse to costly and fine; margins by size, sets as they are numbered.
+
+    Args:
+        over: "alpha", "degree", "margin", "scale-bits" or "set".
+        base, margin, activation: of every setting, but for what is searched over.
 
     Raises:
         UsageError: nothing of that name to search over, or nothing that would change this network or set.
     """
     if over == "margin":
-        found = [Setting(f"margin {m:g}", base, m) for m in MARGINS]
+        found = [Setting(f"margin {m:g}", base, activation, m) for m in MARGINS]
     elif over in ("alpha", "degree"):
         if not graph.has_relus:
-            raise UsageError(f"--over {over} chooses what stands for a ReLU, and {graph.name} has none")
+            raise UsageError(f"--over {over} chooses what approximates a ReLU, and {graph.name} has none")
         names = [f"minimax:{a}" for a in ALPHAS] if over == "alpha" else [f"relu:{d}" for d in DEGREES]
-        found = [Setting(name, replace(base, activation=name), margin) for name in names]
+        found = [Setting(name, base, name, margin) for name in names]
     elif over == "scale-bits":
         room = base.first_bits - base.scale_bits
         fitting = [b for b in SCALE_BITS if b <= base.scale_bits]
-        found = [Setting(f"{b} bits", replace(base, scale_bits=b, first_bits=b + room), margin) for b in fitting]
+        sets = [replace(base, scale_bits=b, first_bits=b + room) for b in fitting]
+        found = [Setting(f"{params.scale_bits} bits", params, activation, margin) for params in sets]
     elif over == "set":
-        native = [s for s in parameter_sets() if s.native and s.name != "relu"]  # which is set 1
-        found = [Setting(f"set {s.name}", s, margin) for s in native]
+        found = [Setting(f"set {s.name}", s, activation, margin) for s in _sets()]
     else:
         raise UsageError(f"cannot search over {over!r}; there are alpha, degree, margin, scale-bits and set")
     if not found:
         raise UsageError(f"nothing to search over {over} for set {base.name}, whose scales have {base.scale_bits} bits")
     return found
+
+
+def _sets() -> list[ParameterSet]:
+    """Those that can be simulated, each once: set "relu" is set 1 by another name."""
+    return [s for s in parameter_sets() if preset(s).backend in NOISE_MODELS and s.name != "relu"]
 
 
 def search(
@@ -95,16 +121,16 @@ def search(
     evaluate: Evaluate,
     clear: float,
     report: Callable[[Point], None] = lambda point: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Found:
-    """Binary search: what is finer is taken to lose no more. Margins are all tried: too small a range is left,
-    too large a one has a larger error, and each network has its own best between.
+    progress: ProgressCallback = silent,
+) -> SearchResult:
+    """Finds the best setting by binary search: what is finer is taken to lose no more. Margins are all tried: too
+    small a range is left, too large a one has a larger error, and each network has its own best between.
 
     Args:
         candidates: `settings(over, ...)`.
         max_loss: accuracy that may be lost against `clear`, as a part of one.
-        report: told of every point when it is known.
-        progress: told how many plans are compiled.
+        report: called with every point when it is known.
+        progress: called with the plans that are compiled.
 
     Raises:
         PlanError: the network fits none of them.
@@ -113,7 +139,7 @@ def search(
     unfit: dict[str, str] = {}
     for done, setting in enumerate(candidates, start=1):
         try:
-            plans[setting.name] = compile(setting.params, setting.margin)
+            plans[setting.name] = compile(setting)
         except PlanError as error:
             unfit[setting.name] = str(error)
         progress(done, len(candidates))
@@ -121,14 +147,14 @@ def search(
         raise PlanError(unfit[candidates[-1].name])
     names = list(plans)
     if over == "set":
-        names.sort(key=lambda name: plans[name].prediction.seconds)
+        names.sort(key=lambda name: _seconds(plans[name]))
     tried: list[Point] = []
 
     def attempt(name: str) -> Point:
         plan = plans[name]
         found = evaluate(plan, name)
         accuracy, bits = found.top(1), found.bits.minimum if found.bits else None
-        seconds, overflows = plan.prediction.seconds, len(found.overflows)
+        seconds, overflows = _seconds(plan), len(found.overflows)
         point = Point(name, accuracy, clear - accuracy, seconds, plan.bootstraps, bits, overflows)
         tried.append(point)
         report(point)
@@ -136,8 +162,10 @@ def search(
 
     if over == "margin":
         within = [point for point in map(attempt, names) if point.within(max_loss)]
-        # Of equals the widest: pictures that were not tried will come.
-        return Found(clear, tuple(tried), max(reversed(within), key=lambda point: point.accuracy, default=None), unfit)
+        # Of equals the widest: images that were not tried will come.
+        return SearchResult(
+            clear, tuple(tried), max(reversed(within), key=lambda point: point.accuracy, default=None), unfit
+        )
     low, high, best = 0, len(names) - 1, None
     while low <= high:
         middle = (low + high) // 2
@@ -146,4 +174,8 @@ def search(
             best, high = point, middle - 1
         else:
             low = middle + 1
-    return Found(clear, tuple(tried), best, unfit)
+    return SearchResult(clear, tuple(tried), best, unfit)
+
+
+def _seconds(plan: Plan) -> float:
+    return plan.keys[PLACED_UNDER].seconds

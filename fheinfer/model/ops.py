@@ -382,6 +382,15 @@ class Chebyshev(Op):
         _positive("bound", self.bound)
         _positive("unit", self.unit)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        x = inputs[0]
+        high, higher = torch.zeros_like(x), torch.zeros_like(x)
+        for c in tensors["coefficients"][1:].flip(0):  # Clenshaw: b_k = c_k + 2 x b_(k+1) - b_(k+2)
+            high, higher = c + 2 * x * high - higher, high
+        return tensors["coefficients"][0] + x * high - higher
+
 
 @dataclass(frozen=True)
 class Quadratic(Op):
@@ -397,6 +406,11 @@ class Quadratic(Op):
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        x = inputs[0]
+        c0, c1, c2 = (_per_channel(tensors[role], x) for role in self.TENSORS)
+        return (c2 * x + c1) * x + c0
+
 
 @dataclass(frozen=True)
 class Square(Op):
@@ -410,6 +424,10 @@ class Square(Op):
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        x, t = inputs[0], tensors
+        return (x + _per_channel(t["shift"], x)).square() + _per_channel(t["constant"], x)
 
 
 @dataclass(frozen=True)
@@ -425,6 +443,9 @@ class Multiply(Op):
             raise Invalid(f"multiplies values of the shapes {inputs[0]} and {inputs[1]}")
         _positive("bound", self.bound)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] * inputs[1]
+
 
 @dataclass(frozen=True)
 class ScaleChannels(Op):
@@ -433,6 +454,9 @@ class ScaleChannels(Op):
     kind = "scale_channels"
     TENSORS = ("factor",)
     factor: str
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] * _per_channel(tensors["factor"], inputs[0])
 
 
 @dataclass(frozen=True)
@@ -447,12 +471,18 @@ class SumPool(Op):
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (inputs[0][0],)
 
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0].sum(dim=(2, 3))
+
 
 @dataclass(frozen=True)
 class Bootstrap(Op):
     """The same value at a higher level."""
 
     kind = "bootstrap"
+
+    def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0]
 
 
 _NETWORK = (

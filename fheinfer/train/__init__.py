@@ -1,4 +1,4 @@
-"""Training and everything else that runs a graph in torch.
+"""Training and fine-tuning of graphs in torch.
 
 This package imports torch; nothing outside it may import it at the top of a file.
 """

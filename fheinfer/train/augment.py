@@ -1,32 +1,29 @@
-"""uint8 pictures to network inputs, with and without augmentation, on whole batches."""
+"""uint8 images to augmented network inputs, on whole batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fheinfer.data.datasets import Pictures
+from fheinfer.data.datasets import LabelledImages
+from fheinfer.evaluation.inputs import to_input
 from fheinfer.train.recipe import Recipe
 
 
-def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, H, W, 3) -> normalised float32 (B, 3, H, W), channels last in memory."""
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device) for v in (mean, std))
-    return ((images.float() / 255 - shift) / scale).permute(0, 3, 1, 2)
-
-
-def batches(pictures: Pictures, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order, shifted, mirrored, stretched: (inputs, labels); the rest of a batch is left out.
+def batches(
+    images: LabelledImages, recipe: Recipe, epoch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields one epoch in random order, shifted, mirrored, stretched: (inputs, labels); a batch not full is omitted.
 
     The order and the shifts depend on (recipe.seed, epoch) only, so a resumed run sees what an unbroken one sees.
     """
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-    images = torch.from_numpy(pictures.images.copy())
-    labels = torch.from_numpy(pictures.labels.copy()).long()
-    count, height, width, _ = images.shape
-    padded = _pad(images, recipe.crop)
+    pixels = torch.from_numpy(images.images.copy())
+    labels = torch.from_numpy(images.labels.copy()).long()
+    count, height, width, _ = pixels.shape
+    padded = _pad(pixels, recipe.crop)
     order = torch.randperm(count, generator=random)
     for pick in torch.split(order, recipe.batch):
         if len(pick) < recipe.batch and count >= recipe.batch:

@@ -7,46 +7,47 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fheinfer.data.datasets import Pictures
+from fheinfer.data.datasets import LabelledImages
 from fheinfer.errors import RangeError
+from fheinfer.evaluation.inputs import inputs_of, sized_for
 from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
-from fheinfer.model.model import Weights
-from fheinfer.train.evaluate import Tell, inputs_of, silent
-from fheinfer.train.module import from_weights
+from fheinfer.model.model import Model
+from fheinfer.progress import ProgressCallback, silent
+from fheinfer.train.module import from_model
 
 IMAGES = 10_000
 
 
 @torch.inference_mode()
-def calibrate(weights: Weights, images: Pictures, margin: float = 1.0,
-              observe: Tell = silent) -> Ranges:
-    """Range and histogram of the input of every activation; pictures are averaged down to the network's input size.
+def calibrate(model: Model, images: LabelledImages, margin: float = 1.0, progress: ProgressCallback = silent) -> Ranges:
+    """Measures range and histogram of the input of every activation, on images averaged down to the input's size.
 
     Args:
         images: at least one.
-        observe: called with the pictures done and all of them.
+        progress: called with the images that are done.
 
     Raises:
         UsageError: a margin below 1.
-        GraphError, DatasetError: the network takes no pictures, or none of that size.
+        GraphError, DatasetError: the network takes no images, or none of that size.
         RangeError: a value that is not a number.
     """
-    found = {node.name: Histogram() for node in weights.graph.activations}
-    ranges = Ranges(weights.network, weights.identity, len(images), margin, found)
-    module = from_weights(weights)
-    pictures = images.resized(weights.graph.picture_side)
-    for x, _ in inputs_of(pictures, weights.mean, weights.std, torch.device("cpu"), observe):
+    histograms = {node.name: Histogram() for node in model.graph.activations}
+    ranges = Ranges(model.name, model.identity, len(images), margin, histograms)
+    module = from_model(model)
+    for x, _ in inputs_of(sized_for(model.graph, images), model.mean, model.std, torch.device("cpu"), progress):
         values = module.forward_all(x)
-        for node in weights.graph.activations:
-            given, histogram = values[node.inputs[0]], found[node.name]
-            largest = float(given.abs().max())
+        for node in model.graph.activations:
+            inputs, histogram = values[node.inputs[0]], histograms[node.name]
+            largest = float(inputs.abs().max())
             if not largest < np.inf:
                 raise RangeError(f"the input of {node.name!r} is not a number on one of the images")
             histogram.stretch(largest)
-            histogram.counts += torch.histc(given, BINS, -histogram.reach, histogram.reach).numpy().astype(np.int64)
+            histogram.counts += (
+                torch.histc(inputs, BINS, -histogram.bin_range, histogram.bin_range).numpy().astype(np.int64)
+            )
     return ranges
 
 
-def with_ranges(weights: Weights, images: Pictures) -> Weights:
-    """The same weights with ranges measured on the first 10,000 of `images`."""
-    return replace(weights, ranges=calibrate(weights, images.first(IMAGES)).largest())
+def with_ranges(model: Model, images: LabelledImages) -> Model:
+    """Returns the same model with ranges measured on the first 10,000 of `images`."""
+    return replace(model, ranges=calibrate(model, images.first(IMAGES)).largest())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError
+from fheinfer.errors import CorruptArtifactError, MismatchError
+from fheinfer.model.graph import Graph
+from fheinfer.storage import atomic_write, read_small, storage_errors
 from fheinfer.train.recipe import Recipe
+
+MAX_BYTES = 4 << 30
+"""Larger files are refused unread; ResNet110's is 35 MB."""
 
 
 @dataclass
 class Checkpoint:
-    """`epoch` epochs are done; `best` is the averaged state that did best on the held-out images, `curve` the mean loss
-    and the held-out accuracy (0..1) of each."""
+    """A run of which `epoch` epochs are done.
+
+    network         name of the graph
+    model, average  state of the module and of its moving average
+    best            the averaged state that did best on the held-out images
+    curve           mean loss and held-out accuracy (0..1) of each epoch
+    """
 
     network: str
     recipe: Recipe
@@ -36,31 +47,33 @@ class Checkpoint:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        content = {**vars(self), "recipe": asdict(self.recipe)}
-        try:
+        content = io.BytesIO()
+        torch.save({**vars(self), "recipe": asdict(self.recipe)}, content)
+        with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, temporary)
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise StorageError(f"{path}: cannot write the checkpoint ({error})") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic_write(path, [content.getbuffer()])
 
     @classmethod
-    def load(cls, path: Path, network: str, recipe: Recipe) -> Checkpoint:
-        """The checkpoint of this network and recipe.
+    def load(cls, path: Path, graph: Graph, recipe: Recipe) -> Checkpoint:
+        """Reads the checkpoint of this network and recipe.
 
         Raises:
+            FileNotFoundError, StorageError: see `storage.read_small`.
             CorruptArtifactError: the file is not a whole checkpoint.
             MismatchError: it belongs to another network or recipe.
         """
+        data = read_small(path, MAX_BYTES)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             found = cls(**{**content, "recipe": Recipe(**content["recipe"])})
         except Exception as error:  # torch raises many kinds on bad files
             reason = str(error).partition("\n")[0][:60]
             raise CorruptArtifactError(f"{path}: not a checkpoint, delete it to start again ({reason})") from None
-        if (found.network, found.recipe) != (network, recipe):
+        fits = all(_shapes(state) in ({}, graph.tensor_shapes()) for state in (found.model, found.average, found.best))
+        if not fits or (found.network, found.recipe) != (graph.name, recipe):
             raise MismatchError(f"{path}: a checkpoint of another network or recipe; delete it to start again")
         return found
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,72 +1,70 @@
-"""Measurements of a trained module on pictures, always in float32."""
+"""Measurements of a trained module on images, always in float32."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from fheinfer.data.datasets import Pictures
-from fheinfer.train.augment import to_input
+from fheinfer.data.datasets import LabelledImages
+from fheinfer.evaluation.inputs import inputs_of
+from fheinfer.model.ops import HerPN
+from fheinfer.progress import ProgressCallback, silent
 from fheinfer.train.module import NORMS, GraphModule
 from fheinfer.train.penalty import largest_of_each, without_runaways
 from fheinfer.train.recipe import Recipe
 
-_BATCH = 100
-"""Few enough pictures that the values of a layer stay in the cache: 500 take twice as long."""
 MOST = 64.0
 """How large values may get that are to survive encryption at short scales."""
 
 Sizes = Mapping[str, tuple[float, float]]
 """Activation, in graph order -> its largest |input| and its largest |output|."""
-Tell = Callable[[int, int], None]
-"""Is told the pictures that are done, and all of them."""
-
-
-def silent(done: int, total: int) -> None:
-    pass
-
-
-def inputs_of(pictures: Pictures, mean: Sequence[float], std: Sequence[float], device: torch.device,
-              tell: Tell = silent) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs, labels) of all pictures in order."""
-    for start in range(0, len(pictures), _BATCH):
-        images = torch.from_numpy(pictures.images[start:start + _BATCH].copy()).to(device)
-        labels = torch.from_numpy(pictures.labels[start:start + _BATCH].copy()).long().to(device)
-        yield to_input(images, mean, std), labels
-        tell(start + len(labels), len(pictures))
 
 
 @torch.inference_mode()
-def accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-             most: float = math.inf, tell: Tell = silent) -> float:
-    """Part of the pictures whose largest logit is their label, 0..1. With `most`, one that could not be evaluated
-    encrypted counts as wrong: with a value beyond `most` into or out of a quadratic, or into a PAF beyond its scale."""
+def accuracy(
+    module: GraphModule,
+    images: LabelledImages,
+    mean: Sequence[float],
+    std: Sequence[float],
+    most: float = math.inf,
+    progress: ProgressCallback = silent,
+) -> float:
+    """Measures the part of the images whose largest logit is their label, 0..1.
+
+    With `most`, an image that could not be evaluated encrypted counts as wrong: with a value beyond `most` into or out
+    of a quadratic, or into a PAF beyond its scale.
+    """
     module.eval()
     device = next(module.parameters()).device
     limits: dict[str, Tensor | float] = {}
     if most < math.inf:
-        quadratics = [node for node in module.graph.activations if node.op == "herpn"]
+        quadratics = [node for node in module.graph.activations if isinstance(node.op, HerPN)]
         limits = {name: most for node in quadratics for name in (node.inputs[0], node.name)}
         limits |= {module.graph[name].inputs[0]: paf.scale for name, paf in module.pafs().items()}
     right = 0
-    for x, labels in inputs_of(pictures, mean, std, device, tell):
+    for x, labels in inputs_of(images, mean, std, device, progress):
         values = module.forward_all(x)
         good = _right(values[module.graph.output.name], labels)
         for name, limit in limits.items():
             good &= largest_of_each(values[name]) <= limit
         right += int(good.sum())
-    return right / len(pictures)
+    return right / len(images)
 
 
 @torch.inference_mode()
-def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: Tell = silent,
-                fused: bool = False) -> None:
-    """Replaces every normalisation's running statistics by exact averages over `pictures`, in float32.
+def recalibrate(
+    module: GraphModule,
+    images: LabelledImages,
+    recipe: Recipe,
+    progress: ProgressCallback = silent,
+    fused: bool = False,
+) -> None:
+    """Replaces every normalisation's running statistics by exact averages over `images`, in float32.
 
-    Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, pictures
+    Averaged weights never saw the statistics they need, and bfloat16 blurs those of training. As in training, images
     that run away are dropped: one of them would make the statistics of every layer behind it no numbers.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, NORMS)]
@@ -79,7 +77,7 @@ def recalibrate(module: GraphModule, pictures: Pictures, recipe: Recipe, tell: T
     for layer in norms:
         layer.momentum = 1.0  # what is running are the statistics of one batch
     batches = 0
-    for x, _ in inputs_of(pictures, recipe.mean, recipe.std, device, tell):
+    for x, _ in inputs_of(images, recipe.mean, recipe.std, device, progress):
         run(module, x, recipe.bound)
         batches += 1
         for total, buffer in zip(sums, statistics, strict=True):
@@ -96,20 +94,27 @@ def _without_runaways(module: GraphModule, x: Tensor, bound: float) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-            tell: Tell = silent, fused: bool = False) -> tuple[float, Sizes]:
-    """`accuracy`, and what every activation saw over `pictures`, in one pass; inf where it was no number."""
+def measure(
+    module: GraphModule,
+    images: LabelledImages,
+    mean: Sequence[float],
+    std: Sequence[float],
+    progress: ProgressCallback = silent,
+    fused: bool = False,
+) -> tuple[float, Sizes]:
+    """Measures `accuracy`, and what every activation saw over `images`, in one pass; inf where it was no number."""
     module.eval()
     device = next(module.parameters()).device
     activations = module.graph.activations
     look = torch.compile(_look) if fused else _look
     found, right = torch.zeros(len(activations), 2, device=device), 0
-    for x, labels in inputs_of(pictures, mean, std, device, tell):
+    for x, labels in inputs_of(images, mean, std, device, progress):
         logits, seen = look(module, x)
         right += int(_right(logits, labels).sum())
         found = found.maximum(seen.nan_to_num(nan=math.inf, posinf=math.inf))
-    return right / len(pictures), {node.name: (inside, outside) for node, (inside, outside)
-                                   in zip(activations, found.tolist(), strict=True)}
+    return right / len(images), {
+        node.name: (inside, outside) for node, (inside, outside) in zip(activations, found.tolist(), strict=True)
+    }
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -125,9 +130,16 @@ def _look(module: GraphModule, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float], std: Sequence[float],
-                   sizes: Sizes, noise: float = 2**-8, tell: Tell = silent) -> float:
-    """`accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
+def noisy_accuracy(
+    module: GraphModule,
+    images: LabelledImages,
+    mean: Sequence[float],
+    std: Sequence[float],
+    sizes: Sizes,
+    noise: float = 2**-8,
+    progress: ProgressCallback = silent,
+) -> float:
+    """Measures `accuracy` with noise as of encryption: Gaussian, on the input and the output of every activation.
 
     Args:
         sizes: what `measure` found; the standard deviation is `noise` times that.
@@ -145,7 +157,7 @@ def noisy_accuracy(module: GraphModule, pictures: Pictures, mean: Sequence[float
         return value + deviation[name] * torch.randn(value.shape, generator=random, device=device)
 
     right = 0
-    for x, labels in inputs_of(pictures, mean, std, device, tell):
+    for x, labels in inputs_of(images, mean, std, device, progress):
         logits = module.forward_all(x, disturb)[module.graph.output.name]
         right += int(_right(logits, labels).sum())
-    return right / len(pictures)
+    return right / len(images)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fheinfer.data import datasets as dataset
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 from fheinfer.train.calibrate import IMAGES, calibrate
-from fheinfer.train.loop import Observer, measuring, train
+from fheinfer.train.loop import TrainingObserver, measuring, train, unobserved
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN
@@ -20,19 +20,26 @@ from fheinfer.train.smartpaf import MARGIN
 RECIPE = Recipe(epochs=12, peak_lr=0.03, warmup=0.1, average=0.995, settle=3, contrast=0.1)
 
 
-def finetune(weights: Weights, paf: str, out: Path, data: Path | None, recipe: Recipe = RECIPE, resume: bool = False,
-             observe: Observer = lambda progress: None, fused: bool = False) -> None:
-    """Makes `weights`, of a ReLU network, those of the network with `paf`; writes them and their card as `train` does.
+def finetune(
+    model: Model,
+    paf: str,
+    out: Path,
+    data: Path | None,
+    recipe: Recipe = RECIPE,
+    resume: bool = False,
+    observer: TrainingObserver = unobserved,
+    fused: bool = False,
+) -> None:
+    """Trains the network of a model with `paf` in place of every ReLU; writes the new model as `train` does.
 
     The scale of each activation is its largest input over 10,000 training images times 1.2, and stays unless the recipe
-    says `dynamic`. The input is normalised as `weights` were, whatever the recipe says.
+    says `dynamic`. The input is normalised as the model's is, whatever the recipe says.
 
     Raises:
         UsageError: no such PAF, or no ReLUs; otherwise what `train` raises.
     """
-    recipe = replace(recipe, mean=weights.mean, std=weights.std)
+    recipe = replace(recipe, mean=model.mean, std=model.std)
     fitting = dataset.split(dataset.load(dataset.folder(data), "train"))[0]
-    tell = measuring(observe, 0, recipe.epochs)("ranges")
-    ranges = calibrate(weights, fitting.first(IMAGES), MARGIN, tell)
-    start = replaced(weights, paf, ranges)
-    train(start.network, out, data, recipe, resume, observe, teacher=weights, fused=fused, start=start)
+    progress = measuring(observer, 0, recipe.epochs)("ranges")
+    start = replaced(model, paf, calibrate(model, fitting.first(IMAGES), MARGIN, progress))
+    train(start.graph, out, data, recipe, resume, observer, teacher=model, fused=fused, start=start)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fheinfer.approx.quadratic import HERMITE
+from fheinfer.model.ops import HERMITE
 
 
 class HerPN(nn.Module):
-    """y = weight * sum_i f_i (h_i(x) - mean_i) / sqrt(var_i + eps) + bias, a channel at a time, i = 1, 2.
+    """y = weight * sum_i f_i (h_i(x) - mean_i) / sqrt(var_i + eps) + bias per channel, i = 1, 2.
 
     h_1 = x and h_2 = (x^2 - 1) / sqrt(2) are Hermite polynomials and f_i ReLU's coefficients on them. (h_0 = 1
     normalises to nothing.) `mean` and `var` (2, channels) are running statistics, as a batch norm has them.
@@ -29,12 +29,12 @@ class HerPN(nn.Module):
         self.register_buffer("var", torch.ones(2, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of any float kind; the square and its statistics are taken in float32 or better."""
+        """Takes (B, C, H, W) of any float kind; the square and its statistics are taken in float32 or better."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        y: Tensor | None = None
-        for i, h in enumerate((wide, (wide * wide - 1) / math.sqrt(2))):
-            term = functional.batch_norm(h, self.mean[i], self.var[i], self.weight * HERMITE[i + 1],
-                                         None if i else self.bias, self.training, self.momentum, self.eps)
-            y = term if y is None else y + term
-        assert y is not None
-        return y.to(x.dtype)
+        first = self._normalised(0, wide, self.bias)
+        return (first + self._normalised(1, (wide * wide - 1) / math.sqrt(2), None)).to(x.dtype)
+
+    def _normalised(self, i: int, h: Tensor, bias: Tensor | None) -> Tensor:
+        weight = self.weight * HERMITE[i + 1]
+        mean, var = self.mean[i], self.var[i]
+        return functional.batch_norm(h, mean, var, weight, bias, self.training, self.momentum, self.eps)

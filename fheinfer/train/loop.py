@@ -1,4 +1,4 @@
-"""Training a network of the zoo: epochs, checkpoints, selection. `report` writes what comes out of it."""
+"""Training a network: epochs, checkpoints, selection. `report` writes what comes out of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from fheinfer.data import datasets as dataset
-from fheinfer.data.datasets import Pictures
+from fheinfer.data.datasets import LabelledImages
 from fheinfer.errors import UsageError
+from fheinfer.evaluation.inputs import sized_for
 from fheinfer.frontends import zoo
-from fheinfer.model.graph import POLYNOMIALS
-from fheinfer.model.model import Weights, load
+from fheinfer.model.graph import Graph
+from fheinfer.model.model import Model, load
+from fheinfer.progress import ProgressCallback
 from fheinfer.train import smartpaf
 from fheinfer.train.augment import batches
 from fheinfer.train.calibrate import IMAGES
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.evaluate import MOST, Tell, accuracy, measure, recalibrate
-from fheinfer.train.module import NORMS, GraphModule, from_weights
+from fheinfer.train.evaluate import MOST, accuracy, measure, recalibrate
+from fheinfer.train.module import NORMS, GraphModule, from_model
 from fheinfer.train.penalty import LIMIT, excess, without_runaways
 from fheinfer.train.prune import Diagonals
 from fheinfer.train.recipe import Recipe
@@ -30,7 +32,7 @@ from fheinfer.train.report import write_report
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands; `held_out` is the accuracy (0..1) on held-out images at the end of an epoch, else None.
 
     Images that would not survive encryption count as wrong (`evaluate.accuracy`), so no such epoch is chosen lightly.
@@ -46,18 +48,36 @@ class Progress:
     measuring: str = ""
 
 
-Observer = Callable[[Progress], None]
+TrainingObserver = Callable[[TrainingProgress], None]
 
 
-def measuring(observe: Observer, epoch: int, epochs: int) -> Callable[[str], Tell]:
-    """What is measured -> what to tell of it, to pass on to an observer of training."""
-    return lambda what: lambda done, total: observe(Progress(epoch, epochs, done, total, math.nan, measuring=what))
+def unobserved(progress: TrainingProgress) -> None:
+    """An observer that does nothing."""
 
 
-def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bool = False,
-          observe: Observer = lambda progress: None, teacher: Weights | None = None,
-          fused: bool = False, start: Weights | None = None) -> None:
-    """Trains `network` on the pictures in `data`; writes `out` (safetensors) and a model card beside it.
+def measuring(observer: TrainingObserver, epoch: int, epochs: int) -> Callable[[str], ProgressCallback]:
+    """Returns what makes, of the name of a measurement, a progress callback that passes it on to the observer."""
+
+    def callback(what: str) -> ProgressCallback:
+        return lambda done, total: observer(TrainingProgress(epoch, epochs, done, total, math.nan, measuring=what))
+
+    return callback
+
+
+def train(
+    network: str | Graph,
+    out: Path,
+    data: Path | None,
+    recipe: Recipe,
+    resume: bool = False,
+    observer: TrainingObserver = unobserved,
+    teacher: Model | None = None,
+    fused: bool = False,
+    start: Model | None = None,
+) -> None:
+    """Trains a network of the zoo, by name, or any other graph on the images in `data`.
+
+    Writes the model file `out`, and a model card beside it. Its classes are called as those of `start`, or `teacher`.
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
@@ -67,7 +87,7 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
 
     Raises:
         DatasetError: the data folder cannot be used.
-        GraphError: the network takes no pictures.
+        GraphError: the network takes no images, or its layers are not those that can be trained.
         UsageError: the loss is no longer a number (the last good checkpoint is kept); a recipe for PAFs without one.
         PlanError: diagonals are to be pruned of a network that cannot be evaluated encrypted.
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
@@ -77,47 +97,80 @@ def train(network: str, out: Path, data: Path | None, recipe: Recipe, resume: bo
         recipe = replace(recipe, teacher=teacher.identity)
     if start is not None:
         recipe = replace(recipe, start=start.identity)
-    graph = zoo.network(network)
-    size = graph.picture_side
+    graph = network if isinstance(network, Graph) else zoo.network(network)
     folder = dataset.folder(data)
-    test = dataset.load(folder, "test").resized(size)  # now, so that a missing sheet does not show after the training
-    fitting, held_out = (part.resized(size) for part in dataset.split(dataset.load(folder, "train")))
+    test = sized_for(
+        graph, dataset.load(folder, "test")
+    )  # now, so that a missing file does not show after the training
+    fitting, held_out = (sized_for(graph, part) for part in dataset.split(dataset.load(folder, "train")))
+    _require_outputs(graph, fitting)
     checkpoint = checkpoint_path(out)
     if resume and checkpoint.exists():
-        state = Checkpoint.load(checkpoint, network, recipe)
+        state = Checkpoint.load(checkpoint, graph, recipe)
     else:
-        state = Checkpoint(network, recipe)
-    run = Run(state, fitting, held_out, observe, teacher, fused, start)
+        state = Checkpoint(graph.name, recipe)
+    run = Run(state, graph, fitting, held_out, observer, teacher, fused, start)
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
-    write_report(state, fitting, held_out, test, out, measuring(observe, state.epoch, recipe.epochs), fused)
+    named = next((m.classes for m in (start, teacher) if m and len(m.classes) == _outputs(graph)), ())
+    progress = measuring(observer, state.epoch, recipe.epochs)
+    write_report(state, graph, fitting, held_out, test, out, progress, fused, named)
     load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
 
 
+def _outputs(graph: Graph) -> int:
+    return graph.shapes[graph.output.name][0]
+
+
+def _require_outputs(graph: Graph, images: LabelledImages) -> None:
+    largest = int(images.labels.max())
+    if largest >= _outputs(graph):
+        raise UsageError(
+            f"the images have labels up to {largest} and {graph.name} has {_outputs(graph)} outputs; "
+            "train a network with an output for each class"
+        )
+
+
 def checkpoint_path(out: Path) -> Path:
+    """Returns where `train` keeps the checkpoint of a run that writes `out`."""
     return out.with_suffix(".checkpoint")
 
 
 class Run:
     """The live side of a checkpoint: module, averaged copy and optimiser."""
 
-    def __init__(self, state: Checkpoint, fitting: Pictures, held_out: Pictures, observe: Observer,
-                 teacher: Weights | None = None, fused: bool = False, start: Weights | None = None) -> None:
-        self.state, self.fitting, self.held_out, self.observe = state, fitting, held_out, observe
+    def __init__(
+        self,
+        state: Checkpoint,
+        graph: Graph,
+        fitting: LabelledImages,
+        held_out: LabelledImages,
+        observer: TrainingObserver,
+        teacher: Model | None = None,
+        fused: bool = False,
+        start: Model | None = None,
+    ) -> None:
+        self.state, self.graph, self.fitting, self.held_out = state, graph, fitting, held_out
+        self.observer = observer
         recipe = state.recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
         self.module, self.average = (self._module() for _ in range(2))
         smartpaf.check(self.module, recipe)
-        self._make_noise(max(math.prod(shape) for shape in self.module.graph.shapes().values()))
-        self.diagonals = Diagonals(state.network) if recipe.prune else None
+        self._make_noise(max(math.prod(shape) for shape in graph.shapes.values()))
+        self.diagonals = Diagonals(graph) if recipe.prune else None
         self.masks: dict[str, Tensor] = {}
         if start:
             _begin(self.module, start)
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum,
-                                         weight_decay=recipe.decay, nesterov=recipe.momentum > 0)
+        self.optimizer = torch.optim.SGD(
+            self.module.parameters(),
+            lr=recipe.peak_lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.decay,
+            nesterov=recipe.momentum > 0,
+        )
         self.fused = fused
         self.forward = torch.compile(self._forward) if fused else self._forward
         self.teacher = Teacher(teacher, recipe, self.device, fused) if teacher else None
@@ -127,11 +180,11 @@ class Run:
             self.optimizer.load_state_dict(state.optimizer)
 
     def _module(self) -> GraphModule:
-        module = GraphModule(zoo.network(self.state.network), self.state.recipe.bits).to(self.device)
+        module = GraphModule(self.graph, self.state.recipe.bits).to(self.device)
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def epoch(self) -> None:
-        """One pass over the fitting images, then the held-out accuracy; brings `state` up to date.
+        """Makes one pass over the fitting images, then the held-out accuracy; brings `state` up to date.
 
         Raises:
             UsageError: the loss or a weight stopped being a number; `state` is left as it was.
@@ -143,31 +196,32 @@ class Run:
         for step, (x, labels) in enumerate(batches(self.fitting, recipe, state.epoch, self.device)):
             loss = self._step(x, labels, state.epoch * per_epoch + step, recipe.epochs * per_epoch)
             total += loss
-            self.observe(Progress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
+            self.observer(TrainingProgress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
         if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
             raise self._diverged()
-        tell = measuring(self.observe, state.epoch, recipe.epochs)("held-out images")
-        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST, tell)
+        progress = measuring(self.observer, state.epoch, recipe.epochs)("held-out images")
+        held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST, progress)
         state.epoch += 1
         state.curve.append((total / per_epoch, held_out))
         state.model, state.average = _copy(self.module), _copy(self.average)
         state.optimizer = self.optimizer.state_dict()
         if held_out >= state.best_accuracy and recipe.deployable(state.epoch - 1):
             state.best, state.best_epoch, state.best_accuracy = state.average, state.epoch, held_out
-        self.observe(Progress(state.epoch - 1, recipe.epochs, per_epoch, per_epoch, loss, held_out))
+        self.observer(TrainingProgress(state.epoch - 1, recipe.epochs, per_epoch, per_epoch, loss, held_out))
 
     def _prepare(self, epoch: int) -> None:
         """What changes from epoch to epoch; all of it follows from the recipe and the state, so runs can be resumed."""
         recipe, settling = self.state.recipe, epoch - (self.state.recipe.epochs - self.state.recipe.settle)
-        tell = measuring(self.observe, epoch, recipe.epochs)
+        progress = measuring(self.observer, epoch, recipe.epochs)
         for module in (self.module, self.average):
             smartpaf.follow_batches(module, recipe.dynamic and settling <= 0)
         if settling == 0 and recipe.settle:
-            recalibrate(self.module, self.fitting, recipe, tell("statistics"), self.fused)
+            recalibrate(self.module, self.fitting, recipe, progress("statistics"), self.fused)
             if recipe.dynamic:
                 both, few = (self.module, self.average), self.fitting.first(IMAGES)
-                sizes = [measure(module, few, recipe.mean, recipe.std, tell("scales"), self.fused)[1]
-                         for module in both]
+                sizes = [
+                    measure(module, few, recipe.mean, recipe.std, progress("scales"), self.fused)[1] for module in both
+                ]
                 for module in both:
                     smartpaf.settle_scales(module, sizes)
         self.module.train()
@@ -193,7 +247,7 @@ class Run:
             return value
         recipe = self.state.recipe
         size = value.detach().abs().clamp(max=LIMIT * recipe.bound).amax()
-        normal = self.noise[self.noise_at[name]:][:value.numel()]
+        normal = self.noise[self.noise_at[name] :][: value.numel()]
         if value.ndim == 4:
             normal = normal.view(value.shape[0], *value.shape[2:], value.shape[1]).permute(0, 3, 1, 2)
         return value + recipe.noise * size * normal.view_as(value)
@@ -202,7 +256,7 @@ class Run:
         """Normal numbers, drawn anew every step, of which each value takes a part of its own: drawing as many as there
         are values would take longer than everything else."""
         recipe = self.state.recipe
-        noisy = [node for node in self.module.graph if recipe.noise and node.op in POLYNOMIALS]
+        noisy = [node for node in self.module.graph if recipe.noise and node.op.polynomial]
         names = dict.fromkeys(name for node in noisy for name in (node.inputs[0], node.name))
         self.noise_at = {name: 4099 * i for i, name in enumerate(names)}
         self.noise = torch.zeros(recipe.batch * most + 4099 * len(names) if names else 0, device=self.device)
@@ -244,36 +298,47 @@ class Run:
             module.get_parameter(name).mul_(mask)
 
     def _diverged(self) -> UsageError:
-        return UsageError(f"training diverged in epoch {self.state.epoch + 1}: the loss is not a number; try a lower "
-                          f"learning rate than {self.state.recipe.peak_lr} (the checkpoint before it is kept)")
+        return UsageError(
+            f"training diverged in epoch {self.state.epoch + 1}: the loss is not a number; try a lower "
+            f"learning rate than {self.state.recipe.peak_lr} (the checkpoint before it is kept)"
+        )
 
 
 class Teacher:
     """A trained network whose logits another one learns; it may normalise its input in its own way."""
 
-    def __init__(self, weights: Weights, recipe: Recipe, device: torch.device, fused: bool = False) -> None:
+    def __init__(self, model: Model, recipe: Recipe, device: torch.device, fused: bool = False) -> None:
         self.recipe = recipe
-        module = from_weights(weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = from_model(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = torch.compile(module) if fused else module
-        own, theirs = ([torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (r.mean, r.std)]
-                       for r in (recipe, weights))
+        own, theirs = (
+            [torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (r.mean, r.std)] for r in (recipe, model)
+        )
         self.scale, self.shift = own[1] / theirs[1], (own[0] - theirs[0]) / theirs[1]
 
     def loss(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Kullback-Leibler divergence from the softened logits of the teacher on the same inputs, times T^2."""
+        """Computes the Kullback-Leibler divergence from the teacher's softened logits on the same inputs, times T^2."""
         with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
             wanted = self.module(x * self.scale + self.shift).float()
         t = self.recipe.temperature
-        return functional.kl_div((logits / t).log_softmax(1), (wanted.clone() / t).log_softmax(1), log_target=True,
-                                 reduction="batchmean") * t * t
+        return (
+            functional.kl_div(
+                (logits / t).log_softmax(1), (wanted.clone() / t).log_softmax(1), log_target=True, reduction="batchmean"
+            )
+            * t
+            * t
+        )
 
 
-def _begin(module: GraphModule, start: Weights) -> None:
+def _begin(module: GraphModule, start: Model) -> None:
     wanted = module.state_dict()
-    found = {name: torch.from_numpy(array.copy()) for name, array in start.arrays.items()
-             if name in wanted and wanted[name].shape == array.shape}
+    found = {
+        name: torch.from_numpy(array.copy())
+        for name, array in start.tensors.items()
+        if name in wanted and wanted[name].shape == array.shape
+    }
     if not found:
-        raise UsageError(f"{module.graph.name} has no weights of the names and shapes of {start.network}'s")
+        raise UsageError(f"{module.graph.name} has no weights of the names and shapes of {start.name}'s")
     module.load_state_dict(wanted | found)
 
 

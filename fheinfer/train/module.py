@@ -1,78 +1,87 @@
-"""A graph as a torch module: the plain meaning of every node, for training and as a reference."""
+"""A graph as a torch module that can be trained: layers with tensors are modules, all else is what operations mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fheinfer.errors import GraphError
-from fheinfer.model.graph import POLYNOMIALS, Graph, Node
-from fheinfer.model.model import Weights
+from fheinfer.model import ops
+from fheinfer.model.graph import Graph
+from fheinfer.model.model import Model
+from fheinfer.model.ops import NETWORK, Op, Shape
 from fheinfer.train.herpn import HerPN
 from fheinfer.train.paf import PAF
 from fheinfer.train.penalty import Bounds
 from fheinfer.train.quantise import Conv2d, Linear
 
 INSIDE = 0.9
-"""Part of a PAF's range that training keeps its inputs in: pictures that it does not see need the rest."""
+"""Part of a PAF's range that training keeps its inputs in: images that it does not see need the rest."""
 
 
 class GraphModule(nn.Module):
-    """Interprets a `graph.ir.Graph`; its `state_dict` has exactly the graph's weight names.
+    """Runs a graph; its `state_dict` has exactly the names of the graph's tensors.
 
-    The input is (batch, C, H, W), normalised; the output of node n is (batch, *graph.shapes()[n]). With `bits`, weights
-    of convolutions and linear layers are quantised on the way.
+    The input is (batch, C, H, W) or (batch, F), normalised; the output of node n is (batch, *graph.shapes[n]). With
+    `bits`, weights of convolutions and linear layers are quantised on the way.
 
     Raises:
-        GraphError: the graph has an operation that has no plain meaning here.
+        GraphError: an operation that is no part of a network, or tensors that are not named as PyTorch names them.
     """
 
     def __init__(self, graph: Graph, bits: int = 0) -> None:
         super().__init__()
         self.graph = graph
         self._layer_of: dict[str, str] = {}
-        shapes = graph.shapes()
         for node in graph:
-            if node.op not in (*_WEIGHTLESS, *_POOLS) and node.op not in _LAYERS:
-                raise GraphError(f"node {node.name!r}: the operation {node.op!r} cannot be run in torch")
-            if node.weights:
-                path = next(iter(node.weights.values())).rpartition(".")[0]
-                self._layer_of[node.name] = path
-                _place(self, path, _layer(node, shapes[node.inputs[0]][0]))
+            if NETWORK.get(node.op.kind) is not type(node.op):
+                raise GraphError(
+                    f"node {node.name!r} ({node.op.kind}) is no operation of a network; it cannot be trained"
+                )
+            if tensors := node.op.tensors:
+                self._layer_of[node.name] = path = next(iter(tensors.values())).rpartition(".")[0] or node.name
+                shapes = node.op.tensor_shapes(graph.inputs_of(node))
+                _place(self, path, LAYERS[type(node.op)](node.op, {role: shapes[role] for role in tensors}))
+        for name in graph.tensor_shapes().keys() ^ self.state_dict().keys():
+            raise GraphError(
+                f"{graph.name} cannot be trained: tensor {name!r} is not named as PyTorch names it "
+                "(LAYER.weight, LAYER.running_mean, ...); rename it"
+            )
         for layer in self.modules():
             if isinstance(layer, Conv2d | Linear):
                 layer.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, (batch, classes)."""
+        """Computes the logits, (batch, classes)."""
         return self.forward_all(x)[self.graph.output.name]
 
     def forward_all(self, x: Tensor, change: Callable[[str, Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """The output of every node by name, in graph order; `change` gets each and what it returns goes on."""
+        """Computes the output of every node by name, in graph order; `change` gets each and returns what goes on."""
         values: dict[str, Tensor] = {}
         for node in self.graph:
             inputs = [values[name] for name in node.inputs] or [x]
             path = self._layer_of.get(node.name)
-            run = self.get_submodule(path) if path else _weightless(node)
-            value = run(*inputs)
+            value = self.get_submodule(path)(*inputs) if path else node.op.reference(inputs, {})
             values[node.name] = change(node.name, value) if change else value
         return values
 
     def pafs(self) -> dict[str, PAF]:
-        """The PAFs by node, in inference order."""
+        """Returns the PAFs by node, in inference order."""
         layers = {name: self.get_submodule(path) for name, path in self._layer_of.items()}
         return {name: layer for name, layer in layers.items() if isinstance(layer, PAF)}
 
     def bounds(self, free: float) -> Bounds:
-        """How large inputs of polynomial activations may get: up to `INSIDE` of the scale where there is one, else
-        `free`, and the largest of a picture twice that."""
-        layers = {node.name: self.get_submodule(self._layer_of[node.name]) for node in self.graph
-                  if node.op in POLYNOMIALS}
-        return {name: (INSIDE * layer.scale,) * 2 if isinstance(layer, PAF) else (free, 2 * free)
-                for name, layer in layers.items()}
+        """Says how large inputs of polynomial activations may get: up to `INSIDE` of the scale where there is one, else
+        `free`, and the largest of an image twice that."""
+        layers = {n.name: self.get_submodule(self._layer_of[n.name]) for n in self.graph if n.op.polynomial}
+        return {
+            name: (INSIDE * layer.scale,) * 2 if isinstance(layer, PAF) else (free, 2 * free)
+            for name, layer in layers.items()
+        }
 
 
 class BatchNorm(nn.Module):
@@ -88,46 +97,32 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                                     self.training, self.momentum, self.eps)
+        """Normalises by the batch in training, else by the running statistics."""
+        mean, var = self.running_mean, self.running_var
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
 NORMS = (BatchNorm, HerPN)
 """Layers with running statistics."""
 
 
-def _pooled(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3))
+def _conv2d(op: ops.Conv2d, shapes: Mapping[str, Shape]) -> nn.Module:
+    _, channels, *_ = shapes["weight"]
+    return Conv2d(channels, op.out_channels, op.kernel, op.stride, op.padding, bias=op.bias is not None)
 
 
-_WEIGHTLESS: dict[str, Callable[..., Tensor]] = {
-    "input": lambda x: x, "relu": torch.relu, "silu": functional.silu, "gelu": functional.gelu, "add": torch.add,
-    "avg_pool": _pooled,
+def _linear(op: ops.Linear, shapes: Mapping[str, Shape]) -> nn.Module:
+    return Linear(shapes["weight"][1], op.out_features, bias=op.bias is not None)
+
+
+LAYERS: dict[type[Op], Callable[[Any, Mapping[str, Shape]], nn.Module]] = {
+    ops.Conv2d: _conv2d,
+    ops.Linear: _linear,
+    ops.BatchNorm: lambda op, shapes: BatchNorm(shapes["weight"][0], op.eps),
+    ops.HerPN: lambda op, shapes: HerPN(shapes["weight"][0], op.eps),
+    ops.Paf: lambda op, shapes: PAF(op.degrees),
 }
-_POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "max_pool": functional.max_pool2d, "mean_pool": functional.avg_pool2d,
-}
-_LAYERS = ("conv2d", "batch_norm", "herpn", "paf", "linear")
-
-
-def _weightless(node: Node) -> Callable[..., Tensor]:
-    if node.op in _POOLS:
-        return lambda x: _POOLS[node.op](x, node.attrs["kernel"])
-    return _WEIGHTLESS[node.op]
-
-
-def _layer(node: Node, channels: int) -> nn.Module:
-    a = node.attrs
-    if node.op == "conv2d":
-        return Conv2d(channels, a["out_channels"], a["kernel"], a["stride"], a["padding"],
-                      bias="bias" in node.weights)
-    if node.op == "batch_norm":
-        return BatchNorm(channels, a["eps"])
-    if node.op == "herpn":
-        return HerPN(channels, a["eps"])
-    if node.op == "paf":
-        return PAF(a["degrees"])
-    return Linear(channels, a["out_features"], bias="bias" in node.weights)
+"""The layer of every operation that has tensors, from it and the shapes of its tensors by role."""
 
 
 def _place(root: nn.Module, path: str, layer: nn.Module) -> None:
@@ -141,8 +136,12 @@ def _place(root: nn.Module, path: str, layer: nn.Module) -> None:
         root.add_module(last, layer)
 
 
-def from_weights(weights: Weights, dtype: torch.dtype = torch.float32) -> GraphModule:
-    """A module in evaluation mode that holds copies of `weights`."""
-    module = GraphModule(weights.graph)
-    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()})
+def from_model(model: Model, dtype: torch.dtype = torch.float32) -> GraphModule:
+    """Makes a module in evaluation mode that holds copies of the model's tensors.
+
+    Raises:
+        GraphError: see `GraphModule`.
+    """
+    module = GraphModule(model.graph)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.tensors.items()})
     return module.to(dtype).eval()

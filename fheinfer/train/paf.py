@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _LEAST = 1e-6
-_REACH = 2.0
+_FARTHEST = 2.0
 """In training, the sign stands still from this many scales on: powers of powers would be no numbers, and what pulls
 such an input back is the penalty."""
 
@@ -32,11 +32,11 @@ class PAF(nn.Module):
         self.register_buffer("waiting", None, persistent=False)  # a tensor, so that a compiled network stays one
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element-wise; in float32 or better, for the powers."""
+        """Works element-wise; in float32 or better, for the powers."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         s = wide / (wide.detach().abs().amax().clamp_min(_LEAST) if self.dynamic else self.scale)
         if self.training:
-            s = s.clamp(-_REACH, _REACH)
+            s = s.clamp(-_FARTHEST, _FARTHEST)
         for stage in torch.split(self.coefficients, self.lengths):
             square, value = s * s, stage[-1]
             for coefficient in stage[:-1].flip(0):

@@ -8,23 +8,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fheinfer.model.graph import POLYNOMIALS, Graph
+from fheinfer.model.graph import Graph
 
 Bounds = Mapping[str, tuple[Tensor | float, Tensor | float]]
-"""Activation -> what the bulk of its inputs, and what the largest of a picture, should stay within."""
+"""Activation -> what the bulk of its inputs, and what the largest of an image, should stay within."""
 OUTPUT = 4
 """The largest output may be this many times the largest input."""
 KNEE = 16.0
 """Excess from which on what is punished is how many times too large a value is, no longer how much: values that
 square from layer to layer would otherwise leave no gradient for anything else."""
 LIMIT = 16
-"""A picture is dropped behind the activation whose output is this many times as large as the bulk should be."""
+"""An image is dropped behind the activation whose output is this many times as large as the bulk should be."""
 
 
 def without_runaways(bounds: Bounds) -> Callable[[str, Tensor], Tensor]:
-    """For `GraphModule.forward_all`: drops a picture from the layers behind the first polynomial whose output it drives
-    beyond all bounds. Its values would grow without end, and the gradient and the statistics of its batch with them;
-    `excess` sees it where it happens."""
+    """Returns a change for `GraphModule.forward_all` that drops runaway images.
+
+    An image is dropped from the layers behind the first polynomial whose output it drives beyond all bounds. Its values
+    would grow without end, and the gradient and the statistics of its batch with them; `excess` sees it where it
+    happens.
+    """
 
     def change(name: str, value: Tensor) -> Tensor:
         if name not in bounds:
@@ -36,10 +39,10 @@ def without_runaways(bounds: Bounds) -> Callable[[str, Tensor], Tensor]:
 
 
 def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor:
-    """How far the values of polynomial activations lie outside [-bound, bound]: a number, 0 where none does.
+    """Measures how far the values of polynomial activations lie outside [-bound, bound]: 0 where none does.
 
     The sum over activations of the mean of the squared excess of inputs, which makes the bulk of the values stay
-    inside, and of the squared excess of each picture's largest input and output, averaged over pictures: one value
+    inside, and of the squared excess of each image's largest input and output, averaged over images: one value
     that an average over millions does not feel is what the next square makes larger still. Far beyond `KNEE`, squares
     become logarithms.
 
@@ -49,7 +52,7 @@ def excess(graph: Graph, values: Mapping[str, Tensor], bounds: Bounds) -> Tensor
     """
     total = torch.zeros((), device=values[graph.output.name].device)
     for node in graph:
-        if node.op in POLYNOMIALS:
+        if node.op.polynomial:
             inputs, outputs = (values[name].float() for name in (node.inputs[0], node.name))
             bulk, largest = bounds[node.name]
             total = total + functional.relu(inputs.abs() - bulk).clamp(max=KNEE).square().mean()
@@ -63,5 +66,5 @@ def _beyond(values: Tensor, largest: Tensor | float) -> Tensor:
 
 
 def largest_of_each(values: Tensor) -> Tensor:
-    """Largest |value| of each picture; all axes at once, so that a compiled network reads memory in its order."""
+    """Returns the largest |value| of each image, over all axes at once: a compiled network reads in order."""
     return values.abs().amax(tuple(range(1, values.ndim)))

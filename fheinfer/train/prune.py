@@ -6,24 +6,20 @@ convolution that the compiler merges with its shortcut, both have to be zero the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
 
 from fheinfer.compiler.pipeline import compile
-from fheinfer.crypto.keygen import manifest_plan
-from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.presets import set_for
+from fheinfer.compiler.program import PLACED_UNDER
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph, Node
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
+from fheinfer.model.ops import Conv2d
 from fheinfer.packing import diagonals
-
-
-def set_of(network: str) -> ParameterSet:
-    """The set that is made for a network, or set 1."""
-    made = (s for s in parameter_sets(insecure=True) if s.network == network)
-    return next(made, parameter_set(1))
 
 
 class Diagonals:
@@ -33,32 +29,29 @@ class Diagonals:
         PlanError: the network cannot be evaluated encrypted.
     """
 
-    def __init__(self, network: str) -> None:
-        graph = zoo.network(network)
-        steps = {step.name: step for step in manifest_plan(network, set_of(network)).steps if step.conv}
+    def __init__(self, graph: Graph) -> None:
+        steps = {step.name: (step, step.op) for step in unpruned(graph).steps if isinstance(step.op, Conv2d)}
         first, self.count = dict[str, int](), 0
         layers: list[Tensor] = []
         self.of: dict[str, Tensor] = {}
         for node in graph:
-            if node.op != "conv2d":
+            if not isinstance(node.op, Conv2d):
                 continue
-            step = steps[_planned(graph, node, steps).name]
-            assert step.conv is not None
-            kernel, _, padding = step.conv
-            numbers = torch.from_numpy(diagonals(step.in_layout, step.layout, kernel, padding))
+            step, conv = steps[_planned(graph, node, steps)]
+            numbers = torch.from_numpy(diagonals(step.in_layout, step.layout, conv.kernel, conv.padding))
             if step.name not in first:
                 first[step.name] = self.count
                 layers.append(torch.full((int(numbers.max()) + 1,), len(layers)))
                 self.count += len(layers[-1])
-            edge = padding - node.attrs["padding"]  # a shortcut stands in the middle of the convolution it is part of
-            inside = slice(edge, edge + node.attrs["kernel"])
-            self.of[node.weights["weight"]] = first[step.name] + numbers[:, :, inside, inside]
+            edge = conv.padding - node.op.padding  # a shortcut is in the middle of the convolution it is part of
+            inside = slice(edge, edge + node.op.kernel)
+            self.of[node.op.weight] = first[step.name] + numbers[:, :, inside, inside]
         self.layer = torch.cat(layers)
 
     @torch.no_grad()
     def masks(self, module: nn.Module, part: float) -> dict[str, Tensor]:
-        """By weight name, False on this part of all diagonals: the smallest by sum of squares, as multiples of the mean
-        of their convolution. What is zero already goes first, so masks of growing parts hold one another."""
+        """Returns, by weight name, False on this part of all diagonals: the smallest by sum of squares, as multiples of
+        the mean of their convolution. What is zero already goes first, so masks of growing parts hold one another."""
         weights = {name: module.get_parameter(name) for name in self.of}
         sizes = torch.zeros(self.count)
         for name, weight in weights.items():
@@ -70,18 +63,27 @@ class Diagonals:
         return {name: stays[self.of[name]].to(weight.device) for name, weight in weights.items()}
 
 
-def _planned(graph: Graph, node: Node, steps: Mapping[str, object]) -> Node:
+def _planned(graph: Graph, node: Node, steps: Container[str]) -> str:
     """What a convolution is part of in the plan: itself, its batch norm, or the sum of a block."""
     while node.name not in steps:
         (node,) = graph.users(node.name)
-    return node
+    return node.name
 
 
-def saved(weights: Weights) -> dict[str, str]:
-    """What pruning brings, by compiling with the weights and with others that have no zeros; for the model card."""
-    params = set_of(weights.network)
-    full, left = manifest_plan(weights.network, params), compile(weights, params)
+def unpruned(graph: Graph) -> Plan:
+    """Compiles a network without any zeros, under the set that is meant for it.
+
+    Raises:
+        PlanError: the network cannot be evaluated encrypted.
+    """
+    return compile(zoo.placeholder(graph), set_for(graph.name))
+
+
+def saved(model: Model) -> dict[str, str]:
+    """Says what pruning brings, by compiling the model and one that has no zeros; for the model card."""
+    full, left = unpruned(model.graph), compile(model, set_for(model.name))
+    before, after = (plan.keys[PLACED_UNDER].seconds for plan in (full, left))
     return {
-        f"products with plaintexts, set {params.name}": f"{full.multiplications:,} -> {left.multiplications:,}",
-        f"predicted seconds, set {params.name}": f"{full.prediction.seconds:.3g} -> {left.prediction.seconds:.3g}",
+        f"products with plaintexts, set {left.params.name}": f"{full.multiplications:,} -> {left.multiplications:,}",
+        f"predicted seconds, set {left.params.name}": f"{before:.3g} -> {after:.3g}",
     }

@@ -8,8 +8,10 @@ from torch.nn import functional
 
 
 def quantised(weight: Tensor, bits: int) -> Tensor:
-    """The nearest of 2^bits - 1 values k s, |k| < 2^(bits - 1), with s of each output channel such that its largest
-    |weight| is one of them. The gradient is that of `weight` itself (Bengio et al., arXiv 1308.3432).
+    """Rounds to the nearest of 2^bits - 1 values k s, |k| < 2^(bits - 1).
+
+    The step s of each output channel is such that its largest |weight| is one of them.
+    The gradient is that of `weight` itself (Bengio et al., arXiv 1308.3432).
 
     Args:
         weight: output channels first.
@@ -35,12 +37,12 @@ class Conv2d(nn.Conv2d):
 
 
 class Linear(nn.Linear):
-    """The same for a linear layer."""
+    """The same for a linear layer over all features of its input."""
 
     bits = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, quantised(self.weight, self.bits), self.bias)
+        return functional.linear(x.flatten(1), quantised(self.weight, self.bits), self.bias)
 
 
 @torch.no_grad()

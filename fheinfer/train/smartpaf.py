@@ -18,7 +18,8 @@ MARGIN = 1.2
 
 
 def check(module: GraphModule, recipe: Recipe) -> None:
-    """
+    """Checks that a recipe and a network fit together.
+
     Raises:
         UsageError: the recipe asks for what only PAFs have, and there are none.
     """
@@ -28,7 +29,7 @@ def check(module: GraphModule, recipe: Recipe) -> None:
 
 
 def replace_first(module: GraphModule, part: float) -> None:
-    """That part of all activations are PAFs, rounded up, the first in inference order; the rest is still ReLU."""
+    """Makes that part of all activations PAFs, rounded up, the first in inference order, and the rest ReLUs."""
     pafs = module.pafs()
     for index, paf in enumerate(pafs.values()):
         if paf.waiting is None:
@@ -37,20 +38,21 @@ def replace_first(module: GraphModule, part: float) -> None:
 
 
 def take_turns(module: GraphModule, epoch: int) -> None:
-    """Even epochs train the coefficients of PAFs and nothing else, odd ones everything else."""
+    """Lets even epochs train the coefficients of PAFs and nothing else, odd ones everything else."""
     own = {id(paf.coefficients) for paf in module.pafs().values()}
     for parameter in module.parameters():
         parameter.requires_grad_((id(parameter) in own) == (epoch % 2 == 0))
 
 
 def follow_batches(module: GraphModule, follows: bool) -> None:
+    """Says whether the scales of PAFs follow every batch."""
     for paf in module.pafs().values():
         paf.dynamic = follows
 
 
 @torch.no_grad()
 def settle_scales(module: GraphModule, sizes: Sequence[Sizes]) -> None:
-    """Every scale is from now on the largest input in these results of `evaluate.measure`, with the margin.
+    """Makes every scale the largest input in these results of `evaluate.measure`, with the margin, for good.
 
     Raises:
         UsageError: an input is no number.
@@ -58,7 +60,9 @@ def settle_scales(module: GraphModule, sizes: Sequence[Sizes]) -> None:
     for name, paf in module.pafs().items():
         largest = max(found[name][0] for found in sizes)
         if not largest < math.inf:
-            raise UsageError(f"the input of {name!r} is not a number on one of the images, so it has no scale; try a "
-                             "lower learning rate or a larger penalty (the checkpoint before is kept)")
+            raise UsageError(
+                f"the input of {name!r} is not a number on one of the images, so it has no scale; try a "
+                "lower learning rate or a larger penalty (the checkpoint before is kept)"
+            )
         paf.scale.fill_(MARGIN * largest or 1.0)
         paf.dynamic = False

@@ -1,4 +1,4 @@
-"""Batches compute what the slots backend computes, one picture after the other, and say where a range was left."""
+"""Batches compute what the slots backend computes, one image after the other, and say where a range was left."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.polynomial import chebyshev as numpy_chebyshev
 from numpy.typing import NDArray
 
 import fheinfer
-from fheinfer.compiler.plan import Step
-from fheinfer.data.datasets import Pictures
+from fheinfer.compiler.steps import Step
+from fheinfer.data.datasets import LabelledImages
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.accuracy import evaluate, simulated_layers
 from fheinfer.evaluation.batch import Batch, chebyshev
 from fheinfer.evaluation.precision import layer_bits
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 from tests.conftest import TINY, tiny_pixels
 
 F64 = NDArray[np.float64]
@@ -40,19 +40,19 @@ def test_series_keep_channels_last() -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_step_equals_the_slots_backend(tiny_weights: Weights, activation: str) -> None:
+def test_every_step_equals_the_slots_backend(tiny_weights: Model, activation: str) -> None:
     plan = fheinfer.compile(tiny_weights, f"{TINY}+{activation}")
-    pictures = [fheinfer.normalise(tiny_pixels(seed), tiny_weights.mean, tiny_weights.std) for seed in range(3)]
+    images = [fheinfer.normalise(tiny_pixels(seed), tiny_weights.mean, tiny_weights.std) for seed in range(3)]
     steps: dict[str, torch.Tensor] = {}
     batch = Batch(plan)
 
     def watch(step: Step, y: torch.Tensor) -> None:
         steps[step.name] = y.clone()
 
-    logits = batch.logits(torch.from_numpy(np.stack(pictures)).float(), watch)
-    for index, picture in enumerate(pictures):
+    logits = batch.logits(torch.from_numpy(np.stack(images)).float(), watch)
+    for index, image in enumerate(images):
         layers: dict[str, F64] = {}
-        expected = fheinfer.run_slots(plan, picture, layers=layers)
+        expected = fheinfer.run_slots(plan, image, layers=layers)
         assert logits[index].numpy() == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
         for step in plan.steps:
             scale = np.asarray(step.scale).reshape(-1, 1, 1)
@@ -62,20 +62,20 @@ def test_every_step_equals_the_slots_backend(tiny_weights: Weights, activation: 
     assert set(batch.reached) == set(tiny_weights.ranges)
 
 
-def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan, tiny_picture: F64) -> None:
+def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan, tiny_image: F64) -> None:
     layers: dict[str, F64] = {}
-    fheinfer.run_slots(tiny_plan, tiny_picture, layers=layers)
-    bits = layer_bits(tiny_plan, simulated_layers(tiny_plan, tiny_picture, seed=3), layers)
+    fheinfer.run_slots(tiny_plan, tiny_image, layers=layers)
+    bits = layer_bits(tiny_plan, simulated_layers(tiny_plan, tiny_image, seed=3), layers)
     assert list(bits) == [step.name for step in tiny_plan.steps]
     assert 10 < min(p.minimum for p in bits.values()) < max(p.median for p in bits.values()) < 30
 
 
-def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Weights) -> None:
+def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Model) -> None:
     narrow = {**tiny_weights.ranges, "layer2.0.relu1": tiny_weights.ranges["layer2.0.relu1"] / 10}
     plan = fheinfer.compile(dataclasses.replace(tiny_weights, ranges=narrow), f"{TINY}+minimax:10")
-    pictures = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_weights.mean, tiny_weights.std) for s in range(4)])
+    images = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_weights.mean, tiny_weights.std) for s in range(4)])
     batch = Batch(plan)
-    logits = batch.logits(torch.from_numpy(pictures).float())
+    logits = batch.logits(torch.from_numpy(images).float())
     first = batch.overflows()[0]
     assert (first.activation, first.images) == ("layer2.0.relu1", 4)
     assert first.largest > 2
@@ -83,14 +83,14 @@ def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Weights) -
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
+def images() -> LabelledImages:
     images = np.stack([tiny_pixels(seed) for seed in range(40)])
-    return Pictures(images, np.arange(40, dtype=np.uint8) % 10)
+    return LabelledImages(images, np.arange(40, dtype=np.uint8) % 10)
 
 
-def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Weights, pictures: Pictures) -> None:
+def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Model, images: LabelledImages) -> None:
     plan = fheinfer.compile(tiny_weights, TINY)
-    clear, approx, noisy = (evaluate(tiny_weights, plan, pictures, mode) for mode in ("clear", "approx", "simulate"))
+    clear, approx, noisy = (evaluate(tiny_weights, plan, images, mode) for mode in ("clear", "approx", "simulate"))
     largest = np.abs(clear.logits).max()
     assert np.abs(approx.logits - clear.logits).max() < 0.1 * largest
     assert 0 < np.abs(noisy.logits - approx.logits).max() < 1e-3 * largest
@@ -100,12 +100,12 @@ def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Weights, picture
     assert clear.top(1) <= clear.top(3)
 
 
-def test_a_logit_that_is_no_number_is_no_hit(tiny_weights: Weights, pictures: Pictures) -> None:
+def test_a_logit_that_is_no_number_is_no_hit(tiny_weights: Model, images: LabelledImages) -> None:
     plan = fheinfer.compile(tiny_weights, TINY)
-    found = dataclasses.replace(evaluate(tiny_weights, plan, pictures, "clear"), logits=np.full((40, 10), np.nan))
+    found = dataclasses.replace(evaluate(tiny_weights, plan, images, "clear"), logits=np.full((40, 10), np.nan))
     assert found.top(10) == 0
 
 
-def test_an_unknown_mode_is_refused(tiny_weights: Weights, pictures: Pictures) -> None:
+def test_an_unknown_mode_is_refused(tiny_weights: Model, images: LabelledImages) -> None:
     with pytest.raises(UsageError, match="clear, approx, simulate"):
-        evaluate(tiny_weights, fheinfer.compile(tiny_weights, TINY), pictures, "encrypted")
+        evaluate(tiny_weights, fheinfer.compile(tiny_weights, TINY), images, "encrypted")

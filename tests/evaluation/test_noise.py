@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 import fheinfer
-from fheinfer.compiler.plan import Step
+from fheinfer.compiler.steps import Step
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.batch import Batch
 from fheinfer.evaluation.noise import NoiseModel
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 from tests.conftest import NETWORK, TINY, Rig, calibrated, random_weights, tiny_pixels
 
 F64 = NDArray[np.float64]
-PICTURES = 3
+IMAGES = 3
 COPIES = 20
 
 
@@ -44,11 +44,11 @@ def test_predicted_and_measured_bits_of_every_layer_are_within_one(tmp_path: Pat
     plan = server.plan
     measured: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     predicted: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
-    for seed in range(PICTURES):
-        picture = fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std)
+    for seed in range(IMAGES):
+        image = fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std)
         layers: dict[str, F64] = {}
-        fheinfer.run_slots(plan, picture, layers=layers)
-        server.evaluate(client.encrypt(picture, plan.client), checkpoints=tmp_path / "run", keep_layers=True)
+        fheinfer.run_slots(plan, image, layers=layers)
+        server.evaluate(client.encrypt(image, plan.client), checkpoints=tmp_path / "run", keep_layers=True)
         for index, step in enumerate(plan.steps):
             _, slots = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
             measured[step.name].append((step.values(slots) - layers[step.name]) / scale(step))
@@ -60,7 +60,7 @@ def test_predicted_and_measured_bits_of_every_layer_are_within_one(tmp_path: Pat
             exact = layers[step.name] / scale(step)
             predicted[step.name].append(y.numpy().reshape(COPIES, *exact.shape) - exact)
 
-        batch.logits(torch.from_numpy(picture).repeat(COPIES, 1, 1, 1), watch)
+        batch.logits(torch.from_numpy(image).repeat(COPIES, 1, 1, 1), watch)
     for step in plan.steps:
         decoder = 0.5  # decryption adds as much noise as there is
         found, model = (bits(np.concatenate([e.ravel() for e in d[step.name]])) for d in (measured, predicted))
@@ -84,7 +84,7 @@ def test_a_bootstrap_is_as_noisy_as_the_model_says(native_rig: object, tiny_plan
     assert bits(np.concatenate(errors)) == pytest.approx(bits(predicted), abs=0.3)
 
 
-def test_openfhes_bootstraps_are_not_modelled(tiny_weights: Weights) -> None:
+def test_openfhes_bootstraps_are_not_modelled(tiny_weights: Model) -> None:
     with pytest.raises(UsageError, match="not modelled"):
         NoiseModel(fheinfer.compile(tiny_weights, f"{TINY}-openfhe"))
 

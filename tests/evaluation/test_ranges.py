@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from fheinfer.errors import CorruptArtifactError, InputError
 from fheinfer.evaluation.ranges import MAX_BYTES, Histogram, Ranges, load, plausible_ranges
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 from tests.conftest import NETWORK, random_weights
 from tests.data.files import NO_FILES
 
 
 @pytest.fixture(scope="module")
-def weights() -> Weights:
+def weights() -> Model:
     return random_weights(NETWORK, 1)
 
 
-def saved(weights: Weights, path: Path) -> Path:
+def saved(weights: Model, path: Path) -> Path:
     found = {node.name: Histogram(8.0, 5.0) for node in weights.graph.activations}
-    Ranges(weights.network, weights.identity, 10, 1.2, found).save(path)
+    Ranges(weights.name, weights.identity, 10, 1.2, found).save(path)
     return path
 
 
@@ -53,7 +53,7 @@ def test_a_range_that_is_alone_is_judged_by_itself() -> None:
         plausible_ranges({"relu": 1e300})
 
 
-def test_a_file_with_an_absurd_range_is_refused(weights: Weights, tmp_path: Path) -> None:
+def test_a_file_with_an_absurd_range_is_refused(weights: Model, tmp_path: Path) -> None:
     path = saved(weights, tmp_path / "r.json")
     assert set(load(path, weights).largest().values()) == {5.0}
     content = json.loads(path.read_text())
@@ -64,19 +64,19 @@ def test_a_file_with_an_absurd_range_is_refused(weights: Weights, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_file_is_refused_at_once(weights: Weights, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_file_is_refused_at_once(weights: Model, tmp_path: Path, kind: str) -> None:
     NO_FILES[kind](tmp_path / "r.json")
     with pytest.raises(InputError, match=r"r\.json: "):
         load(tmp_path / "r.json", weights)
 
 
-def test_a_huge_file_is_refused_unread(weights: Weights, tmp_path: Path) -> None:
+def test_a_huge_file_is_refused_unread(weights: Model, tmp_path: Path) -> None:
     os.truncate(saved(weights, tmp_path / "r.json"), MAX_BYTES + 1)
     with pytest.raises(InputError, match="more than the 16,777,216 that a file of ranges may have"):
         load(tmp_path / "r.json", weights)
 
 
-def test_a_name_that_is_not_utf8_is_fine(weights: Weights, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_fine(weights: Model, tmp_path: Path) -> None:
     path = saved(weights, tmp_path / os.fsdecode(b"caf\xe9.json"))
     assert load(path, weights).images == 10
     path.write_text("{}")

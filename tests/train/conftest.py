@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fheinfer.model.model import Weights, load
+from fheinfer.model.model import Model, load
 from fheinfer.train.loop import train
 from fheinfer.train.recipe import Recipe
 
@@ -26,5 +26,5 @@ def relu_file(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def relu_weights(relu_file: Path) -> Weights:
+def relu_weights(relu_file: Path) -> Model:
     return load(relu_file)

@@ -15,7 +15,7 @@ from fheinfer.data.datasets import PER_MOSAIC
 from fheinfer.errors import MismatchError
 from fheinfer.evaluation import ranges as module
 from fheinfer.evaluation.ranges import Histogram, Ranges
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from fheinfer.model.model import Weights
         (("train", "--network", "resnet8-tiny", "--recipe", "prune=half"), 2, "'prune=half' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "alternate=2"), 2, "'alternate=2' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "progressive=1"), 2, "progressive is for PAFs"),
-        (("train", "--network", "checkerboard"), 7, "takes 2 numbers, not pictures"),
+        (("train", "--network", "checkerboard"), 7, "takes 2 numbers, not images"),
         (("train", "--network", "vgg11", "--recipe", "prune=0.5"), 7, "needs 65536 slots"),
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),
@@ -55,10 +55,10 @@ def test_it_is_refused_in_one_line(arguments: tuple[str, ...], code: int, words:
     assert list(tmp_path.iterdir()) == [short]
 
 
-def test_ranges_of_another_network_are_refused(relu_weights: Weights, tmp_path: Path) -> None:
+def test_ranges_of_another_network_are_refused(relu_weights: Model, tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
     found = {node.name: Histogram() for node in relu_weights.graph.activations}
-    other = replace(relu_weights, arrays={name: 2 * array for name, array in relu_weights.arrays.items()})
+    other = replace(relu_weights, tensors={name: 2 * array for name, array in relu_weights.tensors.items()})
     Ranges("resnet20", other.identity, 1, 1.2, found).save(path)
     with pytest.raises(MismatchError, match="fheinfer calibrate"):
         module.load(path, relu_weights)

@@ -14,33 +14,33 @@ from fheinfer.data.images import normalise
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, RangeError, UsageError
 from fheinfer.evaluation import ranges as module
 from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
-from fheinfer.model.model import Weights, load
+from fheinfer.model.model import Model, load
 from fheinfer.train.calibrate import calibrate
-from fheinfer.train.module import from_weights
+from fheinfer.train.module import from_model
 
 
 @pytest.fixture(scope="module")
-def pictures(sheets: Path) -> data.Pictures:
+def images(sheets: Path) -> data.LabelledImages:
     return data.load(sheets, "train").take(np.arange(700))
 
 
 @pytest.fixture(scope="module")
-def measured(relu_weights: Weights, pictures: data.Pictures) -> Ranges:
-    return calibrate(relu_weights, pictures, margin=1.5)
+def measured(relu_weights: Model, images: data.LabelledImages) -> Ranges:
+    return calibrate(relu_weights, images, margin=1.5)
 
 
-def test_histograms_are_those_of_all_values_at_once(relu_weights: Weights, pictures: data.Pictures,
+def test_histograms_are_those_of_all_values_at_once(relu_weights: Model, images: data.LabelledImages,
                                                     measured: Ranges) -> None:
     import torch
 
-    x = np.stack([normalise(i, relu_weights.mean, relu_weights.std) for i in pictures.resized(8).images])
-    values = from_weights(relu_weights).forward_all(torch.from_numpy(x).float())
+    x = np.stack([normalise(i, relu_weights.mean, relu_weights.std) for i in images.resized(8).images])
+    values = from_model(relu_weights).forward_all(torch.from_numpy(x).float())
     assert list(measured.activations) == [node.name for node in relu_weights.graph.activations]
     for node in relu_weights.graph.activations:
         given, found = values[node.inputs[0]].detach().numpy(), measured.activations[node.name]
         assert found.largest == pytest.approx(np.abs(given).max(), rel=1e-5)
-        assert found.reach / 2 < found.largest <= found.reach or found.reach == 1
-        expected = np.histogram(given, BINS, (-found.reach, found.reach))[0]
+        assert found.bin_range / 2 < found.largest <= found.bin_range or found.bin_range == 1
+        expected = np.histogram(given, BINS, (-found.bin_range, found.bin_range))[0]
         assert found.counts.sum() == given.size
         assert np.abs(np.cumsum(found.counts) - np.cumsum(expected)).max() <= 2e-4 * given.size  # at edges of bins
     assert measured.bounds()["relu1"] == 1.5 * measured.largest()["relu1"]
@@ -50,7 +50,7 @@ def test_a_histogram_stretches_symmetrically() -> None:
     histogram = Histogram()
     histogram.counts[[0, 1, BINS // 2 - 1, BINS // 2, BINS - 1]] = [1, 2, 3, 4, 5]
     histogram.stretch(3.9)
-    assert (histogram.reach, histogram.largest, histogram.counts.sum()) == (4.0, 3.9, 15)
+    assert (histogram.bin_range, histogram.largest, histogram.counts.sum()) == (4.0, 3.9, 15)
     centres = histogram.centres()
     assert centres == pytest.approx(-centres[::-1])
     places = {float(c): int(n) for c, n in zip(centres, histogram.counts, strict=True) if n}
@@ -58,7 +58,7 @@ def test_a_histogram_stretches_symmetrically() -> None:
     assert places == pytest.approx({-1 + width / 2: 3, -width / 2: 3, width / 2: 4, 1 - width / 2: 5})
 
 
-def test_a_file_comes_back_whole_and_only_for_its_weights(relu_weights: Weights, measured: Ranges,
+def test_a_file_comes_back_whole_and_only_for_its_weights(relu_weights: Model, measured: Ranges,
                                                           tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     measured.save(path)
@@ -67,12 +67,12 @@ def test_a_file_comes_back_whole_and_only_for_its_weights(relu_weights: Weights,
     assert (again.margin, again.images) == (1.5, 700)
     for name, histogram in measured.activations.items():
         assert np.array_equal(again.activations[name].counts, histogram.counts)
-    changed = {**relu_weights.arrays, "fc.bias": relu_weights.arrays["fc.bias"] + 1}
+    changed = {**relu_weights.tensors, "fc.bias": relu_weights.tensors["fc.bias"] + 1}
     with pytest.raises(MismatchError, match="fheinfer calibrate"):
-        module.load(path, replace(relu_weights, arrays=changed))
+        module.load(path, replace(relu_weights, tensors=changed))
 
 
-def test_ranges_of_a_file_become_those_of_the_weights(relu_file: Path, relu_weights: Weights, sheets: Path,
+def test_ranges_of_a_file_become_those_of_the_weights(relu_file: Path, relu_weights: Model, sheets: Path,
                                                       tmp_path: Path, command: Callable[..., Any]) -> None:
     ranges, out = tmp_path / "r.json", tmp_path / "out.safetensors"
     assert command("calibrate", relu_file, "--data", sheets, "--images", 50, "-o", ranges).code == 0
@@ -80,7 +80,7 @@ def test_ranges_of_a_file_become_those_of_the_weights(relu_file: Path, relu_weig
     made = load(out)
     assert made.identity == relu_weights.identity
     assert made.ranges == module.load(ranges, relu_weights).largest()
-    assert all(made.ranges[name] < relu_weights.ranges[name] for name in made.ranges)  # of 50 pictures, not all
+    assert all(made.ranges[name] < relu_weights.ranges[name] for name in made.ranges)  # of 50 images, not all
     changed = replace(relu_weights, mean=(0.1, 0.1, 0.1))
     changed.save(tmp_path / "other.safetensors")
     refused = command("weights", "import", tmp_path / "other.safetensors", "--ranges", ranges, "-o", tmp_path / "no")
@@ -91,7 +91,7 @@ def test_ranges_of_a_file_become_those_of_the_weights(relu_file: Path, relu_weig
     {"format": "other"}, {"margin": 0.5}, {"margin": float("nan")}, {"images": "x"}, {"activations": {}},
     {"activations": {"relu1": {}}}, {"activations": []}, {"activations": None},
 ])
-def test_a_damaged_file_is_refused(relu_weights: Weights, measured: Ranges, tmp_path: Path,
+def test_a_damaged_file_is_refused(relu_weights: Model, measured: Ranges, tmp_path: Path,
                                    change: dict[str, object]) -> None:
     path = tmp_path / "r.json"
     measured.save(path)
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_refused(relu_weights: Weights, measured: Ranges, tmp_
         module.load(path, relu_weights)
 
 
-def test_files_that_are_none(relu_weights: Weights, tmp_path: Path) -> None:
+def test_files_that_are_none(relu_weights: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         module.load(tmp_path / "none.json", relu_weights)
     for content in (b"", b"[1", b"\xff\xfe", b"[" * 100_000, b"[]", b"3"):
@@ -109,18 +109,18 @@ def test_files_that_are_none(relu_weights: Weights, tmp_path: Path) -> None:
             module.load(tmp_path / "r.json", relu_weights)
 
 
-def test_values_that_are_no_numbers_are_named(relu_weights: Weights, pictures: data.Pictures) -> None:
-    arrays = {**relu_weights.arrays, "bn1.weight": np.full(4, 3e38, np.float32)}
+def test_values_that_are_no_numbers_are_named(relu_weights: Model, images: data.LabelledImages) -> None:
+    arrays = {**relu_weights.tensors, "bn1.weight": np.full(4, 3e38, np.float32)}
     with pytest.raises(RangeError, match="'relu1'"):
-        calibrate(replace(relu_weights, arrays=arrays), pictures)
+        calibrate(replace(relu_weights, tensors=arrays), images)
 
 
-def test_a_margin_below_one_is_refused(relu_weights: Weights, pictures: data.Pictures) -> None:
+def test_a_margin_below_one_is_refused(relu_weights: Model, images: data.LabelledImages) -> None:
     with pytest.raises(UsageError, match="margin"):
-        calibrate(relu_weights, pictures, margin=0.9)
+        calibrate(relu_weights, images, margin=0.9)
 
 
-def test_the_command(relu_file: Path, relu_weights: Weights, sheets: Path, tmp_path: Path,
+def test_the_command(relu_file: Path, relu_weights: Model, sheets: Path, tmp_path: Path,
                      command: Callable[..., Any]) -> None:
     out = tmp_path / "ranges.json"
     result = command("calibrate", relu_file, "--data", sheets, "--images", 100, "--margin", 1.3, "-o", out)

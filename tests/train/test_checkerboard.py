@@ -13,7 +13,7 @@ from torch.nn import functional
 import fheinfer
 from fheinfer.evaluation.metrics import precision_bits
 from fheinfer.frontends import zoo
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
 from fheinfer.train.module import GraphModule
 from tests.conftest import TINY
 
@@ -59,7 +59,7 @@ def test_and_runs_it_encrypted(trained: GraphModule, tmp_path: Path) -> None:
         values = trained.forward_all(x[:9_500])
     ranges = {node.name: float(values[node.inputs[0]].abs().max()) for node in trained.graph.activations}
     arrays = {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
-    weights = Weights(trained.graph, arrays, (0.5, 0.5), (0.5, 0.5), ranges)
+    weights = Model(trained.graph, arrays, (0.5, 0.5), (0.5, 0.5), ranges)
     fheinfer.keygen(TINY, tmp_path, network="checkerboard")
     folder = tmp_path / f"set{TINY}"
     server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)

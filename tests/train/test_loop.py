@@ -20,8 +20,8 @@ from fheinfer.train import augment as images
 from fheinfer.train import loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
-from fheinfer.train.loop import Progress, checkpoint_path, train
-from fheinfer.train.module import GraphModule, from_weights
+from fheinfer.train.loop import TrainingProgress, checkpoint_path, train
+from fheinfer.train.module import GraphModule, from_model
 from fheinfer.train.recipe import Recipe
 
 NETWORK = "resnet8-tiny"
@@ -34,7 +34,7 @@ def trained(relu_file: Path) -> Path:
     return relu_file
 
 
-def stop_in_epoch(epoch: int) -> loop.Observer:
+def stop_in_epoch(epoch: int) -> loop.TrainingObserver:
     def observe(progress: Progress) -> None:
         if progress.epoch == epoch and progress.step == 7:
             raise KeyboardInterrupt
@@ -45,7 +45,7 @@ def stop_in_epoch(epoch: int) -> loop.Observer:
 def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: Path) -> None:
     weights = load(trained)
     test = data.load(sheets, "test").resized(8)
-    score = accuracy(from_weights(weights), test, weights.mean, weights.std)
+    score = accuracy(from_model(weights), test, weights.mean, weights.std)
     assert score > 0.8
     card = trained.with_suffix(".md").read_text()
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in card
@@ -56,7 +56,7 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
 def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
     weights = load(trained)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    _, found = measure(from_weights(weights), fitting, weights.mean, weights.std)
+    _, found = measure(from_model(weights), fitting, weights.mean, weights.std)
     measured = {name: inside for name, (inside, _) in found.items()}
     assert weights.ranges == pytest.approx(measured, rel=1e-5)
     assert list(measured) == [node.name for node in weights.graph if node.op == "relu"]
@@ -105,9 +105,9 @@ def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(trained
 
 def test_what_runs_away_is_infinite(sheets: Path) -> None:
     weights = load(WEIGHTS / "resnet20-turbo.safetensors")
-    large = {name: a * (1e30 if name == "herpn1.weight" else 1) for name, a in weights.arrays.items()}
+    large = {name: a * (1e30 if name == "herpn1.weight" else 1) for name, a in weights.tensors.items()}
     few = data.load(sheets, "test").take(np.arange(7))
-    right, sizes = measure(from_weights(replace(weights, arrays=large)), few, weights.mean, weights.std)
+    right, sizes = measure(from_model(replace(weights, tensors=large)), few, weights.mean, weights.std)
     assert right == 0
     assert 1e29 < sizes["herpn1"][1] < math.inf
     assert sizes["layer3.2.herpn"][1] == math.inf
@@ -115,7 +115,7 @@ def test_what_runs_away_is_infinite(sheets: Path) -> None:
 
 def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path) -> None:
     weights = load(trained)
-    student = from_weights(weights)
+    student = from_model(weights)
     images = torch.rand(20, 3, 8, 8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (weights.mean, weights.std))
     other = replace(QUICK, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
@@ -134,7 +134,7 @@ def test_a_pupil_learns_from_its_teacher_and_names_it(trained: Path, sheets: Pat
     train(NETWORK, out, sheets, replace(QUICK, distill=1.0), teacher=teacher)  # labels do not count at all
     pupil = load(out)
     test = data.load(sheets, "test").resized(8)
-    assert accuracy(from_weights(pupil), test, pupil.mean, pupil.std) > 0.8
+    assert accuracy(from_model(pupil), test, pupil.mean, pupil.std) > 0.8
     assert f"| recipe: teacher | {teacher.identity} |" in out.with_suffix(".md").read_text()
 
 
@@ -144,9 +144,9 @@ def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained
     state = Checkpoint("resnet8-tiny-herpn", Recipe(epochs=1))
     run = loop.Run(state, fitting, held_out, lambda progress: None, start=first)
     begun = run.module.state_dict()
-    for name in begun.keys() & first.arrays.keys():
-        assert np.array_equal(begun[name].cpu().numpy(), first.arrays[name])
-    assert "layer1.0.conv1.weight" in begun.keys() & first.arrays.keys()
+    for name in begun.keys() & first.tensors.keys():
+        assert np.array_equal(begun[name].cpu().numpy(), first.tensors[name])
+    assert "layer1.0.conv1.weight" in begun.keys() & first.tensors.keys()
     with pytest.raises(UsageError, match="no weights of the names and shapes"):
         loop.Run(Checkpoint("checkerboard", Recipe(epochs=1)), fitting, held_out, lambda progress: None, start=first)
 
@@ -234,7 +234,7 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
         train(network, out, sheets, recipe, observe=stop_in_epoch(3), teacher=load(trained))
     train(network, out, sheets, recipe, resume=True, teacher=load(trained))
     weights = load(out)
-    module, given = from_weights(weights), (weights.mean, weights.std)
+    module, given = from_model(weights), (weights.mean, weights.std)
     test = data.load(sheets, "test").resized(8)
     score = accuracy(module, test, *given)
     assert score > 0.8
@@ -265,9 +265,9 @@ def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path)
         assert kept == name.endswith(("mean", "var")), name
 
 
-def test_a_picture_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sheets: Path) -> None:
+def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sheets: Path) -> None:
     """With settled statistics its values square from layer to layer; it is punished where that begins, and no
-    gradient of the layers behind drowns what the other pictures have to say."""
+    gradient of the layers behind drowns what the other images have to say."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-turbo", Recipe(epochs=1, settle=1, bfloat16=False))
     run = loop.Run(state, fitting, held_out, lambda progress: None)
@@ -328,12 +328,12 @@ def test_a_recipe_is_read_from_settings() -> None:
 def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Path) -> None:
     """The last batch is smaller."""
     weights = load(WEIGHTS / f"{network}.safetensors")
-    pictures, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=weights.mean, std=weights.std)
+    images, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=weights.mean, std=weights.std)
     found = []
     for fused in (False, True):
-        module = from_weights(weights)
-        recalibrate(module, pictures, recipe, fused=fused)
-        found.append((module.state_dict(), measure(module, pictures, weights.mean, weights.std, fused=fused)))
+        module = from_model(weights)
+        recalibrate(module, images, recipe, fused=fused)
+        found.append((module.state_dict(), measure(module, images, weights.mean, weights.std, fused=fused)))
     (plain, (right, sizes)), (state, (again, seen)) = found
     assert again == pytest.approx(right, abs=1 / 257)
     for name, pair in sizes.items():

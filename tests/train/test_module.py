@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from fheinfer.errors import GraphError, WeightsError
-from fheinfer.evaluation.plain import plain_logits
+from fheinfer.errors import GraphError, ModelError
+from fheinfer.evaluation.plain import plain_outputs
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import import_file, shapes
@@ -93,7 +93,7 @@ def test_an_imported_option_a_network_computes_what_it_did(tmp_path: Path) -> No
     assert weights.mean == (0.485, 0.456, 0.406)
     image = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = direct_option_a({k: v.double() for k, v in state.items()}, image[None])[0]
-    assert plain_logits(weights, image.numpy()) == pytest.approx(expected.numpy(), rel=1e-7)
+    assert plain_outputs(weights, image.numpy()) == pytest.approx(expected.numpy(), rel=1e-7)
 
 
 class Evil:
@@ -120,7 +120,7 @@ def test_damaged_files_of_others_never_crash(tmp_path: Path, suffix: str, data: 
     path.write_bytes(content)
     try:
         import_file(path, "resnet8-tiny")
-    except WeightsError as error:
+    except ModelError as error:
         assert "\n" not in str(error)
 
 
@@ -132,7 +132,7 @@ def test_a_torch_file_of_anything_but_tensors_is_refused(tmp_path: Path, monkeyp
                                                          content: object) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(content, "w.pt")
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(ModelError) as caught:
         import_file(Path("w.pt"))
     assert "\n" not in str(caught.value)
     assert not Path("was-run").exists()

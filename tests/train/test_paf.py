@@ -18,13 +18,13 @@ from fheinfer.data import datasets as data
 from fheinfer.errors import MismatchError, UsageError
 from fheinfer.evaluation.ranges import Ranges
 from fheinfer.frontends import zoo
-from fheinfer.model.model import Weights, load
+from fheinfer.model.model import Model, load
 from fheinfer.model.verify import verify
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.evaluate import accuracy, inputs_of, measure, recalibrate, silent
+from fheinfer.train.evaluate import accuracy, measure, recalibrate
 from fheinfer.train.finetune import finetune
-from fheinfer.train.module import INSIDE, GraphModule, from_weights
+from fheinfer.train.module import INSIDE, GraphModule, from_model
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
@@ -35,7 +35,7 @@ X = np.linspace(-0.99, 0.99, 400)
 
 
 @pytest.fixture(scope="module")
-def ranges(relu_weights: Weights, sheets: Path) -> Ranges:
+def ranges(relu_weights: Model, sheets: Path) -> Ranges:
     return calibrate(relu_weights, data.load(sheets, "train"), margin=1.2)
 
 
@@ -121,13 +121,13 @@ def test_a_network_with_pafs_is_named_and_legal() -> None:
             zoo.network(f"resnet20+{wrong}")
 
 
-def test_replacing_keeps_the_weights_and_most_of_the_answers(relu_weights: Weights, ranges: Ranges, sheets: Path,
+def test_replacing_keeps_the_weights_and_most_of_the_answers(relu_weights: Model, ranges: Ranges, sheets: Path,
                                                              tmp_path: Path) -> None:
     made = replaced(relu_weights, "2f12g1", ranges)
-    assert made.arrays["relu1.scale"][0] == pytest.approx(1.2 * ranges.activations["relu1"].largest)
-    assert np.array_equal(made.arrays["conv1.weight"], relu_weights.arrays["conv1.weight"])
+    assert made.tensors["relu1.scale"][0] == pytest.approx(1.2 * ranges.activations["relu1"].largest)
+    assert np.array_equal(made.tensors["conv1.weight"], relu_weights.tensors["conv1.weight"])
     test = data.load(sheets, "test").resized(8)
-    exact, score = (accuracy(from_weights(w), test, w.mean, w.std) for w in (relu_weights, made))
+    exact, score = (accuracy(from_model(w), test, w.mean, w.std) for w in (relu_weights, made))
     assert score > exact - 0.02
     made.save(tmp_path / "paf.safetensors")
     again = load(tmp_path / "paf.safetensors")
@@ -135,20 +135,20 @@ def test_replacing_keeps_the_weights_and_most_of_the_answers(relu_weights: Weigh
     assert again.graph == made.graph
 
 
-def test_what_cannot_be_replaced(relu_weights: Weights, ranges: Ranges) -> None:
-    other = Weights(relu_weights.graph, {k: v * 2 for k, v in relu_weights.arrays.items()}, relu_weights.mean,
+def test_what_cannot_be_replaced(relu_weights: Model, ranges: Ranges) -> None:
+    other = Model(relu_weights.graph, {k: v * 2 for k, v in relu_weights.tensors.items()}, relu_weights.mean,
                     relu_weights.std)
     with pytest.raises(MismatchError, match="fheinfer calibrate"):
         replaced(other, "f1", ranges)
     with pytest.raises(UsageError, match="no PAF 'nonsense'"):
         replaced(relu_weights, "nonsense", ranges)
     made = replaced(relu_weights, "f1", ranges)
-    theirs = Ranges(made.network, made.identity, 1, 1.2, ranges.activations)
+    theirs = Ranges(made.name, made.identity, 1, 1.2, ranges.activations)
     with pytest.raises(UsageError, match="no ReLU to replace"):
         replaced(made, "f1", theirs)
 
 
-def test_finetuning_wins_back_what_replacing_lost(relu_file: Path, relu_weights: Weights, ranges: Ranges, sheets: Path,
+def test_finetuning_wins_back_what_replacing_lost(relu_file: Path, relu_weights: Model, ranges: Ranges, sheets: Path,
                                                   tmp_path: Path, command: Callable[..., Any]) -> None:
     test = data.load(sheets, "test").resized(8)
     before = replaced(relu_weights, "f1", ranges)
@@ -158,55 +158,55 @@ def test_finetuning_wins_back_what_replacing_lost(relu_file: Path, relu_weights:
     assert result.code == 0, result.err
     after = load(out)
     assert after.network == "resnet8-tiny+f1"
-    scores = [accuracy(from_weights(w), test, w.mean, w.std) for w in (relu_weights, before, after)]
+    scores = [accuracy(from_model(w), test, w.mean, w.std) for w in (relu_weights, before, after)]
     assert scores[2] > max(scores[1], scores[0] - 0.02)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    for name, (inside, _) in measure(from_weights(after), fitting, after.mean, after.std)[1].items():
-        assert inside < after.arrays[f"{name}.scale"][0]
+    for name, (inside, _) in measure(from_model(after), fitting, after.mean, after.std)[1].items():
+        assert inside < after.tensors[f"{name}.scale"][0]
     assert f"| recipe: teacher | {relu_weights.identity} |" in out.with_suffix(".md").read_text()
 
 
-def test_inputs_are_kept_in_a_part_of_the_scale(relu_weights: Weights, ranges: Ranges) -> None:
+def test_inputs_are_kept_in_a_part_of_the_scale(relu_weights: Model, ranges: Ranges) -> None:
     made = replaced(relu_weights, "f1", ranges)
-    bounds = from_weights(made).bounds(4.0)
-    assert float(bounds["relu1"][0]) == pytest.approx(INSIDE * made.arrays["relu1.scale"][0])
+    bounds = from_model(made).bounds(4.0)
+    assert float(bounds["relu1"][0]) == pytest.approx(INSIDE * made.tensors["relu1.scale"][0])
     assert GraphModule(zoo.network("resnet8-tiny-turbo")).bounds(4.0)["herpn1"] == (4.0, 8.0)
-    assert from_weights(relu_weights).bounds(4.0) == {}
+    assert from_model(relu_weights).bounds(4.0) == {}
 
 
-def test_a_picture_that_runs_away_leaves_training_and_statistics_numbers(relu_weights: Weights, ranges: Ranges,
+def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(relu_weights: Model, ranges: Ranges,
                                                                          sheets: Path) -> None:
-    """Powers of powers reach infinity beyond the range, and a batch norm would spread that over all pictures."""
+    """Powers of powers reach infinity beyond the range, and a batch norm would spread that over all images."""
     made = replaced(relu_weights, "2f12g1", ranges)
-    narrow = replace(made, arrays={**made.arrays, "relu1.scale": np.array([1e-3], np.float32)})
-    pictures, recipe = data.load(sheets, "test").resized(8), Recipe(mean=made.mean, std=made.std)
+    narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
+    images, recipe = data.load(sheets, "test").resized(8), Recipe(mean=made.mean, std=made.std)
     given = (recipe.mean, recipe.std)
     for weights, survives in ((made, True), (narrow, False)):
-        module = from_weights(weights)
-        x, _ = next(inputs_of(pictures, *given, torch.device("cpu")))
+        module = from_model(weights)
+        x, _ = next(inputs_of(images, *given, torch.device("cpu")))
         assert bool(module(x).isfinite().all()) == survives  # deployed, it is what it is
-        assert (accuracy(module, pictures, *given, most=64) > 0.5) == survives
-        sizes = measure(module, pictures, *given)[1]
+        assert (accuracy(module, images, *given, most=64) > 0.5) == survives
+        sizes = measure(module, images, *given)[1]
         assert (max(max(pair) for pair in sizes.values()) < math.inf) == survives
-        recalibrate(module, pictures, recipe)
+        recalibrate(module, images, recipe)
         assert all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
-    paf = from_weights(made).train().pafs()["relu1"]
+    paf = from_model(made).train().pafs()["relu1"]
     value = (torch.tensor([3.0, 300.0, 1.0]) * paf.scale).requires_grad_()
     paf(value).sum().backward()
     assert isinstance(value.grad, torch.Tensor)
     assert value.grad.isfinite().all()
 
 
-def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: Weights, ranges: Ranges, sheets: Path,
+def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: Model, ranges: Ranges, sheets: Path,
                                                                 tmp_path: Path) -> None:
     """Ranges that are no numbers once lost a finished run."""
     made = replaced(relu_weights, "2f12g1", ranges)
-    narrow = replace(made, arrays={**made.arrays, "relu1.scale": np.array([1e-3], np.float32)})
-    pictures = data.load(sheets, "test").resized(8)
-    state = Checkpoint(made.network, Recipe(epochs=1, settle=1), 1, best=from_weights(narrow).state_dict(),
+    narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
+    images = data.load(sheets, "test").resized(8)
+    state = Checkpoint(made.name, Recipe(epochs=1, settle=1), 1, best=from_model(narrow).state_dict(),
                        best_epoch=1, curve=[(0.5, 0.25)])
     out = tmp_path / "narrow.safetensors"
-    write_report(state, pictures, pictures, pictures, out, lambda what: silent)
+    write_report(state, images, images, images, out, lambda what: silent)
     assert load(out).identity == replace(narrow, mean=state.recipe.mean, std=state.recipe.std).identity
     card = out.with_suffix(".md").read_text()
     assert "all images | inf |" in card
@@ -215,7 +215,7 @@ def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: We
     assert "curve |" not in card
 
 
-def test_finetune_refuses_an_unknown_paf(relu_weights: Weights, sheets: Path, tmp_path: Path) -> None:
+def test_finetune_refuses_an_unknown_paf(relu_weights: Model, sheets: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no PAF"):
         finetune(relu_weights, "g9", tmp_path / "x.safetensors", sheets, Recipe(epochs=1))
     assert not list(tmp_path.iterdir())

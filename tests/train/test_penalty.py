@@ -13,7 +13,7 @@ def graph(op: str) -> Graph:
     return b.build()
 
 
-def test_the_penalty_is_the_mean_square_of_all_and_of_each_pictures_largest_excess() -> None:
+def test_the_penalty_is_the_mean_square_of_all_and_of_each_images_largest_excess() -> None:
     x = torch.tensor([[[[1.0, -4.0], [6.0, -5.0]]]])
     values = {"input": x, "act": x}
     assert float(excess(graph("herpn"), values, {"act": (4.0, 9.0)})) == pytest.approx((2**2 + 1**2) / 4)

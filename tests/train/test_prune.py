@@ -42,14 +42,14 @@ def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals
     assert diagonals.count == products(NETWORK)
     weights = random_weights(NETWORK, 3)
     module = GraphModule(weights.graph)
-    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()})
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.tensors.items()})
     masks = diagonals.masks(module, part)
-    arrays = {n: a * masks[n].numpy() if n in masks else a for n, a in weights.arrays.items()}
-    before, after = (compile(w, set_of(NETWORK)) for w in (weights, replace(weights, arrays=arrays)))
+    arrays = {n: a * masks[n].numpy() if n in masks else a for n, a in weights.tensors.items()}
+    before, after = (compile(w, set_of(NETWORK)) for w in (weights, replace(weights, tensors=arrays)))
     gone = before.multiplications - after.multiplications
     assert gone == pytest.approx(round(part * diagonals.count), abs=1)
     assert (after.prediction.seconds < before.prediction.seconds) == (part > 0)
-    # A client has its keys and its pictures before it knows what was pruned.
+    # A client has its keys and its images before it knows what was pruned.
     assert after.rotations == before.rotations
     assert after.client.input_level == before.client.input_level
     assert [(s.name, s.level, repr(s.layout)) for s in after.steps] == [

@@ -1,4 +1,4 @@
-"""Weights of few bits: what a grid is, and that a file has one."""
+"""Model of few bits: what a grid is, and that a file has one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fheinfer.model.model import load
 from fheinfer.train import quantise
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.loop import train
-from fheinfer.train.module import GraphModule, from_weights
+from fheinfer.train.module import GraphModule, from_model
 from fheinfer.train.quantise import quantised
 from fheinfer.train.recipe import Recipe
 from tests.train.conftest import QUICK
@@ -58,13 +58,13 @@ def test_a_file_holds_the_grid_and_does_what_training_did(sheets: Path, tmp_path
     weights = load(out)
     for node in weights.graph:
         if node.op in ("conv2d", "linear"):
-            for channel in weights.arrays[node.weights["weight"]]:
+            for channel in weights.tensors[node.weights["weight"]]:
                 assert len(np.unique(channel)) <= 2**3 - 1
     test = data.load(sheets, "test").resized(8)
     x = torch.randn(20, 3, 8, 8)
     with torch.inference_mode():
-        assert torch.equal(from_weights(weights)(x), trained[0].eval()(x))
-    score = accuracy(from_weights(weights), test, weights.mean, weights.std)
+        assert torch.equal(from_model(weights)(x), trained[0].eval()(x))
+    score = accuracy(from_model(weights), test, weights.mean, weights.std)
     assert score > 0.6
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in out.with_suffix(".md").read_text()
 

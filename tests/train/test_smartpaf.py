@@ -13,14 +13,14 @@ import torch
 
 from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
-from fheinfer.model.model import Weights, load
+from fheinfer.model.model import Model, load
 from fheinfer.train import loop, smartpaf
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure
 from fheinfer.train.finetune import finetune
 from fheinfer.train.loop import Run, checkpoint_path, train
-from fheinfer.train.module import from_weights
+from fheinfer.train.module import from_model
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
@@ -30,23 +30,23 @@ TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def start(relu_weights: Weights, sheets: Path) -> Weights:
+def start(relu_weights: Model, sheets: Path) -> Model:
     return replaced(relu_weights, "f1", calibrate(relu_weights, data.load(sheets, "train"), margin=1.2))
 
 
 @pytest.fixture
-def few(sheets: Path) -> data.Pictures:
+def few(sheets: Path) -> data.LabelledImages:
     return data.load(sheets, "train").resized(8).take(np.arange(400))
 
 
-def run_of(recipe: Recipe, start: Weights, few: data.Pictures, observe: loop.Observer = lambda _: None) -> Run:
-    return Run(Checkpoint(start.network, recipe), few, few.take(np.arange(100)), observe, start=start)
+def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = lambda _: None) -> Run:
+    return Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), observe, start=start)
 
 
-def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Weights, few: data.Pictures) -> None:
+def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.LabelledImages) -> None:
     orders: list[list[bool]] = []
 
-    def observe(progress: loop.Progress) -> None:
+    def observe(progress: loop.TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring:
             states = [[bool(p.waiting) for p in m.pafs().values()] for m in (run.module, run.average)]
             assert states[0] == states[1]
@@ -65,8 +65,8 @@ def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Weigh
     assert not any("waiting" in name for name in run.state.model)
 
 
-def test_a_paf_that_waits_is_a_relu_and_gives_no_gradient_to_its_coefficients(start: Weights) -> None:
-    module = from_weights(start)
+def test_a_paf_that_waits_is_a_relu_and_gives_no_gradient_to_its_coefficients(start: Model) -> None:
+    module = from_model(start)
     smartpaf.replace_first(module, 0.5)
     layers = list(module.pafs().values())
     x = torch.linspace(-1, 1, 20)
@@ -78,7 +78,7 @@ def test_a_paf_that_waits_is_a_relu_and_gives_no_gradient_to_its_coefficients(st
     assert not gradient.any()
 
 
-def test_alternate_changes_coefficients_or_the_rest(start: Weights, few: data.Pictures) -> None:
+def test_alternate_changes_coefficients_or_the_rest(start: Model, few: data.LabelledImages) -> None:
     run = run_of(replace(TUNE, alternate=True), start, few)
     coefficients = {f"{name}.coefficients" for name in run.module.pafs()}
     for epoch in range(4):
@@ -101,10 +101,10 @@ def test_a_dynamic_scale_follows_the_batch() -> None:
     assert "dynamic" not in follows.state_dict()
 
 
-def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Weights, few: data.Pictures) -> None:
+def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Model, few: data.LabelledImages) -> None:
     recipe = replace(TUNE, dynamic=True, settle=2)
-    wrong = {name: a * (3 if name.endswith("scale") else 1) for name, a in start.arrays.items()}
-    run = run_of(recipe, dataclasses.replace(start, arrays=wrong), few)
+    wrong = {name: a * (3 if name.endswith("scale") else 1) for name, a in start.tensors.items()}
+    run = run_of(recipe, dataclasses.replace(start, tensors=wrong), few)
     scales = []
     for epoch in range(4):
         run.epoch()
@@ -114,7 +114,7 @@ def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Weigh
     assert scales[0] == scales[1] == pytest.approx([float(v[0]) for n, v in wrong.items() if n.endswith("scale")])
     assert scales[2] == scales[3]
     assert run.state.best_epoch > 2
-    module = from_weights(start)
+    module = from_model(start)
     module.load_state_dict(run.state.best)
     for (name, paf), scale in zip(module.pafs().items(), scales[3], strict=True):
         assert float(paf.scale) == scale
@@ -122,17 +122,17 @@ def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Weigh
         assert scale / 2 < inside < scale
 
 
-def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Weights) -> None:
-    module = from_weights(start)
+def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Model) -> None:
+    module = from_model(start)
     sizes = dict.fromkeys(module.pafs(), (1.0, 1.0))
     with pytest.raises(UsageError, match=r"the input of 'layer1\.0\.relu1' is not a number"):
         smartpaf.settle_scales(module, [sizes, {**sizes, "layer1.0.relu1": (float("inf"), 1.0)}])
 
 
-def test_swa_is_the_equal_average_over_the_last_epochs(start: Weights, few: data.Pictures) -> None:
+def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.LabelledImages) -> None:
     seen: list[torch.Tensor] = []
 
-    def observe(progress: loop.Progress) -> None:
+    def observe(progress: loop.TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring and progress.epoch >= 2:
             seen.append(run.module.get_parameter("conv1.weight").detach().clone())
 
@@ -146,10 +146,10 @@ def test_swa_is_the_equal_average_over_the_last_epochs(start: Weights, few: data
 EVERYTHING = replace(TUNE, progressive=True, alternate=True, dynamic=True, settle=1, swa=2, bits=5, prune=0.3)
 
 
-def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: Weights, sheets: Path,
+def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: Model, sheets: Path,
                                                                  tmp_path: Path) -> None:
-    def stop_in(epoch: int) -> loop.Observer:
-        def observe(progress: loop.Progress) -> None:
+    def stop_in(epoch: int) -> loop.TrainingObserver:
+        def observe(progress: loop.TrainingProgress) -> None:
             if progress.epoch == epoch and progress.step == 7:
                 raise KeyboardInterrupt
 
@@ -164,7 +164,7 @@ def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: W
     weights = load(whole)
     assert load(broken).identity == weights.identity
     test = data.load(sheets, "test").resized(8)
-    assert accuracy(from_weights(weights), test, weights.mean, weights.std) > 0.5
+    assert accuracy(from_model(weights), test, weights.mean, weights.std) > 0.5
 
 
 def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path: Path) -> None:
@@ -192,16 +192,16 @@ def test_settings_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_fused_does_the_same_up_to_rounding(start: Weights, few: data.Pictures) -> None:
+def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImages) -> None:
     recipe = replace(EVERYTHING, prune=0.0)
     states = []
     for fused in (False, True):
-        run = Run(Checkpoint(start.network, recipe), few, few.take(np.arange(100)), lambda _: None, None, fused, start)
+        run = Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), lambda _: None, None, fused, start)
         for _ in range(4):
             run.epoch()
         states.append(run.state.model)
     plain, compiled = states
-    begun = from_weights(start).state_dict()
+    begun = from_model(start).state_dict()
     for kind in ("coefficients", "weight", "scale"):
         names = [name for name in begun if name.endswith(kind)]
         moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm()
