@@ -120,8 +120,8 @@ def client_and_keys(client: Path | None, keys: Path | None, set_name: str | None
     """
     from fheinfer.crypto.client_spec import FILE_NAME, ClientSpec
     from fheinfer.crypto.key_writer import SERVER_FOLDER
-    from fheinfer.crypto.manifest import Manifest
     from fheinfer.crypto.manifest import FILE_NAME as MANIFEST
+    from fheinfer.crypto.manifest import Manifest
 
     if keys is not None or client is not None:
         refuse("--keys and --client say which", set=set_name)

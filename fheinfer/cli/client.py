@@ -1,4 +1,4 @@
-"""`fheinfer encrypt` and `fheinfer decrypt`: the client as two commands. They need client.json and keys, nothing else."""
+"""`fheinfer encrypt` and `decrypt`: the client as two commands, which need client.json and keys, nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encrypt(
     keys: KeysOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Client: encrypt an image, or an array. The public key is enough; with the secret one the file is half as large."""
+    """Client: encrypt an image, or an array. The public key is enough; with the secret key files are half as large."""
     from fheinfer.cli.display import err, size
     from fheinfer.cli.inputs import array_input, image_input
     from fheinfer.storage import atomic_write

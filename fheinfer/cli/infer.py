@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fheinfer.cli import choices
+from fheinfer.cli.encrypted import Job, evaluated, threads_of
 from fheinfer.cli.options import (
     ActOption,
-    BackendOption,
     CsvOption,
     ImageOption,
     JsonOption,
@@ -29,7 +29,7 @@ from fheinfer.cli.options import (
     VerboseOption,
     refuse,
 )
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import UsageError
 from fheinfer.optional import have_torch, require_torch
 
 if TYPE_CHECKING:
@@ -38,28 +38,17 @@ if TYPE_CHECKING:
 
     from fheinfer.cli.results import Taken
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.local import Event, Run
+    from fheinfer.local import Event
     from fheinfer.model.model import Model
 
     F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What an encrypted run works with."""
+class Report:
+    """Where results go, and the model that they are compared with."""
 
-    plan: Path
-    spec: ClientSpec
-    keys: Path
-    runs: Path
-    passphrase_file: Path | None
     model: Model | None
-    """Named for --plain."""
-    threads: int | None
-    memory: int | None
-    resume: bool
-    keep: bool
-    verbose: bool
     csv: Path | None
     json: bool
 
@@ -120,21 +109,19 @@ def infer(
         choices.keys_folder(keys, spec.params.name) if keys is None else keys,
         runs or choices.RUNS,
         passphrase_file,
-        _model(file, spec) if file else None,
-        _threads(threads),
+        threads_of(threads),
         memory,
         resume,
         keep,
         verbose,
-        csv_file,
-        as_json,
     )
+    report = Report(_model(file, spec) if file else None, csv_file, as_json)
     if image is None:
-        _many(job, images or [])
+        _many(job, report, images or [])
     elif slots:
-        _in_clear(job, image)
+        _in_clear(job, report, image)
     else:
-        _one(job, image)
+        _one(job, report, image)
 
 
 def _named_model(plan: Path | None, model: Path | None, plain: bool) -> Path | None:
@@ -157,24 +144,22 @@ def _model(file: Path, spec: ClientSpec) -> Model:
     return model
 
 
-def _threads(asked: int | None) -> int | None:
-    if asked is None:
-        return None
-    from fheinfer.cli.display import err
-    from fheinfer.machine import choose_threads
-
-    return choose_threads(asked, err.print)
-
-
 class _Plain:
     """Outputs of PyTorch by name, where they are asked for; computed while the other process evaluates.
 
     Importing PyTorch takes longer than everything else that is done here.
     """
 
-    def __init__(self, job: Job, inputs: Mapping[str, F64], view: Callable[[Event], object]) -> None:
-        self._model, self._inputs, self._view = job.model, inputs, view
+    def __init__(
+        self, model: Model | None, inputs: Mapping[str, F64], view: Callable[[Event], object] = lambda event: None
+    ) -> None:
+        self._model, self._inputs, self._view = model, inputs, view
         self._outputs: dict[str, F64] | None = None
+
+    def before(self, view: Callable[[Event], object]) -> _Plain:
+        """This, as a callback that passes events on to `view`."""
+        self._view = view
+        return self
 
     def __call__(self, event: Event) -> None:
         """Takes an event of the evaluating process."""
@@ -192,49 +177,25 @@ class _Plain:
         return self._outputs
 
 
-def _run(job: Job, label: str, key_id: str, inputs: Mapping[str, F64]) -> Run:
-    from fheinfer.local import Run, run_name
-
-    contents = [part for name, x in inputs.items() for part in (name.encode("utf-8", "surrogateescape"), x.tobytes())]
-    name = run_name(label, job.spec.plan, key_id, *contents)
-    if job.resume and not (job.runs / name).is_dir():
-        raise InputError(f"nothing to resume: no run of this input, plan and keys in {job.runs}; leave out --resume")
-    return Run(job.runs, name, resume=job.resume)
-
-
-def _key_id(keys: Path) -> str:
-    from fheinfer.crypto.key_writer import SERVER_FOLDER
-    from fheinfer.crypto.manifest import FILE_NAME, Manifest
-
-    return Manifest.load(keys / SERVER_FOLDER / FILE_NAME).key_id
-
-
-def _one(job: Job, image: str) -> None:
+def _one(job: Job, report: Report, image: str) -> None:
     from fheinfer.cli.display import EvaluationView
     from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
     from fheinfer.local import infer as run_encrypted
 
-    key_id, x = _key_id(job.keys), image_input(image, job.spec)
-    with _run(job, "infer", key_id, {image: x}) as run:
+    key_id, x = job.key_id(), image_input(image, job.spec)
+    with job.run("infer", key_id, {image: x}) as run:
         with EvaluationView(verbose=job.verbose) as view:
-            plain = _Plain(job, {image: x}, view)
+            plain = _Plain(report.model, {image: x}, view)
             done = run_encrypted(
-                job.plan,
-                job.keys,
-                lambda: choices.open_client(job.keys, job.spec, job.passphrase_file),
-                x,
-                run,
-                on_event=plain,
-                threads=job.threads,
-                memory=job.memory,
+                job.plan, job.keys, job.client, x, run, on_event=plain, threads=job.threads, memory=job.memory
             )
-        _report(job, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
+        _deliver(job, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
         if not job.keep:
             run.finish()
 
 
-def _in_clear(job: Job, image: str) -> None:
+def _in_clear(job: Job, report: Report, image: str) -> None:
     from fheinfer.cli.display import EvaluationView
     from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
@@ -250,22 +211,21 @@ def _in_clear(job: Job, image: str) -> None:
     else:
         outputs = run_slots(plan, x)
     taken = Taken({"slots": time.perf_counter() - began})
-    _report(job, image, outputs, _Plain(job, {image: x}, lambda event: None), taken)
+    _deliver(job, report, image, outputs, _Plain(report.model, {image: x}), taken)
 
 
-def _report(job: Job, image: str, outputs: F64, compared: _Plain, taken: Taken) -> None:
+def _deliver(job: Job, report: Report, image: str, outputs: F64, compared: _Plain, taken: Taken) -> None:
     """The CSV first: whatever happens to standard output, the results are kept."""
     from fheinfer.cli import results
     from fheinfer.cli.display import print_json
     from fheinfer.data.files import printable
 
-    plain = compared.outputs().get(image)
-    classes = job.spec.classes
-    if job.csv is not None:
+    plain, classes = compared.outputs().get(image), job.spec.classes
+    if report.csv is not None:
         seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
-        _write_csv(job.csv, [results.image_row(printable(image), outputs, classes, seconds, plain)])
+        _write_csv(report.csv, [results.image_row(printable(image), outputs, classes, seconds, plain)])
     fields = results.result_fields(outputs, classes, plain)
-    if job.json:
+    if report.json:
         print_json({**fields, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
     else:
         results.print_result(fields, classes, taken)
@@ -278,66 +238,23 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     atomic_write(file, [rows_csv(rows).encode()], PRIVATE)
 
 
-def _many(job: Job, paths: list[Path]) -> None:
+def _many(job: Job, report: Report, paths: list[Path]) -> None:
     from fheinfer.cli import results
     from fheinfer.cli.inputs import images_input
-    from fheinfer.local import infer_many
 
-    client = choices.open_client(job.keys, job.spec, job.passphrase_file)
+    client = job.client()
     inputs, failures = images_input(paths, job.spec)
-    with _run(job, "images", client.key_id, inputs) as run:
-        with _ImagesView(run, len(inputs), job.verbose) as view:
-            compared = _Plain(job, inputs, view)
-            done = infer_many(
-                job.plan,
-                job.keys,
-                client,
-                inputs,
-                run,
-                together=2 if job.spec.key_backend.two_inputs(job.spec.params) else 1,
-                on_event=compared,
-                threads=job.threads,
-                memory=job.memory,
-            )
+    compared = _Plain(report.model, inputs)
+    with evaluated(job, client, inputs, compared.before) as done:
         plain, classes = compared.outputs(), job.spec.classes
         rows = [
             results.image_row(name, y, classes, done.each.get(name), plain.get(name))
             for name, y in done.outputs.items()
         ]
-        if job.csv is not None:
-            _write_csv(job.csv, rows)
+        if report.csv is not None:
+            _write_csv(report.csv, rows)
         each = done.seconds["evaluate"] / max(1, len(done.each))
-        results.report_images(rows, failures, results.Taken(done.seconds, done.memory), each, job.json)
-        if not job.keep:
-            run.finish()
-
-
-class _ImagesView:
-    """How many images are done; with `verbose` a line for every layer, too."""
-
-    def __init__(self, run: Run, total: int, verbose: bool) -> None:
-        from fheinfer.cli.display import EvaluationView, err
-        from fheinfer.cli.progress import Meter
-
-        self._total = total
-        self._done = sum(1 for _ in run.folder.glob("results/*.ct")) if run.resume else 0
-        self._layers = EvaluationView(verbose=True) if verbose else None
-        self._meter = Meter("images", "count", err)
-
-    def __enter__(self) -> _ImagesView:
-        (self._layers or self._meter).__enter__()
-        self._meter.update(self._done, self._total)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        (self._layers or self._meter).__exit__(*error)
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "input":
-            self._done += 1
-            self._meter.update(self._done, self._total)
-        if self._layers is not None:
-            self._layers(event)
+        results.report_images(rows, failures, results.Taken(done.seconds, done.memory), each, report.json)
 
 
 def demo(

@@ -32,7 +32,7 @@ def keygen(
         Path | None,
         typer.Argument(
             metavar="[CLIENT_JSON]",
-            help="What `fheinfer compile` wrote for clients, or its folder; by default the set's own model is compiled.",
+            help="The plan's client.json, or its folder; by default the set's own model is compiled.",
             show_default=False,
         ),
     ] = None,
@@ -117,9 +117,7 @@ def _clear_leftovers(folder: Path) -> list[str]:
     return lines + [f"{path} holds keys that were replaced, with their secret; delete it" for path in old]
 
 
-def _report(
-    manifest: Manifest, spec: ClientSpec, folder: Path, client: Path, seconds: float, as_json: bool
-) -> None:
+def _report(manifest: Manifest, spec: ClientSpec, folder: Path, client: Path, seconds: float, as_json: bool) -> None:
     from fheinfer.cli.display import out, print_json, size, table
 
     if as_json:

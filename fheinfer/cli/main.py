@@ -7,8 +7,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fheinfer.cli import accuracy, approx, bench, client, infer, keys, model, plan, precision, search, server, signals
-from fheinfer.cli import training
+from fheinfer.cli import (
+    accuracy,
+    approx,
+    bench,
+    client,
+    infer,
+    keys,
+    model,
+    plan,
+    precision,
+    search,
+    server,
+    signals,
+    training,
+)
 from fheinfer.errors import FheinferError, NotEnoughMemoryError, StorageError, UsageError
 
 STOPPED = "stopped; `fheinfer infer --resume` and `fheinfer train --resume` go on from where they were"

@@ -39,7 +39,9 @@ def logits_csv(columns: Sequence[str], rows: Sequence[tuple[Sequence[Any], Any]]
     return text.getvalue()
 
 
-def result_fields(logits: F64, classes: Sequence[str], plain: F64 | None, decimals: int | None = None) -> dict[str, Any]:
+def result_fields(
+    logits: F64, classes: Sequence[str], plain: F64 | None, decimals: int | None = None
+) -> dict[str, Any]:
     """What commands report of one input's outputs, for both forms of output.
 
     Args:

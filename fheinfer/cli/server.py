@@ -81,8 +81,7 @@ def evaluate(
             _evaluate(session, jobs[start : start + together], view, checkpoints, resume, keep_layers)
     done = time.perf_counter()
     err.print(
-        f"{output}: load keys {loaded - began:.1f} s, evaluate {done - loaded:.1f} s, "
-        f"peak memory {size(peak_memory())}"
+        f"{output}: load keys {loaded - began:.1f} s, evaluate {done - loaded:.1f} s, peak memory {size(peak_memory())}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from fheinfer.errors import KeyStoreError, StorageError, UsageError
 from fheinfer.storage import Buffer, atomic_write, storage_errors, sync_folder, temporary_sibling, write_json
 
 SECRET_FOLDER, SERVER_FOLDER, SECRET_FILE = "secret", "server", "secret.key"
+_CLIENT_FILE = re.compile(r"client(-[0-9a-f]{16})?\.json")
+"""Public files that `fheinfer keygen` leaves beside keys."""
 
 
 class KeyWriter:
@@ -126,6 +129,7 @@ class KeyWriter:
             return
         with storage_errors(self.folder):
             others = sorted(path.name for path in self.folder.iterdir())
+        others = [name for name in others if not _CLIENT_FILE.fullmatch(name)]
         foreign = [name for name in others if name not in (SECRET_FOLDER, SERVER_FOLDER)]
         if foreign:
             raise KeyStoreError(f"{self.folder} holds {foreign[0]!r}, which is no key; choose a folder of its own")
