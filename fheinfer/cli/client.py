@@ -87,7 +87,7 @@ def decrypt(
     asked = None if request is None else request_id(read_ciphertext(request, spec.params))
     exact = choices.open_client(folder, spec, passphrase_file).decrypt(data, request=asked)
     shown = class_decimals(exact) if decimals is None else decimals
-    fields = results.result_fields(rounded(exact, shown), spec.classes, None, shown)
+    fields = results.result_fields(rounded(exact, shown), spec.classes, None)
     if asked is None:
         err.print("which input this answers was not checked; name it with --request")
     if as_json:

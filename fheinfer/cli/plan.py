@@ -302,7 +302,8 @@ def compile(
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
     folder = output or Path("plans") / _UNSAFE.sub("_", f"{loaded.name}-{params.name}")
-    require_writable(folder)
+    # Before the work: whether the first folder that is missing can be made.
+    require_writable(next((p for p in (folder, *folder.parents) if p.parent.exists()), folder))
     with spinner("compiling"):
         plan = compile_model(
             loaded,

@@ -39,21 +39,14 @@ def logits_csv(columns: Sequence[str], rows: Sequence[tuple[Sequence[Any], Any]]
     return text.getvalue()
 
 
-def result_fields(
-    logits: F64, classes: Sequence[str], plain: F64 | None, decimals: int | None = None
-) -> dict[str, Any]:
-    """What commands report of one input's outputs, for both forms of output.
-
-    Args:
-        decimals: to which probabilities are rounded, too: they tell as much as the outputs.
-    """
+def result_fields(logits: F64, classes: Sequence[str], plain: F64 | None) -> dict[str, Any]:
+    """What commands report of one input's outputs, for both forms of output."""
     best = top_class(logits)
-    likely = softmax(logits) if decimals is None else np.round(softmax(logits), decimals + 1)
     fields: dict[str, Any] = {
         "class": classes[best],
         "index": best,
         "logits": [float(v) for v in logits],
-        "probabilities": [float(v) for v in likely],
+        "probabilities": [float(v) for v in softmax(logits)],
     }
     if plain is not None:
         bits = precision_bits(plain, logits)
