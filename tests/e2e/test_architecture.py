@@ -22,7 +22,7 @@ MODULES = {
 # Every module below imports only modules of its own line or above it. A name stands for all modules that begin with it
 # and are not named themselves.
 LAYERS = (
-    "errors cli.signals",
+    "errors process",
     "optional machine crypto.leftovers",
     "crypto.storage",
     "speed crypto.params crypto.artifact data data.resources",
