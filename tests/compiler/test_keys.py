@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fheinfer.compiler.policy import KEY_POLICIES, KeyPolicy
 
 import fheinfer
 from fheinfer.compiler.keys import BOOTSTRAP, COEFF_TO_SLOT, SLOT_TO_COEFF, rotation_keys
-from fheinfer.compiler.policy import KEY_POLICIES, KeyPolicy
 from fheinfer.crypto.keygen import manifest_plan
 from fheinfer.crypto.keystore import Manifest, rotation_file
 from fheinfer.crypto.params import parameter_set

@@ -21,7 +21,7 @@ from fheinfer.compiler import plan as module
 from fheinfer.compiler.plan import Plan, from_bytes
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.key_policy import KEY_POLICIES
-from fheinfer.crypto.params import parameter_set, parameter_sets
+from fheinfer.crypto.params import parameter_sets
 from fheinfer.errors import CorruptArtifactError, FheinferError, InputError, MismatchError, PlanError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
@@ -361,7 +361,9 @@ def test_a_model_file_is_no_plan(tiny_model: Model) -> None:
         from_bytes(tiny_model.to_bytes())
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "null", '{"fheinfer": 3}', '{"__metadata__": {"fheinfer": "[]"}}'])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{}", "null", '{"fheinfer": 3}', '{"__metadata__": {"fheinfer": "[]"}}']
+)
 def test_hostile_headers_are_refused(text: str) -> None:
     raw = text.encode()
     for length in (len(raw), 1 << 62, len(raw) - 1):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
-from fheinfer.crypto.backends import backend
 from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set, parameter_sets
 from fheinfer.crypto.security import MAX_LOG_QP
 from fheinfer.errors import PlanError, UnknownSetError
