@@ -224,7 +224,8 @@ from pathlib import Path
 import fheinfer
 numpy.linalg.inv(numpy.eye(3))
 if sys.argv[1] == "compile":
-    fheinfer.compile(fheinfer.load_model(Path(sys.argv[2])), "insecure-tiny", activation="minimax:7").save(Path(sys.argv[3]))
+    model = fheinfer.load_model(Path(sys.argv[2]))
+    fheinfer.compile(model, "insecure-tiny", activation="minimax:7").save(Path(sys.argv[3]))
 plan = fheinfer.load_plan(Path(sys.argv[3]))
 assert fheinfer.ClientSpec.load(Path(sys.argv[3])).plan == plan.identity
 print(plan.identity)
