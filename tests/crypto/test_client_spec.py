@@ -153,7 +153,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(CorruptArtifactError, match="not a regular file"):
             ClientSpec.load(path)
     for path in (tmp_path, tmp_path / "gone", Path("x" * 5000), Path("a\0b")):
-        with pytest.raises(InputError, match="no such client.json; `fheinfer compile` writes it"):
+        with pytest.raises(InputError, match=r"no such client\.json; `fheinfer compile` writes it"):
             ClientSpec.load(path)
 
 
@@ -167,7 +167,7 @@ def test_every_image_fits_the_input_scale(spec: ClientSpec, value: int) -> None:
 
 
 def test_raw_pixels_are_refused(spec: ClientSpec) -> None:
-    with pytest.raises(RangeError, match="the input reaches 255 and .* normalise it first"):
+    with pytest.raises(RangeError, match=r"the input reaches 255 and .* normalise it first"):
         spec.pack(np.full((3, 8, 8), 255.0))
     assert spec.pack(np.full((3, 8, 8), spec.input_scale)).max() == 1
 
