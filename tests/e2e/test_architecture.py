@@ -22,9 +22,9 @@ MODULES = {
 # A module imports only what stands on a line above its own, or on its own line. Imports inside functions and those for
 # types only count like all others. A name stands for all modules that begin with it and are not named themselves.
 LAYERS = (
-    "errors",
+    "errors process",
     "optional machine storage progress",
-    "tensor_file packing",
+    "speed tensor_file packing data.files",
     "model",
     "approx",
     "frontends",
@@ -32,12 +32,11 @@ LAYERS = (
     "crypto.security crypto.artifact",
     "crypto.backends crypto.key_policy",
     "crypto.client_spec",
-    "crypto.keystore",
     "crypto",
     "compiler",
     "runtime",
     "client",
-    "server",
+    "server worker",
     "local",
     "data",
     "evaluation",
