@@ -218,6 +218,7 @@ class Result:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """command("sets", "--json"): the command line in this process, exit code and both streams included."""
+    monkeypatch.setattr("fheinfer.cli.progress.FIRST", 3600.0)  # what is said of it depends on how busy this machine is
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Result:
