@@ -207,12 +207,10 @@ class HerPN(Op):
         from torch.nn import functional
 
         x, t = inputs[0], tensors
-        terms = [
-            functional.batch_norm(
-                h, t["mean"][i], t["var"][i], t["weight"] * HERMITE[i + 1], None, False, 0.0, self.eps
-            )
-            for i, h in enumerate((x, (x * x - 1) / math.sqrt(2)))
-        ]
+        terms = []
+        for i, h in enumerate((x, (x * x - 1) / math.sqrt(2))):
+            weight = t["weight"] * HERMITE[i + 1]
+            terms.append(functional.batch_norm(h, t["mean"][i], t["var"][i], weight, None, False, 0.0, self.eps))
         return terms[0] + terms[1] + _per_channel(t["bias"], x)
 
 

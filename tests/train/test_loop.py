@@ -91,8 +91,9 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
         assert f"| {epoch} | {loss} | {right} % |" in card
 
 
-def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(trained: Path, sheets: Path,
-                                                                         tmp_path: Path) -> None:
+def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(
+    trained: Path, sheets: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(KeyboardInterrupt):
         train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(2))
@@ -151,8 +152,9 @@ def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained
         loop.Run(Checkpoint("checkerboard", Recipe(epochs=1)), fitting, held_out, lambda progress: None, start=first)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = images.batches
 
     def poisoned(*args: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -183,8 +185,9 @@ def test_a_checkpoint_of_something_else_is_not_resumed(sheets: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("error, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError("full"), StorageError)])
-def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      error: BaseException, raised: type[BaseException]) -> None:
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
     path = tmp_path / "a.checkpoint"
     Checkpoint(NETWORK, QUICK).save(path)
     before = path.read_bytes()
@@ -210,8 +213,18 @@ def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
     assert rates[-1] < 0.001
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"peak_lr": 0.0}, {"peak_lr": np.inf}, {"batch": 1}, {"warmup": 1.0},
-                                 {"std": (1, 0, 1)}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"peak_lr": 0.0},
+        {"peak_lr": np.inf},
+        {"batch": 1},
+        {"warmup": 1.0},
+        {"std": (1, 0, 1)},
+        {"seed": -1},
+    ],
+)
 def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
         Recipe(**bad)
@@ -303,8 +316,23 @@ def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path
     assert torch.equal(still._disturbed("herpn1", value), value)
 
 
-@pytest.mark.parametrize("setting", ["epochs", "epochs=1.5", "epochs=many", "pace=3", "lr=", "flip=2", "mean=1",
-                                     "epochs=0", "penalty=-1", "settle=99", "std=(0.1, 0.0, 0.1)", "epochs=__import__"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "epochs",
+        "epochs=1.5",
+        "epochs=many",
+        "pace=3",
+        "lr=",
+        "flip=2",
+        "mean=1",
+        "epochs=0",
+        "penalty=-1",
+        "settle=99",
+        "std=(0.1, 0.0, 0.1)",
+        "epochs=__import__",
+    ],
+)
 def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
     with pytest.raises(UsageError, match="recipe"):
         Recipe().changed([setting])
@@ -320,7 +348,8 @@ def test_fewer_epochs_than_are_to_settle_settle_all() -> None:
 
 def test_a_recipe_is_read_from_settings() -> None:
     assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
-        epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
+        epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01
+    )
 
 
 @pytest.mark.slow
@@ -345,8 +374,12 @@ def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Pa
 @pytest.mark.slow
 def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
-    runs = [loop.Run(Checkpoint("resnet8-tiny-turbo", QUICK), fitting, held_out, lambda progress: None, load(trained),
-                     fused) for fused in (False, True)]
+    runs = [
+        loop.Run(
+            Checkpoint("resnet8-tiny-turbo", QUICK), fitting, held_out, lambda progress: None, load(trained), fused
+        )
+        for fused in (False, True)
+    ]
     x, labels = next(images.batches(fitting, QUICK, 0, torch.device("cpu")))
     losses = [[run._step(x, labels, step, 10) for step in range(3)] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

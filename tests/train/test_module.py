@@ -69,6 +69,7 @@ def test_an_operation_without_a_plain_meaning_is_refused() -> None:
 
 def direct_option_a(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """resnet8-tiny with subsampled, zero-padded shortcuts, written out."""
+
     def conv_bn(x: Tensor, conv: str, bn: str, stride: int = 1) -> Tensor:
         x = functional.conv2d(x, state[f"{conv}.weight"], stride=stride, padding=1)
         keys = ("running_mean", "running_var", "weight", "bias")
@@ -124,12 +125,21 @@ def test_damaged_files_of_others_never_crash(tmp_path: Path, suffix: str, data: 
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", [
-    {"state_dict": {"conv1.weight": Evil()}}, {"conv1.weight": [1.0]}, {3: torch.zeros(1)}, [1, 2], {},
-    {"conv1.weight": torch.zeros(1).expand(10**11)}, {"conv1.weight": torch.eye(3).to_sparse()},
-])
-def test_a_torch_file_of_anything_but_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         content: object) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {"conv1.weight": Evil()}},
+        {"conv1.weight": [1.0]},
+        {3: torch.zeros(1)},
+        [1, 2],
+        {},
+        {"conv1.weight": torch.zeros(1).expand(10**11)},
+        {"conv1.weight": torch.eye(3).to_sparse()},
+    ],
+)
+def test_a_torch_file_of_anything_but_tensors_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(content, "w.pt")
     with pytest.raises(ModelError) as caught:

@@ -20,7 +20,7 @@ from fheinfer.train.loop import Run, train
 from fheinfer.train.module import GraphModule
 from fheinfer.train.prune import Diagonals, set_of
 from fheinfer.train.recipe import Recipe
-from tests.conftest import random_weights
+from tests.conftest import random_model
 from tests.train.conftest import QUICK
 
 NETWORK = "resnet8-tiny-turbo"
@@ -40,7 +40,7 @@ def products(network: str) -> int:
 def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals, part: float) -> None:
     """But for the diagonal of identities in a block whose shortcut is nothing: it is part of the convolution."""
     assert diagonals.count == products(NETWORK)
-    weights = random_weights(NETWORK, 3)
+    weights = random_model(NETWORK, 3)
     module = GraphModule(weights.graph)
     module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.tensors.items()})
     masks = diagonals.masks(module, part)
@@ -53,7 +53,8 @@ def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals
     assert after.rotations == before.rotations
     assert after.client.input_level == before.client.input_level
     assert [(s.name, s.level, repr(s.layout)) for s in after.steps] == [
-        (s.name, s.level, repr(s.layout)) for s in before.steps]
+        (s.name, s.level, repr(s.layout)) for s in before.steps
+    ]
 
 
 def test_the_smallest_go_and_growing_masks_hold_one_another(diagonals: Diagonals) -> None:

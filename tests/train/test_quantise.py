@@ -42,8 +42,9 @@ def test_zero_bits_zero_weights_and_the_gradient() -> None:
     assert torch.equal(weight.grad, factor)
 
 
-def test_a_file_holds_the_grid_and_does_what_training_did(sheets: Path, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_holds_the_grid_and_does_what_training_did(
+    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained: list[GraphModule] = []
     real = quantise.fix
 

@@ -30,8 +30,8 @@ TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def start(relu_weights: Model, sheets: Path) -> Model:
-    return replaced(relu_weights, "f1", calibrate(relu_weights, data.load(sheets, "train"), margin=1.2))
+def start(relu_model: Model, sheets: Path) -> Model:
+    return replaced(relu_model, "f1", calibrate(relu_model, data.load(sheets, "train"), margin=1.2))
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def few(sheets: Path) -> data.LabelledImages:
     return data.load(sheets, "train").resized(8).take(np.arange(400))
 
 
-def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = lambda _: None) -> Run:
+def run_of(
+    recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = lambda _: None
+) -> Run:
     return Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), observe, start=start)
 
 
@@ -146,8 +148,9 @@ def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.L
 EVERYTHING = replace(TUNE, progressive=True, alternate=True, dynamic=True, settle=1, swa=2, bits=5, prune=0.3)
 
 
-def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: Model, sheets: Path,
-                                                                 tmp_path: Path) -> None:
+def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
+    relu_model: Model, sheets: Path, tmp_path: Path
+) -> None:
     def stop_in(epoch: int) -> loop.TrainingObserver:
         def observe(progress: loop.TrainingProgress) -> None:
             if progress.epoch == epoch and progress.step == 7:
@@ -156,11 +159,11 @@ def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: M
         return observe
 
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    finetune(relu_weights, "f1", whole, sheets, EVERYTHING)
+    finetune(relu_model, "f1", whole, sheets, EVERYTHING)
     for epoch in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            finetune(relu_weights, "f1", broken, sheets, EVERYTHING, resume=True, observe=stop_in(epoch))
-    finetune(relu_weights, "f1", broken, sheets, EVERYTHING, resume=True)
+            finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True, observe=stop_in(epoch))
+    finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True)
     weights = load(whole)
     assert load(broken).identity == weights.identity
     test = data.load(sheets, "test").resized(8)
@@ -204,6 +207,7 @@ def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImag
     begun = from_model(start).state_dict()
     for kind in ("coefficients", "weight", "scale"):
         names = [name for name in begun if name.endswith(kind)]
-        moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm()
-                        for other in (begun, compiled))
+        moved, apart = (
+            torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm() for other in (begun, compiled)
+        )
         assert apart < 0.2 * moved, kind
