@@ -13,6 +13,7 @@ import torch
 
 from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
+from fheinfer.frontends import zoo
 from fheinfer.model.model import Model, load
 from fheinfer.train import loop, smartpaf
 from fheinfer.train.calibrate import calibrate
@@ -40,9 +41,9 @@ def few(sheets: Path) -> data.LabelledImages:
 
 
 def run_of(
-    recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = lambda _: None
+    recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = loop.unobserved
 ) -> Run:
-    return Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), observe, start=start)
+    return Run(Checkpoint(start.name, recipe), start.graph, few, few.take(np.arange(100)), observe, start=start)
 
 
 def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.LabelledImages) -> None:
@@ -162,12 +163,12 @@ def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
     finetune(relu_model, "f1", whole, sheets, EVERYTHING)
     for epoch in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True, observe=stop_in(epoch))
+            finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True, observer=stop_in(epoch))
     finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True)
-    weights = load(whole)
-    assert load(broken).identity == weights.identity
+    model = load(whole)
+    assert load(broken).identity == model.identity
     test = data.load(sheets, "test").resized(8)
-    assert accuracy(from_model(weights), test, weights.mean, weights.std) > 0.5
+    assert accuracy(from_model(model), test, model.mean, model.std) > 0.5
 
 
 def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path:
     for name in ("swa", "bits", "prune", "progressive", "alternate", "dynamic"):
         del content["recipe"][name]
     torch.save(content, checkpoint_path(out))
-    assert Checkpoint.load(checkpoint_path(out), "resnet8-tiny", old).recipe == old
+    assert Checkpoint.load(checkpoint_path(out), zoo.network("resnet8-tiny"), old).recipe == old
 
 
 @pytest.mark.parametrize("setting", ["progressive", "alternate", "dynamic"])
@@ -199,7 +200,16 @@ def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImag
     recipe = replace(EVERYTHING, prune=0.0)
     states = []
     for fused in (False, True):
-        run = Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), lambda _: None, None, fused, start)
+        run = Run(
+            Checkpoint(start.name, recipe),
+            start.graph,
+            few,
+            few.take(np.arange(100)),
+            loop.unobserved,
+            None,
+            fused,
+            start,
+        )
         for _ in range(4):
             run.epoch()
         states.append(run.state.model)
