@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ from fheinfer.progress import silent
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, recalibrate
-from fheinfer.train.finetune import finetune
+from fheinfer.train.finetune import RECIPE, finetune
 from fheinfer.train.module import INSIDE, GraphModule, from_model
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
@@ -154,14 +152,12 @@ def test_what_cannot_be_replaced(relu_model: Model, ranges: Ranges) -> None:
 
 
 def test_finetuning_wins_back_what_replacing_lost(
-    relu_file: Path, relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path, command: Callable[..., Any]
+    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
 ) -> None:
     test = data.load(sheets, "test").resized(8)
     before = replaced(relu_model, "f1", ranges)
     out = tmp_path / "f1.safetensors"
-    settings = ("--recipe", "batch=50", "--recipe", "crop=2", "--recipe", "bfloat16=False")
-    result = command("finetune", relu_file, "--paf", "f1", "--data", sheets, "--epochs", 2, *settings, "-o", out)
-    assert result.code == 0, result.err
+    finetune(relu_model, "f1", out, sheets, RECIPE.changed(["epochs=2", "batch=50", "crop=2", "bfloat16=False"]))
     after = load(out)
     assert after.name == "resnet8-tiny+f1"
     scores = [accuracy(from_model(w), test, w.mean, w.std) for w in (relu_model, before, after)]
@@ -220,7 +216,7 @@ def test_a_run_that_ends_with_runaways_still_leaves_its_weights(
         curve=[(0.5, 0.25)],
     )
     out = tmp_path / "narrow.safetensors"
-    write_report(state, images, images, images, out, lambda what: silent)
+    write_report(state, made.graph, images, images, images, out, lambda what: silent)
     assert load(out).identity == replace(narrow, mean=state.recipe.mean, std=state.recipe.std).identity
     card = out.with_suffix(".md").read_text()
     assert "all images | inf |" in card
