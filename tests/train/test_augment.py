@@ -8,7 +8,8 @@ import torch
 
 from fheinfer.data.datasets import LabelledImages
 from fheinfer.data.images import normalise
-from fheinfer.train.augment import batches, to_input
+from fheinfer.evaluation.inputs import to_input
+from fheinfer.train.augment import batches
 from fheinfer.train.recipe import Recipe
 
 QUICK = Recipe(crop=2)

@@ -117,7 +117,7 @@ def test_a_network_with_pafs_is_named_and_legal() -> None:
     graph = verify(zoo.network("resnet20+2f12g1"))
     nodes = [node for node in graph if isinstance(node.op, Paf)]
     assert [n.name for n in nodes] == [n.name for n in zoo.network("resnet20") if isinstance(n.op, Relu)]
-    assert nodes[0].op.degrees == (3, 3, 3, 3)
+    assert nodes[0].op == Paf((3, 3, 3, 3), "relu1.coefficients", "relu1.scale")
     assert zoo.network("resnet20+f1g2:f-first")["relu1"].op == Paf((3, 5), "relu1.coefficients", "relu1.scale")
     for wrong in ("f9", "", "f1:f-first", "f1g2:g-first", "relu:27"):
         with pytest.raises(UsageError, match="no PAF"):
