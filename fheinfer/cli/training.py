@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fheinfer.cli.display import err
 from fheinfer.cli.progress import Meter
-from fheinfer.train.loop import TrainingObserver, TrainingProgress
+from fheinfer.train.observer import TrainingObserver, TrainingProgress
 
 
 @contextmanager

@@ -21,13 +21,15 @@ from fheinfer.frontends.importing import import_model
 from fheinfer.model.model import load
 from fheinfer.model.ops import Relu
 from fheinfer.train import augment as images
-from fheinfer.train import loop
+from fheinfer.train import run as run_module
 from fheinfer.train.calibrate import with_ranges
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
-from fheinfer.train.loop import TrainingProgress, checkpoint_path, train
+from fheinfer.train.loop import checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_model
+from fheinfer.train.observer import TrainingObserver, TrainingProgress, unobserved
 from fheinfer.train.recipe import Recipe
+from fheinfer.train.run import Run, Teacher
 
 NETWORK = "resnet8-tiny"
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -39,7 +41,7 @@ def trained(relu_file: Path) -> Path:
     return relu_file
 
 
-def stop_in_epoch(epoch: int) -> loop.TrainingObserver:
+def stop_in_epoch(epoch: int) -> TrainingObserver:
     def observe(progress: TrainingProgress) -> None:
         if progress.epoch == epoch and progress.step == 7:
             raise KeyboardInterrupt
@@ -127,7 +129,7 @@ def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.mean, model.std))
     other = replace(QUICK, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
     for recipe in (QUICK, other):
-        teacher = loop.Teacher(model, recipe, torch.device("cpu"))
+        teacher = Teacher(model, recipe, torch.device("cpu"))
         shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (recipe.mean, recipe.std))
         with torch.no_grad():
             logits = student((images - mean) / std)
@@ -149,18 +151,18 @@ def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained
     first = load(trained)
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-herpn", Recipe(epochs=1))
-    run = loop.Run(state, zoo.network(state.network), fitting, held_out, loop.unobserved, start=first)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved, start=first)
     begun = run.module.state_dict()
     for name in begun.keys() & first.tensors.keys():
         assert np.array_equal(begun[name].cpu().numpy(), first.tensors[name])
     assert "layer1.0.conv1.weight" in begun.keys() & first.tensors.keys()
     with pytest.raises(UsageError, match="no weights of the names and shapes"):
-        loop.Run(
+        Run(
             Checkpoint("checkerboard", Recipe(epochs=1)),
             zoo.network("checkerboard"),
             fitting,
             held_out,
-            loop.unobserved,
+            unobserved,
             start=first,
         )
 
@@ -174,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
         for x, labels in real(*args):
             yield x * (np.nan if args[2] == 1 else 1), labels
 
-    monkeypatch.setattr(loop, "batches", poisoned)
+    monkeypatch.setattr(run_module, "batches", poisoned)
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(UsageError, match=r"epoch 2.*lower learning rate"):
         train(NETWORK, out, sheets, QUICK)
@@ -306,7 +308,7 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
 def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path) -> None:
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
     state = Checkpoint("resnet8-tiny-turbo", replace(QUICK, epochs=2, settle=1))
-    run = loop.Run(state, zoo.network(state.network), fitting, held_out, loop.unobserved)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.epoch()
     measured = GraphModule(zoo.network("resnet8-tiny-turbo"))
     measured.load_state_dict(state.model)
@@ -322,7 +324,7 @@ def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sh
     gradient of the layers behind drowns what the other images have to say."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-turbo", Recipe(epochs=1, settle=1, bfloat16=False))
-    run = loop.Run(state, zoo.network(state.network), fitting, held_out, loop.unobserved)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.module.eval()
     good = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
     both = torch.cat([good, torch.full((2, 3, 8, 8), 1e4)])
@@ -341,7 +343,7 @@ def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path
     """As `evaluate.noisy_accuracy` adds it; the last batch of an epoch may be smaller."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     noisy, turbo = Recipe(noise=0.01, bfloat16=False), zoo.network("resnet8-tiny-turbo")
-    run = loop.Run(Checkpoint("resnet8-tiny-turbo", noisy), turbo, fitting, held_out, loop.unobserved)
+    run = Run(Checkpoint("resnet8-tiny-turbo", noisy), turbo, fitting, held_out, unobserved)
     value = torch.randn(100, 4, 8, 8).to(memory_format=torch.channels_last)
     added = []
     for name in ("herpn1", "layer1.0.herpn", "herpn1"):
@@ -351,7 +353,7 @@ def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path
     assert abs(float(torch.corrcoef(torch.stack([a.flatten() for a in added]))[0, 2])) < 0.03
     assert not torch.equal(run._disturbed("bn1", value[:3]), value[:3])
     assert torch.equal(run._disturbed("avgpool", value), value)
-    still = loop.Run(Checkpoint("resnet8-tiny-turbo", Recipe()), turbo, fitting, held_out, loop.unobserved)
+    still = Run(Checkpoint("resnet8-tiny-turbo", Recipe()), turbo, fitting, held_out, unobserved)
     assert torch.equal(still._disturbed("herpn1", value), value)
 
 
@@ -414,12 +416,12 @@ def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Pa
 def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
     runs = [
-        loop.Run(
+        Run(
             Checkpoint("resnet8-tiny-turbo", QUICK),
             zoo.network("resnet8-tiny-turbo"),
             fitting,
             held_out,
-            loop.unobserved,
+            unobserved,
             load(trained),
             fused,
         )

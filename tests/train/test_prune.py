@@ -17,10 +17,12 @@ from fheinfer.frontends import zoo
 from fheinfer.model.model import load
 from fheinfer.model.ops import Conv2d
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.loop import Run, train, unobserved
+from fheinfer.train.loop import train
 from fheinfer.train.module import GraphModule
+from fheinfer.train.observer import unobserved
 from fheinfer.train.prune import Diagonals, unpruned
 from fheinfer.train.recipe import Recipe
+from fheinfer.train.run import Run
 from tests.conftest import random_model
 from tests.train.conftest import QUICK
 

@@ -15,16 +15,18 @@ from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model, load
-from fheinfer.train import loop, smartpaf
+from fheinfer.train import smartpaf
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure
 from fheinfer.train.finetune import finetune
-from fheinfer.train.loop import Run, checkpoint_path, train
+from fheinfer.train.loop import checkpoint_path, train
 from fheinfer.train.module import from_model
+from fheinfer.train.observer import TrainingObserver, TrainingProgress, unobserved
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
+from fheinfer.train.run import Run
 from tests.train.conftest import QUICK
 
 TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
@@ -40,16 +42,14 @@ def few(sheets: Path) -> data.LabelledImages:
     return data.load(sheets, "train").resized(8).take(np.arange(400))
 
 
-def run_of(
-    recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = loop.unobserved
-) -> Run:
+def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: TrainingObserver = unobserved) -> Run:
     return Run(Checkpoint(start.name, recipe), start.graph, few, few.take(np.arange(100)), observe, start=start)
 
 
 def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.LabelledImages) -> None:
     orders: list[list[bool]] = []
 
-    def observe(progress: loop.TrainingProgress) -> None:
+    def observe(progress: TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring:
             states = [[bool(p.waiting) for p in m.pafs().values()] for m in (run.module, run.average)]
             assert states[0] == states[1]
@@ -135,7 +135,7 @@ def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Model) -> None:
 def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.LabelledImages) -> None:
     seen: list[torch.Tensor] = []
 
-    def observe(progress: loop.TrainingProgress) -> None:
+    def observe(progress: TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring and progress.epoch >= 2:
             seen.append(run.module.get_parameter("conv1.weight").detach().clone())
 
@@ -152,8 +152,8 @@ EVERYTHING = replace(TUNE, progressive=True, alternate=True, dynamic=True, settl
 def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
     relu_model: Model, sheets: Path, tmp_path: Path
 ) -> None:
-    def stop_in(epoch: int) -> loop.TrainingObserver:
-        def observe(progress: loop.TrainingProgress) -> None:
+    def stop_in(epoch: int) -> TrainingObserver:
+        def observe(progress: TrainingProgress) -> None:
             if progress.epoch == epoch and progress.step == 7:
                 raise KeyboardInterrupt
 
@@ -205,7 +205,7 @@ def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImag
             start.graph,
             few,
             few.take(np.arange(100)),
-            loop.unobserved,
+            unobserved,
             None,
             fused,
             start,
