@@ -1,6 +1,6 @@
 """`python -m fheinfer` is `fheinfer`."""
 
-from fheinfer.cli.main import main
+from fheinfer.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -27,6 +27,7 @@ from fheinfer.data.images import load_image, normalise
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
+from tests.reference import reference_layers
 
 os.environ["FHEINFER_ALLOW_INSECURE"] = "1"  # small rings, in this process and in those that it starts
 
@@ -45,12 +46,9 @@ def tiny_pixels(seed: int) -> NDArray[np.uint8]:
 
 def calibrated(model: Model, seeds: range) -> Model:
     """The same model with ranges measured in PyTorch on random images."""
-    pytest.importorskip("torch")
-    from fheinfer.evaluation.plain import plain_layers
-
     ranges: dict[str, float] = {}
     for seed in seeds:
-        layers = plain_layers(model, normalise(tiny_pixels(seed), model.mean, model.std))
+        layers = reference_layers(model, normalise(tiny_pixels(seed), model.mean, model.std))
         for node in model.graph.activations:
             largest = float(np.abs(layers[node.inputs[0]]).max())
             ranges[node.name] = max(ranges.get(node.name, 0.0), largest)
@@ -220,7 +218,7 @@ class Result:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """command("sets", "--json"): the command line in this process, exit code and both streams included."""
-    terminate = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["fheinfer", *map(str, arguments)])
@@ -237,7 +235,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Result(code, out, err)
 
     yield run
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_an_image_of_another_shape_is_refused(model: Model) -> None:
 
 def test_without_torch_it_says_what_to_install(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UsageError, match=r"pip install 'torch"):
+    with pytest.raises(UsageError, match="pip install torch"):
         plain_outputs(model, IMAGE)
 
 
