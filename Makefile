@@ -57,5 +57,5 @@ $(VENV)/.torch: $(VENV)/.venv
 # One install serves the demo and the tests: the native part takes minutes to build. Editable, because a plain one would
 # be hidden in this folder by the sources, which lack the native part.
 $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --editable '.[dev,plain]'
+	$(BIN)/pip install --editable '.[dev]'
 	touch $@

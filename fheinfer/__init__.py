@@ -11,22 +11,13 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from fheinfer import errors
 from fheinfer.machine import openmp_limit
 
 # Waiting threads that spin take the cores from the ones that work, many times over on small rings and on shared
 # machines. Read once, when the OpenMP runtime is loaded, so it is set before the core is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.update(openmp_limit())
-
-try:
-    from fheinfer import _core  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"the compiled part of fheinfer cannot be loaded ({error}); install with `pip install .` (or `make demo`), "
-        "and run from outside the source folder unless the install is editable"
-    ) from error
-
-from fheinfer import errors
 
 if TYPE_CHECKING:
     from fheinfer.approx import activation

@@ -20,6 +20,7 @@ from fheinfer.crypto.manifest import PUBLIC
 from fheinfer.crypto.passphrase import is_sealed
 from fheinfer.crypto.secret import read_secret, unseal_secret
 from fheinfer.errors import KeyStoreError, MismatchError, UsageError
+from fheinfer.storage import shown
 
 MAX_DECIMALS = 6
 """Decimals that `class_decimals` returns at most."""
@@ -124,7 +125,7 @@ class Client:
         if source is None:
             return None
         found = read_secret(source, identity=self._server.manifest.identity, key_id=self.key_id)
-        name = str(source) if isinstance(source, Path) else "the secret key"
+        name = shown(source) if isinstance(source, Path) else "the secret key"
         if is_sealed(found.metadata) and passphrase is None:
             self._no_secret = f"{name} has a passphrase, which was not given"
             return None

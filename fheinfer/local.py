@@ -358,7 +358,8 @@ def _environment() -> dict[str, str]:
     """The evaluating process imports this very package, wherever it was found."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
+    paths = f"{here}{os.pathsep}{path}" if path else here
+    return {**os.environ, "PYTHONPATH": paths, "FHEINFER_PARENT": str(os.getpid())}
 
 
 def _typed(event: Event) -> FheinferError:

@@ -1,41 +1,57 @@
-"""PyTorch is only needed for training, simulation and the plain reference: where it is missing, what to do."""
+"""Imports of packages that not every installation has: what is missing becomes a line that says what to install."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 
 from fheinfer.errors import FheinferError, UsageError
 
-_ADVICE = "{} needs PyTorch: pip install 'torch==2.13.*'"
+EXTRAS = {"torch": "torch", "matplotlib": "plot", "mpmath": "plot"}
+"""Optional packages, and the extra of fheinfer that brings each."""
 
 
 @contextmanager
-def needs_torch(what: str, error: type[FheinferError] = UsageError) -> Iterator[None]:
-    """For imports that end in torch: its absence becomes a line that says what to install.
+def needs(package: str, what: str, error: type[FheinferError] = UsageError) -> Iterator[None]:
+    """For late imports that end in an optional package.
+
+    Args:
+        package: its name, one of EXTRAS.
+        what: the work that needs it, as the beginning of the message.
 
     Raises:
-        FheinferError: of the given kind; PyTorch is not installed.
+        FheinferError: of the given kind; the package is not installed. Another one that is missing is a fault of the
+            installation and passes through.
     """
     try:
         yield
     except ModuleNotFoundError as missing:
-        if missing.name is not None and missing.name.partition(".")[0] != "torch":
+        if (missing.name or "").split(".")[0] != package:
             raise
-        raise error(_ADVICE.format(what)) from missing
+        raise error(_advice(package, what)) from missing
 
 
-def have_torch() -> bool:
-    """Whether PyTorch is installed; it is not imported."""
-    return find_spec("torch") is not None
-
-
-def require_torch(what: str) -> None:
-    """Asks before the work that needs it later.
+def require(package: str, what: str) -> None:
+    """Asks before long work whether a package that its end needs is there.
 
     Raises:
-        UsageError: PyTorch is not installed.
+        UsageError: it is not.
     """
-    if not have_torch():
-        raise UsageError(_ADVICE.format(what))
+    if not have(package):
+        raise UsageError(_advice(package, what))
+
+
+def have(package: str) -> bool:
+    """Whether a package is installed; it is not imported, which may take seconds."""
+    return find_spec(package) is not None
+
+
+def needs_torch(what: str, error: type[FheinferError] = UsageError) -> AbstractContextManager[None]:
+    """`needs` of PyTorch."""
+    return needs("torch", what, error)
+
+
+def _advice(package: str, what: str) -> str:
+    ours = f"pip install '.[{EXTRAS[package]}]' in fheinfer's own folder"
+    return f"{what} needs {package}: pip install {package} (or {ours})"

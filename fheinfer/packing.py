@@ -29,13 +29,14 @@ def _rounded_up(size: int) -> int:
 
 def rotated(layout: Layout, blocks: int) -> Layout:
     """The same tensor, each replica rotated by so many blocks against the one before; 0 for equal replicas."""
-    return Layout(*sizes(layout)[:-1], blocks)
+    channels, height, width, gap, grid_height, grid_width, _ = sizes(layout)
+    return Layout(channels, height, width, gap, grid_height, grid_width, blocks)
 
 
-def sizes(layout: Layout) -> tuple[int, ...]:
+def sizes(layout: Layout) -> tuple[int, int, int, int, int, int, int]:
     """What a layout is made of, in the order that its constructor takes."""
-    shape = (layout.channels, layout.height, layout.width)
-    return (*shape, layout.gap, layout.grid_height, layout.grid_width, layout.skew)
+    shape = layout.channels, layout.height, layout.width
+    return *shape, layout.gap, layout.grid_height, layout.grid_width, layout.skew
 
 
 def slot_index(layout: Layout) -> NDArray[np.int64]:

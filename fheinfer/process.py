@@ -1,32 +1,81 @@
-"""What every long-lived process of fheinfer does about signals and about its parent."""
+"""How a process ends when something else ends it: exit codes as a shell has them, cleanup first, no traceback.
+
+Imports nothing of fheinfer and little of Python, because it is set up before everything else is imported.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
+INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 _PR_SET_PDEATHSIG = 1
 
 
-def exit_on_signals() -> None:
-    """SIGTERM and SIGHUP end the process through `SystemExit`, so that temporary files are removed on the way."""
+def install() -> None:
+    """SIGTERM and SIGHUP end the process by SystemExit, so that everything is cleaned up, with 143 and 129.
+
+    A signal that the caller had ignored stays ignored: `nohup` does that with SIGHUP. Another one while cleaning up is
+    ignored too.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+@contextmanager
+def starting() -> Iterator[None]:
+    """While modules are imported, Ctrl-C ends the process at once, in one line.
+
+    A KeyboardInterrupt there would end in a traceback, or be taken by a library for a module that cannot be loaded; and
+    there is nothing to clean up yet.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def silence_output() -> None:
+    """What is still buffered for a reader that went away goes nowhere, instead of to an error at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Has the system send a signal to this process as soon as its parent ends, however that ends. Linux only.
+
+    By default one that needs no cooperation: this process may be deep in a computation that no handler interrupts.
+
+    Args:
+        parent: the number of the process that started this one. If it is not our parent any more, it ended before this
+            call, and this process ends now.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the system end this process when its parent ends, however that comes about.
-
-    Args:
-        parent: process id of the parent, as the parent itself gave it: it may have ended before this is called.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(128 + signal.SIGTERM)
+def _leave_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    with suppress(OSError):
+        os.write(2, b"error: stopped\n")
+    os._exit(128 + number)

@@ -19,9 +19,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fheinfer.storage import make_folder, read_json, write_json
 from fheinfer.errors import FheinferError
 from fheinfer.machine import PROC, usable_threads
+from fheinfer.storage import make_folder, read_json, write_json
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

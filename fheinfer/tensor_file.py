@@ -26,7 +26,7 @@ def tensor_bytes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]
     from safetensors.numpy import save
 
     text = json.dumps(metadata, sort_keys=True, default=dict, allow_nan=False)
-    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_ENTRY: text}))
+    return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {_ENTRY: text}))
 
 
 def tensor_metadata(data: bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.machine import peak_memory
-from fheinfer.process import die_with_parent, exit_on_signals
+from fheinfer.process import BROKEN_PIPE, die_with_parent, install
 from fheinfer.runtime.executor import StepDone
 from fheinfer.server import Server, Session
 from fheinfer.storage import atomic_write, read_small
@@ -126,7 +126,7 @@ def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
 
 def main() -> None:
     """Runs until standard input ends; an error of ours is an event and its exit code."""
-    exit_on_signals()
+    install()
     _core.keep_freed_memory()
     worker = Worker(sys.stdout)
     try:
@@ -135,7 +135,7 @@ def main() -> None:
         worker.tell("error", kind=type(error).__name__, message=str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever listened is gone
-        sys.exit(141)
+        sys.exit(BROKEN_PIPE)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ from PIL import Image
 
 import fheinfer
 from fheinfer import _core
-from fheinfer.cli.main import main as cli
+from fheinfer.compiler.plan import Plan
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import ParameterSet, parameter_set
-from fheinfer.data import images as preprocess
+from fheinfer.data.images import load_image, normalise
 from fheinfer.frontends import zoo
-from fheinfer.model.model import Weights, shapes
+from fheinfer.model.graph import Graph
+from fheinfer.model.model import Model
+from tests.reference import reference_layers
+
+os.environ["FHEINFER_ALLOW_INSECURE"] = "1"  # small rings, in this process and in those that it starts
 
 # A time limit per example would make tests fail on a busy machine, and show nothing else.
 settings.register_profile("fheinfer", deadline=None)
@@ -39,81 +44,89 @@ def tiny_pixels(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
-def calibrated(weights: Weights, seeds: range) -> Weights:
-    """The same weights with ranges measured in PyTorch on random pictures."""
-    pytest.importorskip("torch")
-    from fheinfer.evaluation.plain import plain_layers
-
+def calibrated(model: Model, seeds: range) -> Model:
+    """The same model with ranges measured in PyTorch on random images."""
     ranges: dict[str, float] = {}
     for seed in seeds:
-        layers = plain_layers(weights, preprocess.normalise(tiny_pixels(seed), weights.mean, weights.std))
-        for node in weights.graph.activations:
+        layers = reference_layers(model, normalise(tiny_pixels(seed), model.mean, model.std))
+        for node in model.graph.activations:
             largest = float(np.abs(layers[node.inputs[0]]).max())
             ranges[node.name] = max(ranges.get(node.name, 0.0), largest)
-    return dataclasses.replace(weights, ranges=ranges)
+    return dataclasses.replace(model, ranges=ranges)
 
 
-def random_weights(network: str, seed: int) -> Weights:
+def random_model(network: str | Graph, seed: int) -> Model:
     """Variance-preserving weights, batch norms that do something, and ranges of 1 yet to be measured."""
-    graph, rng = zoo.network(network), np.random.default_rng(seed)
-    arrays = {}
-    for name, shape in shapes(graph).items():
+    graph = zoo.network(network) if isinstance(network, str) else network
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in graph.tensor_shapes().items():
         if name.endswith("var") or (name.endswith("weight") and len(shape) == 1):
-            arrays[name] = rng.uniform(0.8, 1.2, shape).astype(np.float32)
+            tensors[name] = rng.uniform(0.8, 1.2, shape).astype(np.float32)
         elif name.endswith("weight"):
-            arrays[name] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+            tensors[name] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
         else:
-            arrays[name] = rng.normal(0, 0.1, shape).astype(np.float32)
+            tensors[name] = rng.normal(0, 0.1, shape).astype(np.float32)
     ranges = {node.name: 1.0 for node in graph.activations}
-    return Weights(graph, arrays, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3), ranges)
+    channels = graph.input_shape[0]
+    mean, std = (np.resize(values, channels).tolist() for values in ((0.5, 0.45, 0.4), (0.25, 0.2, 0.3)))
+    return Model(graph, tensors, mean, std, ranges=ranges)
 
 
 @pytest.fixture(scope="session")
-def tiny_weights() -> Weights:
-    return calibrated(random_weights(NETWORK, 1), range(1000, 1040))
+def tiny_model() -> Model:
+    return calibrated(random_model(NETWORK, 1), range(1000, 1040))
 
 
 @pytest.fixture(scope="session")
-def tiny_weights_file(tiny_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    tiny_weights.save(path)
+def tiny_model_file(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    tiny_model.save(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(tiny_weights: Weights) -> fheinfer.Plan:
-    return fheinfer.compile(tiny_weights, TINY)
+def tiny_plan(tiny_model: Model) -> Plan:
+    return fheinfer.compile(tiny_model, TINY)
 
 
 @pytest.fixture(scope="session")
-def tiny_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all keys, with those of `insecure-tiny` in it. Do not change them: copy the folder."""
-    root = tmp_path_factory.mktemp("keys")
-    fheinfer.keygen(TINY, root, network=NETWORK, policy="fast")
-    return root
+def tiny_plan_folder(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `fheinfer compile` writes: the plan, and `client.json`."""
+    folder = tmp_path_factory.mktemp("plan")
+    tiny_plan.save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_server(tiny_keys: Path, tiny_weights: Weights) -> fheinfer.Server:
-    return fheinfer.Server(tiny_keys / f"set{TINY}" / "server", tiny_weights)
+def tiny_keys(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of keys, with `secret` and `server` in it. Do not change them: copy the folder."""
+    folder = tmp_path_factory.mktemp("keys") / TINY
+    fheinfer.keygen(tiny_plan.client, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_client(tiny_keys: Path) -> fheinfer.Client:
-    return fheinfer.Client(tiny_keys / f"set{TINY}")
+def tiny_session(tiny_keys: Path, tiny_plan: Plan) -> Any:
+    return fheinfer.Server().session(tiny_plan, tiny_keys / "server")
+
+
+@pytest.fixture(scope="session")
+def tiny_client(tiny_keys: Path, tiny_plan: Plan) -> fheinfer.Client:
+    return fheinfer.Client(tiny_keys, tiny_plan.client)
 
 
 @pytest.fixture(scope="session")
 def tiny_image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "tiny.png"
+    path = tmp_path_factory.mktemp("images") / "tiny.png"
     Image.fromarray(tiny_pixels(7)).save(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def tiny_picture(tiny_weights: Weights, tiny_image_file: Path) -> F64:
+def tiny_image(tiny_model: Model, tiny_image_file: Path) -> F64:
     """(3, 8, 8), normalised: what is in `tiny_image_file`."""
-    return preprocess.normalise(preprocess.load_image(tiny_image_file, 8), tiny_weights.mean, tiny_weights.std)
+    return normalise(load_image(tiny_image_file, 8), tiny_model.mean, tiny_model.std)
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,11 @@ def small(name: str) -> ParameterSet:
     return dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=256, insecure=True)
 
 
+def context_of(params: ParameterSet, name: str = "native") -> Any:
+    """The core's context of a set for the backend of that name."""
+    return backend(name).context(params)
+
+
 def load(evaluator: Any, keys: Any, rotations: list[tuple[int, int]]) -> None:
     """Makes and loads all that bootstrapping and these (rotation, limbs) need."""
     evaluator.add_relinearisation_key(keys.relinearisation_key())
@@ -161,7 +179,7 @@ def rig() -> Callable[[str], Rig]:
     def get(name: str) -> Rig:
         if name not in made:
             params = small(f"{name}-openfhe")
-            context, tag = _core.Context(params.core()), f"{name:0>32}"
+            context, tag = context_of(params, "openfhe"), f"{name:0>32}"
             keys, evaluator = _core.ClientKeys.generate(context, tag), _core.OpenFheEvaluator(context, tag)
             rotations = dict.fromkeys(EXTRA_ROTATIONS, params.top_level + 1) | context.bootstrap_rotations()
             load(evaluator, keys, list(rotations.items()))
@@ -179,7 +197,7 @@ def native_rig() -> Callable[[str], Rig]:
     def get(name: str) -> Rig:
         if name not in made:
             params = small(name)
-            context = _core.Context(params.core())
+            context = context_of(params)
             keys, evaluator = _core.ClientKeys.generate(context, f"{name:0>32}"), _core.NativeEvaluator(context)
             tall = [(k, params.limbs(params.top_level)) for k in EXTRA_ROTATIONS]
             bootstrap = _core.native_bootstrap_rotations(context) if params.bootstraps else []
@@ -200,13 +218,15 @@ class Result:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """command("sets", "--json"): the command line in this process, exit code and both streams included."""
-    terminate = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["fheinfer", *map(str, arguments)])
         capfd.readouterr()
         code: object = 0
         try:
+            from fheinfer.cli.main import main as cli  # only the tests of the command line load it
+
             cli()
         except SystemExit as exit_:
             code = exit_.code or 0
@@ -215,22 +235,31 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Result(code, out, err)
 
     yield run
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Result]:
-    """The same in a process of its own, in an empty folder; `python` runs other code than the command line."""
+    """The same in a process of its own, in an empty folder; `python` runs other code than the command line, `options` are
+    those of the interpreter."""
 
-    def run(*arguments: object, cwd: Path | None = None, python: str | None = None, timeout: float = 300) -> Result:
+    def run(
+        *arguments: object,
+        cwd: Path | None = None,
+        python: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 300,
+    ) -> Result:
         program = ["-c", python] if python else ["-m", "fheinfer"]
         folder = cwd or tmp_path / "empty"
         folder.mkdir(exist_ok=True)
         here = str(Path(fheinfer.__file__).parent.parent)
         done = subprocess.run(
-            [sys.executable, *program, *map(str, arguments)],
+            [sys.executable, *options, *program, *map(str, arguments)],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": here},
+            env={**os.environ, "PYTHONPATH": here, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -243,7 +272,7 @@ def process(tmp_path: Path) -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def sheets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,000 training and 1,000 test pictures of ten kinds."""
+    """2,000 training and 1,000 test images of ten kinds."""
     pytest.importorskip("torch")
     from fheinfer.data.synthetic import stripes
 

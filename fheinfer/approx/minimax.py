@@ -20,7 +20,8 @@ from fheinfer.approx import sign
 from fheinfer.approx.forms import Band
 from fheinfer.approx.remez import Progress
 from fheinfer.approx.sign import SignComposite
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import CorruptArtifactError, InputError, UsageError
+from fheinfer.storage import read_small
 
 SOURCE = "Lee et al., arXiv 2105.10879: degrees and eta for each alpha; coefficients generated here"
 DATA = Path(__file__).with_name("minimax.json")
@@ -72,13 +73,12 @@ def read(path: Path) -> SignComposite:
         InputError: no such file, or not a composite.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; check the path") from None
+        data = read_small(path, MAX_FILE)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except CorruptArtifactError as error:
+        raise InputError(str(error)) from None
     try:
-        if len(data) > MAX_FILE:
-            raise ValueError("too long")
         return SignComposite.model_validate_json(data)
     except (ValidationError, ValueError) as error:
         reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)

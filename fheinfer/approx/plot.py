@@ -11,6 +11,7 @@ import numpy as np
 from fheinfer.approx.composition import F64
 from fheinfer.approx.forms import Activation, Maximum, MaxPool
 from fheinfer.approx.measure import missed
+from fheinfer.optional import needs
 from fheinfer.storage import atomic_write
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -24,9 +25,11 @@ def plot(activations: Sequence[Activation], path: Path, extent: float = 1.05) ->
     cut off.
 
     Raises:
+        UsageError: matplotlib is not installed.
         StorageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    with needs("matplotlib", "a plot"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)

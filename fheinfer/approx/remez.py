@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from fheinfer.errors import UsageError
+from fheinfer.optional import needs
 
 Mpf = Any
 """A number of mpmath, which has no types."""
@@ -39,8 +40,13 @@ class OddMinimax:
 
 
 def context(digits: int) -> Any:
-    """mpmath with so many digits; a context of its own, since mpmath's global one is everybody's."""
-    import mpmath  # type: ignore[import-untyped]
+    """mpmath with so many digits; a context of its own, since mpmath's global one is everybody's.
+
+    Raises:
+        UsageError: mpmath is not installed.
+    """
+    with needs("mpmath", "a new minimax composite"):
+        import mpmath  # type: ignore[import-untyped]
 
     made = mpmath.MPContext()
     made.dps = digits

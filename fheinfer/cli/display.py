@@ -5,8 +5,10 @@ Nothing printed here is ever interpreted: names of files may hold what looks lik
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -47,7 +49,7 @@ class _Plain(Console):
 
     def on_broken_pipe(self) -> None:
         """Whoever read this stopped (`| head`): the entry point ends the process as the shell expects."""
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 out = _Plain()

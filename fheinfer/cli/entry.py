@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fheinfer.cli import signals
+from fheinfer import process
 
 
 def main() -> None:
     """Runs `fheinfer` with the arguments of this process, and never returns normally after an error."""
-    signals.install()
-    with signals.starting():
+    process.install()
+    with process.starting():
         from fheinfer.cli.main import main as run
     run()

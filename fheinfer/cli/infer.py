@@ -30,7 +30,7 @@ from fheinfer.cli.options import (
     refuse,
 )
 from fheinfer.errors import UsageError
-from fheinfer.optional import have_torch, require_torch
+from fheinfer.optional import have, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def infer(
 
         require_writable(csv_file)
     if plain:
-        require_torch("--plain")
+        require("torch", "--plain")
     slots = backend == "slots"
     if slots:
         if images:
@@ -273,7 +273,7 @@ def demo(
     folder = choices.keys_folder(keys, set_name) if keys is None else keys
     if not (folder / SERVER_FOLDER / FILE_NAME).exists():
         keygen(set_name=set_name, output=keys)
-    torch = have_torch()
+    torch = have("torch")
     if not torch:
         err.print("PyTorch is not installed, so nothing is compared with it")
     infer(image=image, set_name=set_name, keys=keys, plain=torch, threads=threads, memory=memory)

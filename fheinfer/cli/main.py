@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fheinfer import process
 from fheinfer.cli import (
     accuracy,
     approx,
@@ -19,7 +21,6 @@ from fheinfer.cli import (
     precision,
     search,
     server,
-    signals,
     training,
 )
 from fheinfer.errors import FheinferError, NotEnoughMemoryError, StorageError, UsageError
@@ -80,7 +81,7 @@ def options(
 
 def main() -> None:
     """Runs a command: our errors become one line and their exit code, Ctrl-C 130, a reader that went away 141."""
-    signals.install()
+    process.install()
     from fheinfer.cli.display import tolerate_any_name
 
     tolerate_any_name()
@@ -90,18 +91,21 @@ def main() -> None:
     except FheinferError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        signals.silence_output()
-        sys.exit(signals.BROKEN_PIPE)
+        process.silence_output()
+        sys.exit(process.BROKEN_PIPE)
     except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            process.silence_output()  # what is buffered would fail again at exit
+            _fail(f"cannot write the output: {error.strerror}; send it to another disk", StorageError.exit_code)
         _fail(_os_error(error), StorageError.exit_code)
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)
     except KeyboardInterrupt:
-        _fail(STOPPED, signals.INTERRUPTED)
+        _fail(STOPPED, process.INTERRUPTED)
     except Exception as error:  # of which typer's own are
         _fail_usage(error)
-    if code == signals.INTERRUPTED:  # what typer makes of Ctrl-C
-        _fail(STOPPED, signals.INTERRUPTED)
+    if code == process.INTERRUPTED:  # what typer makes of Ctrl-C
+        _fail(STOPPED, process.INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -116,7 +120,7 @@ def _fail_usage(error: Exception) -> NoReturn:
     message: Any = getattr(error, "format_message", None)
     if message is None:
         if type(error).__name__ == "Abort":  # Ctrl-C and Ctrl-D at a prompt
-            _fail(STOPPED, signals.INTERRUPTED)
+            _fail(STOPPED, process.INTERRUPTED)
         raise error
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fheinfer.approx import Activation
@@ -22,6 +23,7 @@ from fheinfer.compiler.program import Program
 from fheinfer.compiler.stages import Stage, verify
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.params import ParameterSet, parameter_set
+from fheinfer.errors import UsageError
 from fheinfer.model.model import Model
 
 RANGE_MARGIN = 1.2
@@ -60,10 +62,12 @@ def compile(
         margin: factor on the ranges.
 
     Raises:
-        UsageError: an activation or backend that does not exist.
+        UsageError: an activation or backend that does not exist, or a margin that is not positive.
         GraphError: a graph that breaks a rule of its stage.
         PlanError: the network does not fit the set, or a range is missing or implausible.
     """
+    if not 0 < margin < math.inf:
+        raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
     meant = preset(params)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from fheinfer.compiler.steps import Step
+from fheinfer.compiler.steps import RUNNABLE, Step
 from fheinfer.compiler.values import Arrays
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds, require_secure
 from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.errors import CorruptArtifactError, InputError, MismatchError
-from fheinfer.model.ops import LOWERED, NETWORK, Bootstrap, Invalid, from_fields, to_fields
-from fheinfer.packing import Layout, sizes
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
+from fheinfer.model.ops import Bootstrap, Linear, ScaleChannels, Square, from_fields, to_fields
+from fheinfer.packing import Layout, input_layout, sizes
 from fheinfer.storage import atomic_write, read_small
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
@@ -35,6 +37,7 @@ BASE_MEMORY = 600 * 2**20
 """Bytes of a server without keys: interpreter, libraries, context and constants."""
 FORMAT = "fheinfer-plan-1"
 FILE_NAME = "plan.safetensors"
+_DAMAGED = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 MAX_BYTES = 4 << 30
 """Larger plan files are refused unread; ResNet20's is 2 MB."""
 
@@ -112,7 +115,7 @@ def load(path: Path) -> Plan:
         MismatchError: of another version of the format.
         PlanError: parameters below 128 bits.
     """
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
     try:
         data = read_small(path, MAX_BYTES)
     except FileNotFoundError:
@@ -122,9 +125,6 @@ def load(path: Path) -> Plan:
 
 def from_bytes(data: bytes, name: str = FILE_NAME) -> Plan:
     """The plan in these bytes; `name` is how errors call them. Raises what `load` does."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as parse
-
     try:
         metadata = tensor_metadata(data)
         found = metadata.get("format", "")
@@ -132,16 +132,26 @@ def from_bytes(data: bytes, name: str = FILE_NAME) -> Plan:
             if found.startswith("fheinfer-plan-"):
                 raise MismatchError(f"{name}: {found}, and this program reads {FORMAT}; compile the model again")
             raise ValueError("no plan of fheinfer")
-        constants = {key: np.asarray(value, np.float64) for key, value in parse(data).items()}
+        constants = {key: np.asarray(value, np.float64) for key, value in _parsed(data).items()}
         client = _spec({**metadata["client"], "plan": hashlib.sha256(data).hexdigest()})
-        steps = tuple(_step(entry, constants) for entry in metadata["steps"])
+        steps = tuple(_step(entry, constants, client.params.slots) for entry in metadata["steps"])
         plan = _plan(client, str(metadata["activation"]), steps, constants, int(metadata["table_bytes"]))
         _check(plan)
-    except (Invalid, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGED as error:
         reason = str(error).strip().partition("\n")[0][:120]
         raise CorruptArtifactError(f"{name}: no whole plan ({reason}); compile the model again") from None
     require_secure(plan.params, name)
     return plan
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as parse
+
+    try:
+        return dict(parse(data))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def plan_bytes(
@@ -149,7 +159,7 @@ def plan_bytes(
 ) -> bytes:
     """The plan file, without the identity that follows from it."""
     scales = {f"{step.name}/scale": np.asarray(step.scale, np.float64) for step in steps}
-    arrays = {name: np.ascontiguousarray(array) for name, array in {**constants, **scales}.items()}
+    arrays = {**constants, **scales}
     spec = {key: value for key, value in client.to_json().items() if key != "plan"}
     metadata = {
         "format": FORMAT,
@@ -196,8 +206,8 @@ def _entry(step: Step) -> dict[str, Any]:
     }
 
 
-def _step(entry: Mapping[str, Any], constants: dict[str, Any]) -> Step:
-    op = from_fields(entry["op"], entry["fields"], NETWORK | LOWERED)
+def _step(entry: Mapping[str, Any], constants: dict[str, Any], slots: int) -> Step:
+    op = from_fields(entry["op"], entry["fields"], RUNNABLE)
     for role, tensor in op.tensors.items():
         if tensor not in constants:
             raise ValueError(f"step {entry['name']!r}: {role} {tensor!r} is not in the file")
@@ -209,19 +219,50 @@ def _step(entry: Mapping[str, Any], constants: dict[str, Any]) -> Step:
         level=int(entry["level"]),
         depth=int(entry["depth"]),
         scale=float(scale) if scale.ndim == 0 else scale,
-        layout=Layout(*entry["layout"]),
-        in_layout=Layout(*entry["in_layout"]),
+        layout=_layout(entry["layout"], slots),
+        in_layout=_layout(entry["in_layout"], slots),
         activation=str(entry["activation"]),
         seconds={policy: float(s) for policy, s in entry["seconds"].items()},
         multiplications=int(entry["multiplications"]),
     )
 
 
+def _layout(entry: Sequence[int], slots: int) -> Layout:
+    channels, height, width, gap, grid_height, grid_width, rotation = entry
+    if not all(isinstance(size, int) and 0 <= size <= slots for size in entry) or gap > min(grid_height, grid_width):
+        raise ValueError(f"impossible layout {entry}")
+    if grid_height * grid_width > slots or channels > slots * gap * gap:
+        raise ValueError(f"layout {entry} needs more slots than the parameter set has")
+    try:
+        return Layout(channels, height, width, gap, grid_height, grid_width, rotation)
+    except PlanError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_arrays(step: Step, constants: Arrays) -> None:
+    """That the arrays of a step have the shapes that its kernel reads, and finite numbers."""
+    of, out, op = step.in_layout, step.layout, step.op
+    shape: tuple[int, ...] = (of.channels, of.height, of.width)
+    if isinstance(op, Linear) or (isinstance(op, Square | ScaleChannels) and shape[:2] == (1, 1)):
+        shape = (math.prod(shape),)  # of a vector, or as good as one
+    op.check([shape] * op.arity)
+    shapes = op.tensor_shapes([shape])
+    for role, name in op.tensors.items():
+        array = constants[name]
+        fits = array.shape == shapes[role] if role in shapes else array.ndim == 1 and array.size > 0
+        if not fits or not np.isfinite(array).all():
+            raise ValueError(f"step {step.name!r}: {role} {name!r} is not what a {op.kind} reads")
+    scale = np.asarray(step.scale)
+    if scale.shape not in ((), (out.channels,), (out.width,)) or not np.isfinite(scale).all() or not scale.all():
+        raise ValueError(f"step {step.name!r} has an impossible scale")
+
+
 def _check(plan: Plan) -> None:
     """What an executor relies on: every value is computed before it is read, at levels that the chain has."""
-    if not plan.steps:
-        raise ValueError("no steps")
-    known = {plan.steps[0].inputs[0]: plan.client.input_level} if plan.steps[0].inputs else {}
+    if not plan.steps or not plan.steps[0].inputs:
+        raise ValueError("no steps, or none that reads the input")
+    known = {plan.steps[0].inputs[0]: plan.client.input_level}
+    layouts = {plan.steps[0].inputs[0]: sizes(input_layout(plan.client.input_shape))}
     for step in plan.steps:
         if len(step.inputs) != step.op.arity or not set(step.inputs) <= set(known):
             raise ValueError(f"step {step.name!r} reads values that are not computed before it")
@@ -231,7 +272,15 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"step {step.name!r} at level {step.level}, where at most {most} can be")
         if max(step.layout.period, step.in_layout.period) > plan.params.slots:
             raise ValueError(f"step {step.name!r} needs more slots than the parameter set has")
-        known[step.name] = step.level
+        if any(layouts[name] != sizes(step.in_layout) for name in step.inputs):
+            raise ValueError(f"step {step.name!r} reads values of another layout than its own")
+        if any(not 0 <= seconds < math.inf for seconds in step.seconds.values()):
+            raise ValueError(f"step {step.name!r} is predicted to take no time that can be")
+        _check_arrays(step, plan.constants)
+        known[step.name], layouts[step.name] = step.level, sizes(step.layout)
+    last = plan.steps[-1].op
+    if not isinstance(last, Linear) or last.out_features != plan.client.outputs:
+        raise ValueError(f"the last step does not compute the {plan.client.outputs} outputs")
 
 
 def describe(plan: Plan) -> dict[str, Any]:

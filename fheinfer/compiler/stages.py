@@ -26,13 +26,14 @@ class Stage(IntEnum):
 _LINEAR: tuple[type[Op], ...] = (ops.Input, ops.Conv2d, ops.Linear, ops.SumPool, ops.Add)
 _POLYNOMIAL: tuple[type[Op], ...] = (*_LINEAR, ops.Chebyshev, ops.Quadratic, ops.Multiply)
 _SCALED: tuple[type[Op], ...] = (*_LINEAR, ops.Chebyshev, ops.Square, ops.Multiply, ops.ScaleChannels)
+_LEVELED: tuple[type[Op], ...] = (*_SCALED, ops.Bootstrap)
 
 OPERATIONS: dict[Stage, dict[str, type[Op]]] = {
     Stage.TENSOR: NETWORK | {ops.SumPool.kind: ops.SumPool},
     Stage.POLYNOMIAL: {op.kind: op for op in _POLYNOMIAL},
     Stage.PACKED: {op.kind: op for op in _POLYNOMIAL},
     Stage.SCALED: {op.kind: op for op in _SCALED},
-    Stage.LEVELED: {op.kind: op for op in (*_SCALED, ops.Bootstrap)},
+    Stage.LEVELED: {op.kind: op for op in _LEVELED},
 }
 """The operations that there may be at each stage."""
 

@@ -124,3 +124,7 @@ _APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs
     ops.Add: lambda s, op, e, c, x: e.add(x[0], x[1]),
 }
 """How each lowered operation runs on an evaluator."""
+
+_STEPS: tuple[type[ops.Op], ...] = (*_APPLY, ops.Bootstrap)
+RUNNABLE: dict[str, type[ops.Op]] = {op.kind: op for op in _STEPS}
+"""The operations that a step may be, by kind."""

@@ -25,11 +25,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
+from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
-from fheinfer.storage import Buffer, atomic_write, open_regular
+from fheinfer.storage import Buffer, atomic_write, open_regular, shown
 
 VERSION = 2
 ALIGNMENT = 64
@@ -41,9 +42,6 @@ _HEADER = struct.Struct("<8sHHIQ32s16s32s")
 _MAGIC = b"FHEINFER"
 _CHECKSUM = hashlib.sha256().digest_size
 _CHECKED = _HEADER.size - _CHECKSUM  # bytes of the header under the checksum
-
-StatusCheck = Callable[[Path, os.stat_result], None]
-"""Looks at an open file before it is read, and raises where it must not be."""
 
 
 class Kind(IntEnum):
@@ -62,14 +60,6 @@ class Kind(IntEnum):
     def title(self) -> str:
         """The kind in words."""
         return self.name.lower().replace("_", " ")
-
-
-class Verified(Protocol):
-    """Remembers files whose checksum was right (`verified.VerifiedFiles`)."""
-
-    def knows(self, status: os.stat_result, checksum: bytes) -> bool: ...
-
-    def remember(self, status: os.stat_result, checksum: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -139,13 +129,11 @@ def read(
     identity: bytes | None = None,
     key_id: str | None = None,
     max_body: int,
-    check: StatusCheck | None = None,
-    verified: Verified | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> Artifact:
     """The artifact in the file `path`, mapped into memory: its pages are read when used, and leave with the body.
 
     Args:
-        check: called with the path and the status of the open file before anything is read.
         verified: spares the checksum of a file that it knows, and is told of others that are right.
 
     Raises:
@@ -158,21 +146,19 @@ def read(
         fd, status = open_regular(path)
     except FileNotFoundError:
         missing = InputError if kind is Kind.CIPHERTEXT else KeyStoreError
-        raise missing(f"{path}: no such {kind.title}; check the path or make it first") from None
+        raise missing(f"{shown(path)}: no such {kind.title}; check the path or make it first") from None
     try:
-        if check:
-            check(path, status)
         # Lengths are checked before the file is mapped.
         _Header.parse(os.pread(fd, _HEADER.size, 0), status.st_size, wanted)
         mapped = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
         found = _parse(mapped, wanted, lambda sum_: verified is not None and verified.knows(status, sum_))
-        if verified is not None and _same(status, os.fstat(fd)):
+        if verified is not None and same_file(status, os.fstat(fd)):
             verified.remember(status, found.checksum)
         return found
     except (CorruptArtifactError, MismatchError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{shown(path)}: {error}") from None
     except (OSError, ValueError) as error:  # mmap: ValueError for a file emptied meanwhile
-        raise StorageError(f"cannot read {path}: {error}") from error
+        raise StorageError(f"cannot read {shown(path)}: {error}") from error
     finally:
         os.close(fd)
 
@@ -266,14 +252,6 @@ def _parse(view: memoryview, wanted: _Wanted, known: Callable[[bytes], bool]) ->
     start = _HEADER.size + header.metadata_size
     metadata = _parse_metadata(bytes(view[_HEADER.size : start]))
     return Artifact(wanted.kind, header.identity, header.key_id, metadata, view[start:].toreadonly(), header.checksum)
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-    )
 
 
 def _chunks(artifact: Artifact) -> tuple[bytes, bytes, bytes | memoryview]:

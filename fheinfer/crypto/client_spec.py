@@ -83,7 +83,9 @@ class KeyNeeds(_Frozen):
     @field_validator("rotations", mode="before")
     @classmethod
     def _tuples(cls, value: Any) -> Any:
-        return tuple(tuple(item) for item in value) if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
 class ClientSpec(_Frozen):
@@ -132,8 +134,15 @@ class ClientSpec(_Frozen):
             raise ValueError(f"mean and std need {channels} numbers each")
         if len(self.classes) != self.outputs:
             raise ValueError(f"{len(self.classes)} class names for {self.outputs} outputs")
+        _check_params(self.params)
         if self.outputs > self.params.slots or self.input_level > self.params.top_level:
             raise ValueError("outputs or input level beyond what the parameter set has")
+        if not self.params.encrypts_at(self.input_level):
+            raise ValueError(f"nobody can encrypt at level {self.input_level} of a composite-prime chain")
+        if math.prod(1 << (size - 1).bit_length() for size in shape) > self.params.slots:
+            raise ValueError(f"an input of shape {shape} does not fit {self.params.slots} slots")
+        for needs in self.keys.values():
+            _check_rotations(needs.rotations, self.params)
         if not self.keys:
             raise ValueError("no key policy")
         tallest, cyclic = self.params.limbs(self.params.top_level) + 1, 1 << (self.params.log_n - 1)
@@ -183,7 +192,8 @@ class ClientSpec(_Frozen):
         if largest > self.input_scale * (1 + SLACK):
             raise RangeError(
                 f"the input reaches {largest:.4g} and {self.model} was calibrated on inputs up to "
-                f"{self.input_scale:.4g}; normalise it first (fheinfer.normalise): (pixel / 255 - mean) / std"
+                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel "
+                "(fheinfer.normalise)"
             )
         return pack(values / self.input_scale, input_layout(self.input_shape))
 
@@ -223,7 +233,7 @@ class ClientSpec(_Frozen):
             MismatchError: of another version of the format.
             PlanError: parameters below 128 bits.
         """
-        path = path / FILE_NAME if path.is_dir() else path
+        path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
         try:
             raw = read_small(path, MAX_BYTES)
         except FileNotFoundError:
@@ -249,6 +259,29 @@ class ClientSpec(_Frozen):
             ) from None
         require_secure(spec.params, name)
         return spec
+
+
+def _check_params(params: ParameterSet) -> None:
+    """Raises ValueError for a set that cannot be, so that the core only ever gets numbers it can hold."""
+    if not re.fullmatch(SET_NAME, params.name):
+        raise ValueError("the name of the parameter set is not one of letters, digits, '.', '_' and '-'")
+    bits = (params.first_bits, params.scale_bits, params.special_bits)
+    counts = (params.cts_budget, params.stc_budget, params.levels, params.bootstrap_levels)
+    if not 4 <= params.log_n <= 17 or not all(10 <= size <= 60 for size in bits):
+        raise ValueError("impossible sizes of the ring or its primes")
+    if not 1 <= params.slots <= 1 << (params.log_n - 1) or params.slots & (params.slots - 1):
+        raise ValueError(f"impossible number of slots {params.slots}")
+    if not 1 <= params.digits <= 64 or not all(0 <= count <= 200 for count in counts):
+        raise ValueError("impossible numbers of digits or levels")
+
+
+def _check_rotations(rotations: Rotations, params: ParameterSet) -> None:
+    most = params.limbs(params.top_level)
+    for rotation, limbs in rotations:
+        if not 0 < rotation < 1 << (params.log_n - 1) or not 1 <= limbs <= most:
+            raise ValueError(f"impossible rotation key ({rotation}, {limbs})")
+    if list(rotations) != sorted(set(rotations)):
+        raise ValueError("rotation keys are not sorted, or listed twice")
 
 
 class _Version(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from fheinfer import _core
 from fheinfer.errors import UsageError
@@ -33,6 +33,13 @@ class Predicted(Protocol):
     def peak_memory(self) -> int: ...
 
 
+class Selection(NamedTuple):
+    """Rotation keys for a plan: those to use, and those that have to be made first."""
+
+    use: Rotations
+    missing: Rotations
+
+
 def core_policy(policy: KeyPolicy) -> _core.KeyPolicy:
     """The same for the C++ core."""
     return _core.KeyPolicy.__members__[policy]
@@ -42,6 +49,37 @@ def serving(keys: Iterable[tuple[int, int]], rotation: int, limbs: int) -> tuple
     """The lowest of these keys that serves the rotation at this height, or None."""
     heights = [have for k, have in keys if k == rotation and have >= limbs]
     return (rotation, min(heights)) if heights else None
+
+
+def select(keys: Iterable[tuple[int, int]], needs: Iterable[tuple[int, int]], split: int | None) -> Selection:
+    """The keys to use for rotations, of those that are there.
+
+    Args:
+        keys: (rotation, limbs) of the keys that are there.
+        needs: (rotation, limbs) that a plan needs.
+        split: None where each rotation may have a height of its own (OpenFHE). Else rotations that a plan needs at one
+            height share their work, and their keys have to be of one height, too: the one that most of them have, and
+            the lowest of those. Heights above `split` are of CoeffToSlot alone, and do not serve anything else: work
+            grows with the height.
+    """
+    there, use, missing = sorted(keys), set[tuple[int, int]](), set[tuple[int, int]]()
+    if split is None:
+        for need in needs:
+            key = serving(there, *need)
+            (use if key else missing).add(key or need)
+        return Selection(tuple(sorted(use)), tuple(sorted(missing)))
+    groups: dict[int, set[int]] = {}
+    for k, limbs in needs:
+        groups.setdefault(limbs, set()).add(k)
+    for limbs, rotations in groups.items():
+        by_height: dict[int, set[int]] = {limbs: set()}
+        for k, have in there:
+            if have >= limbs and (have > split) == (limbs > split):
+                by_height.setdefault(have, set()).add(k)
+        height = min(by_height, key=lambda h: (len(rotations - by_height[h]), h))
+        use |= {(k, height) for k in rotations & by_height[height]}
+        missing |= {(k, height) for k in rotations - by_height[height]}
+    return Selection(tuple(sorted(use)), tuple(sorted(missing)))
 
 
 def choose(predictions: Mapping[KeyPolicy, Predicted], wanted: str, free: int | None) -> KeyPolicy:

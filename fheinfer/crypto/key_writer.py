@@ -16,8 +16,19 @@ from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact
 from fheinfer.crypto.manifest import FILE_NAME as MANIFEST_FILE
 from fheinfer.crypto.manifest import FileEntry, Manifest, describe, rotations_of
+from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import KeyStoreError, StorageError, UsageError
-from fheinfer.storage import Buffer, atomic_write, storage_errors, sync_folder, temporary_sibling, write_json
+from fheinfer.storage import (
+    Buffer,
+    atomic_write,
+    make_folder,
+    remove_leftovers,
+    shown,
+    storage_errors,
+    sync_folder,
+    temporary_sibling,
+    write_json,
+)
 
 SECRET_FOLDER, SERVER_FOLDER, SECRET_FILE = "secret", "server", "secret.key"
 _CLIENT_FILE = re.compile(r"client(-[0-9a-f]{16})?\.json")
@@ -44,6 +55,7 @@ class KeyWriter:
         self._force = force
         self._temp = temporary_sibling(self.folder)
         self._made: list[Path] = []
+        self._written: list[tuple[str, FileEntry, os.stat_result]] = []
         self._mode = 0o755
         self._finished = False
 
@@ -52,6 +64,7 @@ class KeyWriter:
         try:
             with storage_errors(self.folder):
                 self._make_parents()
+                remove_leftovers(self.folder.parent)  # of a key generation that was killed
                 self._temp.mkdir(mode=0o755)
                 self._mode = self._temp.stat().st_mode  # 0755 less the umask
                 self._temp.chmod(0o700)  # until it is complete
@@ -71,10 +84,15 @@ class KeyWriter:
 
     def add(self, name: str, container: Artifact | Buffer) -> FileEntry:
         """Writes server/`name` and returns its entry for the manifest. Anything but that very key is refused."""
-        return write_key(self._temp / SERVER_FOLDER, name, container)
+        entry = write_key(self._temp / SERVER_FOLDER, name, container)
+        self._written.append((name, entry, (self._temp / SERVER_FOLDER / name).stat()))
+        return entry
 
     def finish(self, manifest: Manifest, secret: Artifact | Buffer | None) -> None:
-        """Writes the manifest, then the secret where it is to be kept, and gives the folder its name."""
+        """Writes the manifest, then the secret where it is to be kept, and gives the folder its name.
+
+        What was hashed to be written need not be hashed again to be read: the checksums are remembered.
+        """
         write_json(self._temp / SERVER_FOLDER / MANIFEST_FILE, manifest.to_json())
         if secret is not None:
             self._write_secret(artifact.to_bytes(secret) if isinstance(secret, Artifact) else secret)
@@ -84,6 +102,15 @@ class KeyWriter:
         self._refuse_overwrite()
         self._publish()
         self._finished = True
+        self._remember()
+
+    def _remember(self) -> None:
+        verified = VerifiedFiles()
+        with suppress(OSError):
+            for name, entry, status in self._written:
+                if same_file((self.folder / SERVER_FOLDER / name).stat(), status):
+                    verified.remember(status, bytes.fromhex(entry.sha256))
+        verified.save()
 
     def _write_secret(self, container: Buffer) -> None:
         folder = self._temp / SECRET_FOLDER
@@ -95,10 +122,8 @@ class KeyWriter:
             (folder / SECRET_FILE).chmod(0o600)
 
     def _make_parents(self) -> None:
-        missing = [parent for parent in self.folder.parents if not parent.exists()]
-        for parent in reversed(missing):
-            parent.mkdir(mode=0o755)
-            self._made.append(parent)
+        self._made = [parent for parent in self.folder.parents if not parent.exists()]
+        make_folder(self.folder.parent)
 
     def _publish(self) -> None:
         old = self.folder.with_name(f"{self.folder.name}.old-{secrets.token_hex(4)}")
@@ -118,30 +143,28 @@ class KeyWriter:
                 shutil.rmtree(old)
             except OSError as error:
                 raise StorageError(
-                    f"the new keys are in place; the old ones are still in {old} ({error.strerror}); "
+                    f"the new keys are in place; the old ones are still in {shown(old)} ({error.strerror}); "
                     "delete that folder, it holds a secret key"
                 ) from error
 
     def _refuse_overwrite(self) -> None:
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise KeyStoreError(f"{self.folder} is a link or a file, not a folder of keys; remove it first")
-        if not self.folder.exists():
-            return
         with storage_errors(self.folder):
-            others = sorted(path.name for path in self.folder.iterdir())
-        others = [name for name in others if not _CLIENT_FILE.fullmatch(name)]
+            if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+                raise KeyStoreError(f"{shown(self.folder)} is a link or a file, not a folder of keys; remove it first")
+            inside = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        others = [name for name in inside if not _CLIENT_FILE.fullmatch(name)]
         foreign = [name for name in others if name not in (SECRET_FOLDER, SERVER_FOLDER)]
         if foreign:
-            raise KeyStoreError(f"{self.folder} holds {foreign[0]!r}, which is no key; choose a folder of its own")
+            raise KeyStoreError(f"{shown(self.folder)} holds {foreign[0]!r}, no key; choose a folder of its own")
         if others and not self._force:
             raise KeyStoreError(
-                f"{self.folder} has keys already; --add makes those that another plan lacks; --force replaces all, and "
-                "what was encrypted with them can then never be decrypted"
+                f"{shown(self.folder)} has keys already; --add makes those that another plan lacks; --force replaces "
+                "all, and what was encrypted with them can then never be decrypted"
             )
 
     def _abandon(self) -> None:
         shutil.rmtree(self._temp, ignore_errors=True)
-        for parent in reversed(self._made):
+        for parent in self._made:
             with suppress(OSError):
                 parent.rmdir()
 
@@ -158,6 +181,7 @@ class KeyAdder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.manifest = Manifest.load(folder / MANIFEST_FILE)
+        remove_leftovers(folder)
         self._discard_unlisted()
 
     @classmethod
@@ -167,7 +191,9 @@ class KeyAdder:
         try:
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise KeyStoreError(f"no keys in {folder} ({error.strerror}); make them with `fheinfer keygen`") from None
+            raise KeyStoreError(
+                f"no keys in {shown(folder)} ({error.strerror}); make them with `fheinfer keygen`"
+            ) from None
         try:
             _lock(fd, folder)
             yield cls(folder)
@@ -181,7 +207,7 @@ class KeyAdder:
             UsageError: it does list it; keys are never replaced.
         """
         if name in self.manifest.files:
-            raise UsageError(f"{self._folder} has {name} already")
+            raise UsageError(f"{shown(self._folder)} has {name} already")
         return write_key(self._folder, name, container)
 
     def finish(self, manifest: Manifest) -> None:
@@ -221,6 +247,8 @@ def _lock(fd: int, folder: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise KeyStoreError(f"another process is adding keys to {folder}; wait until it has finished") from None
+        raise KeyStoreError(f"another process adds keys to {shown(folder)}; wait until it has finished") from None
     except OSError as error:
-        raise StorageError(f"cannot lock {folder} ({error.strerror}); copy it to a disk of this machine") from error
+        raise StorageError(
+            f"cannot lock {shown(folder)} ({error.strerror}); copy it to a disk of this machine"
+        ) from error

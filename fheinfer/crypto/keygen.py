@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.client_spec import ClientSpec
-from fheinfer.crypto.key_policy import KeyPolicy, choose, serving
+from fheinfer.crypto.key_policy import KeyPolicy, choose
 from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER, KeyAdder, KeyWriter
 from fheinfer.crypto.keystore import KeySet
 from fheinfer.crypto.manifest import (
@@ -34,7 +33,7 @@ from fheinfer.crypto.manifest import (
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.crypto.secret import open_secret, wrap_secret
 from fheinfer.errors import CorruptArtifactError, MismatchError
-from fheinfer.machine import available_memory, require_memory
+from fheinfer.machine import available_memory, require_memory, usable_threads
 from fheinfer.storage import require_disk
 
 ProgressCallback = Callable[[int, int], None]
@@ -170,8 +169,8 @@ def add_keys(
 def missing_keys(spec: ClientSpec, manifest: Manifest) -> list[str]:
     """File names of the keys that a plan lacks among these: what `add_keys` makes.
 
-    A rotation that a key there serves needs none. Others get the height of keys that are tall enough, where there are
-    such: rotations of one ciphertext share their work only if their keys are of one height.
+    Taller keys that are there are used, and others are made of their height: rotations that share their work have to
+    have keys of one height (`key_policy.select`).
 
     Raises:
         MismatchError: the plan is for another parameter set or backend, or was not compiled for this kind of keys.
@@ -186,21 +185,8 @@ def missing_keys(spec: ClientSpec, manifest: Manifest) -> list[str]:
             f"these are {manifest.policy} keys and {spec.model} was compiled for {', '.join(spec.keys)} ones: "
             "compile it again, or make keys of their own in another folder with `fheinfer keygen`"
         )
-    there = manifest.rotations
-    rotations = [
-        (k, _height(spec, there, limbs))
-        for k, limbs in spec.keys[manifest.policy].rotations
-        if serving(there, k, limbs) is None
-    ]
-    return [name for name in _names(spec, rotations) if name not in manifest.files]
-
-
-def _height(spec: ClientSpec, there: Iterable[tuple[int, int]], limbs: int) -> int:
-    if spec.key_backend.key_heights == 1:
-        return limbs  # each rotation has a height of its own
-    low = spec.params.levels + 1  # above it are the keys of CoeffToSlot alone
-    heights = {have for _, have in there if have >= limbs and (have > low) == (limbs > low)}
-    return min(heights, default=limbs)
+    missing = manifest.select(spec.keys[manifest.policy].rotations).missing
+    return [name for name in _names(spec, missing) if name not in manifest.files]
 
 
 def _names(spec: ClientSpec, rotations: Iterable[tuple[int, int]]) -> list[str]:
@@ -243,7 +229,7 @@ class _Maker:
                 yield name, keys.conjugation_key()
         if TO_SPARSE in single:  # both lead over one secret that is forgotten
             yield from zip((TO_SPARSE, TO_DENSE), keys.encapsulation_keys(), strict=True)
-        rotations, batch = rotations_of(names), max(1, len(os.sched_getaffinity(0)))
+        rotations, batch = rotations_of(names), usable_threads()
         for start in range(0, len(rotations), batch):
             part = rotations[start : start + batch]
             yield from zip((rotation_file(*key) for key in part), keys.rotation_keys(part), strict=True)

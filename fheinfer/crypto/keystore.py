@@ -10,7 +10,6 @@ The server folder stands by itself: copy it to another machine as it is. Nothing
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from fheinfer.crypto.manifest import Manifest, describe
 from fheinfer.crypto.secret import MAX_SECRET, read_secret
 from fheinfer.crypto.verified import VerifiedFiles
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError
-from fheinfer.storage import read_small
+from fheinfer.machine import usable_threads
+from fheinfer.storage import read_small, shown
 
 MAX_KEY_BYTES = 1 << 36
 """Bytes of one key file that `KeySet.load` reads."""
@@ -103,7 +103,7 @@ class ServerKeys:
         verified: VerifiedFiles | None = None,
     ) -> None:
         self._source = source
-        self._name = str(source) if isinstance(source, Path) else "keys in memory"
+        self._name = shown(source) if isinstance(source, Path) else "keys in memory"
         self.manifest = Manifest.load(source / MANIFEST_FILE) if isinstance(source, Path) else source.manifest
         self._verified = verified if verified or not isinstance(source, Path) else VerifiedFiles()
         if identity is not None and self.manifest.identity != identity:
@@ -148,7 +148,7 @@ class ServerKeys:
         Raises:
             what `read` does, for the first key that is wrong.
         """
-        pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="fheinfer-keys")
+        pool = ThreadPoolExecutor(threads or usable_threads(), thread_name_prefix="fheinfer-keys")
         try:
             waiting = {pool.submit(self._read, name): name for name in names}
             for done in as_completed(waiting):

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fheinfer.crypto.artifact import Kind
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.client_spec import Hash, ParameterLiteral, require_secure
-from fheinfer.crypto.key_policy import KeyPolicy, Rotations, serving
+from fheinfer.crypto.key_policy import KeyPolicy, Rotations, Selection, select
 from fheinfer.crypto.params import key_identity
-from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError
-from fheinfer.storage import read_small
+from fheinfer.errors import KeyStoreError, MismatchError
+from fheinfer.storage import parse_json, read_small, shown
 
 FORMAT: Literal[4] = 4
 FILE_NAME = "manifest.json"
@@ -33,6 +34,7 @@ KINDS = {
 }
 """Kinds of the keys that there is one of."""
 
+_ADVICE = "copy the folder again, or make new keys with `fheinfer keygen --force`"
 _ROTATION_NAME = re.compile(r"rotation_(0|[1-9][0-9]{0,5})_([1-9][0-9]{0,2})\.key")
 _FILE_NAME = r"^([a-z_]{1,32}|rotation_[0-9]{1,6}_[0-9]{1,3})\.key$"
 
@@ -129,8 +131,13 @@ class Manifest(_Frozen):
         """Bytes of all key files."""
         return sum(entry.bytes for entry in self.files.values())
 
+    def select(self, rotations: Iterable[tuple[int, int]]) -> Selection:
+        """The rotation keys to use for what a plan needs, and those that are missing (`key_policy.select`)."""
+        two_heights = backend(self.backend).key_heights == 2
+        return select(self.rotations, rotations, self.params.levels + 1 if two_heights else None)
+
     def keys_for(self, rotations: Iterable[tuple[int, int]], others: Iterable[str]) -> list[str]:
-        """Names of the files that serve these needs: the lowest rotation key that is tall enough for each.
+        """Names of the files that serve these needs.
 
         Args:
             rotations: (rotation, limbs) that a plan needs.
@@ -139,16 +146,15 @@ class Manifest(_Frozen):
         Raises:
             MismatchError: some are not there; it says how many and how to make them.
         """
-        found = {need: serving(self.rotations, *need) for need in rotations}
-        names = [name for name in others if name in self.files]
-        missing = sum(key is None for key in found.values()) + len([name for name in others if name not in self.files])
+        chosen, wanted = self.select(rotations), list(others)
+        missing = len(chosen.missing) + len([name for name in wanted if name not in self.files])
         if missing:
             known = ", ".join(sorted({entry.model for entry in self.plans}))
             raise MismatchError(
-                f"these keys were made for {known} and lack {missing} that this plan needs; make them under the same "
-                "secret with `fheinfer keygen --add` and the plan's client.json"
+                f"these keys were made for {shown(known)} and lack {missing} that this plan needs; make them under the "
+                "same secret with `fheinfer keygen --add` and the plan's client.json"
             )
-        return names + sorted({rotation_file(*key) for key in found.values() if key})
+        return wanted + [rotation_file(*key) for key in chosen.use]
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -168,28 +174,21 @@ class Manifest(_Frozen):
             raw = read_small(path, MAX_BYTES)
         except FileNotFoundError:
             raise KeyStoreError(
-                f"no keys in {path.parent}; make them with `fheinfer keygen`, or name their folder"
+                f"no keys in {shown(path.parent)}; make them with `fheinfer keygen`, or name their folder"
             ) from None
         return cls.from_bytes(raw, str(path))
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str = FILE_NAME) -> Manifest:
         """The manifest in these bytes; `name` is how errors call them. Raises what `load` does."""
-        try:
-            version = _Version.model_validate_json(raw).format
-            if version != FORMAT:
-                raise MismatchError(
-                    f"{name}: keys in version {version} of the format and this program reads {FORMAT}; "
-                    "use the fheinfer that made them, or make new ones with `fheinfer keygen --force`"
-                )
-            manifest = cls.model_validate_json(raw)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))[:80] or "manifest"
-            raise CorruptArtifactError(
-                f"{name}: damaged ({where!r}: {first['msg'][:80]}); copy the folder again, or make new keys with "
-                "`fheinfer keygen --force`"
-            ) from None
+        path = Path(name)
+        version = parse_json(raw, path, _Version, _ADVICE).format
+        if version != FORMAT:
+            raise MismatchError(
+                f"{shown(name)}: keys in version {version} of the format and this program reads {FORMAT}; "
+                "use the fheinfer that made them, or make new ones with `fheinfer keygen --force`"
+            )
+        manifest = parse_json(raw, path, cls, _ADVICE)
         require_secure(manifest.params, name)
         return manifest
 

@@ -125,10 +125,21 @@ def _openfhe(
 
 
 def _tiny(
-    name: str, sizes: tuple[int, int, int, int, int, int, int], above: int = 0, chain: Chain = "plain"
+    name: str,
+    first_bits: int,
+    scale_bits: int,
+    special_bits: int,
+    digits: int,
+    budgets: tuple[int, int],
+    levels: int,
+    *,
+    above: int = 0,
+    chain: Chain = "plain",
 ) -> ParameterSet:
     """A set for tests, on a small ring and far below 128 bits."""
-    return ParameterSet(name, 11, 512, *sizes, above, chain, insecure=True)
+    return ParameterSet(
+        name, 11, 512, first_bits, scale_bits, special_bits, digits, *budgets, levels, above, chain, insecure=True
+    )
 
 
 # Sets 1 to 4 keep the digits, bootstrapping budgets, N and slots of Rovida and Leporati's four sets (ePrint 2024/460),
@@ -153,9 +164,9 @@ _SETS = {
         # Quadratics, all levels at once: short scales, two levels a prime. docs/performance.md has what was weighed.
         ParameterSet("quad", 16, 16384, 35, 25, 48, 2, 0, 0, levels=40, chain="composite"),
         ParameterSet("turbo", 15, 16384, 35, 25, 45, 3, 0, 0, levels=22, chain="composite"),
-        _tiny("insecure-tiny", (49, 47, 50, 2, 2, 2, 9), above=2 + NATIVE_EVAL_MOD_LEVELS),
-        _tiny("insecure-tiny-openfhe", (48, 45, 50, 2, 2, 2, 8), above=4 + OPENFHE_EVAL_MOD_LEVELS),
-        _tiny("insecure-tiny-turbo", (35, 25, 45, 3, 0, 0, 10), chain="composite"),
+        _tiny("insecure-tiny", 49, 47, 50, 2, (2, 2), 9, above=2 + NATIVE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-openfhe", 48, 45, 50, 2, (2, 2), 8, above=4 + OPENFHE_EVAL_MOD_LEVELS),
+        _tiny("insecure-tiny-turbo", 35, 25, 45, 3, (0, 0), 10, chain="composite"),
     )
 }
 

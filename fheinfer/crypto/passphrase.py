@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, UsageError
-from fheinfer.storage import read_small
+from fheinfer.storage import read_small, shown
 
 VARIABLE = "FHEINFER_PASSPHRASE"
 """Environment variable that may hold the passphrase."""
@@ -103,9 +103,9 @@ def read_passphrase(
         try:
             lines = read_small(file, MAX_PASSPHRASE).splitlines()
         except FileNotFoundError:
-            raise InputError(f"{file}: no such file; put the passphrase on its first line") from None
+            raise InputError(f"{shown(file)}: no such file; put the passphrase on its first line") from None
         if not lines or not lines[0]:
-            raise InputError(f"{file}: its first line is empty; put the passphrase there")
+            raise InputError(f"{shown(file)}: its first line is empty; put the passphrase there")
         return lines[0]
     if variable in os.environ:
         return _encoded(os.fsencode(os.environ[variable]))

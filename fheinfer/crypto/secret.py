@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fheinfer.crypto import passphrase as sealing
 from fheinfer.crypto.artifact import Artifact, Kind, from_bytes, read
-from fheinfer.errors import CorruptArtifactError, KeyStoreError, MismatchError
+from fheinfer.errors import CorruptArtifactError, MismatchError
+from fheinfer.storage import check_private, shown
 
 MAX_SECRET = 1 << 20
 """Bytes of a secret key: one per coefficient, of which no set has more."""
@@ -44,20 +43,14 @@ def read_secret(source: Path | bytes, *, identity: bytes, key_id: str | None = N
         source: `secret.key`, or its bytes from elsewhere (a vault).
 
     Raises:
-        KeyStoreError: no key there, or one that is not its owner's alone.
+        KeyStoreError: no key there, or one that others can read or replace (`storage.check_private`).
         CorruptArtifactError, MismatchError, StorageError: see `artifact.read`.
     """
     if isinstance(source, Path):
-        if source.parent.is_dir():
-            require_private(source.parent, source.parent.stat())
-        return read(
-            source,
-            kind=Kind.SECRET_KEY,
-            identity=identity,
-            key_id=key_id,
-            max_body=MAX_SECRET,
-            check=require_private,
-        )
+        with suppress(FileNotFoundError):  # `read` says so
+            check_private(source.parent)
+            check_private(source)
+        return read(source, kind=Kind.SECRET_KEY, identity=identity, key_id=key_id, max_body=MAX_SECRET)
     try:
         return from_bytes(source, kind=Kind.SECRET_KEY, identity=identity, key_id=key_id, max_body=MAX_SECRET)
     except (CorruptArtifactError, MismatchError) as error:
@@ -74,7 +67,7 @@ def open_secret(
         CorruptArtifactError, MismatchError, StorageError: see `read_secret`.
     """
     found = read_secret(source, identity=identity, key_id=key_id)
-    return unseal_secret(found, passphrase, str(source) if isinstance(source, Path) else "the secret key")
+    return unseal_secret(found, passphrase, shown(source) if isinstance(source, Path) else "the secret key")
 
 
 def unseal_secret(found: Artifact, passphrase: str | bytes | None, name: str) -> Secret:
@@ -83,20 +76,3 @@ def unseal_secret(found: Artifact, passphrase: str | bytes | None, name: str) ->
     if sealing.is_sealed(found.metadata):
         body = sealing.unseal(body, found.metadata, passphrase, found.identity + bytes.fromhex(found.key_id), name)
     return Secret(found.identity, found.key_id, body)
-
-
-def require_private(path: Path, status: os.stat_result) -> None:
-    """Whether a file or folder is this user's, and closed to everybody else.
-
-    Raises:
-        KeyStoreError: it is not; with the command that makes it so.
-    """
-    quoted = shlex.quote(str(path))
-    if status.st_uid != os.geteuid():
-        raise KeyStoreError(
-            f"{path} belongs to another user (uid {status.st_uid}), who can read this secret; "
-            f"if it is yours, run `chown {os.geteuid()} {quoted}`, else make keys of your own"
-        )
-    if status.st_mode & 0o077:
-        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
-        raise KeyStoreError(f"others can open {path}, which holds a secret key; run `chmod {mode} {quoted}`")

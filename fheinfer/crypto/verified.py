@@ -72,6 +72,11 @@ class VerifiedFiles:
                     write_json(self._path, self._known, mode=0o600)
 
 
+def same_file(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether nobody wrote to a file between these two looks at it."""
+    return _name(before) == _name(after)
+
+
 def _name(status: os.stat_result) -> str:
     fields = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return ":".join(map(str, fields))

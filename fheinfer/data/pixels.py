@@ -22,6 +22,7 @@ Values = npt.NDArray[Any]
 
 TWELVE_BITS = 4095
 MAX_DEPTH = 32
+_BLOCK = 2**16  # numbers that stay in the cache while they are scaled
 
 _ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 _COLOURS = {"RGB;16": 3, "RGBA;16": 4, "LA;16": 2}
@@ -101,26 +102,23 @@ def _deep(values: Values, clear: Any, wide: bool, depth: int | None) -> tuple[Im
         clear: the colour that is transparent, or None.
         wide: whether they have 32 bits, of which some may be unused.
     """
-    channels = values.shape[2]
-    colours = values[..., : channels - 1 if channels in (2, 4) else channels]
-    opaque = np.ones(values.shape[:2], bool)
-    if channels in (1, 3) and clear is not None:
-        opaque = (colours != np.asarray(clear)).any(axis=2)
-    seen = colours[opaque]
-    white, notes = _white(seen, wide, depth)
-    alpha = opaque.astype(np.float64)[..., None]
-    if channels in (2, 4):
-        alpha = (values[..., -1:] / min(white, 65535)).clip(0, 1)
-    return _eight_bit(colours / white, alpha), notes
+    alpha = values.shape[2] in (2, 4)
+    colours = values[..., :-1] if alpha else values
+    opaque = None if alpha or clear is None else (colours != np.asarray(clear)).any(axis=2)[..., None]
+    where = True if opaque is None else opaque
+    low, high = int(colours.min(initial=0, where=where)), int(colours.max(initial=0, where=where))
+    white, notes = _white(low, high, wide, depth)
+    if alpha:
+        return _eight_bit(colours, white, values[..., -1:], min(white, 65535.0)), notes
+    return _eight_bit(colours, white, opaque), notes
 
 
-def _white(seen: Values, wide: bool, depth: int | None) -> tuple[float, list[str]]:
-    """(the value that is white, notes), for the values of pixels that are not transparent.
+def _white(low: int, high: int, wide: bool, depth: int | None) -> tuple[float, list[str]]:
+    """(the value that is white, notes), by the smallest and largest value of pixels that are not transparent.
 
     Raises:
         ImageError: values that no such white explains.
     """
-    low, high = (int(seen.min()), int(seen.max())) if seen.size else (0, 0)
     if low < 0:
         raise ImageError(f"holds negative values, down to {low}; white and black are unknown: convert it to PNG first")
     if depth is not None:
@@ -145,10 +143,18 @@ def _real(values: Values, depth: int | None) -> tuple[Image.Image, list[str]]:
     if high > white:
         raise ImageError(f"holds real values up to {high:.6g}, more than white ({white:.0f}); give the depth in bits")
     notes = [] if depth is not None else [f"real values up to {high:.6g}, read with white at {white:.0f}"]
-    return _eight_bit(values[..., None].astype(np.float64) / white, np.ones((*values.shape, 1))), notes
+    return _eight_bit(values[..., None], white, None), notes
 
 
-def _eight_bit(light: F64, alpha: F64) -> Image.Image:
-    """Light (H, W, 1 or 3) of 0 to 1 on white, as RGB."""
-    mixed: U8 = np.rint(255 * (light.clip(0, 1) * alpha + 1 - alpha)).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(mixed, (*mixed.shape[:2], 3))))
+def _eight_bit(colours: Values, white: float, alpha: Values | None, full: float = 1.0) -> Image.Image:
+    """Colours (H, W, 1 or 3) of 0 to `white`, laid on white by `alpha` (H, W, 1) of 0 to `full`, as RGB."""
+    result = np.empty(colours.shape, np.uint8)
+    rows = max(1, _BLOCK // (colours.shape[1] * colours.shape[2]))
+    for top in range(0, len(colours), rows):
+        block = slice(top, top + rows)
+        light = (colours[block] / white).clip(0, 1)
+        if alpha is not None:
+            opaque = (alpha[block] / full).clip(0, 1)
+            light = light * opaque + 1 - opaque
+        result[block] = np.rint(255 * light)
+    return Image.fromarray(result[..., 0] if colours.shape[2] == 1 else result).convert("RGB")

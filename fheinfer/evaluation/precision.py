@@ -16,6 +16,7 @@ from fheinfer.compiler.steps import Step
 from fheinfer.errors import CorruptArtifactError
 from fheinfer.evaluation.metrics import Precision, precision_bits
 from fheinfer.model.ops import Bootstrap, SumPool
+from fheinfer.optional import needs
 from fheinfer.storage import atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
@@ -109,7 +110,8 @@ def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Prec
 
 def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
     """Draws the bits by layer: against slots and against PyTorch, minimum and median."""
-    from matplotlib.figure import Figure
+    with needs("matplotlib", "a plot"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.add_subplot()

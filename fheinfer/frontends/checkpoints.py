@@ -24,6 +24,7 @@ _PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "netw
 _AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|shadow|teacher)([_.]|$)")
 _NOT_WEIGHTS = re.compile(r"optim|scheduler|scaler|criterion")
 _MAX_DEPTH = 8
+_MAX_NAME = 500
 _COUNTER = "num_batches_tracked"
 
 
@@ -166,6 +167,8 @@ def _arrays(table: Mapping[Any, Any], contents: Contents) -> tuple[dict[str, F32
         shown = printable(str(name), 60)
         if isinstance(name, str) and name.rpartition(".")[2] == _COUNTER:
             counters += 1
+        elif isinstance(name, str) and len(name) > _MAX_NAME:
+            raise WeightsError(f"the name of tensor {shown!r} has {len(name):,} characters; {_MAX_NAME} are read")
         elif not isinstance(name, str) or not isinstance(value, contents.tensor):
             others.append(f"{shown} ({type(value).__name__})")
         elif (array := _array(shown, value, contents)) is None:

@@ -16,7 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of names that DataParallel, torch.compile and the like put in, in front or in the middle."""
 
-SHORTCUTS = ("downsample", "shortcut", "skip", "skip_connection", "residual", "identity", "proj")
+SHORTCUTS = ("downsample", "shortcut", "skip", "skip_connection")
 LAST_LAYERS = ("fc", "linear", "classifier", "head", "logits", "output", "last_linear", "dense")
 
 
@@ -64,7 +64,7 @@ def last_layers(names: Mapping[str, F32], last_layer: str) -> list[str]:
     flat = [
         name
         for name, array in names.items()
-        if name.endswith(".weight") and len(_squeezed(array.shape)) <= 2 and array.ndim >= 2
+        if name.endswith(".weight") and array.ndim >= 2 and set(array.shape[2:]) <= {1}
     ]
     exact = [name for name in flat if f".{name}".endswith(f".{last_layer}.weight")]
     if exact:
@@ -106,14 +106,15 @@ def _one_network(arrays: Mapping[str, F32], expected: Shapes) -> tuple[dict[str,
     found, notes = _recognised(arrays, expected)
     if _complete(found, expected):
         return found, notes
+    groups: dict[str, dict[str, F32]] = {}
+    for name, array in arrays.items():
+        groups.setdefault(name.partition(".")[0], {})[name] = array
     fits = []
-    for first in dict.fromkeys(name.partition(".")[0] for name in arrays):
-        group = {name: array for name, array in arrays.items() if name.startswith(f"{first}.")}
-        if len(group) < len(arrays):
-            part, part_notes = _recognised(group, expected)
-            if _complete(part, expected):
-                left = f"only names that begin with '{first}.' are taken, {len(arrays) - len(group)} others left off"
-                fits.append((first, part, [left, *part_notes]))
+    for first, group in groups.items() if len(groups) > 1 else ():
+        part, part_notes = _recognised(group, expected)
+        if _complete(part, expected):
+            left = f"only names that begin with '{first}.' are taken, {len(arrays) - len(group)} others left off"
+            fits.append((first, part, [left, *part_notes]))
     if len(fits) > 1:
         names = ", ".join(f"'{first}.'" for first, _, _ in fits)
         raise WeightsError(f"holds several networks, under {names}; say which prefix to take")
@@ -219,15 +220,11 @@ def _fitted(found: Mapping[str, F32], expected: Shapes, notes: list[str]) -> dic
     for name, shape in expected.items():
         array = found[name]
         if array.shape != tuple(shape):
-            if _squeezed(array.shape) != _squeezed(shape):
+            if _trimmed(array.shape) != _trimmed(shape):
                 raise WeightsError(f"tensor {name!r} has shape {array.shape}, expected {tuple(shape)}")
             notes.append(f"{name} has shape {array.shape} and is read as {tuple(shape)}")
         result[name] = np.ascontiguousarray(array.reshape(shape), np.float32)
-    twice = [
-        name
-        for name in extra
-        if any(found[name].shape == array.shape and np.array_equal(found[name], array) for array in result.values())
-    ]
+    twice = _repeated({name: found[name] for name in extra}, result)
     unknown_names = [name for name in extra if name not in set(twice)]
     if unknown_names:
         more = f" (one of {len(unknown_names)})" if len(unknown_names) > 1 else ""
@@ -240,5 +237,23 @@ def _fitted(found: Mapping[str, F32], expected: Shapes, notes: list[str]) -> dic
     return result
 
 
-def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+def _repeated(extra: Mapping[str, F32], known: Mapping[str, F32]) -> list[str]:
+    """Names in `extra` of layers that `known` has under another name.
+
+    Tensors of one value throughout, as many are before training, say that only beside another tensor of their layer.
+    """
+    same = [
+        name
+        for name, array in extra.items()
+        if any(array.shape == other.shape and np.array_equal(array, other) for other in known.values())
+    ]
+    layers = {name.rpartition(".")[0] for name in same if np.ptp(extra[name]) > 0}
+    return [name for name in same if name.rpartition(".")[0] in layers]
+
+
+def _trimmed(shape: Iterable[int]) -> tuple[int, ...]:
+    """Without ones at the end: a linear layer may be written as a 1x1 convolution."""
+    lengths = list(shape)
+    while lengths and lengths[-1] == 1:
+        lengths.pop()
+    return tuple(lengths)

@@ -33,9 +33,10 @@ MAX_BYTES = 512 * 2**20
 """Of a file, and of what it unpacks to."""
 
 _MAX_DIRECTORY = 16 * 2**20  # of a zip archive: a hundred thousand names
-_MAX_PICKLE_START = 64 * 1024
+_MAX_PICKLE = 8 * 2**20  # names and shapes of ten thousands of tensors
 
 _TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # of files of torch.save that are no zip archives
+_ADVICE = "save a state_dict with torch.save"
 _LOAD = 'torch.load({}, map_location="cpu", weights_only=False)'
 
 _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
@@ -81,7 +82,9 @@ def read(path: Path) -> Contents:
             return _zip(path, file)
         if re.match(rb"\x80[\x02-\x05]", start):
             if _TORCH_MAGIC not in start[:32]:
-                raise WeightsError(f"{name}: a pickle that torch.save did not write; save a state_dict with torch.save")
+                raise WeightsError(f"{name}: a pickle that torch.save did not write; {_ADVICE}")
+            if not _is_small_pickle(file):
+                raise WeightsError(f"{name}: damaged, or holds far more than tensors; {_ADVICE}")
             return _torch(path, file)
         if len(start) > 8 and start[8:9] == b"{":
             return _safetensors(name, file)
@@ -119,6 +122,8 @@ def _zip(path: Path, file: BinaryIO) -> Contents:
             f"{_two_lines(path, 'torch.jit.load({})', 'c.state_dict()')}"
         )
     if "data.pkl" in last:
+        if any(entry.file_size > _MAX_PICKLE for entry in entries if entry.filename.endswith("data.pkl")):
+            raise WeightsError(f"{name}: holds far more than tensors; {_ADVICE}")
         file.seek(0)
         return _torch(path, file)
     if not last:
@@ -231,9 +236,7 @@ def _refusal(path: Path, file: BinaryIO, message: str) -> str:
     name = printable(path)
     objects = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"(?:type|class) ['\"]?([\w.]+)['\"]? ", message)
     if "nsupported" not in message:
-        return (
-            f"{name}: not a whole file of torch.save ({one_line(_reason(message))}); save a state_dict with torch.save"
-        )
+        return f"{name}: not a whole file of torch.save ({one_line(_reason(message))}); {_ADVICE}"
     what = f" ({printable(objects[1], 80)})" if objects else ", or an unusual pickle,"
     tensors = (
         "{k: v.state_dict() if hasattr(v, 'state_dict') else v for k, v in c.items() "
@@ -259,18 +262,31 @@ def _two_lines(path: Path, load: str, tensors: str) -> str:
     return f"import torch; c = {load.format(repr(given))}; torch.save({tensors}, {plain!r})"
 
 
+def _is_small_pickle(file: BinaryIO) -> bool:
+    """Whether the pickles of a file of torch.save that is no zip archive are whole and small; nothing is run."""
+    file.seek(0)
+    stream = io.BytesIO(file.read(_MAX_PICKLE))
+    file.seek(0)
+    try:
+        for _ in range(5):  # magic number, version, system, content, names of the storages behind them
+            for _ in pickletools.genops(stream):
+                pass
+    except Exception:  # what is damaged may raise anything
+        return False
+    return True
+
+
 def _is_mapping(file: BinaryIO) -> bool:
-    """Whether the pickle of a file of torch.save is a mapping, by its first opcodes; nothing is run."""
+    """Whether the content of a file of torch.save is a mapping, by its first opcodes; nothing is run."""
     try:
         file.seek(0)
         if file.read(2) == b"PK":
             with zipfile.ZipFile(file) as archive:
                 entry = next(e for e in archive.namelist() if e.rpartition("/")[2] == "data.pkl")
-                with archive.open(entry) as pickle:
-                    stream = io.BytesIO(pickle.read(_MAX_PICKLE_START))
+                stream = io.BytesIO(archive.read(entry))
         else:
             file.seek(0)
-            stream = io.BytesIO(file.read(_MAX_PICKLE_START))
+            stream = io.BytesIO(file.read(_MAX_PICKLE))
             for _ in range(3):  # magic number, version, system
                 list(pickletools.genops(stream))
         skipped = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "MARK"}

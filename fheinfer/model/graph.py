@@ -6,12 +6,16 @@ graph serves training, plain evaluation and encryption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from fheinfer.errors import GraphError
 from fheinfer.model.ops import Invalid, MaxPool, Op, Relu, Shape
+
+MAX_VALUES = 1 << 24
+"""Values that one node may have: more than any ciphertext holds."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class Graph:
             inputs = [shapes[name] for name in node.inputs]
             try:
                 node.op.check(inputs)
-                shapes[node.name] = node.op.infer(inputs)
+                shapes[node.name] = shape = node.op.infer(inputs)
+                if math.prod(shape) > MAX_VALUES:
+                    raise Invalid(f"its output {shape} has more than {MAX_VALUES} values")
             except Invalid as error:
                 raise GraphError(f"node {node.name!r} ({node.op.kind}): {error}") from None
         return shapes
@@ -116,9 +122,18 @@ class Graph:
         return [self.shapes[name] for name in node.inputs]
 
     def tensor_shapes(self) -> dict[str, Shape]:
-        """Tensor name -> shape, in the order of the graph."""
+        """Tensor name -> shape, in the order of the graph.
+
+        Raises:
+            GraphError: two operations share a tensor and need it in different shapes.
+        """
         result: dict[str, Shape] = {}
         for node in self.nodes:
             shapes = node.op.tensor_shapes(self.inputs_of(node))
-            result |= {name: shapes[role] for role, name in node.op.tensors.items()}
+            for role, name in node.op.tensors.items():
+                if result.setdefault(name, shapes[role]) != shapes[role]:
+                    raise GraphError(
+                        f"node {node.name!r} ({node.op.kind}): {role} {name!r} has to be {shapes[role]} and is "
+                        f"{result[name]} elsewhere"
+                    )
         return result

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fheinfer.errors import GraphError, WeightsError
+from fheinfer.errors import CorruptArtifactError, GraphError, WeightsError
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, from_fields, to_fields
 from fheinfer.model.verify import verify
@@ -128,7 +128,7 @@ def load(path: Path) -> Model:
         checksum = metadata["checksum"]
     except (WeightsError, GraphError) as error:
         raise type(error)(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged metadata ({str(error)[:100]}); get the file again") from None
     if model._checksum() != checksum:
         raise WeightsError(f"{path}: changed since it was written; get the file again")
@@ -166,7 +166,7 @@ def graph_from_json(content: Any) -> Graph:
             nodes.append(Node(entry["name"], from_fields(entry.get("op"), rest), tuple(inputs)))
         except Invalid as error:
             raise GraphError(f"node {entry['name']!r}: {error}") from None
-    return verify(Graph(str(content.get("name", ""))[:200], tuple(nodes)))
+    return verify(Graph(str(content.get("name", "")), tuple(nodes)))
 
 
 def _listed(fields: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +182,8 @@ def _read(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         data = read_small(path, MAX_BYTES)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; check the path") from None
+    except CorruptArtifactError as error:
+        raise WeightsError(str(error)) from None
     try:
         return dict(parse(data)), tensor_metadata(data)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -56,6 +56,14 @@ class Op:
         """Role -> shape that each tensor has to have."""
         return {}
 
+    def check_names(self) -> None:
+        """Raises Invalid for tensors without a name, but for those that need not be there."""
+        optional = {field.name for field in fields(self) if field.default is None}
+        for role in self.TENSORS:
+            name = getattr(self, role)
+            if not (isinstance(name, str) and name) and not (name is None and role in optional):
+                raise Invalid(f"{role} is {name!r}, not the name of a tensor")
+
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         """What PyTorch computes, in evaluation mode: inputs (B, *shape), tensors by role."""
         raise NotImplementedError(self.kind)
@@ -207,12 +215,10 @@ class HerPN(Op):
         from torch.nn import functional
 
         x, t = inputs[0], tensors
-        terms = [
-            functional.batch_norm(
-                h, t["mean"][i], t["var"][i], t["weight"] * HERMITE[i + 1], None, False, 0.0, self.eps
-            )
-            for i, h in enumerate((x, (x * x - 1) / math.sqrt(2)))
-        ]
+        terms = []
+        for i, h in enumerate((x, (x * x - 1) / math.sqrt(2))):
+            weight = t["weight"] * HERMITE[i + 1]
+            terms.append(functional.batch_norm(h, t["mean"][i], t["var"][i], weight, None, False, 0.0, self.eps))
         return terms[0] + terms[1] + _per_channel(t["bias"], x)
 
 
@@ -348,6 +354,8 @@ class Linear(Op):
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _whole("out_features", self.out_features, 1)
+        if not isinstance(self.mask, bool):
+            raise Invalid(f"mask is {self.mask!r}, neither true nor false")
 
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (self.out_features,)
@@ -406,6 +414,9 @@ class Quadratic(Op):
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
 
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.TENSORS, (inputs[0][0],))
+
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         x = inputs[0]
         c0, c1, c2 = (_per_channel(tensors[role], x) for role in self.TENSORS)
@@ -424,6 +435,9 @@ class Square(Op):
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _positive("bound", self.bound)
+
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.TENSORS, (inputs[0][0],))
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         x, t = inputs[0], tensors
@@ -454,6 +468,9 @@ class ScaleChannels(Op):
     kind = "scale_channels"
     TENSORS = ("factor",)
     factor: str
+
+    def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return {"factor": (inputs[0][0],)}
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] * _per_channel(tensors["factor"], inputs[0])
@@ -514,9 +531,7 @@ def from_fields(kind: object, given: Mapping[str, Any], known: Mapping[str, type
     except TypeError:
         missing = [n for n in expected if n not in values]
         raise Invalid(f"{kind} lacks {', '.join(missing)}") from None
-    for role in op.TENSORS:
-        if not isinstance(getattr(made, role), str | None):
-            raise Invalid(f"{role} is no name of a tensor")
+    made.check_names()
     return made
 
 

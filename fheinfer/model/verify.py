@@ -10,7 +10,10 @@ from collections.abc import Mapping
 
 from fheinfer.errors import GraphError
 from fheinfer.model.graph import Graph, Node
-from fheinfer.model.ops import NETWORK, Input, Linear, Op
+from fheinfer.model.ops import NETWORK, Input, Invalid, Linear, Op
+
+MAX_NAME = 200
+"""Characters of a graph's name."""
 
 
 def verify(graph: Graph, known: Mapping[str, type[Op]] = NETWORK) -> Graph:
@@ -22,6 +25,8 @@ def verify(graph: Graph, known: Mapping[str, type[Op]] = NETWORK) -> Graph:
     Raises:
         GraphError: naming the first node that breaks a rule.
     """
+    if len(graph.name) > MAX_NAME:
+        raise GraphError(f"a graph's name has {len(graph.name)} characters; at most {MAX_NAME} are allowed")
     if not graph.nodes or not isinstance(graph.nodes[0].op, Input):
         raise GraphError(f"graph {graph.name!r} must start with its input")
     seen: set[str] = set()
@@ -36,6 +41,8 @@ def verify(graph: Graph, known: Mapping[str, type[Op]] = NETWORK) -> Graph:
             f"node {graph.output.name!r} ({graph.output.op.kind}) is the output; end the network in a linear layer"
         )
     _ = graph.shapes  # checks every operation on the shapes it gets
+    if known is NETWORK:
+        graph.tensor_shapes()
     return graph
 
 
@@ -47,8 +54,21 @@ def _verify_node(node: Node, seen: set[str], known: Mapping[str, type[Op]]) -> N
         raise GraphError(f"{what} is not an operation of this stage; there are {', '.join(known)}")
     if isinstance(node.op, Input) and seen:
         raise GraphError(f"{what} is a second input")
+    if known is NETWORK:
+        _verify_names(node, what)
     if len(node.inputs) != node.op.arity:
         raise GraphError(f"{what} reads {len(node.inputs)} values instead of {node.op.arity}")
     for name in node.inputs:
         if name not in seen:
             raise GraphError(f"{what} reads {name!r}, which is not computed before it")
+
+
+def _verify_names(node: Node, what: str) -> None:
+    """The compiler's own nodes and arrays have a "/" in their names: a network's must not be taken for one of them."""
+    try:
+        node.op.check_names()
+    except Invalid as error:
+        raise GraphError(f"{what}: {error}") from None
+    for name in (node.name, *node.op.tensors.values()):
+        if "/" in name or name.startswith("__"):
+            raise GraphError(f"{what} uses the name {name!r}; no name may hold a '/' or begin with '__'")

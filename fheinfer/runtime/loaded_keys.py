@@ -29,7 +29,7 @@ class LoadedKeys:
     """
 
     def __init__(self, keys: ServerKeys, plan: Plan) -> None:
-        self.keys = keys
+        self.key_id = keys.key_id
         policy = core_policy(keys.manifest.policy)
         context = plan.backend.context(plan.params)
         self.q0_bits = context.q[0].bit_length()
@@ -39,20 +39,23 @@ class LoadedKeys:
         self._loaded: set[str] = set()
         self._prepared = False
 
-    def lacks(self, plan: Plan) -> bool:
+    def lacks(self, plan: Plan, keys: ServerKeys) -> bool:
         """Whether something has to be loaded before this plan can run."""
-        return bool(set(key_files(plan, self.keys)) - self._loaded) or (plan.bootstraps > 0 and not self._prepared)
+        return bool(set(key_files(plan, keys)) - self._loaded) or (plan.bootstraps > 0 and not self._prepared)
 
-    def load(self, plan: Plan, progress: LoadProgress) -> None:
+    def load(self, plan: Plan, keys: ServerKeys, progress: LoadProgress) -> None:
         """Loads what the plan needs and is not there; nobody may be evaluating meanwhile.
+
+        Args:
+            keys: those that the plan is asked for with: there may be more of them than when this was made.
 
         Raises:
             MismatchError: keys that the plan needs and this client did not make.
             KeyStoreError, ArtifactError, StorageError: see `ServerKeys.read`.
         """
-        missing = [name for name in key_files(plan, self.keys) if name not in self._loaded]
+        missing = [name for name in key_files(plan, keys) if name not in self._loaded]
         bodies: dict[str, memoryview] = {}
-        for done, (name, body) in enumerate(self.keys.read_all(missing)):
+        for done, (name, body) in enumerate(keys.read_all(missing)):
             progress("keys", done / len(missing))
             bodies[name] = body
             self._add(name, bodies)
@@ -63,7 +66,7 @@ class LoadedKeys:
             self.evaluator.prepare_bootstrap()
             self._prepared = True
             progress("tables", 1.0)
-        self.bytes = max(self.bytes, memory_needed(plan, self.keys))
+        self.bytes = max(self.bytes, memory_needed(plan, keys))
 
     def _add(self, name: str, bodies: dict[str, memoryview]) -> None:
         evaluator, body = self.evaluator, bodies[name]
@@ -90,6 +93,20 @@ def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
     if plan.client.bootstraps:
         others += [TO_SPARSE, TO_DENSE]
     return keys.manifest.keys_for(plan.keys[keys.manifest.policy].rotations, others)
+
+
+def shared_by(plan: Plan, keys: ServerKeys) -> str:
+    """Plans with the same value can use one evaluator.
+
+    It is of one set of keys: nobody else has the same relinearisation key, whatever key id they claim. And
+    rotation keys of one height lie beside each other in it: a linear map takes the lowest that is tall enough for each
+    of its rotations, and all of those have to be of one height. Keys of CoeffToSlot are apart from the others.
+    """
+    manifest = keys.manifest
+    chosen = manifest.select(plan.keys[manifest.policy].rotations).use
+    low = sorted({limbs for _, limbs in chosen if limbs <= plan.params.levels + 1})
+    which = low if plan.backend.key_heights == 2 else chosen
+    return f"{keys.key_id} {manifest.files[RELINEARISATION].sha256} {which}"
 
 
 def memory_needed(plan: Plan, keys: ServerKeys) -> int:
@@ -138,65 +155,68 @@ class KeyCache:
     def drop(self, key_id: str) -> bool:
         """Gives the keys of a client back, once nobody uses them; False where they are not loaded."""
         with self._changed:
-            while (entry := self._entries.get(key_id)) and (entry.users or key_id in self._loading):
-                self._changed.wait()
-            return self._entries.pop(key_id, None) is not None
+            found = [name for name, entry in self._entries.items() if entry.key_id == key_id]
+            for name in found:
+                while (entry := self._entries.get(name)) and (entry.users or name in self._loading):
+                    self._changed.wait()
+                self._entries.pop(name, None)
+            return bool(found)
 
     def _pinned(self, keys: ServerKeys, plan: Plan, progress: LoadProgress) -> LoadedKeys:
-        key_id = keys.key_id
+        key_files(plan, keys)  # a plan that these keys cannot serve changes nothing
+        name = shared_by(plan, keys)
         with self._changed:
-            while key_id in self._loading:
+            while name in self._loading:
                 self._changed.wait()
-            entry = self._entries.get(key_id)
-            if entry is not None and not entry.lacks(plan):
-                self._entries.move_to_end(key_id)
+            entry = self._entries.get(name)
+            if entry is not None and not entry.lacks(plan, keys):
+                self._entries.move_to_end(name)
                 entry.users += 1
                 return entry
-            key_files(plan, keys)  # a plan that these keys cannot serve changes nothing
-            self._loading.add(key_id)
+            self._loading.add(name)
             try:
                 while entry is not None and entry.users:  # nobody may use an evaluator while keys are added to it
                     self._changed.wait()
-                self._make_room(key_id, memory_needed(plan, keys), plan)
+                self._make_room(name, memory_needed(plan, keys), plan)
             except BaseException:
-                self._loading.discard(key_id)
+                self._loading.discard(name)
                 self._changed.notify_all()
                 raise
         try:
             loaded = entry or LoadedKeys(keys, plan)
-            loaded.load(plan, progress)
+            loaded.load(plan, keys, progress)
         except BaseException:
             with self._changed:
-                self._entries.pop(key_id, None)  # half of the keys is no use
-                self._loading.discard(key_id)
+                self._entries.pop(name, None)  # half of the keys is no use
+                self._loading.discard(name)
                 self._changed.notify_all()
             raise
         with self._changed:
-            self._entries[key_id] = loaded
-            self._entries.move_to_end(key_id)
+            self._entries[name] = loaded
+            self._entries.move_to_end(name)
             loaded.users += 1
-            self._loading.discard(key_id)
+            self._loading.discard(name)
             self._changed.notify_all()
         return loaded
 
-    def _make_room(self, key_id: str, needed: int, plan: Plan) -> None:
+    def _make_room(self, name: str, needed: int, plan: Plan) -> None:
         """Gives back the least recently used keys that nobody uses, until `needed` bytes fit."""
         if self.limit is not None and needed > self.limit:
             raise NotEnoughMemoryError(
                 f"{plan.model} on set {plan.params.name} needs {needed / 1e9:.2f} GB for one client's keys and "
                 f"this server may take {self.limit / 1e9:.2f} GB; raise --memory, or make minimal rotation keys"
             )
-        while self.limit is not None and self.bytes - self._size(key_id) + needed > self.limit:
-            idle = [k for k, e in self._entries.items() if k != key_id and not e.users and k not in self._loading]
+        while self.limit is not None and self.bytes - self._size(name) + needed > self.limit:
+            idle = [k for k, e in self._entries.items() if k != name and not e.users and k not in self._loading]
             if idle:
                 del self._entries[idle[0]]
-            elif any(e.users for k, e in self._entries.items() if k != key_id) or len(self._loading) > 1:
+            elif any(e.users for k, e in self._entries.items() if k != name) or len(self._loading) > 1:
                 self._changed.wait()
             else:
                 break
         if not plan.params.insecure:
-            require_memory(needed - self._size(key_id), f"{plan.model} on set {plan.params.name}")
+            require_memory(needed - self._size(name), f"{plan.model} on set {plan.params.name}")
 
-    def _size(self, key_id: str) -> int:
-        entry = self._entries.get(key_id)
+    def _size(self, name: str) -> int:
+        entry = self._entries.get(name)
         return entry.bytes if entry else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from math import erf, sqrt
 from pathlib import Path
 from typing import Any
@@ -281,12 +283,19 @@ def damaged(**changes: object) -> dict[str, Any]:
 def test_a_damaged_file_is_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(InputError, match="no composite"):
+    with pytest.raises(InputError, match=r"no composite|larger than"):
         activation(str(path))
     path.write_text(json.dumps(GOOD))
     assert activation(str(path)).levels == 2
     with pytest.raises(InputError, match="check the path"):
         activation(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "own.json")
+    with pytest.raises(InputError, match="not a regular file"):
+        activation(str(tmp_path / "own.json"))
 
 
 @settings(max_examples=20)

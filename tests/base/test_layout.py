@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fheinfer.errors import PlanError
-from fheinfer.packing import Layout, input_layout, pack, skewed, slot_index, unpack
+from fheinfer.packing import Layout, input_layout, pack, rotated, slot_index, unpack
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_channels_fill_the_cells_between_pixels_first() -> None:
     assert layout.period == 32
 
 
-def test_pictures_lie_side_by_side() -> None:
+def test_channels_of_an_image_lie_side_by_side() -> None:
     layout = input_layout((3, 32, 32))
     assert (layout.gap, layout.period) == (1, 4 * 32 * 32)
     assert layout.slot(2, 5, 7) == 2 * 1024 + 5 * 32 + 7
@@ -79,10 +79,10 @@ def test_impossible_layouts_are_refused(shape: tuple[int, ...]) -> None:
 
 
 @given(layouts(), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_skewed_copies_hold_the_tensor_rotated_further_and_further(layout: Layout, log: int, seed: int) -> None:
+def test_rotated_replicas_hold_the_tensor_rotated_further_and_further(layout: Layout, log: int, seed: int) -> None:
     assume(layout.blocks >= 2**log)
     skew = layout.blocks >> log
-    other = skewed(layout, skew)
+    other = rotated(layout, skew)
     tensor = np.random.default_rng(seed).normal(size=(layout.channels, layout.height, layout.width))
     assert other.period == layout.period << log
     assert np.array_equal(unpack(pack(tensor, other), other), tensor)
@@ -92,6 +92,6 @@ def test_skewed_copies_hold_the_tensor_rotated_further_and_further(layout: Layou
 
 
 @pytest.mark.parametrize("skew", [-1, 3, 4, 8])
-def test_impossible_skews_are_refused(skew: int) -> None:
+def test_impossible_replica_rotations_are_refused(skew: int) -> None:
     with pytest.raises(PlanError, match="impossible layout"):
         Layout(4, 2, 2, 1, 2, 2, skew)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,3 +53,14 @@ def unpack() -> Callable[[bytes, Sequence[int], int], U64]:
 def pack() -> Callable[[U64, Sequence[int]], bytes]:
     """pack(residues, primes): a payload of so many polynomials."""
     return _pack
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _small_parameters_and_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv("FHEINFER_ALLOW_INSECURE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

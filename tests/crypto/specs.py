@@ -17,7 +17,7 @@ def spec(
     name: str = TINY, *, plan: str = "a" * 64, rotations: Rotations = LOW, bootstraps: bool = False, **changes: Any
 ) -> ClientSpec:
     """What a compiler could have written for a set of tests; `changes` are fields of `ClientSpec`."""
-    needs = KeyNeeds(rotations=rotations, key_bytes=1 << 20, peak_memory=1 << 20, seconds=1.0)
+    needs = KeyNeeds(rotations=tuple(sorted(rotations)), key_bytes=1 << 20, peak_memory=1 << 20, seconds=1.0)
     fields: dict[str, Any] = {
         "model": "tests",
         "plan": plan,

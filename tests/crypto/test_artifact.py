@@ -32,12 +32,12 @@ LIMIT = 1 << 12
 HEADER = 104
 
 
-def sample(kind: Kind = Kind.CIPHERTEXT, payload: bytes = b"payload", **meta: Any) -> Artifact:
-    return Artifact(kind, HASH, KEY, meta, payload)
+def sample(kind: Kind = Kind.CIPHERTEXT, body: bytes = b"body", **metadata: Any) -> Artifact:
+    return Artifact(kind, HASH, KEY, metadata, body)
 
 
 def read_back(data: bytes) -> Artifact:
-    return artifact.from_bytes(data, kind=Kind.CIPHERTEXT, params_hash=HASH, key_id=KEY, max_payload=LIMIT)
+    return artifact.from_bytes(data, kind=Kind.CIPHERTEXT, identity=HASH, key_id=KEY, max_body=LIMIT)
 
 
 def resealed(data: bytes) -> bytes:
@@ -45,37 +45,49 @@ def resealed(data: bytes) -> bytes:
     return data[:72] + hashlib.sha256(data[:72] + data[HEADER:]).digest() + data[HEADER:]
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False,
-                           allow_infinity=False) | st.text(), lambda x: st.lists(x, max_size=3)
-                           | st.dictionaries(st.text(), x, max_size=3), max_leaves=8)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3),
+    max_leaves=8,
+)
 
 
-@given(st.sampled_from(Kind), st.binary(max_size=LIMIT), st.dictionaries(st.text(), json_values, max_size=3),
-       st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
-def test_round_trip(kind: Kind, payload: bytes, meta: dict[str, Any], params_hash: bytes, key: bytes) -> None:
-    written = Artifact(kind, params_hash, key.hex(), meta, payload)
-    found = artifact.from_bytes(artifact.to_bytes(written), kind=kind, params_hash=params_hash, key_id=key.hex(),
-                                max_payload=LIMIT)
+@given(
+    st.sampled_from(Kind),
+    st.binary(max_size=LIMIT),
+    st.dictionaries(st.text(), json_values, max_size=3),
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=16, max_size=16),
+)
+def test_round_trip(kind: Kind, body: bytes, metadata: dict[str, Any], identity: bytes, key: bytes) -> None:
+    written = Artifact(kind, identity, key.hex(), metadata, body)
+    found = artifact.from_bytes(
+        artifact.to_bytes(written), kind=kind, identity=identity, key_id=key.hex(), max_body=LIMIT
+    )
     assert found == written
-    assert bytes(found.payload) == payload
+    assert bytes(found.body) == body
 
 
 def test_layout_is_the_documented_one() -> None:
     data = artifact.to_bytes(sample(Kind.ROTATION_KEY, b"xyz", a=1))
     assert data[:8] == b"FHEINFER"
-    assert data[8:24] == bytes([1, 0, 5, 0, 24, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])
+    assert data[8:24] == bytes([2, 0, 5, 0, 24, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])
     assert data[24:72] == HASH + bytes.fromhex(KEY)
-    assert data[HEADER:] == b'{"a":1}' + b" " * 17 + b"xyz"  # the payload is at a multiple of 64
+    assert data[HEADER:] == b'{"a":1}' + b" " * 17 + b"xyz"  # the body is at a multiple of 64
     assert resealed(data) == data
 
 
-def test_the_payload_is_a_read_only_view_without_a_copy() -> None:
+def test_the_body_is_a_read_only_view_without_a_copy() -> None:
     data = bytearray(artifact.to_bytes(sample()))
-    payload = read_back(data).payload  # type: ignore[arg-type]
+    body = read_back(data).body  # type: ignore[arg-type]
     data[-1] ^= 0xFF
-    assert isinstance(payload, memoryview)
-    assert payload.readonly
-    assert payload[-1] == data[-1]
+    assert isinstance(body, memoryview)
+    assert body.readonly
+    assert body[-1] == data[-1]
 
 
 @given(st.data())
@@ -100,62 +112,85 @@ def test_every_truncation_and_any_trailing_byte_is_found() -> None:
 
 @given(st.binary(max_size=300), st.booleans())
 def test_random_bytes_raise_only_typed_errors(data: bytes, with_magic: bool) -> None:
-    data = b"FHEINFER\1\0" + data if with_magic else data
+    data = b"FHEINFER\2\0" + data if with_magic else data
     for candidate in (data, resealed(data)) if len(data) >= HEADER else (data,):
         with pytest.raises(ArtifactError):
             read_back(candidate)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
-def test_lengths_are_never_trusted(meta: int, payload: int) -> None:
+def test_lengths_are_never_trusted(metadata: int, body: int) -> None:
     good = artifact.to_bytes(sample())
-    lied = resealed(good[:12] + meta.to_bytes(4, "little") + payload.to_bytes(8, "little") + good[24:])
+    lied = resealed(good[:12] + metadata.to_bytes(4, "little") + body.to_bytes(8, "little") + good[24:])
     if lied != good:
         with pytest.raises(CorruptArtifactError):
             read_back(lied)
 
 
-@given(st.binary(max_size=40) | st.sampled_from([
-    b"", b"[]", b"1", b"null", b"{", b'{"a":NaN}', b'{"a":Infinity}', b"\xff", b"[" * 60_000, b'{"a":' * 10_000,
-    b'{"a":' + b"9" * 5000 + b"}", b"{}x", b'\xef\xbb\xbf{}']))
-def test_meta_that_is_no_json_object_is_found(meta: bytes) -> None:
+@given(
+    st.binary(max_size=40)
+    | st.sampled_from(
+        [
+            b"",
+            b"[]",
+            b"1",
+            b"null",
+            b"{",
+            b'{"a":NaN}',
+            b'{"a":Infinity}',
+            b"\xff",
+            b"[" * 60_000,
+            b'{"a":' * 10_000,
+            b'{"a":' + b"9" * 5000 + b"}",
+            b"{}x",
+            b"\xef\xbb\xbf{}",
+        ]
+    )
+)
+def test_metadata_that_is_no_json_object_is_found(metadata: bytes) -> None:
     good = artifact.to_bytes(sample())
-    head = good[:12] + len(meta).to_bytes(4, "little") + (0).to_bytes(8, "little") + good[24:HEADER]
+    head = good[:12] + len(metadata).to_bytes(4, "little") + (0).to_bytes(8, "little") + good[24:HEADER]
     with suppress(CorruptArtifactError):
-        assert isinstance(read_back(resealed(head + meta)).meta, dict)
+        assert isinstance(read_back(resealed(head + metadata)).metadata, dict)
 
 
 def test_mismatches_say_which_and_what_to_do() -> None:
     data = artifact.to_bytes(sample())
     cases: list[tuple[dict[str, Any], str]] = [
         ({"kind": Kind.PUBLIC_KEY}, "a ciphertext, not a public key"),
-        ({"params_hash": OTHER_HASH}, "another parameter set .*fheinfer keygen --set"),
+        ({"identity": OTHER_HASH}, "another parameter set or backend .*fheinfer keygen"),
         ({"key_id": OTHER_KEY}, "another key .*use the keys"),
     ]
     for change, says in cases:
         with pytest.raises(MismatchError, match=says):
-            artifact.from_bytes(data, **({"kind": Kind.CIPHERTEXT, "max_payload": LIMIT} | change))
-    with pytest.raises(MismatchError, match="version 2 "):
-        read_back(resealed(data[:8] + b"\2\0" + data[10:]))
+            artifact.from_bytes(data, **({"kind": Kind.CIPHERTEXT, "max_body": LIMIT} | change))
+    for version, says in ((1, "version 1 .*fheinfer 0.1"), (3, "version 3 .*the fheinfer that wrote it")):
+        with pytest.raises(MismatchError, match=says):
+            read_back(resealed(data[:8] + version.to_bytes(2, "little") + data[10:]))
     with pytest.raises(MismatchError, match="unknown kind 99"):
         read_back(resealed(data[:10] + b"\x63\0" + data[12:]))
 
 
 def test_too_large_is_corrupt_unless_it_is_of_another_set() -> None:
-    data = artifact.to_bytes(sample(payload=bytes(100)))
+    data = artifact.to_bytes(sample(body=bytes(100)))
     with pytest.raises(CorruptArtifactError, match="at most 99"):
-        artifact.from_bytes(data, kind=Kind.CIPHERTEXT, params_hash=HASH, max_payload=99)
+        artifact.from_bytes(data, kind=Kind.CIPHERTEXT, identity=HASH, max_body=99)
     with pytest.raises(MismatchError, match="another parameter set"):
-        artifact.from_bytes(data, kind=Kind.CIPHERTEXT, params_hash=OTHER_HASH, max_payload=99)
+        artifact.from_bytes(data, kind=Kind.CIPHERTEXT, identity=OTHER_HASH, max_body=99)
 
 
-@pytest.mark.parametrize("bad", [
-    Artifact(Kind.CIPHERTEXT, b"short", KEY, {}, b""), Artifact(Kind.CIPHERTEXT, HASH, "ab", {}, b""),
-    Artifact(Kind.CIPHERTEXT, HASH, KEY.upper(), {}, b""), Artifact(Kind.CIPHERTEXT, HASH, "x" * 32, {}, b""),
-    Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": float("nan")}, b""),
-    Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": object()}, b""),
-    Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": "x" * 70_000}, b""),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Artifact(Kind.CIPHERTEXT, b"short", KEY, {}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, "ab", {}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, KEY.upper(), {}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, "x" * 32, {}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": float("nan")}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": object()}, b""),
+        Artifact(Kind.CIPHERTEXT, HASH, KEY, {"a": "x" * 70_000}, b""),
+    ],
+)
 def test_what_cannot_be_written_is_refused(bad: Artifact, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         artifact.write(tmp_path / "file", bad)
@@ -166,16 +201,16 @@ def test_files_round_trip_with_modes(tmp_path: Path) -> None:
     for kind, mode in ((Kind.SECRET_KEY, 0o600), (Kind.CIPHERTEXT, 0o644)):
         path = tmp_path / kind.name
         checksum = artifact.write(path, sample(kind, layer="x"))
-        found = artifact.read(path, kind=kind, params_hash=HASH, key_id=KEY, max_payload=LIMIT)
+        found = artifact.read(path, kind=kind, identity=HASH, key_id=KEY, max_body=LIMIT)
         assert (found, found.checksum) == (sample(kind, layer="x"), checksum)
         assert stat.S_IMODE(path.stat().st_mode) == mode & ~_umask()
     path.unlink()
-    assert bytes(found.payload) == b"payload"  # the mapping outlives the name
+    assert bytes(found.body) == b"body"  # the mapping outlives the name
 
 
 def test_file_errors_name_the_file(tmp_path: Path) -> None:
     def read(path: Path, kind: Kind = Kind.CIPHERTEXT) -> None:
-        artifact.read(path, kind=kind, params_hash=HASH, key_id=KEY, max_payload=LIMIT)
+        artifact.read(path, kind=kind, identity=HASH, key_id=KEY, max_body=LIMIT)
 
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
@@ -185,9 +220,18 @@ def test_file_errors_name_the_file(tmp_path: Path) -> None:
         server.bind(str(tmp_path / "sock"))
     artifact.write(tmp_path / "public", sample(Kind.PUBLIC_KEY))
     cases: dict[str, type[FheinferError]] = {
-        ".": CorruptArtifactError, "fifo": CorruptArtifactError, "sock": CorruptArtifactError, "loop": InputError,
-        "empty": CorruptArtifactError, "junk": MismatchError, "none": InputError, "public": MismatchError,
-        "none/deeper": InputError, "x" * 300: InputError, "a\0b": InputError}
+        ".": CorruptArtifactError,
+        "fifo": CorruptArtifactError,
+        "sock": CorruptArtifactError,
+        "loop": InputError,
+        "empty": CorruptArtifactError,
+        "junk": MismatchError,
+        "none": InputError,
+        "public": MismatchError,
+        "none/deeper": InputError,
+        "x" * 300: InputError,
+        "a\0b": InputError,
+    }
     for name, expected in cases.items():
         with pytest.raises(expected, match="sock|fifo|junk|empty|public|none|loop|xxx|a.b|" + tmp_path.name):
             read(tmp_path / name)
@@ -203,16 +247,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         file.write(head[:16] + (size - HEADER - 24).to_bytes(8, "little") + head[24:])
         file.truncate(size)
     with pytest.raises(CorruptArtifactError, match="at most 4096"):
-        artifact.read(path, kind=Kind.CIPHERTEXT, params_hash=HASH, max_payload=LIMIT)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
-def test_a_secret_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / "secret.key"
-    artifact.write(path, sample(Kind.SECRET_KEY))
-    path.chmod(mode)
-    with pytest.raises(KeyStoreError, match="chmod 600"):
-        artifact.read(path, kind=Kind.SECRET_KEY, max_payload=LIMIT)
+        artifact.read(path, kind=Kind.CIPHERTEXT, identity=HASH, max_body=LIMIT)
 
 
 def _umask() -> int:

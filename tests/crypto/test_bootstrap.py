@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.errors import BackendError
 from fheinfer.evaluation.metrics import precision_bits
@@ -46,13 +48,15 @@ def test_a_constant_offset_is_the_worst_case_of_the_sine(rig: Rigs) -> None:
         assert error == pytest.approx(-8 * (2 * np.pi) ** 2 / 6 * (mean / 8) ** 3, rel=0.15)
 
 
-OPENFHE = [s for s in parameter_sets(insecure=True) if not s.native]
+OPENFHE = [s for s in parameter_sets(insecure=True) if preset(s).backend == "openfhe"]
 
 
 @pytest.mark.parametrize("params", OPENFHE, ids=lambda s: s.name)
 def test_the_depth_of_a_bootstrap_is_openfhes(params: ParameterSet) -> None:
     budgets = params.cts_budget, params.stc_budget
-    assert params.bootstrap_depth == _core.bootstrap_depth(*budgets) == _core.openfhe_bootstrap_depth(*budgets)
+    depth = _core.bootstrap_depth(*budgets)
+    assert params.bootstrap_levels == backend("openfhe").bootstrap_levels(params) == depth
+    assert depth == _core.openfhe_bootstrap_depth(*budgets)
 
 
 def test_level_zero_cannot_be_bootstrapped(rig: Rigs) -> None:
@@ -93,7 +97,7 @@ def test_preparing_asks_for_every_key(rig: Rigs, missing: str) -> None:
 def test_rotations_of_a_bootstrap_are_keys_of_their_own() -> None:
     """In [1, N/2) and so no two the same automorphism; none taller than the chain."""
     for params in OPENFHE:
-        rotations = _core.Context(params.core()).bootstrap_rotations()
+        rotations = backend("openfhe").context(params).bootstrap_rotations()
         assert all(0 < k < 1 << (params.log_n - 1) for k in rotations)
         assert set(rotations.values()) <= set(range(1, params.top_level + 2))
         assert min(rotations.values()) < params.top_level  # those of SlotToCoeff are short

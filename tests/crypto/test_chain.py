@@ -7,10 +7,18 @@ import math
 
 import pytest
 
-from fheinfer import _core
-from fheinfer.crypto.params import CHAIN, EVAL_MOD_DEPTH, ParameterSet, parameter_set, parameter_sets
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import backend
+from fheinfer.crypto.params import (
+    CHAIN_VERSION,
+    NATIVE_EVAL_MOD_LEVELS,
+    ParameterSet,
+    parameter_set,
+    parameter_sets,
+)
 
-SETS = [s for s in parameter_sets(insecure=True) if not s.native]
+SETS = [s for s in parameter_sets(insecure=True) if preset(s).backend == "openfhe"]
+OPENFHE = backend("openfhe")
 CANDIDATES = 60
 """Primes congruent to 1 modulo 2N: near 2^46 one number in 16 of that form is one, so the nearest to a given point is
 beyond 60 of them on both sides in one case of 2,000."""
@@ -28,7 +36,7 @@ def bound(params: ParameterSet, q: list[int]) -> float:
 @pytest.mark.parametrize("params", SETS, ids=lambda p: p.name)
 def test_the_first_prime_fits_what_a_bootstrap_of_openfhe_assumes(params: ParameterSet) -> None:
     for made in (params, dataclasses.replace(params, log_n=11, slots=256, insecure=True)):
-        q = _core.Context(made.core()).q
+        q = OPENFHE.context(made).q
         assert abs(misfit(made, q)) <= bound(made, q)
         assert q[0] % (2 << made.log_n) == 1
         assert len(set(q)) == len(q)
@@ -44,16 +52,15 @@ def test_the_noise_of_the_fit_is_below_that_of_a_bootstrap(name: str) -> None:
         room = 2.0 ** (params.first_bits - params.scale_bits)
         return -math.log2(abs(misfit(params, q)) * math.sqrt(33 / 12 * 2 * params.slots) * room)
 
-    own = dataclasses.replace(
-        params, native=True, levels=params.top_level - params.cts_budget - EVAL_MOD_DEPTH, insecure=True
-    )
+    above = params.cts_budget + NATIVE_EVAL_MOD_LEVELS
+    own = dataclasses.replace(params, levels=params.top_level - above, bootstrap_levels=above, insecure=True)
     assert own.top_level == params.top_level
-    assert bits(_core.Context(own.core()).q) < 8.5
-    assert bits(_core.Context(params.core()).q) > 14
+    assert bits(backend("native").context(own).q) < 8.5
+    assert bits(OPENFHE.context(params).q) > 14
 
 
 def test_the_version_of_the_chain_is_part_of_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys made under other primes of the same sizes are of another set."""
     before = parameter_set("1").identity
-    monkeypatch.setattr("fheinfer.crypto.params.CHAIN", CHAIN + 1)
+    monkeypatch.setattr("fheinfer.crypto.params.CHAIN_VERSION", CHAIN_VERSION + 1)
     assert parameter_set("1").identity != before

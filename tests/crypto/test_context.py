@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
-from fheinfer.crypto.params import MAX_LOG_QP, ParameterSet, ciphertext_bound, parameter_set, parameter_sets
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import backend
+from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set, parameter_sets
+from fheinfer.crypto.security import MAX_LOG_QP
 from fheinfer.errors import PlanError, UnknownSetError
 
 SMALL = dataclasses.replace(parameter_set("1-openfhe"), log_n=11, slots=256, insecure=True)
 
 
 def context(params: ParameterSet) -> _core.Context:
-    return _core.Context(params.core())
+    return backend(preset(params).backend).context(params)
 
 
 @pytest.mark.parametrize("params", parameter_sets(), ids=lambda p: p.name)
@@ -23,8 +26,8 @@ def test_every_set_reaches_128_bits_with_short_primes(params: ParameterSet) -> N
     """log2(QP) <= 1747 at N = 2^16, 881 at 2^15: HE.org tables, ternary secret; primes below 2^50: IFMA."""
     made = context(params)
     assert made.log_qp <= MAX_LOG_QP[params.log_n] == {16: 1747, 15: 881}[params.log_n]
-    half = params.scale_bits if params.paired else 0  # a prime that is only ours
-    assert abs(sum(np.log2(made.q)) + sum(np.log2(made.p)) + half - made.log_qp) < 2
+    sprout = params.scale_bits if params.composite else 0  # a prime that OpenFHE does not see
+    assert abs(sum(np.log2(made.q)) + sum(np.log2(made.p)) + sprout - made.log_qp) < 2
     assert max(*made.q, *made.p) < 2**50
     assert len({*made.q, *made.p}) == len(made.q) + len(made.p)
     assert len(made.q) == params.limbs(params.top_level)
@@ -36,7 +39,7 @@ def test_the_published_sets_stay_what_they_are() -> None:
     """ReLU degree, large digits, CoeffToSlot and SlotToCoeff budgets of Rovida & Leporati, ePrint 2024/460."""
     ours = ("relu", "paf")
     sets = [s for s in parameter_sets() if s.bootstraps and s.name not in ours]
-    what = {s.name: (s.activation, s.digits, (s.cts_budget, s.stc_budget)) for s in sets}
+    what = {s.name: (preset(s).activation, s.digits, (s.cts_budget, s.stc_budget)) for s in sets}
     published = {
         "1": ("relu:59", 2, (3, 3)),
         "2": ("relu:200", 3, (4, 4)),
@@ -44,7 +47,7 @@ def test_the_published_sets_stay_what_they_are() -> None:
         "4": ("relu:59", 2, (4, 4)),
     }
     assert what == published | {f"{name}-openfhe": value for name, value in published.items()}
-    assert all(s.native != s.name.endswith("-openfhe") for s in parameter_sets(insecure=True))
+    assert all((preset(s).backend == "openfhe") == s.name.endswith("-openfhe") for s in parameter_sets(insecure=True))
     assert {(s.log_n, s.slots, s.insecure) for s in parameter_sets() if s.bootstraps} == {(16, 16384, False)}
 
 
@@ -95,7 +98,7 @@ def test_sets_have_names_and_an_identity_of_what_changes_a_key() -> None:
     assert parameter_set("relu").identity == one.identity
     others = [s for s in parameter_sets(insecure=True) if s.name != "relu"]
     assert len({s.identity for s in others}) == len(others)
-    assert dataclasses.replace(one, name="x", activation="relu:27").identity == one.identity
+    assert dataclasses.replace(one, name="x").identity == one.identity
     for field in ("log_n", "slots", "first_bits", "scale_bits", "special_bits", "digits", "cts_budget", "levels"):
         assert dataclasses.replace(one, **{field: getattr(one, field) + 1}).identity != one.identity
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from fheinfer import _core
 from fheinfer._core import ring, testing
-from fheinfer.crypto.params import EVAL_MOD_DEPTH, parameter_set, parameter_sets
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import backend
+from fheinfer.crypto.params import NATIVE_EVAL_MOD_LEVELS, parameter_set, parameter_sets
 from fheinfer.errors import BackendError
 from fheinfer.evaluation.metrics import precision_bits
 
@@ -180,18 +182,18 @@ def test_a_bootstrap_keeps_its_bits_under_few_keys(native_rig: Rigs, name: str) 
 
 @pytest.mark.parametrize("keys", _core.KeyPolicy.__members__.values(), ids=lambda keys: keys.name)
 @pytest.mark.parametrize(
-    "params", [s for s in parameter_sets(insecure=True) if s.native and s.bootstraps], ids=lambda s: s.name
+    "params", [s for s in parameter_sets(insecure=True) if preset(s).backend == "native" and s.bootstraps], ids=lambda s: s.name
 )
 def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any, keys: Any) -> None:
-    context = _core.Context(params.core())
+    context = backend("native").context(params)
     needs = _core.native_bootstrap_rotations(context, keys)
     assert all(0 < abs(k) < 1 << (params.log_n - 1) for k, _ in needs)
     low, high = params.stc_budget + 1, params.top_level + 1
     assert {limbs for _, limbs in needs} == {*range(2, low + 1), *range(high - params.cts_budget + 1, high + 1)}
-    assert _core.eval_mod_depth == EVAL_MOD_DEPTH
+    assert _core.eval_mod_depth == NATIVE_EVAL_MOD_LEVELS
     assert context.levels.after_bootstrap == params.levels
     assert context.levels.bootstrap_min == params.stc_budget
-    assert params.top_level - params.cts_budget - EVAL_MOD_DEPTH == params.levels
+    assert params.top_level - params.cts_budget - NATIVE_EVAL_MOD_LEVELS == params.levels
 
 
 # The same bits

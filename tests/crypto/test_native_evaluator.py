@@ -18,7 +18,7 @@ from fheinfer.approx.forms import Gate
 from fheinfer.approx.measure import error
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
-from fheinfer.packing import skewed
+from fheinfer.packing import rotated
 
 Rigs = Callable[[str], Any]
 SLOTS = 256
@@ -216,11 +216,11 @@ def test_convolutions_equal_slots(native_rig: Rigs, name: str, shape: Any, seed:
     kernel(native_rig(name), level, lambda e, x: _core.conv2d(e, x, weight, bias, layout, out, conv), bits=22)
 
 
-def test_convolutions_by_skewed_copies_equal_slots(native_rig: Rigs) -> None:
+def test_convolutions_from_rotated_replicas_equal_slots(native_rig: Rigs) -> None:
     rng, conv = np.random.default_rng(3), _core.Conv2d(3, 1, 1)
     weight, bias = rng.normal(size=(2, 4, 4, 3, 3)) / 9, rng.normal(size=(2, 4))
     equal = _core.Layout(4, 4, 8, 1, 4, 8)  # 128 of 256 slots
-    turned = skewed(equal, 2)
+    turned = rotated(equal, 2)
 
     def both(e: Any, x: Any) -> Any:
         y = _core.conv2d(e, x, weight[0], bias[0], equal, turned, conv)

@@ -14,6 +14,7 @@ from numpy.polynomial import chebyshev
 
 from fheinfer import _core
 from fheinfer._core import testing
+from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import BackendError, PlanError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
@@ -152,17 +153,23 @@ def test_a_series_ends_where_its_depth_says(r: Any, degree: int) -> None:
 def test_special_primes_cover_the_digit_with_the_half_prime(name: str) -> None:
     """Where they did not, a conjugation at an odd level of quad left noise larger than the values."""
     params = parameter_set(name)
-    context = _core.Context(params.core())
+    context = backend("native").context(params)
     size = testing.per_digit(context)
     first = sum(np.log2(p) for p in [*testing.primes(context, 1), *context.q[1:size]])
     assert sum(np.log2(p) for p in context.p) >= first + 6
     narrow = dataclasses.replace(parameter_set("quad"), special_bits=50)
     with pytest.raises(PlanError, match="narrower than a digit"):
-        _core.Context(narrow.core())
+        backend("native").context(narrow)
 
 
-@pytest.mark.parametrize("change", [{"native": False}, {"levels": 21}, {"cts_budget": 2, "stc_budget": 2}])
-def test_what_a_paired_chain_cannot_be(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"levels": 21}, {"cts_budget": 2, "stc_budget": 2, "bootstrap_levels": 10}])
+def test_what_a_composite_prime_chain_cannot_be(change: dict[str, Any]) -> None:
     params = dataclasses.replace(parameter_set("turbo"), log_n=11, slots=256, insecure=True, **change)
-    with pytest.raises(PlanError, match="paired chain"):
-        _core.Context(params.core())
+    with pytest.raises(PlanError, match="chain"):
+        backend("native").context(params)
+
+
+def test_openfhe_does_not_evaluate_a_composite_prime_chain() -> None:
+    params = dataclasses.replace(parameter_set("turbo"), log_n=11, slots=256, insecure=True)
+    with pytest.raises(PlanError, match="set turbo has a composite-prime chain, which OpenFHE does not evaluate"):
+        backend("openfhe").context(params)

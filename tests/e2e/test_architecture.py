@@ -22,7 +22,7 @@ MODULES = {
 # Every module below imports only modules of its own line or above it. A name stands for all modules that begin with it
 # and are not named themselves.
 LAYERS = (
-    "errors",
+    "errors cli.signals",
     "optional machine crypto.leftovers",
     "crypto.storage",
     "speed crypto.params crypto.artifact data data.resources",
@@ -49,6 +49,7 @@ LAYERS = (
     "cli.bench cli.accuracy",
     "cli.search",
     "cli",
+    "cli.entry",
     "__main__",
 )
 

@@ -50,7 +50,7 @@ def test_a_image_of_another_shape_is_refused(weights: Model) -> None:
 def test_without_torch_it_says_what_to_install(weights: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "fheinfer.train.module", raising=False)
-    with pytest.raises(UsageError, match=r"pip install 'torch"):
+    with pytest.raises(UsageError, match="pip install torch"):
         plain_outputs(weights, IMAGE)
 
 

@@ -205,6 +205,17 @@ def test_tensors_that_are_there_twice_and_1x1_convolutions_for_linear_layers_are
     assert any("(10, 16, 1, 1)" in note for note in found.notes)
 
 
+def test_an_untrained_layer_is_not_taken_for_another_one() -> None:
+    named = arrays() | {"layer1.0.bn1.bias": np.zeros(4, np.float32), "extra.bias": np.zeros(4, np.float32)}
+    with pytest.raises(WeightsError, match=r"'extra\.bias' is unknown"):
+        match(named, EXPECTED)
+
+
+def test_a_transposed_shape_is_not_read_as_another() -> None:
+    with pytest.raises(WeightsError, match=r"has shape \(1, 6, 5, 5\), expected \(6, 1, 5, 5\)"):
+        match({"conv.weight": np.ones((1, 6, 5, 5), np.float32)}, {"conv.weight": (6, 1, 5, 5)})
+
+
 def test_two_names_that_become_one_are_refused() -> None:
     named = arrays() | {"layer1.module.0.conv1.weight": arrays(1)["layer1.0.conv1.weight"]}
     with pytest.raises(WeightsError, match=r"two tensors are called 'layer1\.0\.conv1\.weight'"):
@@ -267,13 +278,17 @@ def test_numpy_archives_are_read_without_torch(tmp_path: Path, monkeypatch: pyte
     plain: dict[str, Any] = {**arrays()}
     np.savez_compressed(tmp_path / "w.npz", **plain, epoch=3, names=np.array(["a"]))
     save_file(plain, tmp_path / "w.safetensors")
-    (tmp_path / "w.pt").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+    for name, new_format in (("zip.pt", True), ("old.pt", False)):
+        saved(tmp_path / name, state_dict(arrays()), _use_new_zipfile_serialization=new_format)
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     for name in ("w.npz", "w.safetensors"):
         assert same(match(read_checkpoint(tmp_path / name), EXPECTED).arrays, arrays())
     assert "left off, as no weights: epoch (int64), names (<U1)" in read_checkpoint(tmp_path / "w.npz").notes
-    with pytest.raises(WeightsError, match=r"w\.pt: a file of torch\.save; reading it needs PyTorch: pip install"):
-        read_checkpoint(tmp_path / "w.pt")
+    for name in ("zip", "old"):
+        with pytest.raises(
+            WeightsError, match=rf"{name}\.pt: a file of torch\.save; reading it needs PyTorch: pip inst"
+        ):
+            read_checkpoint(tmp_path / f"{name}.pt")
 
 
 def public(folder: Path, name: str) -> Path:

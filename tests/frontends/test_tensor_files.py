@@ -207,6 +207,28 @@ def test_float8_in_safetensors_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "w", "tensor 'a' is of type F8_E4M3")
 
 
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickle_of_far_more_than_tensors_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_format: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(module, "_MAX_PICKLE", 10_000)
+    torch.save(
+        {"a.weight": torch.ones(2), "log": list(range(5000))},
+        tmp_path / "w.pt",
+        _use_new_zipfile_serialization=new_format,
+    )
+    refused(tmp_path / "w.pt", "far more than tensors")
+
+
+def test_a_name_of_many_parts_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    save_file({"a." * 100_000: np.ones(2, np.float32)}, tmp_path / "w")
+    refused(tmp_path / "w", "200,000 characters; 500 are read")
+
+
 def test_a_pickle_that_holds_itself_ends(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     loop: dict[str, Any] = {"epoch": 3}

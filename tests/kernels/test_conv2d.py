@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.errors import PlanError, UsageError
-from fheinfer.packing import Layout, diagonals, pack, skewed, unpack
+from fheinfer.packing import Layout, diagonals, pack, rotated, unpack
 
 torch = pytest.importorskip("torch")
 
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def layout(self) -> Layout:
-        return skew_copies(Layout(self.channels, self.height, self.width, self.gap, *self.grid), self.copies_in)
+        return rotated_replicas(Layout(self.channels, self.height, self.width, self.gap, *self.grid), self.copies_in)
 
     @property
     def conv(self) -> _core.Conv2d:
@@ -50,13 +50,13 @@ class Case:
 
     @property
     def output(self) -> Layout:
-        return skew_copies(_core.conv2d_output(self.layout, self.out, self.conv), self.copies_out)
+        return rotated_replicas(_core.conv2d_output(self.layout, self.out, self.conv), self.copies_out)
 
 
-def skew_copies(layout: Layout, copies: int) -> Layout:
+def rotated_replicas(layout: Layout, copies: int) -> Layout:
     """So many copies, each rotated by an equal part of the blocks; no more than there are blocks."""
     copies = min(copies, layout.blocks)
-    return skewed(layout, layout.blocks // copies if copies > 1 else 0)
+    return rotated(layout, layout.blocks // copies if copies > 1 else 0)
 
 
 @st.composite
@@ -200,7 +200,7 @@ def test_as_many_diagonals_as_published(case: Case, diagonals: int) -> None:
         (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_in=4), 225, 14, 17, 18),
     ],
 )
-def test_skewed_copies_take_a_part_of_the_work(case: Case, diagonals: int, hoisted: int, other: int, keys: int) -> None:
+def test_rotated_replicas_take_a_part_of_the_work(case: Case, diagonals: int, hoisted: int, other: int, keys: int) -> None:
     report = traced(case, 16384)
     assert sum(report.plain_multiplications.values()) == diagonals
     assert sum(report.hoisted_key_switches.values()) == hoisted
@@ -231,7 +231,7 @@ def test_keys_and_rotations_depend_on_shapes_alone(case: Case) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(cases())
 def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
-    """Each as often as copies of the output differ where those of the input do not. (With skewed copies whose channels
+    """Each as often as copies of the output differ where those of the input do not. (With rotated replicas whose channels
     do not fill their blocks some are missing, or there twice.)"""
 
     def full(layout: Layout) -> bool:
@@ -262,7 +262,7 @@ def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
         Case(32, 32, 8, 8, 2, (16, 16), 3, 1, 1, copies_out=4),
         Case(32, 32, 8, 8, 2, (16, 16), 3, 1, 1, copies_in=4, bias=False),
     ],
-    ids=["plain", "strided", "to skewed", "from skewed"],
+    ids=["plain", "strided", "to rotated", "from rotated"],
 )
 def test_diagonals_of_zeros_are_left_out(case: Case) -> None:
     of = diagonals(case.layout, case.output, case.kernel, case.padding)

@@ -1,97 +1,224 @@
-"""What a legal graph is: a broken example for every rule."""
+"""What a legal graph is: a broken example for every rule, under `python -O` too."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from fheinfer.crypto.keygen import manifest_plan
-from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import GraphError, PlanError
 from fheinfer.frontends import zoo
-from fheinfer.model.graph import Graph, GraphBuilder, Node
-from fheinfer.model.verify import OPS, verify
+from fheinfer.model.builder import GraphBuilder
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import graph_from_json
+from fheinfer.model.ops import Add, Conv2d, Input, Linear, Multiply, Op, Relu
+from fheinfer.model.verify import verify
 
-INPUT = Node("x", "input", attrs={"shape": (3, 8, 8)})
-RELU = Node("r", "relu", ("x",))
+IMAGE: dict[str, Any] = {"name": "x", "op": "input", "shape": [4, 8, 8]}
+VECTOR: dict[str, Any] = {"name": "x", "op": "input", "shape": [16]}
+CONV: dict[str, Any] = {
+    "name": "c",
+    "op": "conv2d",
+    "inputs": ["x"],
+    "out_channels": 4,
+    "kernel": 3,
+    "stride": 1,
+    "padding": 1,
+    "weight": "w",
+}
+RELU: dict[str, Any] = {"name": "r", "op": "relu", "inputs": ["x"]}
+HERPN = {"name": "h", "op": "herpn", "inputs": ["x"], "eps": 1e-5, "weight": "a", "bias": "b", "mean": "m", "var": "v"}
+PAF = {"name": "p", "op": "paf", "inputs": ["x"], "degrees": [3, 5], "coefficients": "c", "scale": "s"}
 
 
-def conv(name: str = "c", source: str = "x", **attrs: Any) -> Node:
-    shape = {"out_channels": 4, "kernel": 3, "stride": 1, "padding": 1}
-    return Node(name, "conv2d", (source,), {"weight": "w"}, {**shape, **attrs})
+def end(source: str = "x", **changes: Any) -> dict[str, Any]:
+    return {"name": "fc", "op": "linear", "inputs": [source], "out_features": 2, "weight": "fcw", **changes}
 
 
-@pytest.mark.parametrize(
-    ("nodes", "says"),
-    [
-        ((), "must start with its input"),
-        ((RELU,), "must start with its input"),
-        ((INPUT, RELU, Node("r", "relu", ("x",))), "two nodes are called 'r'"),
-        ((INPUT, Node("r", "softplus", ("x",))), "unknown operation 'softplus'"),
-        ((INPUT, Node("a", "add", ("x",))), "reads 1 values instead of 2"),
-        ((INPUT, Node("r", "relu", ("x", "x"))), "reads 2 values instead of 1"),
-        ((INPUT, Node("second", "input", ("x",), attrs={"shape": (1,)})), "instead of 0"),
-        (
-            (INPUT, Node("r", "relu", ("later",)), Node("later", "relu", ("x",))),
-            "'later', which is not computed before",
-        ),
-        ((INPUT, Node("r", "relu", ("r",))), "'r', which is not computed before"),
-        ((INPUT, Node("r", "relu", ("x",), {"weight": "w"})), "weights it has no use for: weight"),
-        ((INPUT, Node("c", "conv2d", ("x",), {"weight": "w"}, {"kernel": 3})), "lacks out_channels, padding, stride"),
-        ((INPUT, Node("f", "linear", ("x",), {"weight": "w"})), "lacks out_features"),
-        ((INPUT, conv("dead"), RELU), "computes dead and uses it nowhere"),
-        ((INPUT, conv(kernel=9, padding=0)), "empty shape"),
-        ((INPUT, conv(out_channels=0)), "empty shape"),
-        ((Node("x", "input", attrs={"shape": (0, 8, 8)}), RELU), "empty shape"),
-    ],
-)
-def test_a_broken_rule_names_the_node(nodes: tuple[Node, ...], says: str) -> None:
-    with pytest.raises(GraphError, match=says):
-        verify(Graph("broken", nodes))
+def conv(**changes: Any) -> list[dict[str, Any]]:
+    return [IMAGE, {**CONV, **changes}, end("c")]
+
+
+BROKEN: list[tuple[list[dict[str, Any]], str]] = [
+    # The shapes of an operation's inputs
+    (
+        [
+            IMAGE,
+            {**CONV, "stride": 2},
+            {"name": "big", "op": "add", "inputs": ["x", "x"]},
+            {"name": "sum", "op": "add", "inputs": ["big", "c"]},
+            end("sum"),
+        ],
+        "node 'sum' (add): adds values of the shapes (4, 8, 8) and (4, 4, 4)",
+    ),
+    ([VECTOR, CONV, end("c")], "node 'c' (conv2d): takes an image (C, H, W), not a value of the shape (16,)"),
+    (conv(kernel=9, padding=0), "node 'c' (conv2d): kernel 9 is larger than the padded input (8, 8)"),
+    (
+        [IMAGE, {"name": "p", "op": "max_pool", "inputs": ["x"], "kernel": 9}, end("p")],
+        "node 'p' (max_pool): a window of 9 is larger than the input (8, 8)",
+    ),
+    (
+        [VECTOR, {"name": "p", "op": "avg_pool", "inputs": ["x"]}, end("p")],
+        "node 'p' (avg_pool): takes an image (C, H, W), not a value of the shape (16,)",
+    ),
+    # Fields
+    (conv(dilation=2), "node 'c': conv2d has no dilation; it has out_channels, kernel, stride, padding, weight, bias"),
+    (conv(groups=4, padding_mode="zeros"), "node 'c': conv2d has no groups, padding_mode; it has out_channels,"),
+    (conv(kernel=[3, 1]), "node 'c' (conv2d): kernel is (3, 1), not a whole number of 1 or more"),
+    (conv(kernel=0), "node 'c' (conv2d): kernel is 0, not a whole number of 1 or more"),
+    (conv(kernel=True), "node 'c' (conv2d): kernel is True, not a whole number of 1 or more"),
+    (conv(kernel=3.0), "node 'c' (conv2d): kernel is 3.0, not a whole number of 1 or more"),
+    (conv(stride=0), "node 'c' (conv2d): stride is 0, not a whole number of 1 or more"),
+    (conv(stride=-1), "node 'c' (conv2d): stride is -1, not a whole number of 1 or more"),
+    (conv(padding=-1), "node 'c' (conv2d): padding is -1, not a whole number of 0 or more"),
+    (conv(padding="same"), "node 'c' (conv2d): padding is 'same', not a whole number of 0 or more"),
+    (conv(out_channels=0), "node 'c' (conv2d): out_channels is 0, not a whole number of 1 or more"),
+    (conv(weight=None), "node 'c': weight is None, not the name of a tensor"),
+    (conv(weight=""), "node 'c': weight is '', not the name of a tensor"),
+    (conv(bias=3), "node 'c': bias is 3, not the name of a tensor"),
+    ([IMAGE, {k: v for k, v in CONV.items() if k not in ("stride", "weight")}, end("c")], "node 'c': conv2d lacks str"),
+    ([IMAGE, end(out_features=0)], "node 'fc' (linear): out_features is 0, not a whole number of 1 or more"),
+    ([IMAGE, end(mask=1)], "node 'fc' (linear): mask is 1, neither true nor false"),
+    ([IMAGE, {**HERPN, "eps": -1}, end("h")], "node 'h' (herpn): eps is -1, not a positive number"),
+    ([IMAGE, {**HERPN, "eps": float("nan")}, end("h")], "node 'h' (herpn): eps is nan, not a positive number"),
+    ([IMAGE, {**PAF, "degrees": [3, 4]}, end("p")], "node 'p' (paf): degree 4 is even; polynomials of a PAF are odd"),
+    ([IMAGE, {**PAF, "degrees": []}, end("p")], "node 'p' (paf): degrees () are no tuple of odd numbers"),
+    ([{**IMAGE, "shape": [4, 8]}, end()], "node 'x' (input): shape (4, 8) is neither (C, H, W) nor (F,)"),
+    ([{**IMAGE, "shape": [0, 8, 8]}, end()], "node 'x' (input): a size is 0, not a whole number of 1 or more"),
+    ([{**IMAGE, "shape": 16}, end()], "node 'x' (input): shape 16 is neither (C, H, W) nor (F,)"),
+    ([{**IMAGE, "shape": [1, 1 << 20, 1 << 20]}, end()], "has more than 16777216 values"),
+    (conv(padding=1 << 30), "node 'c' (conv2d): its output (4, 2147483654, 2147483654) has more than 16777216 values"),
+    # The graph
+    ([], "graph 'broken' must start with its input"),
+    ([RELU, end("r")], "graph 'broken' must start with its input"),
+    ([IMAGE, CONV], "node 'c' (conv2d) is the output; end the network in a linear layer"),
+    ([IMAGE, RELU], "node 'r' (relu) is the output; end the network in a linear layer"),
+    ([IMAGE], "node 'x' (input) is the output; end the network in a linear layer"),
+    ([IMAGE, {**RELU, "op": "softplus"}, end("r")], "node 'r': unknown operation 'softplus'; there are input, conv2d"),
+    ([IMAGE, {**RELU, "op": None}, end("r")], "node 'r': unknown operation None"),
+    ([IMAGE, {"name": "r", "op": "bootstrap", "inputs": ["x"]}, end("r")], "node 'r': unknown operation 'bootstrap'"),
+    ([IMAGE, {**IMAGE, "name": "y"}, end("y")], "node 'y' (input) is a second input"),
+    ([IMAGE, {**CONV, "name": "dead"}, RELU, end("r")], "graph 'broken' computes dead and uses it nowhere"),
+    ([IMAGE, RELU, RELU, end("r")], "two nodes are called 'r'"),
+    ([IMAGE, {**RELU, "name": ""}, end("")], "a node has no name"),
+    ([IMAGE, {"op": "relu", "inputs": ["x"]}, end("r")], "a node of the graph has no name"),
+    ([IMAGE, {**RELU, "inputs": "x"}, end("r")], "node 'r': inputs are not a list of names"),
+    ([IMAGE, {"name": "a", "op": "add", "inputs": ["x"]}, end("a")], "node 'a' (add) reads 1 values instead of 2"),
+    ([IMAGE, {**RELU, "inputs": ["x", "x"]}, end("r")], "node 'r' (relu) reads 2 values instead of 1"),
+    ([IMAGE, {**RELU, "inputs": ["fc"]}, end("r")], "node 'r' (relu) reads 'fc', which is not computed before it"),
+    ([IMAGE, {**RELU, "inputs": ["r"]}, end("r")], "node 'r' (relu) reads 'r', which is not computed before it"),
+    # Names
+    ([IMAGE, {**RELU, "name": "r/p1"}, end("r/p1")], "node 'r/p1' (relu) uses the name 'r/p1'; no name may hold a '/'"),
+    (conv(weight="c/weight"), "node 'c' (conv2d) uses the name 'c/weight'; no name may hold a '/'"),
+    (conv(weight="__metadata__"), "node 'c' (conv2d) uses the name '__metadata__'; no name may hold a '/' or begin"),
+    (
+        [IMAGE, CONV, {**CONV, "name": "d", "inputs": ["c"], "kernel": 5, "padding": 2}, end("d")],
+        "node 'd' (conv2d): weight 'w' has to be (4, 4, 5, 5) and is (4, 4, 3, 3) elsewhere",
+    ),
+]
+
+
+def refusal(nodes: list[dict[str, Any]]) -> str:
+    with pytest.raises(GraphError) as caught:
+        graph_from_json({"name": "broken", "nodes": nodes})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("nodes", "says"), BROKEN, ids=[says for _, says in BROKEN])
+def test_a_broken_rule_names_the_node(nodes: list[dict[str, Any]], says: str) -> None:
+    message = refusal(nodes)
+    assert says in message
+    assert "\n" not in message
+
+
+PROGRAM = """
+import json, sys
+from fheinfer.errors import GraphError
+from fheinfer.model.model import graph_from_json
+if __debug__:
+    sys.exit("asserts are on")
+for nodes in json.loads(sys.argv[1]):
+    try:
+        graph_from_json({"name": "broken", "nodes": nodes})
+        print("compiles")
+    except GraphError as error:
+        print(error)
+"""
+
+
+def test_all_of_them_are_refused_in_the_same_words_without_asserts(process: Callable[..., Any]) -> None:
+    result = process(json.dumps([nodes for nodes, _ in BROKEN]), python=PROGRAM, options=["-O"])
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == [refusal(nodes) for nodes, _ in BROKEN]
+
+
+@pytest.mark.parametrize("content", [None, [], "graph", {}, {"nodes": {}}, {"nodes": ["x"]}, {"nodes": [None]}])
+def test_what_is_no_graph_is_refused(content: object) -> None:
+    with pytest.raises(GraphError):
+        graph_from_json(content)
+
+
+def test_a_name_has_an_end() -> None:
+    with pytest.raises(GraphError, match="201 characters; at most 200"):
+        GraphBuilder("n" * 201, (3,)).build()
 
 
 def test_a_legal_graph_comes_back_as_it_is() -> None:
-    graph = Graph("good", (INPUT, conv(), Node("r", "relu", ("c",)), Node("a", "add", ("r", "c"))))
+    nodes = (
+        Node("x", Input((4, 8, 8))),
+        Node("c", Conv2d(4, 3, 1, 1, "w"), ("x",)),
+        Node("d", Conv2d(4, 3, 1, 1, "w"), ("c",)),  # shares its weights
+        Node("r", Relu(), ("d",)),
+        Node("a", Add(), ("r", "c")),
+        Node("fc", Linear(2, "fcw"), ("a",)),
+    )
+    graph = Graph("good", nodes)
     assert verify(graph) is graph
 
 
-def test_every_operation_of_the_rules_appears_in_a_network_or_a_plan() -> None:
-    ops = {node.op for name in (*zoo.names(), "resnet20+f1g2") for node in zoo.network(name)}
-    for activation in ("relu:59", "f1", "relu-aq"):
-        made = manifest_plan("resnet8-tiny", parameter_set(f"insecure-tiny+{activation}"))
-        ops |= {step.op for step in made.steps}
-    assert ops == set(OPS)
+def test_operations_of_the_compiler_are_none_of_a_network() -> None:
+    nodes = (Node("x", Input((4,))), Node("m", Multiply(1.0), ("x", "x")), Node("fc", Linear(2, "w"), ("m",)))
+    with pytest.raises(GraphError, match=r"node 'm' \(multiply\) is not an operation of this stage"):
+        verify(Graph("early", nodes))
+
+
+def test_a_class_of_ones_own_with_a_known_kind_is_refused() -> None:
+    class Other(Op):
+        kind = "relu"
+
+    nodes = (Node("x", Input((4,))), Node("r", Other(), ("x",)), Node("fc", Linear(2, "w"), ("r",)))
+    with pytest.raises(GraphError, match="not an operation of this stage"):
+        verify(Graph("other", nodes))
 
 
 def test_shapes_follow_pytorch() -> None:
-    b = GraphBuilder("g", (3, 32, 32))
-    x = b.conv_bn("input", "c1", "b1", 16, 3)
-    x = b.conv_bn(x, "c2", None, 32, 5, 2)
-    x = b.add("p", "avg_pool", x)
-    b.add("f", "linear", x, out_features=10)
-    shapes = b.build().shapes()
-    assert shapes == {
-        "input": (3, 32, 32),
-        "c1": (16, 32, 32),
-        "b1": (16, 32, 32),
-        "c2": (32, 16, 16),
-        "p": (32,),
-        "f": (10,),
-    }
+    g = GraphBuilder("g", (3, 28, 30))
+    x = g.conv_bn("input", "c1", "b1", 16, 3)
+    x = g.conv2d("c2", x, 32, 5, 2)
+    g.linear("f", x, 10)
+    shapes = {"input": (3, 28, 30), "c1": (16, 28, 30), "b1": (16, 28, 30), "c2": (32, 14, 15), "f": (10,)}
+    graph = g.build()
+    assert graph.shapes == shapes
+    assert graph.tensor_shapes()["f.weight"] == (10, 32 * 14 * 15)
 
 
 def test_graphs_do_not_change() -> None:
-    node = conv()
-    with pytest.raises(TypeError):
-        node.attrs["kernel"] = 5  # type: ignore[index]
+    graph = zoo.network("resnet8-tiny")
     with pytest.raises(AttributeError):
-        node.name = "other"  # type: ignore[misc]
-    assert node.with_attrs(kernel=5).attrs["kernel"] == 5
-    assert node.attrs["kernel"] == 3
+        graph.nodes[1].op.kernel = 5  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        graph.nodes[1].name = "other"  # type: ignore[misc]
 
 
 def test_a_node_that_is_not_there_is_an_error() -> None:
     with pytest.raises(GraphError, match="has no node 'nothing'"):
-        Graph("g", (INPUT, RELU))["nothing"]
+        zoo.network("resnet8-tiny")["nothing"]
     assert issubclass(GraphError, PlanError)
+
+
+def test_images_and_vectors_are_told_apart() -> None:
+    assert zoo.network("resnet8-tiny").image_size == (8, 8)
+    with pytest.raises(GraphError, match="checkerboard takes 2 numbers, not images"):
+        _ = zoo.network("checkerboard").image_size

@@ -20,7 +20,7 @@ from fheinfer.train import augment as images
 from fheinfer.train import loop
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
-from fheinfer.train.loop import TrainingProgress, checkpoint_path, train
+from fheinfer.train.loop import checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_model
 from fheinfer.train.recipe import Recipe
 

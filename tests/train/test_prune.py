@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fheinfer.compiler import compile
+from fheinfer.compiler.pipeline import compile
 from fheinfer.crypto.keygen import manifest_plan
 from fheinfer.data import datasets as data
 from fheinfer.errors import PlanError, UsageError

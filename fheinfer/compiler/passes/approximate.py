@@ -1,9 +1,9 @@
 """Every activation becomes polynomials: what an evaluator of ciphertexts can compute.
 
-x ; relu   =>   x ; chebyshev                                                 a Chebyshev ReLU
-           =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)      x times a composite step
+x ; relu   =>   x ; chebyshev                                               a Chebyshev ReLU
+           =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)    x times a composite step
            =>   x ; quadratic (c0, c1, c2 per channel)
-x ; silu   =>   x ; chebyshev                                                 likewise gelu, of a degree by range
+x ; silu   =>   x ; chebyshev                                               likewise gelu; the range gives the degree
 x ; paf    =>   x ; chebyshev p1 ; ... ; multiply
 x ; herpn  =>   x ; quadratic
 
@@ -46,7 +46,8 @@ def approximate(program: Program) -> Program:
         elif isinstance(op, ops.Paf):
             nodes += _paf(node, op, constants)
         elif isinstance(op, ops.HerPN):
-            powers = folded(*(constants[n] for n in (op.weight, op.bias, op.mean, op.var)), op.eps)
+            weight, bias, mean, var = (constants[name] for name in (op.weight, op.bias, op.mean, op.var))
+            powers = folded(weight, bias, mean, var, op.eps)
             nodes.append(_quadratic(node, powers, program.range_of(node.name), constants))
         else:
             nodes.append(node)
@@ -108,9 +109,9 @@ def _paf(node: Node, op: ops.Paf, constants: Constants) -> list[Node]:
 
 def _quadratic(node: Node, powers: np.ndarray, bound: float, constants: Constants) -> Node:
     """`powers`: coefficients of 1, x and x^2 by channel, (3, channels)."""
-    names = [f"{node.name}/{role}" for role in ("c0", "c1", "c2")]
-    constants.update(zip(names, powers, strict=True))
-    return Node(node.name, ops.Quadratic(*names, bound), node.inputs, activation=node.name)
+    op = ops.Quadratic(f"{node.name}/c0", f"{node.name}/c1", f"{node.name}/c2", bound)
+    constants.update(zip(op.tensors.values(), powers, strict=True))
+    return Node(node.name, op, node.inputs, activation=node.name)
 
 
 def _gate(node: Node, step: Composition, bound: float, constants: Constants) -> list[Node]:

@@ -38,7 +38,7 @@ class _Way:
 
     seconds: float
     choice: _Choice
-    before: _Way | None
+    before: _Way | None = None
 
 
 Ways = dict[tuple[int, ...], _Way]
@@ -81,7 +81,7 @@ def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
     highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
-        (level,): _Way(limb * level, _Choice(False, level), None)
+        (level,): _Way(limb * level, _Choice(False, level))
         for level in range(least[graph.input.name], highest + 1)
         if params.encrypts_at(level)
     }
@@ -159,12 +159,13 @@ def _undominated(ways: Ways) -> Ways:
     return kept
 
 
-def _read_back(graph: Graph, way: _Way | None) -> dict[str, _Choice]:
-    choices = {}
-    for node in reversed(graph.nodes):
-        assert way is not None
-        choices[node.name], way = way.choice, way.before
-    return choices
+def _read_back(graph: Graph, last: _Way) -> dict[str, _Choice]:
+    taken: list[_Choice] = []
+    way: _Way | None = last
+    while way is not None:
+        taken.append(way.choice)
+        way = way.before
+    return dict(zip((node.name for node in reversed(graph.nodes)), taken, strict=True))
 
 
 def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:

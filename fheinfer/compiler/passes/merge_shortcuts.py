@@ -27,29 +27,31 @@ def merge_shortcuts(program: Program) -> Program:
     gone: set[str] = set()
     for node in graph:
         if isinstance(node.op, Add) and (pair := _pair(graph, node)):
-            conv, other = pair
-            op = _sum(node.name, conv.op, other.op if other else None, constants)
-            merged[node.name] = Node(node.name, op, conv.inputs)
-            gone |= {n.name for n in pair if n is not None}
+            (conv, op), *others = pair
+            total = _sum(node.name, op, others[0][1] if others else None, constants)
+            merged[node.name] = Node(node.name, total, conv.inputs)
+            gone |= {n.name for n, _ in pair}
     nodes = [merged.get(node.name, node) for node in graph if node.name not in gone]
     return program.with_nodes(nodes, constants)
 
 
-def _pair(graph: Graph, node: Node) -> tuple[Node, Node | None] | None:
-    """The convolution with the larger kernel and the other one, or None for the value itself; None if none fits."""
-    a, b = (graph[name] for name in node.inputs)
-    own = [n for n in (a, b) if _same_size(n) and graph.users(n.name) == (node,)]
-    if len(own) == 2 and a.inputs == b.inputs and a.op.stride == b.op.stride:
-        return (a, b) if a.op.kernel >= b.op.kernel else (b, a)
-    for conv, other in ((a, b), (b, a)):
-        if conv in own and conv.inputs == (other.name,) and conv.op.stride == 1:
-            return conv, None
-    return None
+def _pair(graph: Graph, node: Node) -> list[tuple[Node, Conv2d]]:
+    """The two convolutions that become one, that of the larger kernel first; one alone if the other addend is what it
+    reads; [] if none fits."""
+    addends = [graph[name] for name in node.inputs]
+    own = [
+        (n, n.op) for n in addends if graph.users(n.name) == (node,) and isinstance(n.op, Conv2d) and _same_size(n.op)
+    ]
+    if len(own) == 2 and own[0][0].inputs == own[1][0].inputs and own[0][1].stride == own[1][1].stride:
+        return sorted(own, key=lambda conv: conv[1].kernel, reverse=True)
+    for conv, op in own:
+        if conv.inputs[0] in node.inputs and op.stride == 1:
+            return [(conv, op)]
+    return []
 
 
-def _same_size(node: Node) -> bool:
-    op = node.op
-    return isinstance(op, Conv2d) and bool(op.kernel % 2) and op.padding == op.kernel // 2
+def _same_size(op: Conv2d) -> bool:
+    return bool(op.kernel % 2) and op.padding == op.kernel // 2
 
 
 def _sum(name: str, conv: Conv2d, other: Conv2d | None, constants: dict[str, F64]) -> Conv2d:

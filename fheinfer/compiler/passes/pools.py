@@ -44,7 +44,7 @@ def pools(program: Program) -> Program:
             window = np.full((kernel, kernel), kernel**-2.0)
             if isinstance(node.op, MaxPool):
                 window = np.eye(1, kernel**2).reshape(kernel, kernel)
-                added = _maxima(node, channels, constants)
+                added = _maxima(node, kernel, channels, constants)
                 ranges |= {n.name: _range(program, node) * OVERSHOOT for n in added if isinstance(n.op, Relu)}
                 nodes, x = nodes + added, added[-1].name
             if all(isinstance(user.op, Conv2d) and user.op.stride == 1 for user in graph.users(node.name)):
@@ -64,10 +64,9 @@ def _range(program: Program, pool: Node) -> float:
     return program.ranges[pool.inputs[0]]
 
 
-def _maxima(pool: Node, channels: int, constants: Constants) -> list[Node]:
+def _maxima(pool: Node, kernel: int, channels: int, constants: Constants) -> list[Node]:
     """The maximum of each window, at its upper left corner; the other pixels mean nothing."""
-    assert isinstance(pool.op, MaxPool)
-    if pool.op.kernel != 2:
+    if kernel != 2:
         raise PlanError(f"max_pool {pool.name!r}: encrypted it has to be of 2x2 windows")
     x, nodes = pool.inputs[0], list[Node]()
     for neighbour, name in ((_RIGHT, f"{pool.name}/rows"), (_BELOW, f"{pool.name}/corners")):
@@ -84,8 +83,8 @@ def _strided(name: str, conv: Conv2d, x: str, window: F64, constants: Constants)
     """The convolution of what every window holds."""
     stride, weight = len(window), f"{name}/windows"
     constants[weight] = np.asarray(np.kron(constants[conv.weight], window), np.float64)
-    larger = {"kernel": stride * conv.kernel, "stride": stride, "padding": stride * conv.padding}
-    return Node(name, replace(conv, **larger, weight=weight), (x,))
+    kernel, padding = stride * conv.kernel, stride * conv.padding
+    return Node(name, replace(conv, kernel=kernel, stride=stride, padding=padding, weight=weight), (x,))
 
 
 def _each(name: str, x: str, channels: int, kernel: F64, stride: int, padding: int, constants: Constants) -> Node:

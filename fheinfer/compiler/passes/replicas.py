@@ -40,24 +40,24 @@ def replicas(program: Program) -> Program:
             options[group[node.name]] = (0,)
             options |= {group[i]: (0,) for i in node.inputs}
 
-    convolutions = [n for n in graph if isinstance(n.op, Conv2d)]
-    last = {g: i for i, n in enumerate(convolutions) for g in (group[n.inputs[0]], group[n.name])}
+    convolutions = [(n, n.op) for n in graph if isinstance(n.op, Conv2d)]
+    last = {g: i for i, (n, _) in enumerate(convolutions) for g in (group[n.inputs[0]], group[n.name])}
     prices = _Prices(program)
     # Convolution by convolution; of the choices that agree in all groups still to be read, only the best goes on.
     best: dict[frozenset[tuple[str, int]], tuple[float, Choice]] = {frozenset(): (0.0, {})}
-    for index, node in enumerate(convolutions):
+    for index, (node, op) in enumerate(convolutions):
         source, target = group[node.inputs[0]], group[node.name]
         after: dict[frozenset[tuple[str, int]], tuple[float, Choice]] = {}
         for total, chosen in best.values():
             for choice in _extended(chosen, (source, target), options):
-                cost = total + prices.seconds(node, choice[source], choice[target])
+                cost = total + prices.seconds(node, op, choice[source], choice[target])
                 alive = frozenset((g, s) for g, s in choice.items() if last[g] > index)
                 if alive not in after or cost < after[alive][0]:
                     after[alive] = cost, choice
         best = after
     _, choice = min(best.values(), key=lambda found: found[0])
-    chosen = {name: rotated(layout, choice.get(group[name], 0)) for name, layout in layouts.items()}
-    return replace(program, layouts=chosen)
+    arranged = {name: rotated(layout, choice.get(group[name], 0)) for name, layout in layouts.items()}
+    return replace(program, layouts=arranged)
 
 
 def _groups(graph: Graph) -> dict[str, str]:
@@ -96,14 +96,13 @@ class _Prices:
         self._evaluator = _core.TraceEvaluator(program.params.slots, program.level_model)
         self._known: dict[tuple[object, ...], float] = {}
 
-    def seconds(self, node: Node, source_rotation: int, rotation: int) -> float:
-        assert isinstance(node.op, Conv2d)
+    def seconds(self, node: Node, op: Conv2d, source_rotation: int, rotation: int) -> float:
         layouts = self._program.layouts
         before, after = rotated(layouts[node.inputs[0]], source_rotation), rotated(layouts[node.name], rotation)
-        key = (repr(before), repr(after), node.op.kernel, node.op.padding)
+        key = (repr(before), repr(after), op.kernel, op.padding)
         if key not in self._known:
             self._evaluator.reset()
-            x, shape = self._evaluator.encrypt(self._level), self._program.constants[node.op.weight].shape
-            _core.conv2d(self._evaluator, x, np.ones(shape), np.zeros(0), before, after, conv_of(node.op))
+            x, shape = self._evaluator.encrypt(self._level), self._program.constants[op.weight].shape
+            _core.conv2d(self._evaluator, x, np.ones(shape), np.zeros(0), before, after, conv_of(op))
             self._known[key] = self._program.cost.seconds(Work.of(self._evaluator.report()))
         return self._known[key]

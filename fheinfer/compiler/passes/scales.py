@@ -81,12 +81,13 @@ class _Scales:
         axes = (1,) * (weight.ndim - 2)
         columns = _by_input(self.of[node.inputs[0]], weight.shape[1]).reshape(1, -1, *axes)
         rows = np.broadcast_to(out, weight.shape[0]).reshape(-1, 1, *axes)
-        names = {"weight": f"{node.name}/scaled_weight"}
-        self.constants[names["weight"]] = weight * columns / rows
+        scaled = f"{node.name}/scaled_weight"
+        self.constants[scaled] = weight * columns / rows
+        bias = None
         if op.bias:
-            names["bias"] = f"{node.name}/scaled_bias"
-            self.constants[names["bias"]] = self.constants[op.bias] / out
-        return replace(node, op=replace(op, **names)), out
+            bias = f"{node.name}/scaled_bias"
+            self.constants[bias] = self.constants[op.bias] / out
+        return replace(node, op=replace(op, weight=scaled, bias=bias)), out
 
     def _chebyshev(self, node: Node, op: ops.Chebyshev) -> tuple[Node, Scale]:
         asked = self._required(node.name)

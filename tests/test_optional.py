@@ -1,0 +1,88 @@
+"""Packages that may be missing: what works without them, and what the rest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fheinfer.errors import UsageError, WeightsError
+from fheinfer.optional import needs, require
+
+WITHOUT = """
+import sys
+for package in ("torch", "matplotlib", "mpmath"):
+    sys.modules[package] = None
+from fheinfer.cli.entry import main
+main()
+"""
+
+
+def missing(name: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_what_is_missing_is_named_with_two_ways_to_get_it() -> None:
+    says = r"a plot needs matplotlib: pip install matplotlib \(or pip install '\.\[plot\]'"
+    with pytest.raises(UsageError, match=says), needs("matplotlib", "a plot"):
+        raise missing("matplotlib.figure")
+    with pytest.raises(WeightsError, match="pip install torch "), needs("torch", "reading it", WeightsError):
+        raise missing("torch")
+
+
+def test_another_missing_package_is_not_taken_for_it() -> None:
+    with pytest.raises(ModuleNotFoundError, match="kiwisolver"), needs("matplotlib", "a plot"):
+        raise missing("kiwisolver")
+
+
+def test_asking_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("mpmath", "it")
+    monkeypatch.setitem(__import__("sys").modules, "mpmath", None)
+    with pytest.raises(UsageError, match="pip install mpmath"):
+        require("mpmath", "it")
+
+
+def test_an_encrypted_run_needs_none_of_them(
+    process: Callable[..., Any], tiny_keys: Path, tiny_weights_file: Path, tiny_image_file: Path
+) -> None:
+    options = [
+        "--set",
+        "insecure-tiny",
+        "--weights",
+        tiny_weights_file,
+        "--image",
+        tiny_image_file,
+        "--keys",
+        tiny_keys,
+    ]
+    result = process("infer", *options, "--json", python=WITHOUT)
+    assert result.code == 0, result.err
+    assert '"logits"' in result.out
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["approx", "show", "max:a7"], ""),
+        (["approx", "plot", "relu:3"], "a plot needs matplotlib: pip install matplotlib"),
+        (["approx", "generate", "--degrees", "3,3", "--eta", "0.1"], "needs mpmath: pip install mpmath"),
+        (["precision", "--image", "vale.jpg"], "needs matplotlib: pip install matplotlib"),
+    ],
+)
+def test_the_command_line_without_them(process: Callable[..., Any], arguments: list[str], says: str) -> None:
+    result = process(*arguments, python=WITHOUT)
+    assert result.code == (2 if says else 0), result.err
+    assert says in result.err
+    assert "Traceback" not in result.err
+
+
+def test_importing_fheinfer_and_using_it_loads_none_of_them(process: Callable[..., Any]) -> None:
+    code = "import sys, fheinfer; [getattr(fheinfer, n) for n in fheinfer.__all__]; print(*sys.modules)"
+    result = process(python=code)
+    assert result.code == 0, result.err
+    loaded = {name.split(".")[0] for name in result.out.split()}
+    assert not loaded & {"torch", "matplotlib", "mpmath", "typer", "rich"}
+    first = process(python="import sys, fheinfer; print(*sys.modules)")
+    assert not set(first.out.split()) & {"numpy", "fheinfer._core", "fheinfer.client", "fheinfer.server"}
