@@ -86,7 +86,7 @@ def main() -> None:
 
     tolerate_any_name()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fheinfer", standalone_mode=False)
         sys.stdout.flush()
     except FheinferError as error:
         _fail(str(error), error.exit_code)
