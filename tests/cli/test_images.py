@@ -8,14 +8,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import fheinfer
-from fheinfer import local as inference
+from fheinfer import local, optional
+from fheinfer.cli import choices, infer
+from fheinfer.errors import StorageError
 from fheinfer.model.model import Model
 from tests.cli.conftest import SET, Desk
 from tests.conftest import Result, calibrated, random_model, tiny_pixels
@@ -32,7 +33,7 @@ def album(desk: Desk) -> Path:
     folder.mkdir()
     for seed in range(1000, 1003):
         Image.fromarray(tiny_pixels(seed)).save(folder / f"{seed}.png")
-    (folder / "notes.txt").write_text("not a image")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -51,32 +52,66 @@ def test_a_folder_of_images(command: Command, desk: Desk, album: Path, tiny_plan
     assert not Path("runs").exists() or not list(Path("runs").iterdir())  # nothing to resume, nothing kept
     table = command(*arguments)
     assert "the class of PyTorch on" in table.out
-    assert "s a image" in table.err
+    assert "s per image" in table.err
 
 
 def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
     command: Command, desk: Desk, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["infer", "--set", SET, "--model", desk.model, "--images", album, "--json"]
-    real, seen = inference._run_server, []
+    real, seen = local.EvaluatingProcess.evaluate, []
 
-    def stopped(places: list[str], tell: Callable[[Any], None]) -> Any:
-        def watch(event: Any) -> None:
-            if event["event"] == "image":
-                seen.append(event["name"])
-                tell(event)
-                raise KeyboardInterrupt
+    def stopped(process: local.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> dict[str, float]:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(inputs)
+        return real(process, inputs, outputs)
 
-        return real(places, watch)
-
-    monkeypatch.setattr(inference, "_run_server", stopped)
-    assert command(*arguments).code != 0
-    monkeypatch.setattr(inference, "_run_server", real)
-    done = command(*arguments, "--resume")
-    found = json.loads(done.out)
+    monkeypatch.setattr(local.EvaluatingProcess, "evaluate", stopped)
+    done = command(*arguments)
+    assert done.code == 130
+    assert "fheinfer infer --resume" in done.err
+    monkeypatch.setattr(local.EvaluatingProcess, "evaluate", real)
+    found = json.loads(command(*arguments, "--resume").out)
     assert len(seen) == 1
     assert len(found["images"]) == 3
     assert found["images"][0]["seconds"] is None  # it was there already
+    assert not list(Path("runs").glob("*"))
+
+
+def test_one_bad_file_does_not_stop_the_rest(command: Command, desk: Desk, album: Path) -> None:
+    (album / "half.png").write_bytes(desk.image.read_bytes()[:60])
+    shutil.copy(desk.image, album / "two.jfif")
+    (album / "._one.jpg").write_bytes(b"of macOS")
+    done = command("infer", "--plan", "plan", "--images", album, "-v", "--csv", "out.csv", "--json")
+    found = json.loads(done.out)
+    assert done.code == 0
+    assert [row["image"] for row in found["images"]] == ["1000.png", "1001.png", "1002.png", "two.jfif"]
+    assert list(found["failures"]) == ["half.png"]
+    assert "half.png: damaged or truncated image" in done.err
+    assert "skipped 1 hidden file, notes.txt" in done.err
+    assert done.err.count("layer3.0.relu2 ") == 4  # -v counts for many images, too
+    assert len(Path("out.csv").read_text().splitlines()) == 5
+
+
+def test_results_are_written_before_the_run_is_deleted(
+    command: Command, desk: Desk, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(infer, "_write_csv", full)
+    for given in (("--images", album), ("--image", desk.image)):
+        done = command("infer", "--plan", "plan", *given, "--csv", "out.csv")
+        assert done.code == 6
+        (run,) = Path("runs").iterdir()
+        assert list(run.rglob("*.ct"))
+        monkeypatch.undo()
+        monkeypatch.chdir(desk.folder)
+        assert command("infer", "--plan", "plan", *given, "--csv", "out.csv", "--resume").code == 0
+        assert Path("out.csv").exists()
+        assert not list(Path("runs").glob("*"))
+        monkeypatch.setattr(infer, "_write_csv", full)
 
 
 def test_the_server_evaluates_a_folder(command: Command, desk: Desk, tiny_input_file: Path) -> None:
@@ -122,7 +157,7 @@ def test_encrypted_accuracy(command: Command, desk: Desk, tiny_model: Model, she
         (2, "give one image", []),
         (2, "give one image", ["--image", "tiny.png", "--images", "tiny.png"]),
         (2, "takes one image", ["--images", "tiny.png", "--backend", "slots"]),
-        (3, "no image in this folder", ["--images", "keys"]),
+        (3, "no image here", ["--images", "plan"]),
         (3, "no such image", ["--images", "missing.png"]),
         (3, "nothing to resume", ["--images", "tiny.png", "--resume"]),
     ],
@@ -136,7 +171,7 @@ def test_images_that_cannot_be(
 def test_folders_that_cannot_be_evaluated(refused: Callable[..., None], desk: Desk) -> None:
     evaluate = ["evaluate", "--keys", desk.server, "--plan", "plan"]
     refused(3, "no *.ct in this folder", *evaluate, "-i", "keys", "-o", "results")
-    refused(3, "are for a single image", *evaluate, "-i", "keys", "-o", "results", "--checkpoints", "c")
+    refused(2, "for a single input", *evaluate, "-i", "keys", "-o", "results", "--checkpoints", "c")
 
 
 def test_two_images_at_a_time_where_the_set_allows_it(
@@ -148,8 +183,9 @@ def test_two_images_at_a_time_where_the_set_allows_it(
     tensors = {key: array / np.float32(2) if array.ndim == 4 else array for key, array in wild.tensors.items()}
     model = calibrated(dataclasses.replace(wild, tensors=tensors), range(1000, 1020))
     model.save(tmp_path / "turbo.safetensors")
-    assert command("keygen", "--set", name).code == 0
-    done = command("infer", "--set", name, "--model", tmp_path / "turbo.safetensors", "--images", album, "--json")
+    given = ("--set", name, "--model", tmp_path / "turbo.safetensors")
+    assert command("keygen", *given).code == 0
+    done = command("infer", *given, "--images", album, "--json")
     assert done.code == 0, done.err
     plan = fheinfer.compile(model, name)
     rows = json.loads(done.out)["images"]
@@ -160,15 +196,15 @@ def test_two_images_at_a_time_where_the_set_allows_it(
     assert pair[0] == pytest.approx(pair[1], rel=0.2)
 
 
-def test_demo_makes_keys_once(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fheinfer.cli import main as cli
-
+def test_demo_makes_keys_once(command: Command, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "infer", lambda **options: done.append(f"infer {options['image']} {options['plain']}"))
-    assert command("demo", "--set", "insecure-tiny-turbo").code == 0
-    manifest = Path("keys/setinsecure-tiny-turbo/server/manifest.json")
+    monkeypatch.setattr(infer, "infer", lambda **options: done.append(f"infer {options['image']} {options['plain']}"))
+    monkeypatch.setattr(choices, "model_file", lambda model, params: desk.model)
+    shutil.rmtree(desk.keys)
+    assert command("demo", "--set", SET).code == 0
+    manifest = desk.server / "manifest.json"
     made = manifest.stat().st_mtime_ns
-    assert command("demo", "--set", "insecure-tiny-turbo", "--image", "luis.png").code == 0
+    assert command("demo", "--set", SET, "--image", "luis.png").code == 0
     assert manifest.stat().st_mtime_ns == made
-    assert done == ["infer vale.jpg True", "infer luis.png True"]
+    torch = optional.have("torch")
+    assert done == [f"infer vale.jpg {torch}", f"infer luis.png {torch}"]
