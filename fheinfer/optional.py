@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 
 from fheinfer.errors import FheinferError, UsageError
 
@@ -35,14 +36,20 @@ def needs(package: str, what: str, error: type[FheinferError] = UsageError) -> I
         ) from missing
 
 
+def have(package: str) -> bool:
+    """Whether an optional package is installed; it is not imported, which can take seconds."""
+    return find_spec(package) is not None
+
+
 def require(package: str, what: str) -> None:
     """Asks before long work whether a package that its end needs is there.
 
     Raises:
         UsageError: it is not.
     """
-    with needs(package, what):
-        import_module(package)
+    if not have(package):
+        with needs(package, what):
+            import_module(package)
 
 
 def needs_torch(what: str, error: type[FheinferError] = UsageError) -> AbstractContextManager[None]:

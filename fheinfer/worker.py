@@ -6,7 +6,8 @@ to load, then one object per job; it ends when its input does. On standard outpu
     {"plan": DIR, "keys": DIR, "parent": PID, "memory": BYTES or null, "threads": N or null}
     {"inputs": [FILE] or [FILE, FILE], "outputs": [FILE, ...], "checkpoints": DIR or null, "resume": false, ...}
 
-    {"event": "load", "what": "keys", "fraction": 0.5}      {"event": "ready", "seconds": 0.4}
+    {"event": "plan", "seconds": [predicted, ...]}          {"event": "load", "what": "keys", "fraction": 0.5}
+    {"event": "ready", "seconds": 0.4}
     {"event": "step", "index": 3, "total": 25, ...}         {"event": "input", "name": ..., "seconds": ...}
     {"event": "done", "memory": BYTES}                      {"event": "error", "kind": ..., "message": ...}
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fheinfer import _core
+from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound
 from fheinfer.errors import FheinferError, InputError
 from fheinfer.machine import peak_memory
@@ -61,10 +63,12 @@ class Worker:
         if job.get("threads"):
             _core.set_threads(int(job["threads"]))
         server = Server(memory_limit=job.get("memory"))
+        plan = server.add(Path(job["plan"]))
+        keys = ServerKeys(Path(job["keys"]), identity=plan.client.identity)
+        policy = keys.manifest.policy
+        self.tell("plan", seconds=[step.seconds.get(policy, 0.0) for step in plan.steps])
         session = server.session(
-            Path(job["plan"]),
-            Path(job["keys"]),
-            progress=lambda what, fraction: self.tell("load", what=what, fraction=fraction),
+            plan, keys, progress=lambda what, fraction: self.tell("load", what=what, fraction=fraction)
         )
         self.tell("ready", seconds=time.perf_counter() - began)
         return session
@@ -91,15 +95,20 @@ class Worker:
             self.tell("input", name=file.name, seconds=seconds)
 
     def _step(self, done: StepDone) -> None:
-        self.tell(
-            "step",
-            index=done.index,
-            total=done.total,
-            step=done.step.name,
-            op=done.step.op.kind,
-            level=done.level,
-            seconds=done.seconds,
-        )
+        self.tell(**step_event(done))
+
+
+def step_event(done: StepDone) -> dict[str, Any]:
+    """What is told of a step that is done."""
+    return {
+        "event": "step",
+        "index": done.index,
+        "total": done.total,
+        "step": done.step.name,
+        "op": done.step.op.kind,
+        "level": done.level,
+        "seconds": done.seconds,
+    }
 
 
 def read_ciphertext(path: Path, params: ParameterSet) -> bytes:

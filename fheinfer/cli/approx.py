@@ -1,26 +1,29 @@
-"""`fheinfer approx`: the activations there are, their errors, new minimax composites, and pictures of them."""
+"""`fheinfer approx`: the activations there are, their errors, new minimax composites, and plots of them."""
 
 from __future__ import annotations
 
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fheinfer.approx import measure, minimax, registry, sign
-from fheinfer.approx.forms import Activation
-from fheinfer.approx.paf import F_FIRST
-from fheinfer.approx.remez import Progress as Tell
-from fheinfer.approx.sign import SignComposite
-from fheinfer.cli.display import out, print_json, spinner, table
+from fheinfer.cli.options import JsonOption
 from fheinfer.errors import UsageError
-from fheinfer.storage import require_writable, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fheinfer.approx.forms import Activation
+    from fheinfer.approx.sign import SignComposite
+
+F_FIRST = "f-first"
+DIGITS = 50
+"""Of the arithmetic: what `approx.sign` takes unless told otherwise; a test compares them."""
 
 approx_app = typer.Typer(no_args_is_help=True, help="Activation functions as polynomials: degrees, levels, errors.")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 OrderOption = Annotated[
     str, typer.Option(help="Order of a PAF's polynomials: g-first (smaller error) or f-first (SmartPAF's).")
 ]
@@ -28,7 +31,10 @@ OrderOption = Annotated[
 
 @approx_app.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """Every kind of activation, with its measured error."""
+    """List every kind of activation, with its measured error."""
+    from fheinfer.approx import measure, registry
+    from fheinfer.cli.display import out, print_json, spinner, table
+
     rows = []
     with spinner("computing") as tell:
         for name in registry.names():
@@ -39,7 +45,7 @@ def list_(as_json: JsonOption = False) -> None:
         return
     table(
         "activations (error on [-1, 1], or on the range of SiLU and GELU; levels: native evaluator, OpenFHE)",
-        ["name", "stands for", "degrees", "levels", "OpenFHE", "largest error", "rms", "band", "range", "reach"],
+        ["name", "approximates", "degrees", "levels", "OpenFHE", "largest error", "rms", "band", "range", "reach"],
         [
             [
                 r["name"],
@@ -71,7 +77,10 @@ def show(
     basis: Annotated[str, typer.Option(help="Coefficients in cheb, as they are evaluated, or mono: powers.")] = "cheb",
     as_json: JsonOption = False,
 ) -> None:
-    """One activation: formula, levels, error, coefficients."""
+    """Show one activation: formula, levels, error, coefficients."""
+    from fheinfer.approx import measure
+    from fheinfer.cli.display import out, print_json, spinner, table
+
     if basis not in ("cheb", "mono"):
         raise UsageError(f"no basis {basis!r}; there are cheb and mono")
     with spinner("computing") as tell:
@@ -104,12 +113,16 @@ def generate(
     degrees: Annotated[str | None, typer.Option(help="Odd degrees, first stage first: 7,7,13.")] = None,
     eta: Annotated[str | None, typer.Option(help="Where the sign starts to hold: 0.0127 or 13*2^-10.")] = None,
     guard: Annotated[str, typer.Option(help="Guard band: inputs up to 1 + guard are safe: 2^-6.")] = "0",
-    digits: Annotated[int, typer.Option(min=20, max=400, help="Digits of the arithmetic.")] = sign.DIGITS,
+    digits: Annotated[int, typer.Option(min=20, max=400, help="Digits of the arithmetic.")] = DIGITS,
     published: Annotated[bool, typer.Option("--published", help="All of alpha 4 to 14, as shipped.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the coefficients go (.json).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A minimax composite of the sign, by our Remez exchange."""
+    """Make a minimax composite of the sign, by a Remez exchange."""
+    from fheinfer.approx import minimax, sign
+    from fheinfer.cli.display import spinner
+    from fheinfer.storage import require_writable
+
     if output:
         require_writable(output)
     if published:
@@ -133,9 +146,12 @@ def plot(
     extent: Annotated[float, typer.Option(min=0.01, max=10, help="How far to draw, in ranges.")] = 1.05,
     as_json: JsonOption = False,
 ) -> None:
-    """Function, approximation and error in one picture."""
+    """Plot function, approximation and error."""
+    from fheinfer.approx import measure
     from fheinfer.approx.plot import FORMATS
     from fheinfer.approx.plot import plot as draw
+    from fheinfer.cli.display import out, print_json, spinner
+    from fheinfer.storage import require_writable
 
     if output.suffix.lower() not in FORMATS:
         raise UsageError(f"{output}: no plot of that kind; name a {', '.join(FORMATS)}")
@@ -151,15 +167,19 @@ def plot(
 
 
 def _find(name: str, order: str) -> Activation:
+    from fheinfer.approx import registry
+
     if order not in ("g-first", F_FIRST, "smartpaf"):
         raise UsageError(f"no order {order!r}; there are g-first and {F_FIRST}, which is SmartPAF's")
     return registry.activation(name if order == "g-first" else f"{name}:{F_FIRST}")
 
 
 def _degrees_and_eta(
-    alpha: int | None, degrees: str | None, eta: str | None, guard: float, tell: Tell
+    alpha: int | None, degrees: str | None, eta: str | None, guard: float, tell: Callable[[str], None]
 ) -> tuple[tuple[int, ...], float]:
     """What the options leave out: published degrees and eta for an alpha, the best eta for other degrees."""
+    from fheinfer.approx import minimax, sign
+
     if degrees is None:
         if alpha is None:
             raise UsageError("give --alpha, or --degrees with --eta or --alpha")
@@ -199,6 +219,9 @@ def _number(text: str) -> float:
 
 
 def _deliver(value: Any, output: Path | None, as_json: bool) -> None:
+    from fheinfer.cli.display import out, print_json
+    from fheinfer.storage import write_json
+
     if output:
         write_json(output, value)
     if as_json:
@@ -208,6 +231,9 @@ def _deliver(value: Any, output: Path | None, as_json: bool) -> None:
 
 
 def _report(made: SignComposite) -> None:
+    from fheinfer.approx import measure, registry
+    from fheinfer.cli.display import out, table
+
     table(
         f"minimax composite of sign(x) on [{float(made.eta):.6g}, {1 + float(made.guard):.6g}]",
         ["stage", "degree", "domain", "error"],

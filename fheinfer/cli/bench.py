@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli.display import out, print_json, size, table
-from fheinfer.cli.plan import JsonOption, SetOption
-from fheinfer.evaluation.bench import BACKENDS, Report, Row, ratios, run
+from fheinfer.cli.options import JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from fheinfer.evaluation.bench import Report, Row
 
 
 def bench(
-    set_name: SetOption = "1",
-    backend: Annotated[str, typer.Option(help="native, openfhe, or both.")] = "both",
-    log_n: Annotated[int | None, typer.Option(help="A smaller ring, 2^this: a quick run, below 128 bits.")] = None,
+    set_name: SetOption = None,
+    backend: Annotated[str, typer.Option("--backend", metavar="NAME", help="native, openfhe, or both.")] = "both",
+    log_n: Annotated[
+        int | None, typer.Option(metavar="N", help="A smaller ring, 2^N: a quick run, below 128 bits.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Runs of a kernel; the median counts.")] = 5,
     network: Annotated[bool, typer.Option("--network", help="Also a whole ResNet20, keys made in a folder.")] = False,
     as_json: JsonOption = False,
@@ -24,25 +27,29 @@ def bench(
 
     OpenFHE at N = 2^16 takes minutes and 12 GB; OMP_NUM_THREADS sets the threads.
     """
-    backends = BACKENDS if backend == "both" else (backend,)
-    reports = run(set_name, backends, log_n=log_n, repeats=repeats, network="resnet20" if network else "")
+    from fheinfer.cli.display import out, print_json, table
+    from fheinfer.evaluation.bench import BACKENDS, ratios, run
+
+    name = set_name or "1"
+    backends = tuple(BACKENDS) if backend == "both" else (backend,)
+    reports = run(name, backends, log_n=log_n, repeats=repeats, network="resnet20" if network else "")
+    found = ratios(reports)
     if as_json:
-        print_json({"reports": [asdict(report) for report in reports], "ratios": ratios(reports)})
+        print_json({"reports": [asdict(report) for report in reports], "ratios": found})
         return
-    found, columns = ratios(reports), [report.backend for report in reports]
     names = list(dict.fromkeys(row.name for report in reports for row in report.rows))
     by = [{row.name: row for row in report.rows} for report in reports]
     table(
-        f"set {set_name}, N = 2^{reports[0].log_n}, {reports[0].threads} threads: medians, @ limbs of the input",
-        ["kernel", *columns, "floor, native", "openfhe / native"],
+        f"set {name}, N = 2^{reports[0].log_n}, {reports[0].threads} threads: medians, @ limbs of the input",
+        ["kernel", *(report.backend for report in reports), "floor, native", "openfhe / native"],
         [
             [
-                name,
-                *(_seconds(rows.get(name)) for rows in by),
-                next((_time(r[name].floor) for r in by if name in r and r[name].floor is not None), ""),
-                f"{found[name]:.1f}" if name in found else "",
+                kernel,
+                *(_seconds(rows.get(kernel)) for rows in by),
+                next((_time(r[kernel].floor) for r in by if kernel in r and r[kernel].floor is not None), ""),
+                f"{found[kernel]:.1f}" if kernel in found else "",
             ]
-            for name in names
+            for kernel in names
         ],
     )
     for report in reports:
@@ -62,7 +69,9 @@ def _seconds(row: Row | None) -> str:
 
 
 def _summary(report: Report) -> str:
+    from fheinfer.cli.progress import size
+
     return (
-        f"{report.backend}: set {report.set_name}, {report.cpu_form}; keys made {size(report.key_bytes)}, "
+        f"{report.backend}: set {report.set_name}, {report.instruction_set}; keys made {size(report.key_bytes)}, "
         f"peak memory {size(report.peak_memory)}"
     )

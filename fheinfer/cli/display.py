@@ -115,16 +115,12 @@ def spinner(title: str) -> Iterator[Callable[[str], None]]:
 
 
 class EvaluationView:
-    """Follows a server process by its events: how much of the predicted time is done, with `verbose` a line per layer.
+    """Follows an evaluation by its events: how much of the predicted time is done, with `verbose` a line per layer."""
 
-    Args:
-        step_seconds: predicted seconds of each step of the plan, in order.
-    """
-
-    def __init__(self, step_seconds: Sequence[float], *, verbose: bool = False) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
-        self._weights = [max(seconds, 1e-3) for seconds in step_seconds]
-        self._load = 0.1 * sum(self._weights)  # loading takes about as long as a few bootstraps
+        self._seconds: list[float] = []
+        self._factor = 1.0
         self._meter = Meter("evaluating", "percent", err)
 
     def __enter__(self) -> Self:
@@ -135,19 +131,38 @@ class EvaluationView:
     def __exit__(self, *error: Any) -> None:
         self._meter.__exit__(*error)
 
+    def expect(self, step_seconds: Sequence[float]) -> None:
+        """Takes the predicted seconds of each step of the plan, in order."""
+        self._seconds = list(step_seconds)
+        if self._verbose and self._seconds:
+            from fheinfer.speed import scale_seconds
+
+            self._factor = scale_seconds(1.0)
+
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Takes a line of the server process, see `fheinfer evaluate --events`; those it does not know are ignored."""
-        if event["event"] == "load":
+        """Takes an event of `fheinfer.worker`; those it does not know are ignored."""
+        if event["event"] == "plan":
+            self.expect(event["seconds"])
+        elif event["event"] == "load":
             done = {"keys": 0.0, "tables": 0.5}.get(event["what"], 0.0) + 0.5 * event["fraction"]
             self._update(done * self._load, f"loading {event['what']}")
         elif event["event"] == "step":
-            number = f"{event['index'] + 1}/{event['total']}"
+            index, number = event["index"], f"{event['index'] + 1}/{event['total']}"
             if self._verbose:
+                predicted = self._factor * self._seconds[index] if index < len(self._seconds) else 0.0
                 self._meter.print(
                     f"{number:>9}  {event['step']:<30} {event['op']:<10} level {event['level']:>2}  "
-                    f"{event['seconds']:7.2f} s  (predicted {event['predicted']:.2f})"
+                    f"{event['seconds']:7.2f} s  (predicted {predicted:.2f})"
                 )
-            self._update(self._load + sum(self._weights[: event["index"] + 1]), f"{number} {event['step']}")
+            self._update(self._load + sum(self._weights[: index + 1]), f"{number} {event['step']}")
+
+    @property
+    def _weights(self) -> list[float]:
+        return [max(seconds, 1e-3) for seconds in self._seconds]
+
+    @property
+    def _load(self) -> float:
+        return 0.1 * sum(self._weights)  # loading takes about as long as a few bootstraps
 
     def _update(self, done: float, note: str) -> None:
         self._meter.update(done, self._load + sum(self._weights), note)

@@ -1,96 +1,61 @@
-"""`fheinfer sets` and `fheinfer plan`: what a run gives and costs, before anything runs."""
+"""`fheinfer sets`, `plan` and `compile`: what a run gives and costs, before anything runs; and the files for it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from fheinfer.cli.display import out, print_json, size, table
-from fheinfer.compiler.pipeline import compile
-from fheinfer.compiler.plan import Plan
-from fheinfer.compiler.policy import KEY_POLICIES, choose
-from fheinfer.crypto.keygen import manifest_plan
-from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.params import MAX_LOG_QP, parameter_set, parameter_sets
-from fheinfer.data.resources import default_weights
-from fheinfer.machine import available_memory
-from fheinfer.model.model import Weights
-from fheinfer.model.model import load as load_weights
+from fheinfer.cli import choices
+from fheinfer.cli.options import (
+    ActOption,
+    BackendOption,
+    JsonOption,
+    MarginOption,
+    ModelOption,
+    OutputFolderOption,
+    PlanOption,
+    RotationsOption,
+    SetOption,
+    refuse,
+)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-SetOption = Annotated[
-    str, typer.Option("--set", help="Parameter set (`fheinfer sets`); 1+f1g2 is set 1 with that activation.")
-]
-PolicyOption = Annotated[
-    str,
-    typer.Option(
-        "--keys", help="Rotation keys: minimal, fast, or auto: the fastest for which 5 GB of server memory suffice."
-    ),
-]
-WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")]
-DataOption = Annotated[Path | None, typer.Option(help="Folder of CIFAR-10 (docs/formats.md); default $FHEINFER_DATA.")]
+if TYPE_CHECKING:
+    from fheinfer.compiler.plan import Plan
+    from fheinfer.crypto.client_spec import ClientSpec
+    from fheinfer.crypto.params import ParameterSet
 
-
-def set_folder(keys: Path, set_name: str) -> Path:
-    """Where the keys of a set are among all keys."""
-    return keys / f"set{parameter_set(set_name).name}"
-
-
-def plan_for(folder: Path, weights: Weights, set_name: str) -> Plan:
-    """What a server with these keys will run."""
-    return compile(weights, set_name, keys=Manifest.load(folder / "server" / "manifest.json").policy)
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]")
+_SECURITY = """\
+Security: at least 128 bits for every set, against classical attackers. log2(QP) stays below {n16} at N = 2^16 and {n15}
+at 2^15, what the HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary secret; the
+main secret is dense ternary. "bits" is what the lattice estimator gives for the primal attack (uSVP, cost model
+MATZOV). Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and one special prime (ePrint
+2022/024): about 170 bits by a closed form. No set gives less; a chain that would is refused.
+quad and turbo have a prime for every two levels, and one of half the size for the odd ones (docs/native.md)."""
 
 
 def sets(as_json: JsonOption = False) -> None:
-    """Parameter sets: what each gives and costs, and what its security rests on."""
-    from fheinfer import _core
+    """List parameter sets: what each gives and costs, and what its security rests on."""
+    from fheinfer.cli.display import out, print_json, size, spinner, table
+    from fheinfer.crypto.params import parameter_sets
+    from fheinfer.crypto.security import MAX_LOG_QP
 
-    rows: list[dict[str, Any]] = []
-    for params in parameter_sets():
-        context, plan = _core.Context(params.core()), manifest_plan(params.network, params)
-        twice = "2x" if params.paired else ""
-        rows.append(
-            {
-                "set": params.name,
-                "N": f"2^{params.log_n}",
-                "slots": params.slots,
-                "activation": params.activation,
-                "digits": params.digits,
-                "budgets": f"{params.cts_budget},{params.stc_budget}",
-                "limbs": len(context.q),
-                "specials": len(context.p),
-                "prime_bits": f"{params.first_bits}/{twice}{params.scale_bits}",
-                "log_qp": context.log_qp,
-                "levels": params.levels,
-                "key_bytes": plan.prediction.key_bytes,
-                "memory": plan.prediction.peak_memory,
-                "seconds": plan.prediction.seconds,
-            }
-        )
+    with spinner("compiling") as tell:
+        rows = []
+        for params in parameter_sets():
+            tell(f"set {params.name}")
+            rows.append(_set_row(params))
     if as_json:
         print_json(rows)
         return
+    columns = ["set", "N", "slots", "activation", "digits", "CtS,StC", "limbs + P", "q0/q bits", "log2 QP", "bits"]
     table(
-        "parameter sets (with fast keys; keys, memory and time predicted)",
-        [
-            "set",
-            "N",
-            "slots",
-            "activation",
-            "digits",
-            "CtS,StC",
-            "limbs + P",
-            "q0/q bits",
-            "log2 QP",
-            "levels",
-            "keys",
-            "memory",
-            "time",
-        ],
+        f"parameter sets (with fast keys; keys, memory and time predicted for {this_machine()})",
+        [*columns, "levels", "keys", "memory", "time"],
         [
             [
                 r["set"],
@@ -99,9 +64,10 @@ def sets(as_json: JsonOption = False) -> None:
                 r["activation"],
                 r["digits"],
                 r["budgets"],
-                f"{r['limbs']} + {r['specials']}",
+                f"{r['limbs']} + {r['special_primes']}",
                 r["prime_bits"],
                 r["log_qp"],
+                r["security_bits"],
                 r["levels"],
                 size(r["key_bytes"]),
                 size(r["memory"]),
@@ -110,92 +76,262 @@ def sets(as_json: JsonOption = False) -> None:
             for r in rows
         ],
     )
-    out.print(
-        f"Security: 128 bits for every set. log2(QP) stays below {MAX_LOG_QP[16]} at N = 2^16 and {MAX_LOG_QP[15]} at "
-        "2^15, what\nthe HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_classic) allow for a ternary "
-        "secret; the main\nsecret is dense ternary. Bootstrapping switches to an ephemeral secret of weight 32, only "
-        "modulo q_0 and one\nspecial prime (ePrint 2022/024). No set gives less; a chain that would is refused.\n"
-        "quad and turbo have a prime for every two levels, and one of half the size for the odd ones (docs/native.md)."
-    )
+    out.print(_SECURITY.format(n16=MAX_LOG_QP[16], n15=MAX_LOG_QP[15]))
+
+
+def _set_row(params: ParameterSet) -> dict[str, Any]:
+    from fheinfer.compiler.plan_cache import compiled
+    from fheinfer.compiler.presets import preset
+    from fheinfer.crypto.backends import backend
+    from fheinfer.crypto.security import estimate
+    from fheinfer.speed import scale_seconds
+
+    meant = preset(params)
+    context = backend(meant.backend).context(params)
+    spec = choices.spec_of(compiled(choices.model_file(None, params), params))
+    needs = spec.keys.get("fast") or next(iter(spec.keys.values()))
+    return {
+        "set": params.name,
+        "N": f"2^{params.log_n}",
+        "slots": params.slots,
+        "model": spec.model,
+        "activation": meant.activation,
+        "backend": meant.backend,
+        "digits": params.digits,
+        "budgets": f"{params.cts_budget},{params.stc_budget}",
+        "limbs": len(context.q),
+        "special_primes": len(context.p),
+        "prime_bits": f"{params.first_bits}/{'2x' if params.composite else ''}{params.scale_bits}",
+        "log_qp": context.log_qp,
+        "security_bits": estimate(params.name),
+        "levels": params.levels,
+        "key_bytes": needs.key_bytes,
+        "memory": needs.peak_memory,
+        "seconds": scale_seconds(needs.seconds),
+    }
+
+
+def this_machine() -> str:
+    """Which machine predictions are scaled to, in words."""
+    from fheinfer.speed import machine_speed
+
+    threads = machine_speed().threads
+    return f"this machine, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def plan(
-    set_name: SetOption = "1",
-    weights: WeightsOption = None,
-    network: Annotated[str | None, typer.Option(help="Plan a network of the zoo without weights.")] = None,
-    policy: PolicyOption = "auto",
+    plan: PlanOption = None,
+    set_name: SetOption = None,
+    model: ModelOption = None,
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="N", help="Plan a network of the zoo without weights.")
+    ] = None,
+    act: ActOption = None,
+    backend: BackendOption = None,
+    margin: MarginOption = None,
+    rotations: RotationsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a run will do and take, before anything runs."""
+    """Show what a run will do and take, before anything runs."""
+    from fheinfer.cli.display import print_json, spinner
+    from fheinfer.crypto.key_policy import choose
+    from fheinfer.machine import available_memory
 
-    plans = _plans(set_name, weights, network)
-    made = choose(plans, policy, available_memory())
-    prediction = asdict(made.prediction)
+    with spinner("compiling"):
+        found = _planned(plan, set_name, model, network, act, backend, margin)
+    policy = choose(found.keys, rotations or "auto", available_memory())
     if as_json:
-        print_json(
+        print_json(_plan_fields(found, policy))
+    else:
+        _print_plan(found, policy)
+
+
+def _planned(
+    plan: Path | None,
+    set_name: str | None,
+    model: Path | None,
+    network: str | None,
+    act: str | None,
+    backend: str | None,
+    margin: float | None,
+) -> Plan:
+    from fheinfer.compiler.plan import load
+
+    if network is None:
+        return load(choices.plan_folder(plan, set_name, model, act, backend, margin))
+    refuse("--network says what to plan", plan=plan, model=model)
+    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.pipeline import compile as compile_model
+    from fheinfer.frontends import zoo
+
+    params, placeholder = choices.parameters(set_name, backend), zoo.placeholder(zoo.network(network))
+    choices.require_relus(placeholder, act)
+    return compile_model(
+        placeholder,
+        params,
+        activation=act,
+        backend=backend,
+        margin=RANGE_MARGIN if margin is None else margin,
+    )
+
+
+def _plan_fields(plan: Plan, policy: str) -> dict[str, Any]:
+    import numpy as np
+
+    from fheinfer.compiler.plan import describe
+
+    client = plan.client
+    return {
+        **describe(plan),
+        "rotations": policy,
+        "predictions": predictions(client),
+        "client": {
+            "input_shape": client.input_shape,
+            "input_level": client.input_level,
+            "input_scale": client.input_scale,
+            "outputs": client.outputs,
+            "output_scale": client.output_scale,
+            "output_bound": client.output_bound,
+            "classes": client.classes,
+        },
+        "steps": [
             {
-                "network": made.network,
-                "set": made.params.name,
-                "bootstraps": made.bootstraps,
-                "multiplications": made.multiplications,
-                "keys": made.keys,
-                "prediction": prediction,
-                "policies": {p.keys: asdict(p.prediction) for p in plans},
-                "rotations": made.rotations,
-                "client": asdict(made.client),
-                "steps": [
-                    {
-                        "name": s.name,
-                        "op": s.op,
-                        "inputs": s.inputs,
-                        "level": s.level,
-                        "scale": np.asarray(s.scale).tolist(),
-                        "layout": repr(s.layout),
-                        "seconds": s.seconds,
-                    }
-                    for s in made.steps
-                ],
+                "name": step.name,
+                "op": step.op.kind,
+                "inputs": step.inputs,
+                "level": step.level,
+                "scale": np.asarray(step.scale).tolist(),
+                "layout": repr(step.layout),
+                "seconds": dict(step.seconds),
             }
-        )
-        return
+            for step in plan.steps
+        ],
+    }
+
+
+def _print_plan(plan: Plan, policy: str) -> None:
+    import numpy as np
+
+    from fheinfer.cli.display import out, size, table
+    from fheinfer.speed import scale_seconds
+
+    factor = scale_seconds(1.0)
     table(
-        f"{made.network} on set {made.params.name}",
+        f"{plan.model} on set {plan.params.name}",
         ["step", "operation", "layout", "level", "scale", "predicted s"],
         [
-            [s.name, s.op, repr(s.layout), s.level, f"{np.abs(s.scale).max():.3g}", f"{s.seconds:.2f}"]
-            for s in made.steps
+            [
+                s.name,
+                s.op.kind,
+                repr(s.layout),
+                s.level,
+                f"{np.abs(s.scale).max():.3g}",
+                f"{factor * s.seconds.get(policy, 0.0):.2f}",
+            ]
+            for s in plan.steps
         ],
         left=3,
     )
     out.print(
-        f"{made.bootstraps} bootstraps, {made.multiplications:,} products with plaintexts, "
-        f"{len(made.rotations)} rotation keys; input level {made.client.input_level}"
+        f"{plan.bootstraps} bootstraps, {plan.multiplications:,} products with plaintexts; "
+        f"input level {plan.client.input_level}"
     )
+    print_predictions(plan.client, policy)
+    sizes = {"tables": plan.table_bytes, "input": plan.client.input_bytes, "output": plan.client.output_bytes}
+    out.print("predicted: " + ", ".join(f"{name} {size(n)}" for name, n in sizes.items()))
+
+
+def predictions(spec: ClientSpec) -> Mapping[str, dict[str, Any]]:
+    """By kind of rotation keys what a run takes, scaled to this machine; and as it was for the reference machine."""
+    from fheinfer.speed import scale_seconds
+
+    return {
+        policy: {
+            "rotations": len(needs.rotations),
+            "key_bytes": needs.key_bytes,
+            "peak_memory": needs.peak_memory,
+            "seconds": scale_seconds(needs.seconds),
+            "reference_seconds": needs.seconds,
+        }
+        for policy, needs in spec.keys.items()
+    }
+
+
+def print_predictions(spec: ClientSpec, shown: str | None = None) -> None:
+    """A table of `predictions`; `shown` is the kind that was chosen."""
+    from fheinfer.cli.display import size, table
+
     table(
-        "predicted by keys",
-        ["keys", "rotations", "on disk", "server memory", "seconds"],
+        f"predicted by rotation keys, for {this_machine()}",
+        ["rotation keys", "number", "all keys", "server memory", "seconds"],
         [
             [
-                f"{p.keys}, shown" if p is made else p.keys,
-                len(p.rotations),
-                size(p.prediction.key_bytes),
-                size(p.prediction.peak_memory),
-                f"{p.prediction.seconds:.0f}",
+                f"{policy}, shown" if policy == shown else policy,
+                needs["rotations"],
+                size(needs["key_bytes"]),
+                size(needs["peak_memory"]),
+                f"{needs['seconds']:.1f}",
             ]
-            for p in plans
+            for policy, needs in predictions(spec).items()
         ],
     )
-    out.print(
-        "predicted: "
-        + ", ".join(
-            f"{key.replace('_', ' ')} {size(prediction[key])}"
-            for key in ("table_bytes", "input_bytes", "output_bytes")
+
+
+def compile(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="Model file; by default the one that comes with the set."),
+    ] = None,
+    set_name: SetOption = None,
+    act: ActOption = None,
+    backend: BackendOption = None,
+    margin: MarginOption = None,
+    output: OutputFolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a model: write the plan, for servers, and client.json, for clients, to DIR (plans/<model>-<set>)."""
+    from fheinfer.cli.display import out, print_json, size, spinner
+    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.pipeline import compile as compile_model
+    from fheinfer.compiler.plan import FILE_NAME
+    from fheinfer.crypto.client_spec import FILE_NAME as CLIENT
+    from fheinfer.model.model import load
+    from fheinfer.storage import make_folder, require_writable
+
+    params = choices.parameters(set_name, backend)
+    loaded = load(choices.model_file(model, params))
+    choices.require_relus(loaded, act)
+    folder = output or Path("plans") / _UNSAFE.sub("_", f"{loaded.name}-{params.name}")
+    # Before the work: whether the first folder that is missing can be made.
+    require_writable(next((p for p in (folder, *folder.parents) if p.parent.exists()), folder))
+    with spinner("compiling"):
+        plan = compile_model(
+            loaded,
+            params,
+            activation=act,
+            backend=backend,
+            margin=RANGE_MARGIN if margin is None else margin,
         )
-    )
-
-
-def _plans(set_name: str, weights: Path | None, network: str | None) -> list[Plan]:
-    if network:
-        return [manifest_plan(network, parameter_set(set_name), keys) for keys in KEY_POLICIES]
-    trained = load_weights(weights or default_weights(parameter_set(set_name).network))
-    return [compile(trained, set_name, keys=keys) for keys in KEY_POLICIES]
+        make_folder(folder)
+        plan.save(folder)
+    files = {name: (folder / name).stat().st_size for name in (FILE_NAME, CLIENT)}
+    if as_json:
+        print_json(
+            {
+                "folder": str(folder),
+                "model": plan.model,
+                "set": plan.params.name,
+                "activation": plan.activation,
+                "backend": plan.backend.name,
+                "identity": plan.identity,
+                "bootstraps": plan.bootstraps,
+                "files": files,
+                "predictions": predictions(plan.client),
+            }
+        )
+        return
+    print_predictions(plan.client)
+    out.print(f"plan {plan.identity[:16]}: {plan.model} on set {plan.params.name}, {plan.bootstraps} bootstraps")
+    for name, count in files.items():
+        whom = "for the server" if name == FILE_NAME else "for clients: keygen, encrypt, decrypt"
+        out.print(f"{folder / name}: {size(count)}, {whom}")

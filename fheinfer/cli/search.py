@@ -7,72 +7,93 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli.accuracy import ActOption, pictures_of, require_relus, run, with_activation
-from fheinfer.cli.display import err, out, print_json, steps_bar, table
-from fheinfer.cli.plan import DataOption, JsonOption, SetOption, WeightsOption
-from fheinfer.compiler.pipeline import RANGE_MARGIN, compile
-from fheinfer.compiler.plan import Plan
-from fheinfer.crypto.params import parameter_set
-from fheinfer.data.resources import default_weights
+from fheinfer.cli import choices
+from fheinfer.cli.accuracy import images_of, run
+from fheinfer.cli.options import ActOption, DataOption, JsonOption, MarginOption, ModelOption, SetOption, refuse
 from fheinfer.errors import UsageError
-from fheinfer.model.model import load
 from fheinfer.optional import needs_torch
 
 if TYPE_CHECKING:
+    from fheinfer.compiler.plan import Plan
     from fheinfer.evaluation.accuracy import Evaluation
-    from fheinfer.evaluation.search import Point
+    from fheinfer.evaluation.search import Point, SearchResult, Setting
 
 
 def search(
-    over: Annotated[str, typer.Option(help="alpha (of composites), degree (of series), margin, scale-bits or set.")],
-    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Accuracy that may be lost: 0.01 is one point.")] = 0.01,
-    mode: Annotated[str, typer.Option(help="approx, or simulate (with noise).")] = "simulate",
-    set_name: SetOption = "1",
+    over: Annotated[
+        str,
+        typer.Option(metavar="WHAT", help="alpha (of composites), degree (of series), margin, scale-bits or set."),
+    ],
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=1, metavar="PART", help="Accuracy that may be lost: 0.01 is one point.")
+    ] = 0.01,
+    mode: Annotated[str, typer.Option("--mode", metavar="M", help="approx, or simulate (with noise).")] = "simulate",
+    set_name: SetOption = None,
     act: ActOption = None,
-    weights: WeightsOption = None,
+    model: ModelOption = None,
     data: DataOption = None,
-    part: Annotated[str, typer.Option(help="test or train.")] = "train",
-    limit: Annotated[int, typer.Option(min=1, help="Pictures for every point.")] = 1000,
-    margin: Annotated[float, typer.Option(min=0.01, help="Factor on the ranges of calibration.")] = RANGE_MARGIN,
-    seed: Annotated[int, typer.Option(min=0, help="Of the simulated noise.")] = 0,
+    part: Annotated[str, typer.Option("--part", metavar="P", help="test or train.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Evaluate only the first N images.")] = 1000,
+    margin: MarginOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Seed of the simulated noise.", show_default="0")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Binary search for the cheapest setting whose simulated accuracy is within a bound of the network's own; of
-    margins, which cost nothing, the best.
+    """Search for the cheapest setting whose simulated accuracy is within a bound of the network's own; of margins,
+    which cost nothing, the best.
 
-    On training pictures by default: what is chosen on test pictures cannot be reported on them.
+    On training images by default: what is chosen on test images cannot be reported on them.
     """
-    if mode not in ("approx", "simulate"):
-        raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
-    if act and over in ("alpha", "degree", "set"):
-        raise UsageError(f"--over {over} chooses the activation; leave out --act")
-    if over == "margin" and margin != RANGE_MARGIN:
-        raise UsageError("--over margin chooses the factor; leave out --margin")
+    _check(mode, over, act, margin, seed)
     with needs_torch("search"):
         from fheinfer.evaluation.search import search as find
         from fheinfer.evaluation.search import settings
+    from fheinfer.cli.display import err, print_json, steps_bar
+    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.pipeline import compile as compile_model
+    from fheinfer.model.model import load
 
-    base = parameter_set(with_activation(set_name, act))
-    trained = load(weights or default_weights(base.network))
-    require_relus(trained, act)
-    candidates = settings(over, base, margin, trained.graph)
-    pictures = pictures_of(data, part, trained, limit)
+    base = choices.parameters(set_name)
+    loaded = load(choices.model_file(model, base))
+    choices.require_relus(loaded, act)
+    candidates = settings(over, base, RANGE_MARGIN if margin is None else margin, loaded.graph, act)
+    images = images_of(data, part, loaded, limit)
+
+    def compiled(setting: Setting) -> Plan:
+        return compile_model(loaded, setting.params, activation=setting.activation, margin=setting.margin)
 
     def evaluate(plan: Plan, setting: str) -> Evaluation:
-        return run(mode, trained, plan, pictures, seed, setting)
+        return run(mode, loaded, plan, images, seed or 0, setting)
 
     def tell(point: Point) -> None:
-        err.print(f"{point.setting}: {100 * point.accuracy:.2f} %", highlight=False)
+        err.print(f"{point.setting}: {100 * point.accuracy:.2f} %")
 
-    clear = run("clear", trained, None, pictures).top(1)
+    clear = run("clear", loaded, None, images).top(1)
     with steps_bar("compiling") as progress:
-        found = find(over, candidates, max_loss, lambda params, factor: compile(trained, params, margin=factor),
-                     evaluate, clear, tell, progress)
+        found = find(over, candidates, max_loss, compiled, evaluate, clear, tell, progress)
     if as_json:
-        print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(pictures), "mode": mode})
+        print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(images), "mode": mode})
         return
+    _print(found, f"{loaded.name}, {len(images):,} {part} images, {100 * clear:.2f} % in clear", over, max_loss)
+
+
+def _check(mode: str, over: str, act: str | None, margin: float | None, seed: int | None) -> None:
+    if mode not in ("approx", "simulate"):
+        raise UsageError(f"cannot search in mode {mode!r}; there are approx and simulate")
+    if mode == "approx":
+        refuse("it is for --mode simulate", seed=seed)
+    if over in ("alpha", "degree"):
+        refuse(f"--over {over} chooses the activation", act=act)
+    if over == "margin":
+        refuse("--over margin chooses the factor", margin=margin)
+
+
+def _print(found: SearchResult, title: str, over: str, max_loss: float) -> None:
+    from fheinfer.cli.display import out, table
+
     table(
-        f"{trained.network}, {len(pictures):,} {part} images, {100 * clear:.2f} % in clear",
+        title,
         ["setting", "accuracy", "loss", "bits", "layers out of range", "bootstraps", "predicted s"],
         [
             [
@@ -88,10 +109,9 @@ def search(
         ],
     )
     for setting, reason in found.unfit.items():
-        out.print(f"{setting}: left out, {reason}", highlight=False)
-    if found.best:
-        kind = "best" if over == "margin" else "cheapest"
-        out.print(f"{kind} within {100 * max_loss:g} points: {found.best.setting}")
-    else:
+        out.print(f"{setting}: omitted, {reason}")
+    if found.best is None:
         advice = "choose a finer --act" if over == "margin" else "or raise --margin"
         raise UsageError(f"nothing over {over} stays within {100 * max_loss:g} points; allow more, {advice}")
+    kind = "best" if over == "margin" else "cheapest"
+    out.print(f"{kind} within {100 * max_loss:g} points: {found.best.setting}")

@@ -1,136 +1,165 @@
-"""`fheinfer evaluate`: the server role as a command. Imports nothing of the client."""
+"""`fheinfer evaluate`: the server as a command. Imports nothing of the client and opens no secret."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer import _core
-from fheinfer.crypto.artifact import MAX_META
-from fheinfer.crypto.keystore import Manifest
-from fheinfer.crypto.params import ParameterSet, ciphertext_bound, parameter_set
-from fheinfer.errors import FheinferError, InputError
-from fheinfer.machine import choose_threads, peak_memory
-from fheinfer.model.model import load as load_weights
-from fheinfer.process import die_with_parent
-from fheinfer.runtime.executor import StepDone
-from fheinfer.server import Server
-from fheinfer.storage import atomic_write, read_small, require_disk, require_writable, storage_errors
+from fheinfer.cli import choices
+from fheinfer.cli.options import (
+    ActOption,
+    BackendOption,
+    KeysOption,
+    MemoryOption,
+    ModelOption,
+    PlanOption,
+    ResumeOption,
+    SetOption,
+    ThreadsOption,
+    VerboseOption,
+    refuse,
+)
+from fheinfer.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from fheinfer.cli.display import EvaluationView
+    from fheinfer.runtime.executor import StepDone
+    from fheinfer.server import Session
+
+Job = tuple[Path, Path]
+"""An encrypted input, and where its result goes."""
 
 
 def evaluate(
-    keys: Annotated[Path, typer.Option("--keys", help="The server folder of the keys, e.g. keys/set1/server.")],
-    source: Annotated[Path, typer.Option("--input", "-i", help="Encrypted picture, or a folder of *.ct.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the encrypted result goes, or a folder.")],
-    weights: Annotated[Path | None, typer.Option("--weights", help="Weights (.safetensors); ours by default.")] = None,
-    checkpoints: Annotated[Path | None, typer.Option(help="Folder to resume from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished block.")] = False,
-    keep_layers: Annotated[bool, typer.Option("--keep-layers", help="Write every layer's ciphertext there.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Cores to use; all by default.")] = None,
-    events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
+    source: Annotated[
+        Path, typer.Option("--input", "-i", metavar="FILE|DIR", help="Encrypted input, or a folder of *.ct.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="Where the encrypted result goes, or a folder.")
+    ],
+    keys: KeysOption = None,
+    plan: PlanOption = None,
+    set_name: SetOption = None,
+    model: ModelOption = None,
+    act: ActOption = None,
+    backend: BackendOption = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep there what --resume goes on from.")
+    ] = None,
+    resume: ResumeOption = False,
+    keep_layers: Annotated[
+        bool, typer.Option("--keep-layers", help="Keep the ciphertext of every layer among the checkpoints.")
+    ] = False,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Server: evaluate the network on encrypted pictures, with no secret at hand.
+    """Server: evaluate a plan on encrypted inputs, with no secret at hand.
 
-    Of a folder, results get the names of their pictures; with --resume those that are there are not made again. Sets
-    without bootstraps evaluate two pictures at a time. With
-    the hidden --events it writes a JSON object a line: {"event": "load" | "step" | "picture" | "done" | "error", ...}.
+    Of a folder, results get the names of their inputs; with --resume those that are there are not made again. Plans
+    without bootstraps evaluate two inputs at a time. DIR of --keys may also be a copy of its server/ alone.
     """
-    from fheinfer.data.resources import default_weights
+    from fheinfer import _core
+    from fheinfer.cli.display import EvaluationView, err, size
+    from fheinfer.machine import choose_threads, peak_memory
 
-    def tell(event: str, **fields: Any) -> None:
-        if events:
-            sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-            sys.stdout.flush()
-
-    def step(done: StepDone) -> None:
-        tell(
-            "step",
-            index=done.index,
-            total=done.total,
-            step=done.step.name,
-            op=done.step.op,
-            level=done.level,
-            seconds=done.seconds,
-            predicted=done.step.seconds,
-        )
-
-    if events and os.environ.get("FHEINFER_PARENT", "").isdigit():
-        die_with_parent(int(os.environ["FHEINFER_PARENT"]))
-    try:
-        _core.keep_freed_memory()
-        _core.set_threads(choose_threads(threads, lambda message: sys.stderr.write(f"{message}\n")))
-        if source.is_dir():
-            if checkpoints or keep_layers:
-                raise InputError("--checkpoints and --keep-layers are for a single picture, not for a folder")
-        elif (resume or keep_layers) and checkpoints is None:
-            raise InputError("--resume and --keep-layers need --checkpoints FOLDER")
-        jobs = _jobs(source, output, resume)
-        require_writable(output)
-        began = time.perf_counter()
-        network = parameter_set(Manifest.load(keys / "manifest.json").set_name).network
-        server = Server(
-            keys,
-            load_weights(weights or default_weights(network)),
-            progress=lambda what, fraction: tell("load", what=what, fraction=fraction),
-        )
-        require_disk(output, len(jobs) * (server.plan.prediction.output_bytes + MAX_META))
-        if source.is_dir():
-            with storage_errors(output):
-                output.mkdir(exist_ok=True)
+    _check(source, checkpoints, resume, keep_layers)
+    _core.keep_freed_memory()
+    _core.set_threads(choose_threads(threads, err.print))
+    jobs = _jobs(source, output, resume and source.is_dir())
+    began = time.perf_counter()
+    with EvaluationView(verbose=verbose) as view:
+        folder = choices.plan_folder(plan, set_name, model, act, backend)
+        session = _session(folder, keys, memory, view)
         loaded = time.perf_counter()
-        together = 2 if server.params.two_pictures and not checkpoints else 1
+        _prepare(output, len(jobs), session, folder=source.is_dir())
+        together = 2 if session.two_inputs and checkpoints is None else 1
         for start in range(0, len(jobs), together):
-            now = jobs[start : start + together]
-            started = time.perf_counter()
-            pictures = [read_input(picture, server.params) for picture, _ in now]
-            if len(pictures) == 2:
-                results = list(server.evaluate_two(pictures[0], pictures[1], observer=step))
-            else:
-                result = server.evaluate(
-                    pictures[0], observer=step, checkpoints=checkpoints, resume=resume, keep_layers=keep_layers
-                )
-                results = [result]
-            for index, ((picture, result_file), result) in enumerate(zip(now, results, strict=True), start):
-                atomic_write(result_file, [result])
-                seconds_taken = (time.perf_counter() - started) / len(now)
-                tell("picture", index=index, total=len(jobs), name=picture.name, seconds=seconds_taken)
-        seconds = {"load keys": loaded - began, "evaluate": time.perf_counter() - loaded}
-    except FheinferError as error:
-        if not events:
-            raise
-        tell("error", kind=type(error).__name__, message=str(error))
-        sys.exit(error.exit_code)
-    tell("done", seconds=seconds, memory=peak_memory())
-    if not events:
-        sys.stderr.write(
-            f"{output}: "
-            + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
-            + f", peak memory {peak_memory() / 1e9:.2f} GB\n"
-        )
+            _evaluate(session, jobs[start : start + together], view, checkpoints, resume, keep_layers)
+    done = time.perf_counter()
+    err.print(
+        f"{output}: load keys {loaded - began:.1f} s, evaluate {done - loaded:.1f} s, peak memory {size(peak_memory())}"
+    )
 
 
-def _jobs(source: Path, output: Path, resume: bool) -> list[tuple[Path, Path]]:
-    """Each picture to evaluate, and where its result goes."""
+def _check(source: Path, checkpoints: Path | None, resume: bool, keep_layers: bool) -> None:
+    if source.is_dir():
+        refuse("it is for a single input, not for a folder", checkpoints=checkpoints, keep_layers=keep_layers)
+    elif (resume or keep_layers) and checkpoints is None:
+        raise UsageError("--resume and --keep-layers need --checkpoints DIR")
+
+
+def _jobs(source: Path, output: Path, resume: bool) -> list[Job]:
+    """Each input to evaluate, and where its result goes."""
+    from fheinfer.storage import require_writable
+
     if not source.is_dir():
+        if not source.exists():
+            raise InputError(f"{source}: no such file; check the path")
+        require_writable(output)
         return [(source, output)]
-    pictures = sorted(source.glob("*.ct"))
-    if not pictures:
-        raise InputError(f"{source}: no *.ct in this folder; encrypt pictures with `fheinfer encrypt` first")
+    inputs = sorted(source.glob("*.ct"))
+    if not inputs:
+        raise InputError(f"{source}: no *.ct in this folder; encrypt inputs with `fheinfer encrypt` first")
     if output.resolve() == source.resolve():
-        raise InputError(f"{output}: results need another folder than the pictures")
-    jobs = [(picture, output / picture.name) for picture in pictures]
+        raise UsageError(f"{output}: results need another folder than the inputs")
+    require_writable(output)
+    jobs = [(file, output / file.name) for file in inputs]
     return [job for job in jobs if not (resume and job[1].exists())]
 
 
-def read_input(path: Path, params: ParameterSet) -> bytes:
-    """A ciphertext file, refused unread when it is larger than any ciphertext of the set."""
-    try:
-        return read_small(path, ciphertext_bound(params) + (1 << 17))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
+def server_keys(keys: Path | None, set_name: str) -> Path:
+    """The server folder of keys: DIR/server, or DIR itself where it is a copy of that."""
+    from fheinfer.crypto.key_writer import SERVER_FOLDER
+    from fheinfer.crypto.manifest import FILE_NAME
+
+    folder = choices.keys_folder(keys, set_name)
+    return folder if (folder / FILE_NAME).exists() else folder / SERVER_FOLDER
+
+
+def _session(plan: Path, keys: Path | None, memory: int | None, view: EvaluationView) -> Session:
+    from fheinfer.crypto.keystore import ServerKeys
+    from fheinfer.server import Server
+
+    server = Server(memory_limit=memory)
+    loaded = server.add(plan)
+    opened = ServerKeys(server_keys(keys, loaded.params.name), identity=loaded.client.identity)
+    view.expect([step.seconds.get(opened.manifest.policy, 0.0) for step in loaded.steps])
+    return server.session(
+        loaded, opened, progress=lambda what, part: view({"event": "load", "what": what, "fraction": part})
+    )
+
+
+def _prepare(output: Path, results: int, session: Session, *, folder: bool) -> None:
+    """Asks for room before anything is computed."""
+    from fheinfer.storage import make_folder, require_disk
+
+    require_disk(output, results * (session.plan.client.output_bytes + (1 << 17)))
+    if folder:
+        make_folder(output)
+
+
+def _evaluate(
+    session: Session, jobs: list[Job], view: EvaluationView, checkpoints: Path | None, resume: bool, keep_layers: bool
+) -> None:
+    from fheinfer.storage import atomic_write
+    from fheinfer.worker import read_ciphertext, step_event
+
+    inputs = [read_ciphertext(file, session.plan.params) for file, _ in jobs]
+
+    def observe(done: StepDone) -> None:
+        view(step_event(done))
+
+    if len(inputs) == 2:
+        results = session.evaluate_two(inputs[0], inputs[1], observer=observe)
+    else:
+        results = (
+            session.evaluate(
+                inputs[0], observer=observe, checkpoints=checkpoints, resume=resume, keep_layers=keep_layers
+            ),
+        )
+    for (_, file), result in zip(jobs, results, strict=True):
+        atomic_write(file, [result])

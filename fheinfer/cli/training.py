@@ -1,21 +1,143 @@
-"""Training as the command line shows it: how far it is, and one line per epoch that stays."""
+"""`fheinfer train`, `finetune` and `calibrate`: making models. Their modules need PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
-from fheinfer.cli.display import err
-from fheinfer.cli.progress import Meter
-from fheinfer.train.loop import TrainingObserver, TrainingProgress
+from fheinfer.cli.options import DataOption, JsonOption, OutputOption
+from fheinfer.optional import needs_torch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fheinfer.train.loop import TrainingObserver, TrainingProgress
+
+EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training images.")]
+RateOption = Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is random.")]
+RecipeOption = Annotated[
+    list[str] | None, typer.Option("--recipe", metavar="NAME=VALUE", help="Setting of docs/training.md; repeat.")
+]
+FusedOption = Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")]
+ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]
 
 
 @contextmanager
-def training_view(console: Console = err) -> Iterator[TrainingObserver]:
-    """An observer for `train`; its bar is removed at the end, also on errors."""
-    with Meter("training", "count", console) as meter:
+def _torch() -> Iterator[None]:
+    """For imports of training. Freed memory stays with the process: fetching it again page by page was half of all
+    processor time."""
+    from fheinfer import _core
+
+    _core.keep_freed_memory()
+    with needs_torch("training"):
+        yield
+
+
+def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
+    """Settings of a recipe, those with an option of their own last."""
+    return [*(recipe or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+
+
+def train(
+    output: OutputOption,
+    network: Annotated[
+        str, typer.Option("--network", metavar="N", help="Network of the zoo (`fheinfer train --network ?`).")
+    ] = "resnet20",
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    lr: RateOption = None,
+    seed: SeedOption = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model whose logits are learned beside labels.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model to begin with, where names and shapes agree.")
+    ] = None,
+    recipe: RecipeOption = None,
+    fused: FusedOption = False,
+    resume: ResumeTraining = False,
+) -> None:
+    """Train a network; write the model and a model card."""
+    with _torch():
+        from fheinfer.train.loop import train as run
+        from fheinfer.train.recipe import Recipe
+    from fheinfer.cli.display import out
+    from fheinfer.model.model import load
+
+    settings = Recipe().changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
+    taught_by, first = (load(file) if file else None for file in (teacher, start))
+    with training_view() as observe:
+        run(network, output, data, settings, resume, observe, taught_by, fused, first)
+    out.print(f"{output} and {output.with_suffix('.md')}")
+
+
+def finetune(
+    file: Annotated[Path, typer.Argument(metavar="MODEL", help="Model of a network with ReLUs.")],
+    paf: Annotated[str, typer.Option("--paf", metavar="NAME", help="f1g2, 2f12g1, a7, ... (`fheinfer approx list`).")],
+    output: OutputOption,
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    lr: RateOption = None,
+    seed: SeedOption = None,
+    recipe: RecipeOption = None,
+    fused: FusedOption = False,
+    resume: ResumeTraining = False,
+) -> None:
+    """Replace the ReLUs of a model by PAFs and train it on."""
+    with _torch():
+        from fheinfer.train import finetune as tuning
+    from fheinfer.cli.display import out
+    from fheinfer.model.model import load
+
+    settings = tuning.RECIPE.changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
+    model = load(file)
+    with training_view() as observe:
+        tuning.finetune(model, paf, output, data, settings, resume, observe, fused)
+    out.print(f"{output} and {output.with_suffix('.md')}")
+
+
+def calibrate(
+    file: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file.")],
+    output: OutputOption,
+    data: DataOption = None,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Training images to look at.")] = 10_000,
+    margin: Annotated[float, typer.Option("--margin", help="Factor on what was seen, for what was not.")] = 1.2,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the input range and histogram of every activation over training images."""
+    with _torch():
+        from fheinfer.data import datasets
+        from fheinfer.train import calibrate as measuring
+    from fheinfer.cli.display import out, print_json, steps_bar, table
+    from fheinfer.model.model import load
+    from fheinfer.storage import require_writable
+
+    require_writable(output)
+    model, examples = load(file), datasets.load(datasets.folder(data), "train")
+    with steps_bar("measuring") as progress:
+        ranges = measuring.calibrate(model, examples.first(images), margin, progress)
+    ranges.save(output)
+    seen, bounds = ranges.largest(), ranges.bounds()
+    if as_json:
+        print_json({"file": str(output), "images": ranges.images, "largest": seen, "with_margin": bounds})
+        return
+    columns = ["activation", "largest input", "with margin"]
+    table(str(output), columns, [[name, f"{largest:.2f}", f"{bounds[name]:.2f}"] for name, largest in seen.items()])
+    out.print(f"to use them: fheinfer model import {file} --ranges {output} -o FILE")
+
+
+@contextmanager
+def training_view(console: Console | None = None) -> Iterator[TrainingObserver]:
+    """An observer for `train`: how far it is, and one line per epoch that stays; the bar is removed also on errors."""
+    from fheinfer.cli.display import err
+    from fheinfer.cli.progress import Meter
+
+    with Meter("training", "count", console or err) as meter:
         at = (0.0, 0.0)
 
         def observe(progress: TrainingProgress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from fheinfer.storage import (
 )
 
 SECRET_FOLDER, SERVER_FOLDER, SECRET_FILE = "secret", "server", "secret.key"
+_CLIENT_FILE = re.compile(r"client(-[0-9a-f]{16})?\.json")
+"""Public files that `fheinfer keygen` leaves beside keys."""
 
 
 class KeyWriter:
@@ -149,6 +152,7 @@ class KeyWriter:
             if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
                 raise KeyStoreError(f"{shown(self.folder)} is a link or a file, not a folder of keys; remove it first")
             others = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        others = [name for name in others if not _CLIENT_FILE.fullmatch(name)]
         foreign = [name for name in others if name not in (SECRET_FOLDER, SERVER_FOLDER)]
         if foreign:
             raise KeyStoreError(f"{shown(self.folder)} holds {foreign[0]!r}, no key; choose a folder of its own")

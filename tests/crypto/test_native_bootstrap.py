@@ -182,7 +182,9 @@ def test_a_bootstrap_keeps_its_bits_under_few_keys(native_rig: Rigs, name: str) 
 
 @pytest.mark.parametrize("keys", _core.KeyPolicy.__members__.values(), ids=lambda keys: keys.name)
 @pytest.mark.parametrize(
-    "params", [s for s in parameter_sets(insecure=True) if preset(s).backend == "native" and s.bootstraps], ids=lambda s: s.name
+    "params",
+    [s for s in parameter_sets(insecure=True) if preset(s).backend == "native" and s.bootstraps],
+    ids=lambda s: s.name,
 )
 def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any, keys: Any) -> None:
     context = backend("native").context(params)

@@ -1,0 +1,112 @@
+"""`fheinfer encrypt` and `decrypt`: the client as two commands, which need client.json and keys, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fheinfer.cli import choices
+from fheinfer.cli.options import (
+    ClientOption,
+    ImageOption,
+    JsonOption,
+    KeysOption,
+    OutputOption,
+    PassphraseOption,
+    SetOption,
+)
+from fheinfer.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from fheinfer.crypto.params import ParameterSet
+
+
+def encrypt(
+    output: OutputOption,
+    image: ImageOption = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE.npy",
+            help="Array: pixels as uint8 (H, W, C), a vector's values, or an image's normalised values (C, H, W).",
+        ),
+    ] = None,
+    set_name: SetOption = None,
+    client: ClientOption = None,
+    keys: KeysOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Client: encrypt an image, or an array. The public key is enough; with the secret key files are half as large."""
+    from fheinfer.cli.display import err, size
+    from fheinfer.cli.inputs import array_input, image_input
+    from fheinfer.storage import atomic_write
+
+    if (image is None) == (source is None):
+        raise UsageError("give an image by --image, or an array by --input")
+    spec, folder = choices.client_and_keys(client, keys, set_name)
+    x = image_input(image, spec) if image is not None else array_input(source or Path(), spec)
+    data = choices.open_client(folder, spec, passphrase_file, ask=False).encrypt(x)
+    atomic_write(output, [data])
+    err.print(f"{output}: {size(len(data))}")
+
+
+def decrypt(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="What `fheinfer evaluate` wrote.")],
+    request: Annotated[
+        Path | None,
+        typer.Option("--request", metavar="FILE", help="Input that this has to be the result of; checked."),
+    ] = None,
+    decimals: Annotated[
+        int | None,
+        typer.Option(
+            "--decimals",
+            min=0,
+            max=17,
+            help="Decimals of what is shown: more than a reader needs can give the key away (SECURITY.md).",
+            show_default="what tells the class",
+        ),
+    ] = None,
+    set_name: SetOption = None,
+    client: ClientOption = None,
+    keys: KeysOption = None,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Client: decrypt a result, and round it."""
+    from fheinfer.cli import results
+    from fheinfer.cli.display import err, print_json
+    from fheinfer.client import class_decimals, rounded
+    from fheinfer.crypto.artifact import request_id
+
+    spec, folder = choices.client_and_keys(client, keys, set_name)
+    data = read_ciphertext(result, spec.params)
+    asked = None if request is None else request_id(read_ciphertext(request, spec.params))
+    exact = choices.open_client(folder, spec, passphrase_file).decrypt(data, request=asked)
+    shown = class_decimals(exact) if decimals is None else decimals
+    fields = results.result_fields(rounded(exact, shown), spec.classes, None)
+    if asked is None:
+        err.print("which input this answers was not checked; name it with --request")
+    if as_json:
+        print_json({**fields, "decimals": shown, "request_checked": asked is not None})
+    else:
+        results.print_result(fields, spec.classes, decimals=shown)
+
+
+def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
+    """A ciphertext file, refused unread when it is larger than any ciphertext of the set.
+
+    Raises:
+        InputError: no such file.
+        CorruptArtifactError: too large, or no regular file.
+    """
+    from fheinfer.crypto.params import ciphertext_bound
+    from fheinfer.storage import read_small
+
+    try:
+        return read_small(path, ciphertext_bound(params) + (1 << 17))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None

@@ -1,0 +1,279 @@
+"""`fheinfer infer` and `fheinfer demo`: client and server on one machine, in two processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fheinfer.cli import choices
+from fheinfer.cli.encrypted import Job, evaluated, threads_of
+from fheinfer.cli.options import (
+    ActOption,
+    CsvOption,
+    ImageOption,
+    JsonOption,
+    KeysOption,
+    MemoryOption,
+    ModelOption,
+    PassphraseOption,
+    PlanOption,
+    ResumeOption,
+    RunsOption,
+    SetOption,
+    ThreadsOption,
+    VerboseOption,
+    refuse,
+)
+from fheinfer.errors import UsageError
+from fheinfer.optional import have, require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fheinfer.cli.results import Taken
+    from fheinfer.crypto.client_spec import ClientSpec
+    from fheinfer.local import Event
+    from fheinfer.model.model import Model
+
+    F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where results go, and the model that they are compared with."""
+
+    model: Model | None
+    csv: Path | None
+    json: bool
+
+
+def infer(
+    image: ImageOption = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--images", metavar="DIR|FILE", help="Folder of images, or one image; repeat."),
+    ] = None,
+    plan: PlanOption = None,
+    set_name: SetOption = None,
+    model: ModelOption = None,
+    act: ActOption = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="Who evaluates: native, openfhe (the reference), or slots: in clear, without keys.",
+            show_default="that of the set",
+        ),
+    ] = None,
+    keys: KeysOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Compare with PyTorch on the clear image.")] = False,
+    resume: ResumeOption = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,
+    runs: RunsOption = None,
+    csv_file: CsvOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Encrypt an image, or many, evaluate in a process without the secret, decrypt the results."""
+    if (image is None) == (not images):
+        raise UsageError("give one image by --image, or a folder of them by --images")
+    if csv_file is not None:
+        from fheinfer.storage import require_writable
+
+        require_writable(csv_file)
+    if plain:
+        require("torch", "--plain")
+    slots = backend == "slots"
+    if slots:
+        if images:
+            raise UsageError("--backend slots takes one image; `fheinfer accuracy` runs a plan on many in clear")
+        only = {"keys": keys, "runs": runs, "resume": resume, "keep": keep, "threads": threads, "memory": memory}
+        refuse("--backend slots encrypts nothing", **only, passphrase_file=passphrase_file)
+    compared = _named_model(plan, model, plain)
+    folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
+    spec = choices.spec_of(folder)
+    file = compared or (choices.model_file(model, spec.params) if plain else None)
+    job = Job(
+        folder,
+        spec,
+        choices.keys_folder(keys, spec.params.name) if keys is None else keys,
+        runs or choices.RUNS,
+        passphrase_file,
+        threads_of(threads),
+        memory,
+        resume,
+        keep,
+        verbose,
+    )
+    report = Report(_model(file, spec) if file else None, csv_file, as_json)
+    if image is None:
+        _many(job, report, images or [])
+    elif slots:
+        _in_clear(job, report, image)
+    else:
+        _one(job, report, image)
+
+
+def _named_model(plan: Path | None, model: Path | None, plain: bool) -> Path | None:
+    """The model that a named plan is compared with; it does not hold that itself."""
+    if plan is None:
+        return None
+    if plain and model is None:
+        raise UsageError("--plain compares with the model itself, which a plan does not hold; name it with --model")
+    if model is not None and not plain:
+        refuse("it is part of the plan", model=model)
+    return model
+
+
+def _model(file: Path, spec: ClientSpec) -> Model:
+    from fheinfer.model.model import load
+
+    model = load(file)
+    if model.name != spec.model:
+        raise UsageError(f"{file} is a model of {model.name}, and the plan is of {spec.model}; name that one's")
+    return model
+
+
+class _Plain:
+    """Outputs of PyTorch by name, where they are asked for; computed while the other process evaluates.
+
+    Importing PyTorch takes longer than everything else that is done here.
+    """
+
+    def __init__(
+        self, model: Model | None, inputs: Mapping[str, F64], view: Callable[[Event], object] = lambda event: None
+    ) -> None:
+        self._model, self._inputs, self._view = model, inputs, view
+        self._outputs: dict[str, F64] | None = None
+
+    def before(self, view: Callable[[Event], object]) -> _Plain:
+        """This, as a callback that passes events on to `view`."""
+        self._view = view
+        return self
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event of the evaluating process."""
+        self._view(event)
+        if event["event"] == "ready":
+            self.outputs()
+
+    def outputs(self) -> dict[str, F64]:
+        if self._outputs is None:
+            self._outputs = {}
+            if self._model is not None:
+                from fheinfer.evaluation.plain import plain_outputs
+
+                self._outputs = {name: plain_outputs(self._model, x) for name, x in self._inputs.items()}
+        return self._outputs
+
+
+def _one(job: Job, report: Report, image: str) -> None:
+    from fheinfer.cli.display import EvaluationView
+    from fheinfer.cli.inputs import image_input
+    from fheinfer.cli.results import Taken
+    from fheinfer.local import infer as run_encrypted
+
+    key_id, x = job.key_id(), image_input(image, job.spec)
+    with job.run("infer", key_id, {image: x}) as run:
+        with EvaluationView(verbose=job.verbose) as view:
+            plain = _Plain(report.model, {image: x}, view)
+            done = run_encrypted(
+                job.plan, job.keys, job.client, x, run, on_event=plain, threads=job.threads, memory=job.memory
+            )
+        _deliver(job, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
+        if not job.keep:
+            run.finish()
+
+
+def _in_clear(job: Job, report: Report, image: str) -> None:
+    from fheinfer.cli.display import EvaluationView
+    from fheinfer.cli.inputs import image_input
+    from fheinfer.cli.results import Taken
+    from fheinfer.compiler.plan import load
+    from fheinfer.runtime.slots import run_slots
+    from fheinfer.worker import step_event
+
+    plan, x = load(job.plan), image_input(image, job.spec)
+    began = time.perf_counter()
+    if job.verbose:
+        with EvaluationView(verbose=True) as view:
+            outputs = run_slots(plan, x, observer=lambda done: view(step_event(done)))
+    else:
+        outputs = run_slots(plan, x)
+    taken = Taken({"slots": time.perf_counter() - began})
+    _deliver(job, report, image, outputs, _Plain(report.model, {image: x}), taken)
+
+
+def _deliver(job: Job, report: Report, image: str, outputs: F64, compared: _Plain, taken: Taken) -> None:
+    """The CSV first: whatever happens to standard output, the results are kept."""
+    from fheinfer.cli import results
+    from fheinfer.cli.display import print_json
+    from fheinfer.data.files import printable
+
+    plain, classes = compared.outputs().get(image), job.spec.classes
+    if report.csv is not None:
+        seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
+        _write_csv(report.csv, [results.image_row(printable(image), outputs, classes, seconds, plain)])
+    fields = results.result_fields(outputs, classes, plain)
+    if report.json:
+        print_json({**fields, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
+    else:
+        results.print_result(fields, classes, taken)
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    from fheinfer.cli.results import rows_csv
+    from fheinfer.storage import PRIVATE, atomic_write
+
+    atomic_write(file, [rows_csv(rows).encode()], PRIVATE)
+
+
+def _many(job: Job, report: Report, paths: list[Path]) -> None:
+    from fheinfer.cli import results
+    from fheinfer.cli.inputs import images_input
+
+    client = job.client()
+    inputs, failures = images_input(paths, job.spec)
+    compared = _Plain(report.model, inputs)
+    with evaluated(job, client, inputs, compared.before) as done:
+        plain, classes = compared.outputs(), job.spec.classes
+        rows = [
+            results.image_row(name, y, classes, done.each.get(name), plain.get(name))
+            for name, y in done.outputs.items()
+        ]
+        if report.csv is not None:
+            _write_csv(report.csv, rows)
+        each = done.seconds["evaluate"] / max(1, len(done.each))
+        results.report_images(rows, failures, results.Taken(done.seconds, done.memory), each, report.json)
+
+
+def demo(
+    set_name: Annotated[str, typer.Option("--set", metavar="S", help="Parameter set (`fheinfer sets`).")] = "turbo",
+    image: Annotated[str, typer.Option("--image", metavar="FILE", help="Image file, or one in inputs/.")] = "vale.jpg",
+    keys: KeysOption = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+) -> None:
+    """Make keys where there are none, then classify an image that comes along, encrypted, and compare with PyTorch."""
+    from fheinfer.cli.display import err
+    from fheinfer.cli.keys import keygen
+    from fheinfer.crypto.key_writer import SERVER_FOLDER
+    from fheinfer.crypto.manifest import FILE_NAME
+
+    folder = choices.keys_folder(keys, set_name) if keys is None else keys
+    if not (folder / SERVER_FOLDER / FILE_NAME).exists():
+        keygen(set_name=set_name, output=keys)
+    torch = have("torch")
+    if not torch:
+        err.print("PyTorch is not installed, so nothing is compared with it")
+    infer(image=image, set_name=set_name, keys=keys, plain=torch, threads=threads, memory=memory)

@@ -1,0 +1,106 @@
+"""Images and arrays that commands are given, as the network takes them: normalised by what client.json says."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.data.files import one_line, printable, read_given
+from fheinfer.errors import InputError
+
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+
+MAX_BYTES = 1 << 28
+"""Of an array file: float64 of the largest input shape there is are 128 MiB."""
+
+
+def image_input(image: str, spec: ClientSpec) -> F64:
+    """An image, (C, H, W) and normalised; what is odd about it goes to standard error.
+
+    Raises:
+        InputError: the network takes vectors.
+        ImageError: see `data.images.read_image`.
+    """
+    from fheinfer.cli.display import err
+    from fheinfer.data.images import read_image
+
+    found = read_image(image, spec.image_size, channels=channels(spec))
+    for note in found.notes:
+        err.print(note)
+    return normalised(found.pixels, spec)
+
+
+def images_input(paths: Iterable[Path], spec: ClientSpec) -> tuple[dict[str, F64], dict[str, str]]:
+    """The images in files and folders by name, normalised, and why others could not be read, by name.
+
+    Raises:
+        InputError: none can be read, or the network takes vectors.
+    """
+    from fheinfer.cli.display import err
+    from fheinfer.data.folders import load_folder
+
+    found = load_folder(paths, spec.image_size, channels=channels(spec))
+    for line in (*found.notes, *found.failures.values()):
+        err.print(line)
+    return {name: normalised(pixels, spec) for name, pixels in found.images.items()}, dict(found.failures)
+
+
+def channels(spec: ClientSpec) -> int:
+    """1 or 3, whichever kind of image the network takes.
+
+    Raises:
+        InputError: it takes neither.
+    """
+    if spec.input_shape[0] not in (1, 3):
+        raise InputError(
+            f"{spec.model} takes {spec.input_shape[0]} channels, and image files have 1 or 3; give an array by --input"
+        )
+    return spec.input_shape[0]
+
+
+def normalised(pixels: U8, spec: ClientSpec) -> F64:
+    """uint8 (H, W, C) as float64 (C, H, W)."""
+    from fheinfer.data.images import normalise
+
+    return normalise(pixels, spec.mean, spec.std)
+
+
+def array_input(path: Path, spec: ClientSpec) -> F64:
+    """The array of a .npy file: uint8 (H, W, C) and vectors are normalised, real (C, H, W) is taken as it is.
+
+    Raises:
+        InputError: no such file, no such array, or one of another shape than the network takes.
+    """
+    array = _load(path)
+    shape = spec.input_shape
+    if len(shape) == 3 and array.dtype == np.uint8 and array.shape == (*shape[1:], shape[0]):
+        return normalised(array, spec)
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        pixels = f", or pixels as uint8 {(*shape[1:], shape[0])}" if len(shape) == 3 else ""
+        raise InputError(
+            f"{printable(path)}: {array.dtype} {array.shape}, and {spec.model} takes numbers of shape {shape}{pixels}"
+        )
+    x = array.astype(np.float64)
+    return x if len(shape) == 3 else (x - np.asarray(spec.mean)) / np.asarray(spec.std)
+
+
+def _load(path: Path) -> NDArray[np.generic]:
+    name, data = printable(path), read_given(path, MAX_BYTES, InputError, "an array of numpy")
+    stream = io.BytesIO(data)
+    try:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
+        shape, columns_first, dtype = read(stream)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+            raise ValueError("its size is not what its header says")
+        flat = np.frombuffer(data, dtype, offset=stream.tell())
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise InputError(f"{name}: no array of numpy ({one_line(error)}); save it with numpy.save") from None
+    return flat.reshape(shape, order="F" if columns_first else "C")

@@ -1,0 +1,143 @@
+"""Every option that several commands share, each written once: the same word means the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fheinfer.errors import UsageError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b|)", re.IGNORECASE)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from "6GB", "500 MB", "2GiB" or a plain number.
+
+    Raises:
+        UsageError: none of these, or nothing at all.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    size = int(float(found[1]) * _UNITS[found[2].lower()]) if found and found[2].lower() in _UNITS else 0
+    if not 0 < size < 1 << 60:
+        raise UsageError(f"{text!r} is no size; write 6GB, 500MB or a number of bytes")
+    return size
+
+
+SetOption = Annotated[
+    str | None,
+    typer.Option("--set", metavar="S", help="Parameter set (`fheinfer sets`).", show_default="1"),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="Model file.", show_default="the one that comes with the set"),
+]
+ActOption = Annotated[
+    str | None,
+    typer.Option(
+        "--act",
+        metavar="NAME|FILE.json",
+        help="What approximates a ReLU (`fheinfer approx list`).",
+        show_default="that of the set",
+    ),
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Who evaluates: native, or openfhe, which has sets of its own (1 becomes 1-openfhe).",
+        show_default="that of the set",
+    ),
+]
+MarginOption = Annotated[
+    float | None,
+    typer.Option("--margin", min=0.01, help="Factor on the ranges of calibration.", show_default="1.2"),
+]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="DIR",
+        help="Folder that `fheinfer compile` wrote, or the plan in it.",
+        show_default="the set's own model is compiled",
+    ),
+]
+ClientOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--client",
+        metavar="FILE",
+        help="The plan's client.json, or its folder.",
+        show_default="client.json among the keys",
+    ),
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="DIR", help="Folder that `fheinfer keygen` wrote.", show_default="keys/set<S>"),
+]
+RotationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rotations",
+        metavar="minimal|fast|auto",
+        help="Which rotation keys: few and small, one for every rotation, or what suits this machine.",
+        show_default="auto",
+    ),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        help="File with the secret key's passphrase on its first line.",
+        show_default="$FHEINFER_PASSPHRASE",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="Threads that evaluate.", show_default="all"),
+]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        parser=parse_size,
+        help="Memory that evaluating may take: 6GB, 500MB or bytes.",
+        show_default="what is free",
+    ),
+]
+RunsOption = Annotated[
+    Path | None,
+    typer.Option("--runs", metavar="DIR", help="Folder for runs that can be resumed.", show_default="runs"),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from where an interrupted run was.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print a line for every layer.")]
+CsvOption = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write class and outputs of every input there.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Data set (docs/formats.md).", show_default="$FHEINFER_DATA"),
+]
+ImageOption = Annotated[
+    str | None, typer.Option("--image", metavar="FILE", help="Image file, or the name of one in inputs/.")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
+OutputFolderOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")]
+
+
+def refuse(reason: str, **given: object) -> None:
+    """Refuses options that would change nothing: those of `given`, by their name, that are there.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise UsageError(f"--{name.replace('_', '-')} changes nothing here: {reason}; leave it out")
