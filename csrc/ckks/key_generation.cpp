@@ -1,5 +1,6 @@
 #include "ckks/key_generation.h"
 
+#include "base/parallel.h"
 #include "ring/pointwise.h"
 
 namespace fheinfer::ckks {
@@ -7,11 +8,10 @@ namespace fheinfer::ckks {
 Poly evaluate(const Chain& chain, std::span<const int64_t> x) {
     const std::size_t primes = chain.q_count() + chain.special_count();
     Poly out(primes, chain.n());
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < primes; ++i) {
+    parallel_for(primes, [&](std::size_t i) {
         ring::lift(out[i], x.data(), chain.n(), chain.modulus(i));
         chain.ntt(i).forward(out[i]);
-    }
+    });
     return out;
 }
 
@@ -34,8 +34,7 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
     expand(chain, key, seed);
     for (std::size_t j = 0; j < digits; ++j) {
         const auto error = noise();
-#pragma omp parallel for schedule(dynamic)
-        for (std::size_t row = 0; row < all; ++row) {
+        parallel_for(all, [&](std::size_t row) {
             const std::size_t prime = chain.prime(row, limbs);
             const auto& m           = chain.modulus(prime);
             uint64_t* b             = key.b[j][row];
@@ -45,10 +44,10 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
             ring::multiply(product[0], key.a[j][row], to[prime], n, m);
             ring::subtract(b, b, product[0], n, m);
             if (row >= limbs || (!one_digit && chain.digit(row) != j))
-                continue;
+                return;
             ring::multiply(product[0], from[prime], special_product(chain, specials, prime), n, m);
             ring::add(b, b, product[0], n, m);
-        }
+        });
     }
     return key;
 }
@@ -57,11 +56,10 @@ void expand(const Chain& chain, SwitchingKey& key, const Seed& seed) {
     const std::size_t all = key.limbs + key.specials;
     for (std::size_t j = 0; j < key.b.size(); ++j) {
         key.a.emplace_back(all, chain.n());
-#pragma omp parallel for schedule(dynamic)
-        for (std::size_t row = 0; row < all; ++row) {
+        parallel_for(all, [&](std::size_t row) {
             const std::size_t prime = chain.prime(row, key.limbs);
             uniform(key.a[j][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(j), static_cast<uint32_t>(prime));
-        }
+        });
     }
 }
 

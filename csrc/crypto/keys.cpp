@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <exception>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "evaluator/level_rules.h"
 #include "ring/pointwise.h"
 
@@ -106,21 +106,11 @@ std::string ClientKeys::conjugation_key() const {
 std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
     openfhe_secret();
     std::vector<std::string> out(rotations.size());
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < rotations.size(); ++i) {
-        try {
-            const auto [rotation, limbs] = rotations[i];
-            const auto index             = context_->openfhe()->FindAutomorphismIndex(rotation);
-            out[i] = write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
-        }
-        catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
-        }
-    }
-    if (failure)
-        std::rethrow_exception(failure);
+    parallel_for(rotations.size(), [&](std::size_t i) {
+        const auto [rotation, limbs] = rotations[i];
+        const auto index             = context_->openfhe()->FindAutomorphismIndex(rotation);
+        out[i] = write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
+    });
     return out;
 }
 

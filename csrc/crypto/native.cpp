@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "ring/pointwise.h"
 
 namespace fheinfer {
@@ -37,17 +38,14 @@ std::string write_key(const ckks::SwitchingKey& key, const ckks::Seed& seed) {
 // A view, once every residue is below its prime.
 Residues read_rows(const ckks::Chain& chain, std::size_t rows, std::size_t limbs, const std::byte* from) {
     auto out = Residues::view(reinterpret_cast<const uint64_t*>(from), rows, chain.n());
-    bool ok  = true;
-#pragma omp parallel for reduction(&& : ok)
-    for (std::size_t i = 0; i < rows; ++i) {
+    parallel_for(rows, [&](std::size_t i) {
         const uint64_t p = chain.modulus(chain.prime(i, limbs)).p;
         bool fine        = true;
         for (std::size_t k = 0; k < chain.n(); ++k)
             fine &= out[i][k] < p;
-        ok = ok && fine;
-    }
-    if (!ok)
-        throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+        if (!fine)
+            throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+    });
     return out;
 }
 
