@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from fheinfer import _core
-from fheinfer._core import ring
 from fheinfer.approx import activation
 from fheinfer.compiler.cost_native import NativeCost
 from fheinfer.compiler.work import Work
@@ -205,13 +204,12 @@ class Bench:
         self.rows.append(Row(kernel.name, statistics.median(timed), len(timed), kernel.level, floor))
 
     def transforms(self) -> None:
-        """Of one limb on one thread: OpenFHE's, or ours in every form."""
+        """Of one limb on one thread: OpenFHE's, or ours with every instruction set."""
         n, p = 1 << self.params.log_n, self.context.q[-1]
-        limb = ring.OpenFheLimb(n, p, [1] * n, False)
+        repeats = 10 * self.repeats
 
-        def add(name: str, once: Callable[[], tuple[float, float]]) -> float:
-            once()
-            times = [once() for _ in range(10 * self.repeats)]
+        def add(name: str, measure: Callable[[int, int, int], list[tuple[float, float]]]) -> float:
+            times = measure(n, p, repeats + 1)[1:]
             forward = statistics.median(f for f, _ in times) / 1e3
             inverse = statistics.median(i for _, i in times) / 1e3
             self.rows.append(Row(f"NTT forward{name}", forward, len(times)))
@@ -219,25 +217,16 @@ class Bench:
             return (forward + inverse) / 2
 
         if not self.native:
-            add("", lambda: limb.least_ms(1))
+            add("", _core.openfhe_ntt_ms)
             return
-        ntt, best = ring.Ntt(n, p, limb.psi), ring.cpu_form()
-        seconds = add("", lambda: ntt.least_ms(1))
-        for form in ring.cpu_forms():
-            ring.set_cpu_form(form)
-            add(f", {form}", lambda: ntt.least_ms(1))
-        ring.set_cpu_form(best)
-        self.floor = Floor(self.params, self.context, seconds, self._row_seconds(n, p), _threads())
-
-    def _row_seconds(self, n: int, p: int) -> float:
-        """One limb times a constant, added to another: base conversion of 16 limbs to 16, in the second cache."""
-        part = min(n, 2048)
-        xs, cs, times = np.ones((16, part), np.uint64), np.ones((16, 16), np.uint64), list[float]()
-        for _ in range(100):
-            began = time.perf_counter()
-            ring.linear_combinations(xs, cs, [p] * 16, None)
-            times.append(time.perf_counter() - began)
-        return min(times) / 256 * (n / part)
+        best = _core.instruction_set()
+        seconds = add("", _core.ntt_ms)
+        for name in _core.instruction_sets():
+            _core.set_instruction_set(name)
+            add(f", {name}", _core.ntt_ms)
+        _core.set_instruction_set(best)
+        row = _core.conversion_ms(n, p) / 1e3
+        self.floor = Floor(self.params, self.context, seconds, row, _threads())
 
     def kernels(self) -> None:
         params = self.params
@@ -321,7 +310,7 @@ def _worker(job: dict[str, Any]) -> Report:
         params.name,
         params.log_n,
         _threads(),
-        ring.cpu_form() if bench.native else "OpenFHE",
+        _core.instruction_set() if bench.native else "OpenFHE",
         tuple(bench.rows),
         bench.key_bytes,
         peak_memory(),

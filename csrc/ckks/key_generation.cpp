@@ -31,13 +31,14 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
     SwitchingKey key{limbs, specials, {}, {}};
     for (std::size_t j = 0; j < digits; ++j)
         key.b.emplace_back(all, n);
-    expand(chain, key, seed);
+    reserve_uniform(chain, key);
     for (std::size_t j = 0; j < digits; ++j) {
         const auto error = noise();
         parallel_for(all, [&](std::size_t row) {
             const std::size_t prime = chain.prime(row, limbs);
             const auto& m           = chain.modulus(prime);
             uint64_t* b             = key.b[j][row];
+            expand_row(chain, key, seed, j, row);
             Poly product(1, n);
             ring::lift(b, error.data(), n, m);
             chain.ntt(prime).forward(b);
@@ -52,15 +53,14 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
     return key;
 }
 
-void expand(const Chain& chain, SwitchingKey& key, const Seed& seed) {
-    const std::size_t all = key.limbs + key.specials;
-    for (std::size_t j = 0; j < key.b.size(); ++j) {
-        key.a.emplace_back(all, chain.n());
-        parallel_for(all, [&](std::size_t row) {
-            const std::size_t prime = chain.prime(row, key.limbs);
-            uniform(key.a[j][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(j), static_cast<uint32_t>(prime));
-        });
-    }
+void reserve_uniform(const Chain& chain, SwitchingKey& key) {
+    while (key.a.size() < key.b.size())
+        key.a.emplace_back(key.limbs + key.specials, chain.n());
+}
+
+void expand_row(const Chain& chain, SwitchingKey& key, const Seed& seed, std::size_t digit, std::size_t row) {
+    const std::size_t prime = chain.prime(row, key.limbs);
+    uniform(key.a[digit][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(digit), static_cast<uint32_t>(prime));
 }
 
 }  // namespace fheinfer::ckks

@@ -20,10 +20,12 @@ Poly evaluate(const Chain& chain, std::span<const int64_t> x);
 SmallPoly automorphism(std::span<const int64_t> x, uint64_t exponent);
 
 // Encrypts P * from under `to`, digit by digit, for ciphertexts of at most `limbs` limbs. `one_digit`: a single digit
-// that holds all limbs, for polynomials below the special primes. Only the b halves; `a` is expand(seed).
+// that holds all limbs, for polynomials below the special primes. Only the b halves; `a` is the keystream of the seed.
 SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to, std::size_t limbs, std::size_t specials,
                            bool one_digit, const Seed& seed, const Noise& noise);
-// Fills in the uniform halves of a key.
-void expand(const Chain& chain, SwitchingKey& key, const Seed& seed);
+// Makes room for the uniform halves of a key.
+void reserve_uniform(const Chain& chain, SwitchingKey& key);
+// Fills in one row of one of them, in any order and on any thread.
+void expand_row(const Chain& chain, SwitchingKey& key, const Seed& seed, std::size_t digit, std::size_t row);
 
 }  // namespace fheinfer::ckks

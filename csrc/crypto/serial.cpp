@@ -148,7 +148,7 @@ OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, By
         Poly poly(params, Format::EVALUATION);
         for (std::size_t i = 0; i < x.limbs(); ++i) {
             NativeVector values(context.ring_dimension(), poly.GetElementAtIndex(i).GetModulus());
-            std::memcpy(&values[0], (*half)[i], context.ring_dimension() * sizeof(uint64_t));
+            std::memcpy(reinterpret_cast<uint64_t*>(&values[0]), (*half)[i], context.ring_dimension() * sizeof(uint64_t));
             poly.GetAllElements()[i].SetValues(std::move(values), Format::EVALUATION);
         }
         polys.push_back(std::move(poly));

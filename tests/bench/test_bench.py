@@ -28,7 +28,7 @@ def test_both_backends_measure_the_same_kernels(reports: list[bench.Report]) -> 
     assert [report.set_name for report in reports] == ["1", "1-openfhe"]
     assert {name for name in ours if not name.startswith("NTT")} == {name for name in theirs if name[:3] != "NTT"}
     assert {"bootstrap", "ReLU, relu:59", "convolution 3x3, 16 channels", "8 hoisted rotations"} <= set(ours)
-    for form in _core.ring.cpu_forms():
+    for form in _core.instruction_sets():
         assert {f"NTT forward, {form}", f"NTT inverse, {form}"} <= set(ours)
     assert all(row.seconds > 0 and row.repeats >= 1 for row in [*ours.values(), *theirs.values()])
     for report in reports:
