@@ -76,7 +76,15 @@ void bind_client(py::module_& m) {
                         const LongCall call;
                         return ClientKeys::load(context, tag, s.bytes(), p.bytes());
                     })
-        .def("secret", [](const ClientKeys& k) { return bytes_of([&] { return k.secret(); }); })
+        .def("secret",
+             [](const ClientKeys& k) {
+                 SecretVector<char> secret;
+                 {
+                     const LongCall call;
+                     secret = k.secret();
+                 }
+                 return py::bytes(secret.data(), secret.size());
+             })
         .def("public_key", [](const ClientKeys& k) { return bytes_of([&] { return k.public_key(); }); })
         .def("encrypt",
              [](const ClientKeys& k, const Doubles& v, int level) {
@@ -85,12 +93,12 @@ void bind_client(py::module_& m) {
              })
         .def("decrypt", [](const ClientKeys& k, const py::buffer& b, std::size_t count) {
             const Buffer buffer(b);
-            std::vector<double> values;
+            SecretVector<double> values;
             {
                 const LongCall call;
                 values = k.decrypt(buffer.bytes(), count);
             }
-            return array(values);
+            return Doubles(static_cast<py::ssize_t>(values.size()), values.data());
         });
     bind_evaluation_keys<ClientKeys>(client);
 

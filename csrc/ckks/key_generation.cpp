@@ -5,9 +5,9 @@
 
 namespace fheinfer::ckks {
 
-Poly evaluate(const Chain& chain, std::span<const int64_t> x) {
+SecretPoly evaluate(const Chain& chain, std::span<const int64_t> x) {
     const std::size_t primes = chain.q_count() + chain.special_count();
-    Poly out(primes, chain.n());
+    SecretPoly out(primes, chain.n());
     parallel_for(primes, [&](std::size_t i) {
         ring::lift(out[i], x.data(), chain.n(), chain.modulus(i));
         chain.ntt(i).forward(out[i]);
@@ -39,7 +39,7 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
             const auto& m           = chain.modulus(prime);
             uint64_t* b             = key.b[j][row];
             expand_row(chain, key, seed, j, row);
-            Poly product(1, n);
+            SecretPoly product(1, n);  // of a public polynomial and the secret
             ring::lift(b, error.data(), n, m);
             chain.ntt(prime).forward(b);
             ring::multiply(product[0], key.a[j][row], to[prime], n, m);

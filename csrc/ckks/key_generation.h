@@ -4,18 +4,51 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 
+#include "base/secret.h"
 #include "ckks/key_switch.h"
 #include "ckks/random.h"
 
 namespace fheinfer::ckks {
 
-// One signed value per coefficient.
-using SmallPoly = std::vector<int64_t>;
+// One signed value per coefficient: a secret, or noise.
+using SmallPoly = SecretVector<int64_t>;
 using Noise     = std::function<SmallPoly()>;  // n values of the error distribution
 
+// Residues of a secret or of noise, wiped at the end.
+class SecretPoly {
+public:
+    SecretPoly() = default;
+    SecretPoly(std::size_t limbs, std::size_t n) : poly_(limbs, n) {}
+    SecretPoly(SecretPoly&& other) noexcept : poly_(std::exchange(other.poly_, Poly())) {}
+    SecretPoly& operator=(SecretPoly&& other) noexcept {
+        std::swap(poly_, other.poly_);
+        return *this;
+    }
+    ~SecretPoly() {
+        wipe(poly_[0], poly_.limbs() * poly_.n() * sizeof(uint64_t));
+    }
+
+    operator const Poly&() const {
+        return poly_;
+    }
+    uint64_t* operator[](std::size_t limb) {
+        return poly_[limb];
+    }
+    const uint64_t* operator[](std::size_t limb) const {
+        return poly_[limb];
+    }
+    std::size_t limbs() const {
+        return poly_.limbs();
+    }
+
+private:
+    Poly poly_;
+};
+
 // x modulo every prime of the chain, in evaluation form.
-Poly evaluate(const Chain& chain, std::span<const int64_t> x);
+SecretPoly evaluate(const Chain& chain, std::span<const int64_t> x);
 // x(X^exponent).
 SmallPoly automorphism(std::span<const int64_t> x, uint64_t exponent);
 

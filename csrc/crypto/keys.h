@@ -17,8 +17,10 @@ public:
     // A fresh dense ternary secret and its public key.
     static ClientKeys generate(std::shared_ptr<Context> context, const std::string& key_tag);
     static ClientKeys load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key);
+    ClientKeys(ClientKeys&&) = default;
+    ~ClientKeys();
 
-    std::string secret() const;
+    SecretVector<char> secret() const;
     std::string public_key() const;
 
     // Evaluation keys for the server. They reveal nothing of the secret under the (circular) RLWE assumption.
@@ -34,7 +36,7 @@ public:
     // seed, half the bytes, or under the public key where only that is loaded.
     std::string encrypt(std::span<const double> values, int level) const;
     // The first `count` slots.
-    std::vector<double> decrypt(Bytes ciphertext, std::size_t count) const;
+    SecretVector<double> decrypt(Bytes ciphertext, std::size_t count) const;
 
     const Context& context() const {
         return *context_;

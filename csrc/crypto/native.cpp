@@ -68,6 +68,7 @@ std::string NativeBackend::write(const CiphertextPtr& x, int dropped) {
 
 NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(client.context().chain()) {
     const auto bytes = client.secret();
+    secret_.reserve(bytes.size());
     for (char c : bytes)
         secret_.push_back(static_cast<signed char>(c));
     evaluated_ = ckks::evaluate(*chain_, secret_);
@@ -76,8 +77,7 @@ NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_contex
 std::string NativeKeys::make(const Residues& from, const Residues& to, std::size_t limbs, std::size_t specials, bool one_digit) const {
     const auto& gaussian = context_->crypto_parameters().GetDiscreteGaussianGenerator();
     const auto noise     = [&] {
-        const auto drawn = gaussian.GenerateIntVector(static_cast<uint32_t>(chain_->n()));
-        return ckks::SmallPoly(drawn.get(), drawn.get() + chain_->n());
+        return draw(gaussian, chain_->n());
     };
     const auto seed = random_seed();
     return write_switching_key(ckks::switching_key(*chain_, from, to, limbs, specials, one_digit, seed, noise), seed);
@@ -85,11 +85,12 @@ std::string NativeKeys::make(const Residues& from, const Residues& to, std::size
 
 // Key switching comes first, the automorphism after it: the key leads to the secret that the automorphism takes back.
 std::string NativeKeys::automorphism_key(uint64_t inverse, std::size_t limbs) const {
-    return make(evaluated_, ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse)), limbs, chain_->specials_for(limbs), false);
+    const auto to = ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse));
+    return make(evaluated_, to, limbs, chain_->specials_for(limbs), false);
 }
 
 std::string NativeKeys::relinearisation_key() const {
-    Residues square(evaluated_.limbs(), chain_->n());
+    ckks::SecretPoly square(evaluated_.limbs(), chain_->n());
     for (std::size_t i = 0; i < square.limbs(); ++i)
         ring::multiply(square[i], evaluated_[i], evaluated_[i], chain_->n(), chain_->modulus(i));
     return make(square, evaluated_, chain_->q_count(), chain_->specials_for(chain_->q_count()), false);

@@ -63,7 +63,7 @@ private:
     std::shared_ptr<Context> context_;
     std::shared_ptr<const ckks::Chain> chain_;
     ckks::SmallPoly secret_;
-    ckks::Poly evaluated_;
+    ckks::SecretPoly evaluated_;
 };
 
 }  // namespace fheinfer

@@ -124,7 +124,7 @@ public:
         return key(evaluated_, to, limbs, chain_.specials_for(limbs));
     }
     SwitchingKey relinearisation_key(std::size_t limbs) const {
-        Poly square(evaluated_.limbs(), kN);
+        SecretPoly square(evaluated_.limbs(), kN);
         for (std::size_t i = 0; i < square.limbs(); ++i)
             ring::multiply(square[i], evaluated_[i], evaluated_[i], kN, chain_.modulus(i));
         return key(square, evaluated_, limbs, chain_.specials_for(limbs));
@@ -172,7 +172,7 @@ public:
 private:
     const Chain& chain_;
     SmallPoly secret_;
-    Poly evaluated_;
+    SecretPoly evaluated_;
 };
 
 inline double error(const std::vector<double>& x, const std::vector<double>& y) {

@@ -1,5 +1,6 @@
 // Memory that runs out, at every allocation of a polynomial in turn: an exception, never the end of the process, and the
-// same operation works afterwards. Linked with -Wl,--wrap=aligned_alloc.
+// same operation works afterwards. And memory of secrets, seen as it is given back. Linked with --wrap=aligned_alloc,
+// --wrap=free.
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -11,6 +12,11 @@
 namespace {
 
 std::atomic<long> allocations_left{-1};  // below 0: without end
+
+// The memory that is looked at when it is freed, and what is found there.
+const void* watched       = nullptr;
+std::size_t watched_bytes = 0;
+bool freed = false, wiped = false;
 
 }  // namespace
 
@@ -24,6 +30,18 @@ void* __wrap_aligned_alloc(std::size_t alignment, std::size_t size) {
         return nullptr;
     }
     return __real_aligned_alloc(alignment, size);
+}
+
+void __real_free(void* p);
+
+void __wrap_free(void* p) {
+    if (p && p == watched) {
+        freed = wiped = true;
+        for (std::size_t i = 0; i < watched_bytes; ++i)
+            wiped = wiped && static_cast<const unsigned char*>(p)[i] == 0;
+        watched = nullptr;
+    }
+    __real_free(p);
 }
 }
 
@@ -96,10 +114,36 @@ void test_loop() {
     parallel_for(0, [](std::size_t) { check(false, "a body of an empty loop"); });
 }
 
+// end() ends the life of what stands at `p`.
+template <typename F>
+void check_wiped(const void* p, std::size_t bytes, const F& end, const std::string& what) {
+    watched       = p;
+    watched_bytes = bytes;
+    freed = wiped = false;
+    end();
+    check(freed && wiped, "the memory of " + what);
+    watched = nullptr;
+}
+
+void test_secrets() {
+    SecretVector<int64_t> values(100, -1);
+    check_wiped(values.data(), 100 * sizeof(int64_t), [&] { values.resize(values.capacity() + 1); }, "a secret that grew");
+    check_wiped(values.data(), values.size() * sizeof(int64_t), [&] { SecretVector<int64_t>().swap(values); }, "a secret");
+    const auto chain = test::chain();
+    auto poly        = std::make_unique<SecretPoly>(evaluate(*chain, small(1)));
+    check_wiped((*poly)[0], poly->limbs() * kN * sizeof(uint64_t), [&] { poly.reset(); }, "residues of a secret");
+    auto replaced = evaluate(*chain, small(1));
+    check_wiped(replaced[0], replaced.limbs() * kN * sizeof(uint64_t), [&] { replaced = evaluate(*chain, small(1)); },
+                "residues that were replaced");
+    auto moved = std::move(replaced);
+    check(moved.limbs() > 0 && replaced.limbs() == 0, "a move of residues");
+}
+
 }  // namespace
 
 int main() {
     test_loop();
+    test_secrets();
     test_operations();
     return failures != 0;
 }
