@@ -23,7 +23,7 @@ def input_layout(shape: Sequence[int]) -> Layout:
 def skewed(layout: Layout, skew: int) -> Layout:
     """The same tensor, each copy rotated by `skew` blocks against the one before; 0 for equal copies."""
     sizes = (layout.channels, layout.height, layout.width, layout.gap, layout.grid_height, layout.grid_width)
-    return Layout(*sizes, skew=skew)
+    return Layout(*sizes, replica_rotation=skew)
 
 
 def slot_index(layout: Layout) -> NDArray[np.int64]:
@@ -49,7 +49,7 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
         np.unravel_index(slot_index(layout)[:, 0, 0], (layout.blocks, layout.grid_height, layout.grid_width))
         for layout in (source, target)
     )
-    same = min(layout.skew or layout.blocks for layout in (source, target))
+    same = min(layout.replica_rotation or layout.blocks for layout in (source, target))
     reach = (np.arange(kernel) - padding) * source.gap
     blocks = (block - to_block[:, None]) % same
     rows = (row - to_row[:, None])[..., None, None] + reach[:, None]
@@ -61,10 +61,10 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
     """(C, H, W) to one period of slots; slots without an element are zero."""
-    copies = np.zeros((layout.copies, layout.blocks, layout.grid_height * layout.grid_width))
+    copies = np.zeros((layout.replicas, layout.blocks, layout.grid_height * layout.grid_width))
     copies[0].ravel()[slot_index(layout)] = tensor
-    for i in range(1, layout.copies):
-        copies[i] = np.roll(copies[0], -i * layout.skew, axis=0)
+    for i in range(1, layout.replicas):
+        copies[i] = np.roll(copies[0], -i * layout.replica_rotation, axis=0)
     return copies.ravel()
 
 

@@ -94,7 +94,7 @@ class Server:
         """
         if not isinstance(self._evaluator, _core.NativeEvaluator) or not self.params.two_pictures:
             raise UsageError(f"set {self.params.name} evaluates one picture at a time")
-        both = _core.TwoPictures(self._evaluator)
+        both = _core.TwoInputs(self._evaluator)
         # What is real is half the sum with the conjugate: the last layer makes halves.
         plan, last = self.plan, self.plan.steps[-1]
         assert last.op in ("linear", "conv2d"), last.op

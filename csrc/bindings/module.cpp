@@ -13,7 +13,7 @@
 #include "evaluator/openfhe.h"
 #include "evaluator/slots.h"
 #include "evaluator/trace.h"
-#include "evaluator/two_pictures.h"
+#include "evaluator/two_inputs.h"
 #include "kernels/conv2d.h"
 #include "kernels/linear.h"
 
@@ -47,22 +47,22 @@ struct Buffer {
 
 void bind_layout(py::module_& m) {
     py::class_<Layout>(m, "Layout")
-        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int skew) {
-                 Layout l{c, h, w, gap, gh, gw, skew};
+        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int replica_rotation) {
+                 Layout l{c, h, w, gap, gh, gw, replica_rotation};
                  l.check();
                  return l;
              }),
              py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("gap"), py::arg("grid_height"),
-             py::arg("grid_width"), py::arg("skew") = 0)
+             py::arg("grid_width"), py::arg("replica_rotation") = 0)
         .def_readonly("channels", &Layout::channels)
         .def_readonly("height", &Layout::height)
         .def_readonly("width", &Layout::width)
         .def_readonly("gap", &Layout::gap)
         .def_readonly("grid_height", &Layout::grid_height)
         .def_readonly("grid_width", &Layout::grid_width)
-        .def_readonly("skew", &Layout::skew)
+        .def_readonly("replica_rotation", &Layout::replica_rotation)
         .def_property_readonly("blocks", &Layout::blocks)
-        .def_property_readonly("copies", &Layout::copies)
+        .def_property_readonly("replicas", &Layout::replicas)
         .def_property_readonly("period", &Layout::period)
         .def("slot", &Layout::slot)
         .def("__repr__", &Layout::str);
@@ -220,10 +220,10 @@ void bind_native(py::module_& m) {
                  return out(e.read(Buffer(b).bytes()));
              })
         .def("write", [](NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
-    py::class_<TwoPictures, Evaluator>(m, "TwoPictures")
+    py::class_<TwoInputs, Evaluator>(m, "TwoInputs")
         .def(py::init<NativeBackend&>(), py::arg("evaluator"), py::keep_alive<1, 2>())
-        .def("join", [](TwoPictures& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
-        .def("twice_each", [](TwoPictures& e, const Ct& z) {
+        .def("join", [](TwoInputs& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
+        .def("twice_each", [](TwoInputs& e, const Ct& z) {
             const auto [re, im] = e.twice_each(z);
             return std::make_pair(out(re), out(im));
         });

@@ -102,7 +102,7 @@ class NoiseModel:
         layout = step.in_layout
         finer = 2.0**-LAST_LAYER_FINER if self.plan.params.paired and step.mask else 1.0
         of_one = self._slots(1 / 12) * finer
-        in_slots = x.square().flatten(1).sum(1) * layout.copies / layout.period
+        in_slots = x.square().flatten(1).sum(1) * layout.replicas / layout.period
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:

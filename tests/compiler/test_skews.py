@@ -17,7 +17,7 @@ from tests.compiler.programs import program, run, small
 
 
 def skew_of(after: Program) -> dict[str, int]:
-    return {n.name: n.attrs["layout"].skew for n in after.graph}
+    return {n.name: n.attrs["layout"].replica_rotation for n in after.graph}
 
 
 def test_every_second_convolution_of_a_chain_starts_from_skewed_copies() -> None:
@@ -29,7 +29,7 @@ def test_every_second_convolution_of_a_chain_starts_from_skewed_copies() -> None
         b.conv_bn(x, "c2", None, 16, 3)
 
     after = run(small(build), approximate, layouts, skews)
-    assert after.graph["c1"].attrs["layout"].copies == 2  # 4 blocks of 64 slots, twice in 512
+    assert after.graph["c1"].attrs["layout"].replicas == 2  # 4 blocks of 64 slots, twice in 512
     assert skew_of(after) == {"input": 0, "c0": 0, "c1": 2, "r1": 2, "c2": 0}
 
 
