@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "bindings/errors.h"
+#include "bindings/linear_map.h"
 #include "bindings/native_testing.h"
 #include "bindings/ring.h"
 #include "crypto/export.h"
@@ -96,9 +97,16 @@ void bind_evaluators(py::module_& m) {
         .def_property_readonly("levels", &Evaluator::levels)
         .def("level", [](const Evaluator& e, const Ct& x) { return e.level(x); })
         .def("add", [](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.add(x, y)); })
-        .def("add_plain", [](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.add_plain(x, view(v))); })
+        .def("add_plain",
+             [](Evaluator& e, const Ct& x, const Doubles& v) {
+                 const auto values = view(v);
+                 return Release(), out(e.add_plain(x, values));
+             })
         .def("multiply_plain",
-             [](Evaluator& e, const Ct& x, const Doubles& v) { return out(e.multiply_plain(x, view(v))); })
+             [](Evaluator& e, const Ct& x, const Doubles& v) {
+                 const auto values = view(v);
+                 return Release(), out(e.multiply_plain(x, values));
+             })
         .def("multiply", [](Evaluator& e, const Ct& x, const Ct& y) { return Release(), out(e.multiply(x, y)); })
         .def("rotate", [](Evaluator& e, const Ct& x, int k) { return Release(), out(e.rotate(x, k)); })
         .def("rotate_many",
@@ -114,19 +122,7 @@ void bind_evaluators(py::module_& m) {
         .def("bootstrap", [](Evaluator& e, const Ct& x) { return Release(), out(e.bootstrap(x)); })
         .def("drop_to", [](Evaluator& e, const Ct& x, int level) { return Release(), out(e.drop_to(x, level)); });
 
-    m.def("conv2d", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
-                          const Layout& o, const Conv2d& conv) {
-        const auto w = view(weight), b = view(bias);
-        Release release;
-        return out(conv2d(e, x, w, b, in, o, conv));
-    });
     m.def("sum_pool", [](Evaluator& e, const Ct& x, const Layout& in) { return Release(), out(sum_pool(e, x, in)); });
-    m.def("linear", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
-                          const Layout& o, bool mask) {
-        const auto w = view(weight), b = view(bias);
-        Release release;
-        return out(linear(e, x, w, b, in, o, mask));
-    });
 
     py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
         .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
@@ -222,8 +218,9 @@ void bind_native(py::module_& m) {
         .def("write", [](NativeBackend& e, const Ct& x, int dropped) { return py::bytes(e.write(x, dropped)); }, py::arg("x"), py::arg("dropped") = 0);
     py::class_<TwoInputs, Evaluator>(m, "TwoInputs")
         .def(py::init<NativeBackend&>(), py::arg("evaluator"), py::keep_alive<1, 2>())
-        .def("join", [](TwoInputs& e, const Ct& x, const Ct& y) { return out(e.join(x, y)); })
+        .def("join", [](TwoInputs& e, const Ct& x, const Ct& y) { return Release(), out(e.join(x, y)); })
         .def("twice_each", [](TwoInputs& e, const Ct& z) {
+            Release release;
             const auto [re, im] = e.twice_each(z);
             return std::make_pair(out(re), out(im));
         });
@@ -305,6 +302,7 @@ PYBIND11_MODULE(_core, m) {
     register_errors();
     bind_layout(m);
     bind_evaluators(m);
+    bind_linear_map(m);
     bind_crypto(m);
     bind_native(m);
     bind_ring(m);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <optional>
 
@@ -18,11 +19,10 @@ using namespace ring;
 namespace {
 
 // What is formed at once; measured in docs/performance.md.
-std::size_t env(const char* name, std::size_t v) { const char* s = std::getenv(name); return s ? std::atol(s) : v; }
-const std::size_t kGiants    = env("L_G", 4);                     // sums that share the baby steps while these are in the cache
-const std::size_t kChunk     = env("L_C", 8);                     // giant steps whose coefficients are in memory at once
-const std::size_t kTileBytes = env("L_T", std::size_t{1} << 20);  // of diagonals in evaluation form
-const std::size_t kPart      = env("L_P", 2048);                  // residues that are summed at once
+constexpr std::size_t kGiants    = 4;                     // sums that share the baby steps while these are in the cache
+constexpr std::size_t kChunk     = 8;                     // giant steps whose coefficients are in memory at once
+constexpr std::size_t kTileBytes = std::size_t{1} << 20;  // of diagonals in evaluation form
+constexpr std::size_t kPart      = 2048;                  // residues that are summed at once
 
 // One row of a baby step, or of a sum: null where a sum has no diagonal.
 struct Step {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "evaluator/constants.h"
 #include "evaluator/level_rules.h"
 
 namespace fheinfer {
@@ -67,6 +68,14 @@ CiphertextPtr Evaluator::linear_map(const CiphertextPtr& x, const LinearMap& map
 
 std::vector<CiphertextPtr> Evaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
     return elementary_linear_map(xs, map);
+}
+
+CiphertextPtr Evaluator::linear_map(const CiphertextPtr& x, LinearMapConstants& constants) {
+    return linear_map(std::span<const CiphertextPtr>(&x, 1), constants)[0];
+}
+
+std::vector<CiphertextPtr> Evaluator::linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) {
+    return linear_map(xs, constants.map());
 }
 
 std::vector<CiphertextPtr> Evaluator::elementary_linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {

@@ -38,6 +38,8 @@ struct LevelModel {
     int chebyshev_depth(int degree) const;
 };
 
+class LinearMapConstants;
+
 class Evaluator {
 public:
     // keys: which rotations there are keys for.
@@ -75,6 +77,9 @@ public:
     // y_j = sum_i M_ji x_i; 1 level. By the operations above, unless an evaluator has something faster.
     virtual std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map);
     CiphertextPtr linear_map(const CiphertextPtr& x, const LinearMap& map);
+    // The map of `constants`, with what they keep of it where this evaluator can use it.
+    virtual std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants);
+    CiphertextPtr linear_map(const CiphertextPtr& x, LinearMapConstants& constants);
     // Always by the operations above: what a faster one is tested against.
     std::vector<CiphertextPtr> elementary_linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map);
 

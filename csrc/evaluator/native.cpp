@@ -169,6 +169,10 @@ std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const Ciphertex
     return linear_map(xs, map, nullptr);
 }
 
+std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) {
+    return linear_map(xs, constants.map(), &constants);
+}
+
 std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map,
                                                        LinearMapConstants* constants) {
     check_linear_map(xs.size(), map, slots());

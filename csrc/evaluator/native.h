@@ -69,12 +69,12 @@ public:
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override;
     using Evaluator::linear_map;
     std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) override;
-    // With what `constants` (of the same map) keep; null for nothing.
-    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map, LinearMapConstants* constants);
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) override;
 
 private:
     // Diagonals at `scale`, on the limbs of `x`; no rows for empty ones.
     std::vector<ckks::Poly> encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x, double scale) const;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map, LinearMapConstants* constants);
     // What the diagonals of a map of `x` are encoded for.
     ckks::Target target(const CiphertextPtr& x, const LinearMap& map) const;
     double factor_scale(const ckks::Ciphertext& x) const;

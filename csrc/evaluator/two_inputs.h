@@ -53,8 +53,8 @@ public:
     std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) override {
         return one_.linear_map(xs, map);
     }
-    NativeEvaluator& one() {
-        return one_;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) override {
+        return one_.linear_map(xs, constants);
     }
 
 private:

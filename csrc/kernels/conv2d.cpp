@@ -69,8 +69,9 @@ std::vector<Source> sources(const Layout& in, const Layout& out, int positions) 
 // A weight on a diagonal, and where its products go.
 struct Term {
     double weight;
-    int position, channel, ky, kx;
-    long giant;  // where the products of the diagonal are rotated from afterwards
+    int position, channel;
+    int16_t ky, kx;
+    int giant;  // where the products of the diagonal are rotated from afterwards
 };
 
 // What writes the diagonals of a convolution: which weights are on each, so that each is written as a whole, while it is in the
@@ -173,9 +174,9 @@ LinearMap conv2d_map(std::span<const double> weight, const Layout& in, const Lay
                     const int dx  = kx * in.gap + in.column_of(c) - out.column_of(o);
                     const std::size_t baby = (hoisted_rows ? row * map.first.size() : 0) + (dx - axis.first);
                     const int giant        = distance * map.row_steps + (hoisted_rows ? 0 : row);
-                    const long moved = static_cast<long>(distance) * map.block_stride + (hoisted_rows ? 0L : static_cast<long>(row) * map.row_stride);
+                    const int moved  = distance * map.block_stride + (hoisted_rows ? 0 : row * map.row_stride);
                     const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * offsets + k];
-                    terms->of[map.index(0, giant, 0, baby)].push_back({w, position, o, ky, kx, moved});
+                    terms->of[map.index(0, giant, 0, baby)].push_back({w, position, o, static_cast<int16_t>(ky), static_cast<int16_t>(kx), moved});
                 }
             }
     }
