@@ -77,5 +77,5 @@ def test_what_they_cannot(two: Two, native_rig: Rigs) -> None:
     with pytest.raises(UsageError, match="different levels"):
         two.e.join(two.rig.encrypt(x, 4), two.rig.encrypt(x, 6))
     other = native_rig("1")
-    with pytest.raises(UsageError, match="one picture"):
+    with pytest.raises(UsageError, match="one input"):
         _core.TwoInputs(other.evaluator).bootstrap(other.encrypt(x, 5))
