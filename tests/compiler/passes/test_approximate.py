@@ -99,5 +99,5 @@ def test_a_smooth_activation_over_too_wide_a_range_is_refused() -> None:
 def test_an_implausible_range_is_refused(factor: float) -> None:
     start = program(zoo.network("resnet8-tiny"))
     wide = dataclasses.replace(start, ranges=dict(start.ranges) | {"relu1": factor})
-    with pytest.raises(PlanError, match="of activation 'relu1' is .* times the median of all ranges"):
+    with pytest.raises(PlanError, match=r"of activation 'relu1' is .* times the median of all ranges"):
         run(wide, fold_batch_norm, fold_pool, approximate)

@@ -126,10 +126,7 @@ def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], most: in
     def build(b: GraphBuilder) -> str:
         x = b.conv2d("c", "input", 2, 1)
         for i, op in enumerate(ops):
-            if op == "conv":
-                x = b.conv2d(f"c{i}", x, 2, 1)
-            else:
-                x = b.add(f"r{i}", Relu(), x)
+            x = b.conv2d(f"c{i}", x, 2, 1) if op == "conv" else b.add(f"r{i}", Relu(), x)
             if op == "block":
                 x = b.add(f"a{i}", Add(), b.conv2d(f"c{i}", x, 2, 1), x)
         return x
