@@ -153,7 +153,7 @@ class Bench:
     def _add_transforms(self, name: str, milliseconds: Sequence[tuple[float, float]]) -> float:
         """Adds a row for each direction; the mean of both medians, in seconds."""
         timed = milliseconds[1:]  # the first one warms up
-        both = [statistics.median(times) / 1e3 for times in zip(*timed, strict=True)]
+        both = [statistics.median(pair[i] for pair in timed) / 1e3 for i in (0, 1)]
         for direction, seconds in zip(("forward", "inverse"), both, strict=True):
             self.rows.append(Row(f"NTT {direction}{name}", seconds, len(timed)))
         return sum(both) / 2

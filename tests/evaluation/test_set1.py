@@ -1,4 +1,4 @@
-"""Set 1 on both evaluations at N = 2^16. `pytest -m n16`, with the folders of keys (`fheinfer keygen`) in $FHEINFER_KEYS."""
+"""Set 1 on both evaluations at N = 2^16. `pytest -m n16`, folders of keys (`fheinfer keygen`) in $FHEINFER_KEYS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_set_1_sees_the_dog_within_its_limits(
         pytest.skip(f"no keys of set {name} in $FHEINFER_KEYS")
     model = os.environ.get("FHEINFER_MODEL")
     arguments = ["infer", "--set", name, "--image", "vale.jpg", "--json"]
-    arguments += ["--model", Path(model).absolute()] if model else []
+    arguments += ["--model", str(Path(model).absolute())] if model else []
     result = process(*arguments, "--keys", folder, "--plain", timeout=3600)
     assert result.code == 0, result.err
     run = json.loads(result.out)
