@@ -1,4 +1,4 @@
-"""`fheinfer eval` says of every shipped network what its model card says."""
+"""Every shipped model has a model card, and `fheinfer accuracy` measures what the card states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.compiler.presets import set_for
 from fheinfer.model.model import load
 from tests.conftest import Result
 from tests.train.conftest import one_thread
@@ -29,19 +29,26 @@ def cifar(request: pytest.FixtureRequest) -> Path:
     return folder / "cifar10"
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_card_is_of_the_model(path: Path) -> None:
+    model, card = load(path), path.with_suffix(".md").read_text()
+    assert f"| identity (SHA-256) | `{model.identity}` |" in card
+    facts = {name: value for name, value in model.provenance.items() if name != "curve"}
+    assert facts
+    assert all(f"| {name} | {value} |" in card for name, value in facts.items())
+    assert all(f"| {name} | {bound:.2f} |" in card for name, bound in model.ranges.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
-    from fheinfer.train.prune import set_of
-
-    weights = load(path)
-    polynomial = all(node.op in POLYNOMIALS for node in weights.graph.activations)
+def test_the_accuracy_on_the_card_is_measured_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
+    model = load(path)
+    polynomial = all(node.op.polynomial for node in model.graph.activations)
     said = re.search(r"\| accuracy on ([\d,]+) test images \| ([\d.]+) % \|", path.with_suffix(".md").read_text())
     assert said
-    assert f"`{weights.identity}`" in path.with_suffix(".md").read_text()
-    where = ("--weights", path, "--data", cifar, "--set", set_of(weights.network).name)
+    where = ("--model", path, "--data", cifar, "--set", set_for(model.name).name)
     images = said[1].replace(",", "")
-    done = command("eval", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
+    done = command("accuracy", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["images"] == int(images)
@@ -56,6 +63,6 @@ def test_minimax_13_costs_a_public_network_nothing(
     (file,) = (public_data / "weights").glob("chenyaofo_*")
     where = ("--data", public_data / "cifar10")
     path = tmp_path / "chenyaofo.safetensors"
-    assert command("weights", "import", file, *where, "-o", path).code == 0
-    done = command("eval", "--mode", "approx", "--act", "minimax:13", "--weights", path, *where, "--json")
+    assert command("model", "import", file, *where, "-o", path).code == 0
+    done = command("accuracy", "--mode", "approx", "--act", "minimax:13", "--model", path, *where, "--json")
     assert 100 * json.loads(done.out)["top"]["1"] == pytest.approx(92.6, abs=0.2)
