@@ -10,7 +10,7 @@ import pytest
 from fheinfer.approx import activation, measure, names, registry, sign
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
-COSTS = "What they cost and miss"
+COSTS = "Costs and errors"
 
 
 def rows(heading: str) -> dict[str, list[str]]:
