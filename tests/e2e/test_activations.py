@@ -88,7 +88,7 @@ def test_a_composite_of_ones_own_runs_encrypted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Generated, compiled by its file, keys made for it, an image encrypted, evaluated and decrypted by six commands."""
+    """Generated, compiled by its file, keys made, an image encrypted, evaluated, decrypted: six commands."""
     pytest.importorskip("mpmath")
     monkeypatch.chdir(tmp_path)
     commands: list[tuple[object, ...]] = [

@@ -70,7 +70,7 @@ def test_an_input_at_another_level_is_refused(
     spec = tiny_plan.client
     for level in (spec.input_level - 1, spec.input_level + 1):
         body = tiny_client._required_secret().encrypt(spec.pack(tiny_image), level)
-        with pytest.raises((MismatchError, CorruptArtifactError), match="level|at most"):
+        with pytest.raises((MismatchError, CorruptArtifactError), match=r"level|at most"):
             tiny_session.evaluate(changed(input_bytes, body))
 
 
