@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -85,7 +86,7 @@ def main() -> None:
 
     tolerate_any_name()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fheinfer", standalone_mode=False)
         sys.stdout.flush()
     except FheinferError as error:
         _fail(str(error), error.exit_code)
@@ -93,6 +94,9 @@ def main() -> None:
         process.silence_output()
         sys.exit(process.BROKEN_PIPE)
     except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            process.silence_output()  # what is buffered would fail again at exit
+            _fail(f"cannot write the output: {error.strerror}; send it to another disk", StorageError.exit_code)
         _fail(_os_error(error), StorageError.exit_code)
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)

@@ -1,4 +1,4 @@
-"""`fheinfer eval` says of every shipped network what its model card says."""
+"""`fheinfer accuracy` says of every shipped network what its model card says."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def cifar(request: pytest.FixtureRequest) -> Path:
 def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
     from fheinfer.train.prune import set_of
 
-    weights = load(path)
-    polynomial = all(node.op in POLYNOMIALS for node in weights.graph.activations)
+    model = load(path)
+    polynomial = all(node.op in POLYNOMIALS for node in model.graph.activations)
     said = re.search(r"\| accuracy on ([\d,]+) test images \| ([\d.]+) % \|", path.with_suffix(".md").read_text())
     assert said
-    assert f"`{weights.identity}`" in path.with_suffix(".md").read_text()
-    where = ("--weights", path, "--data", cifar, "--set", set_of(weights.network).name)
+    assert f"`{model.identity}`" in path.with_suffix(".md").read_text()
+    where = ("--model", path, "--data", cifar, "--set", set_of(model.name).name)
     images = said[1].replace(",", "")
-    done = command("eval", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
+    done = command("accuracy", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["images"] == int(images)
@@ -56,6 +56,6 @@ def test_minimax_13_costs_a_public_network_nothing(
     (file,) = (public_data / "weights").glob("chenyaofo_*")
     where = ("--data", public_data / "cifar10")
     path = tmp_path / "chenyaofo.safetensors"
-    assert command("weights", "import", file, *where, "-o", path).code == 0
-    done = command("eval", "--mode", "approx", "--act", "minimax:13", "--weights", path, *where, "--json")
+    assert command("model", "import", file, *where, "-o", path).code == 0
+    done = command("accuracy", "--mode", "approx", "--act", "minimax:13", "--model", path, *where, "--json")
     assert 100 * json.loads(done.out)["top"]["1"] == pytest.approx(92.6, abs=0.2)
