@@ -1,7 +1,7 @@
 # make demo    classify inputs/vale.jpg under encryption, from nothing
-# make test    what CI runs
-# make lint    ruff and mypy
-# make sanitize  C++ tests under the address and undefined behaviour sanitizers
+# make test    every test of the Python side, and a part of them without asserts
+# make lint    style, formatting, types, and the stubs of the core against the core
+# make sanitize  C++ tests under the address and undefined behaviour sanitizers, warnings as errors
 # make wheel   dist/fheinfer-*.whl
 # make clean   everything made here, except keys
 
@@ -13,6 +13,8 @@ IMAGE  ?= vale.jpg
 TORCH  ?= torch==2.13.0
 
 CMAKE  ?= cmake
+# What checks inputs has to do so with `python -O`, too.
+WITHOUT_ASSERTS := tests/model tests/compiler/test_plan.py tests/crypto/test_artifact.py
 
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
@@ -25,17 +27,19 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+	$(BIN)/python -O -m pytest -q $(WITHOUT_ASSERTS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fheinfer._core --allowlist tests/stubtest.txt
 
 sanitize:
-	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DFHEINFER_WERROR=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DCMAKE_CXX_FLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all'
-	$(CMAKE) --build build/sanitize
-	build/sanitize/ring_test
-	build/sanitize/ckks_test
+	$(CMAKE) --build build/sanitize --parallel
+	ctest --test-dir build/sanitize --output-on-failure
 
 wheel: $(VENV)/.venv
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,9 +68,16 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
     blocks = (block - to_block[:, None]) % same
     rows = (row - to_row[:, None])[..., None, None] + offsets[:, None]
     columns = (column - to_column[:, None])[..., None, None] + offsets
-    distances = np.stack(np.broadcast_arrays(blocks[..., None, None], rows, columns), axis=-1)
-    numbers = np.unique(distances.reshape(-1, 3), axis=0, return_inverse=True)[1]
-    return np.asarray(numbers, dtype=np.int64).reshape(distances.shape[:-1])
+    # Distances are few, so their numbers follow from a table of those that occur.
+    spans = [blocks[..., None, None], rows, columns]
+    least = [int(part.min()) for part in spans]
+    shape = [int(part.max()) - low + 1 for part, low in zip(spans, least, strict=True)]
+    flat = np.zeros((1,) * 4, np.int64)
+    for part, low, size in zip(spans, least, shape, strict=True):
+        flat = flat * size + (part - low)
+    occurs = np.zeros(math.prod(shape), bool)
+    occurs[flat] = True
+    return np.asarray((np.cumsum(occurs) - 1)[flat], dtype=np.int64)
 
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:

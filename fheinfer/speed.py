@@ -28,7 +28,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class Speed(BaseModel):
     """ntt_ms: one NTT of N = 2^16 on one thread; read_gb_s: what one thread reads from memory, 10^9 bytes per second;
-    compute_gain, read_gain: how many times as much `threads` threads do as one."""
+    compute_gain, read_gain: how many times as much `threads` threads do as one; load: programs that wanted to run on
+    each processor meanwhile, the average of a minute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +38,7 @@ class Speed(BaseModel):
     read_gb_s: Positive
     compute_gain: Positive
     read_gain: Positive
+    load: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 REFERENCE = Speed(threads=2, ntt_ms=0.094, read_gb_s=12.0, compute_gain=2.2 / 1.2, read_gain=2.2 / 1.2)
@@ -46,6 +48,8 @@ MEMORY_PART = 0.4
 """Of a bootstrap's time on the reference machine: products with keys 25 %, additions, copies, permutations 18 %."""
 
 _LIMIT = 1 << 16  # bytes of the file
+_BUSY = 0.5
+"""Load from which on a measurement is not the last word."""
 _KEPT = 16  # machines whose figures it holds: a home folder may be shared
 _BUFFER = 64 << 20  # twice that is beyond a core's share of any cache
 _P, _N = 0x3FFFFFFD20001, 1 << 16  # a prime below 2^50 with p = 1 modulo 2N
@@ -60,7 +64,8 @@ class _Kept(BaseModel):
 def machine_speed(file: Path | None = None) -> Speed:
     """This machine's figures, from `file` (machine.json in the user's cache folder) or measured and put there.
 
-    A file that cannot be used is replaced where that is possible, and otherwise left alone: it is never an error.
+    What was measured beside other programs is measured again once there are much fewer of them. A file that cannot be
+    used is replaced where that is possible, and otherwise left alone: it is never an error.
     """
     file = file or cache_folder() / "machine.json"
     threads = usable_threads()
@@ -68,10 +73,10 @@ def machine_speed(file: Path | None = None) -> Speed:
     kept: dict[str, Speed] = {}
     with suppress(FheinferError, FileNotFoundError):
         kept = read_json(file, _LIMIT, _Kept).machines
-    if key in kept:
+    if key in kept and (kept[key].load < _BUSY or _load() > kept[key].load / 2):
         return kept[key]
     speed = measure(threads)
-    others = list(kept.items())[-(_KEPT - 1) :]
+    others = [(other, value) for other, value in kept.items() if other != key][-(_KEPT - 1) :]
     with suppress(FheinferError):
         make_folder(file.parent, 0o700)
         write_json(file, _Kept(machines={**dict(others), key: speed}).model_dump())
@@ -119,6 +124,7 @@ def machine_key(threads: int, proc: Path = PROC) -> str:
 
 def measure(threads: int) -> Speed:
     """Takes about a second, of which all but the NTT runs once on one thread and once on all."""
+    load = _load()
     compute = [_rate(_hash, n) for n in (1, threads)]
     read = [_rate(_reader(n), n) for n in (1, threads)]
     return Speed(
@@ -127,7 +133,15 @@ def measure(threads: int) -> Speed:
         read_gb_s=read[0] / 1e9,
         compute_gain=max(1.0, min(threads, compute[1] / compute[0])),
         read_gain=max(1.0, min(threads, read[1] / read[0])),
+        load=load,
     )
+
+
+def _load() -> float:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:
+        return 0.0
 
 
 def _gain(all_threads: float, speed: Speed, threads: int) -> float:
@@ -172,17 +186,15 @@ def _reader(threads: int) -> Callable[[int], int]:
 
 def _ntt_ms() -> float:
     """The only use of the core's timing of one forward NTT, best of many."""
-    from fheinfer._core import ring
+    from fheinfer import _core
 
-    root = next(g for g in range(2, 100) if pow(g, (_P - 1) // 2, _P) == _P - 1)
-    forward, _ = ring.Ntt(_N, _P, pow(root, (_P - 1) // (2 * _N), _P)).least_ms(500)
-    return float(forward)
+    return min(forward for forward, _ in _core.ntt_ms(_N, _P, 500))
 
 
 def _instruction_set() -> str:
-    from fheinfer._core import ring
+    from fheinfer import _core
 
-    return ring.cpu_form()
+    return _core.instruction_set()
 
 
 def _version() -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fheinfer.crypto.leftovers import leftovers, remove_leftovers, temporary_sibling
+from fheinfer.leftovers import leftovers, remove_leftovers, temporary_sibling
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, StorageError
 
 __all__ = [

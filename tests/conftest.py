@@ -69,7 +69,7 @@ def random_model(network: str | Graph, seed: int) -> Model:
             tensors[name] = rng.normal(0, 0.1, shape).astype(np.float32)
     ranges = {node.name: 1.0 for node in graph.activations}
     channels = graph.input_shape[0]
-    mean, std = (np.resize(values, channels).tolist() for values in ((0.5, 0.45, 0.4), (0.25, 0.2, 0.3)))
+    mean, std = (tuple(np.resize(values, channels).tolist()) for values in ((0.5, 0.45, 0.4), (0.25, 0.2, 0.3)))
     return Model(graph, tensors, mean, std, ranges=ranges)
 
 
@@ -218,6 +218,7 @@ class Result:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """command("sets", "--json"): the command line in this process, exit code and both streams included."""
+    monkeypatch.setattr("fheinfer.cli.progress.FIRST", 3600.0)  # what is said of it depends on how busy this machine is
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Result:
@@ -241,8 +242,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Result]:
-    """The same in a process of its own, in an empty folder; `python` runs other code than the command line, `options` are
-    those of the interpreter."""
+    """The same in a process of its own, in an empty folder; `python` runs other code than the command line, `options`
+    are those of the interpreter."""
 
     def run(
         *arguments: object,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ F64 = NDArray[np.float64]
 def reference_layers(model: Model, x: F64) -> dict[str, F64]:
     """Values of all nodes for one normalised input, by `Op.reference`; the test is skipped without torch."""
     torch = pytest.importorskip("torch")
-    values = {}
+    values: dict[str, Any] = {}
     for node in model.graph:
         tensors = {role: torch.tensor(model.tensors[n].astype(np.float64)) for role, n in node.op.tensors.items()}
         inputs = [values[name] for name in node.inputs] or [torch.tensor(x[None])]

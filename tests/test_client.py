@@ -116,6 +116,14 @@ def test_the_public_key_alone_encrypts(tmp_path: Path) -> None:
         Client(sender.parent, spec()).encrypt(image())
 
 
+@pytest.mark.parametrize("name, precision", [(TINY, 1e-8), (TURBO, 1e-2), (f"{TINY}-openfhe", 1e-7)])
+def test_the_public_key_encrypts_for_every_kind_of_set(name: str, precision: float) -> None:
+    made = generate(spec(name))
+    sender, owner = Client(KeySet(made.manifest, made.files), spec(name)), Client(made)
+    slots = owner.decrypt_slots(sender.encrypt(image()))
+    assert np.abs(slots[: image().size] * 2 - image().ravel()).max() < precision
+
+
 def test_a_secret_as_bytes_and_one_with_a_passphrase(tmp_path: Path) -> None:
     secret = new_secret(spec(), passphrase="word")
     keygen(spec(), tmp_path / "keys", secret=secret, passphrase="word")

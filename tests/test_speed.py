@@ -47,6 +47,22 @@ def test_it_is_measured_once(measured: list[int], tmp_path: Path) -> None:
     assert [p.name for p in file.parent.iterdir()] == ["machine.json"]
 
 
+def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quiet_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+
+    def measure(threads: int) -> Speed:
+        calls.append(speed._load())
+        return REFERENCE.model_copy(update={"load": calls[-1]})
+
+    monkeypatch.setattr(speed, "measure", measure)
+    for load in (3.0, 2.0, 4.0, 1.0, 1.0, 0.2, 0.0, 5.0):
+        monkeypatch.setattr(speed, "_load", lambda now=load: now)
+        machine_speed(tmp_path / "machine.json")
+    assert calls == [3.0, 1.0, 0.2]
+
+
 @pytest.mark.parametrize("what", ["machine_key", "usable_threads"])
 def test_another_machine_is_measured_and_both_are_kept(
     measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A neural network classifies an image that it never sees.",
+    help="A neural network looks at data that it never sees.",
 )
 for command in (
     infer.infer,
@@ -76,7 +76,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """A neural network classifies an image that it never sees."""
+    """A neural network looks at data that it never sees."""
 
 
 def main() -> None:

@@ -44,6 +44,6 @@ def preset(params: ParameterSet | str | int) -> Preset:
 
 
 def set_for(network: str) -> ParameterSet:
-    """The set that is meant for a network, or set 1."""
-    meant = (s for s in parameter_sets(insecure=True) if preset(s).network == network and s.name in _PRESETS)
+    """The first set that is meant for a network, or set 1."""
+    meant = (s for s in parameter_sets(insecure=True) if preset(s).network == network)
     return next(meant, parameter_set(1))

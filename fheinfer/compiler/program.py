@@ -95,10 +95,15 @@ class Program:
         Raises:
             PlanError: the kernels consume another number of levels than the step's depth.
         """
-        constants = dict(self.constants)
-        if isinstance(step.op, Conv2d):
-            constants[step.op.weight] = np.ones_like(constants[step.op.weight])
-        return step.trace(self.params.slots, self.level_model, constants, policy)
+        if not isinstance(step.op, Conv2d):
+            return step.trace(self.params.slots, self.level_model, self.constants, policy)
+        shape = self.constants[step.op.weight].shape
+        same = (repr(step.in_layout), repr(step.layout), step.op.kernel, step.op.stride, step.op.padding)
+        key = (*same, shape, step.op.bias is None, step.level, step.depth, self.params, self.backend.name, policy)
+        if key not in _TRACES:
+            constants = {**self.constants, step.op.weight: np.ones(shape)}
+            _TRACES[key] = step.trace(self.params.slots, self.level_model, constants, policy)
+        return _TRACES[key]
 
     def with_nodes(self, nodes: Sequence[Node], constants: Arrays | None = None) -> Program:
         """The same with other nodes, and with other constants where given."""
@@ -114,6 +119,10 @@ class Program:
         if name not in self.ranges:
             raise PlanError(f"no range is known for the activation {name!r}; measure it with `fheinfer calibrate`")
         return self.ranges[name] or 1.0
+
+
+_TRACES: dict[tuple[object, ...], Work] = {}
+"""Convolutions that were traced: a network repeats few shapes, and building diagonals to count them takes a while."""
 
 
 @lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from fheinfer.errors import CorruptArtifactError
 from fheinfer.evaluation.metrics import Precision, precision_bits
 from fheinfer.model.ops import Bootstrap, SumPool
 from fheinfer.optional import needs
-from fheinfer.storage import atomic_write
+from fheinfer.storage import PRIVATE, atomic_write
 
 Layers = Mapping[str, NDArray[np.float64]]
 
@@ -137,4 +137,4 @@ def plot(rows: list[LayerPrecision], path: Path, title: str) -> None:
     axes.legend(loc="upper right", title="grey lines: bootstraps")
     image = BytesIO()
     figure.savefig(image, dpi=150, format=path.suffix.lower().removeprefix("."))
-    atomic_write(path, [image.getvalue()])
+    atomic_write(path, [image.getvalue()], PRIVATE)

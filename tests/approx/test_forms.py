@@ -291,7 +291,7 @@ def test_a_damaged_file_is_refused(content: object, tmp_path: Path) -> None:
         activation(str(tmp_path / "none.json"))
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "own.json")
     with pytest.raises(InputError, match="not a regular file"):

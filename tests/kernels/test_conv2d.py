@@ -200,7 +200,9 @@ def test_as_many_diagonals_as_published(case: Case, diagonals: int) -> None:
         (Case(64, 64, 8, 8, 4, (32, 32), 3, 1, 1, copies_in=4), 225, 14, 17, 18),
     ],
 )
-def test_rotated_replicas_take_a_part_of_the_work(case: Case, diagonals: int, hoisted: int, other: int, keys: int) -> None:
+def test_rotated_replicas_take_a_part_of_the_work(
+    case: Case, diagonals: int, hoisted: int, other: int, keys: int
+) -> None:
     report = traced(case, 16384)
     assert sum(report.plain_multiplications.values()) == diagonals
     assert sum(report.hoisted_key_switches.values()) == hoisted
@@ -231,8 +233,8 @@ def test_keys_and_rotations_depend_on_shapes_alone(case: Case) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(cases())
 def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
-    """Each as often as copies of the output differ where those of the input do not. (With rotated replicas whose channels
-    do not fill their blocks some are missing, or there twice.)"""
+    """Each as often as replicas of the output differ where those of the input do not. (With rotated replicas whose
+    channels do not fill their blocks some are missing, or there twice.)"""
 
     def full(layout: Layout) -> bool:
         return layout.channels == layout.blocks * layout.gap**2

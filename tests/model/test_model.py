@@ -85,9 +85,9 @@ def test_every_network_of_the_zoo_fits_a_file(name: str) -> None:
 def test_the_same_model_has_the_same_bytes() -> None:
     model = made()
     backwards = made(
-        tensors=dict(reversed(model.tensors.items())),
-        ranges=dict(reversed(model.ranges.items())),
-        provenance=dict(reversed(model.provenance.items())),
+        tensors=dict(reversed(list(model.tensors.items()))),
+        ranges=dict(reversed(list(model.ranges.items()))),
+        provenance=dict(reversed(list(model.provenance.items()))),
     )
     assert model.to_bytes() == backwards.to_bytes()
     by_columns = {name: np.asfortranarray(array) for name, array in model.tensors.items()}

@@ -13,7 +13,6 @@ from fheinfer.compiler.passes.fold_pool import fold_pool
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.steps import step_of
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.builder import GraphBuilder
@@ -23,7 +22,7 @@ from tests.compiler.programs import BOTH, kinds, nodes_of, packed, program, run,
 
 def depth(made: Program, name: str) -> int:
     """Levels of all steps of one activation, each checked by the trace evaluator."""
-    steps = [step_of(node, made) for node in made.graph if node.activation == name]
+    steps = [made.step(node) for node in made.graph if node.activation == name]
     assert steps
     for step in steps:
         step.trace(made)  # raises where the kernels consume another number of levels
@@ -100,5 +99,5 @@ def test_a_smooth_activation_over_too_wide_a_range_is_refused() -> None:
 def test_an_implausible_range_is_refused(factor: float) -> None:
     start = program(zoo.network("resnet8-tiny"))
     wide = dataclasses.replace(start, ranges=dict(start.ranges) | {"relu1": factor})
-    with pytest.raises(PlanError, match="of activation 'relu1' is .* times the median of all ranges"):
+    with pytest.raises(PlanError, match=r"of activation 'relu1' is .* times the median of all ranges"):
         run(wide, fold_batch_norm, fold_pool, approximate)

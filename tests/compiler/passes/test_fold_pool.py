@@ -12,7 +12,9 @@ from fheinfer.model.ops import GlobalAvgPool, Linear, Relu
 from tests.compiler.programs import kinds, program, run, small
 
 
-@pytest.mark.parametrize(("size", "ops"), [((8, 8), ["sum_pool", "linear"]), ((7, 8), ["linear"]), ((5, 3), ["linear"])])
+@pytest.mark.parametrize(
+    ("size", "ops"), [((8, 8), ["sum_pool", "linear"]), ((7, 8), ["linear"]), ((5, 3), ["linear"])]
+)
 def test_a_pool_of_any_size_equals_the_mean(size: tuple[int, int], ops: list[str]) -> None:
     """Rotations sum powers of two; other sizes go through the linear layer, pixel by pixel."""
     builder = GraphBuilder("pooled", (3, *size))

@@ -13,7 +13,7 @@ from fheinfer.compiler.passes.levels import SECONDS_PER_MEGABYTE, levels
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.steps import BOOTSTRAPPED, step_of
+from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
@@ -49,7 +49,7 @@ def test_levels_are_what_the_kernels_consume(activation: str) -> None:
         if not isinstance(node.op, Bootstrap):
             low = min(after.levels[i] for i in node.inputs)
             assert 0 <= after.levels[node.name] <= low - after.depth(node)
-            step_of(node, after).trace(after)  # raises where the kernels consume another number
+            after.trace(after.step(node))  # raises where the kernels consume another number
 
 
 @on_both
@@ -126,16 +126,13 @@ def test_the_shortest_path_is_the_cheapest_of_all_plans(ops: list[str], most: in
     def build(b: GraphBuilder) -> str:
         x = b.conv2d("c", "input", 2, 1)
         for i, op in enumerate(ops):
-            if op == "conv":
-                x = b.conv2d(f"c{i}", x, 2, 1)
-            else:
-                x = b.add(f"r{i}", Relu(), x)
+            x = b.conv2d(f"c{i}", x, 2, 1) if op == "conv" else b.add(f"r{i}", Relu(), x)
             if op == "block":
                 x = b.add(f"a{i}", Add(), b.conv2d(f"c{i}", x, 2, 1), x)
         return x
 
     ready = run(small(build, params=with_levels(most), activation="relu:3"), approximate, pack, scales)
-    works = {node.name: step_of(node, ready).trace(ready) for node in ready.graph.nodes[1:]}
+    works = {node.name: ready.trace(ready.step(node)) for node in ready.graph.nodes[1:]}
     expected = cheapest(ready, works)
     if expected == math.inf:
         with pytest.raises(PlanError):

@@ -45,9 +45,7 @@ def test_a_mean_pool_and_the_convolution_after_it_are_one(kernel: int, size: int
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     stride = 2 if alone else 1
-    before = small(
-        lambda b: b.conv2d("conv", b.add("pool", MeanPool(kernel), "input"), 5, size, stride), seed=seed
-    )
+    before = small(lambda b: b.conv2d("conv", b.add("pool", MeanPool(kernel), "input"), 5, size, stride), seed=seed)
     after = run(before, pools)
     assert kinds(after.graph) == ["input", *["conv2d"] * stride, "linear"]
     x = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 3, 8, 8)))

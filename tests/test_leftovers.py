@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import fheinfer
-from fheinfer.crypto import leftovers
-from fheinfer.crypto.leftovers import remove_leftovers, temporary_sibling
+from fheinfer import leftovers
+from fheinfer.leftovers import remove_leftovers, temporary_sibling
 
 WRITE = """
 import sys, time
