@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.compiler.presets import set_for
 from fheinfer.model.model import load
 from tests.conftest import Result
 from tests.train.conftest import one_thread
@@ -32,14 +32,12 @@ def cifar(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
-    from fheinfer.train.prune import set_of
-
     model = load(path)
-    polynomial = all(node.op in POLYNOMIALS for node in model.graph.activations)
+    polynomial = all(node.op.polynomial for node in model.graph.activations)
     said = re.search(r"\| accuracy on ([\d,]+) test images \| ([\d.]+) % \|", path.with_suffix(".md").read_text())
     assert said
     assert f"`{model.identity}`" in path.with_suffix(".md").read_text()
-    where = ("--model", path, "--data", cifar, "--set", set_of(model.name).name)
+    where = ("--model", path, "--data", cifar, "--set", set_for(model.name).name)
     images = said[1].replace(",", "")
     done = command("accuracy", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
     assert done.code == 0, done.err

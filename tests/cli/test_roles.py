@@ -102,7 +102,7 @@ def test_infer_with_a_plan_compiles_nothing(process: Process, desk: Desk) -> Non
 def test_the_help_of_every_command_is_quick(process: Process, desk: Desk) -> None:
     """Nothing that a command needs to work is imported to describe it."""
     names = modules(process, desk.folder, "infer", "--help")
-    assert loaded(names, "torch", "numpy", "pydantic", "PIL", "rich", "safetensors", "cryptography") == []
+    assert loaded(names, "torch", "numpy", "PIL", "rich", "safetensors", "cryptography") == []
 
 
 def test_without_asserts_it_refuses_the_same(process: Process, desk: Desk) -> None:
