@@ -1,7 +1,7 @@
-"""Draws the example pictures in this folder: `python inputs/draw.py`.
+"""Draws the example images in this folder: `python inputs/draw.py`.
 
 They are our own drawings, made of ellipses, polygons and hair-thin strokes, so that the examples come with the
-project and belong to nobody else. The same picture comes out every time.
+project and belong to nobody else. The script draws the same image every time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Point = tuple[float, float]
 
 
 class Canvas:
-    """A picture of SIZE x SIZE units that can be drawn on with soft, shaded and furry shapes."""
+    """An image of SIZE x SIZE units that can be drawn on with soft, shaded and furry shapes."""
 
     def __init__(self, top: Colour, bottom: Colour, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -180,12 +180,12 @@ def cat() -> Image.Image:
     return c.finished()
 
 
-PICTURES: dict[str, Callable[[], Image.Image]] = {"airplane.png": airplane, "luis.png": cat, "vale.jpg": dog}
+IMAGES: dict[str, Callable[[], Image.Image]] = {"airplane.png": airplane, "luis.png": cat, "vale.jpg": dog}
 
 
 def main() -> int:
     folder = Path(__file__).resolve().parent
-    for name, draw in PICTURES.items():
+    for name, draw in IMAGES.items():
         draw().save(folder / name, quality=92, optimize=True)
         print(folder / name)
     return 0

@@ -146,9 +146,7 @@ def test_the_composition_equals_direct_evaluation_in_many_digits(alpha: int) -> 
         for value in x:
             y = mp.mpf(value)
             for stage in made.stages:
-                y = mp.fsum(
-                    mp.mpf(str(c)) * mp.chebyt(2 * j + 1, y) for j, c in enumerate(stage.coefficients)
-                )
+                y = mp.fsum(mp.mpf(str(c)) * mp.chebyt(2 * j + 1, y) for j, c in enumerate(stage.coefficients))
             direct.append(float(y))
     assert made.composition()(x) == pytest.approx(direct, abs=1e-10)
 
@@ -195,7 +193,7 @@ def test_alpha_4_and_5_in_circulation_are_off_by_two(
 
 
 def test_the_degrees_are_alpha_10s_where_a_27_is_spoken_of() -> None:
-    """"27-degree minimax" is 7 + 7 + 13, alpha = 10, which one table calls alpha = 14 (sum 71)."""
+    """ "27-degree minimax" is 7 + 7 + 13, alpha = 10, which one table calls alpha = 14 (sum 71)."""
     assert sum(activation("minimax:10").degrees) == 27
     assert sum(activation("minimax:14").degrees) == 71
 
