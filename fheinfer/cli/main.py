@@ -106,9 +106,7 @@ def main() -> None:
 
 
 def _run() -> object:
-    from fheinfer.cli.display import tolerate_any_name
-
-    tolerate_any_name()
+    process.tolerate_any_name()
     try:
         code = app(prog_name="fheinfer", standalone_mode=False)
     except SystemExit as stop:
