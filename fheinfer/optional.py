@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 
 from fheinfer.errors import FheinferError, UsageError
@@ -30,15 +29,7 @@ def needs(package: str, what: str, error: type[FheinferError] = UsageError) -> I
     except ModuleNotFoundError as missing:
         if (missing.name or "").split(".")[0] != package:
             raise
-        extra = EXTRAS[package]
-        raise error(
-            f"{what} needs {package}: pip install {package} (or pip install '.[{extra}]' in fheinfer's own folder)"
-        ) from missing
-
-
-def have(package: str) -> bool:
-    """Whether an optional package is installed; it is not imported, which can take seconds."""
-    return find_spec(package) is not None
+        raise error(_advice(package, what)) from missing
 
 
 def require(package: str, what: str) -> None:
@@ -48,10 +39,19 @@ def require(package: str, what: str) -> None:
         UsageError: it is not.
     """
     if not have(package):
-        with needs(package, what):
-            import_module(package)
+        raise UsageError(_advice(package, what))
+
+
+def have(package: str) -> bool:
+    """Whether a package is installed; it is not imported, which may take seconds."""
+    return find_spec(package) is not None
 
 
 def needs_torch(what: str, error: type[FheinferError] = UsageError) -> AbstractContextManager[None]:
     """`needs` of PyTorch."""
     return needs("torch", what, error)
+
+
+def _advice(package: str, what: str) -> str:
+    ours = f"pip install '.[{EXTRAS[package]}]' in fheinfer's own folder"
+    return f"{what} needs {package}: pip install {package} (or {ours})"

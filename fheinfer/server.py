@@ -146,7 +146,7 @@ class Session:
         with self._server.keys.use(self.keys, self.plan) as loaded:
             if not self.two_inputs or not isinstance(loaded.evaluator, _core.NativeEvaluator):
                 raise UsageError(f"set {self.plan.params.name} evaluates one input at a time")
-            both = _core.TwoPictures(loaded.evaluator)
+            both = _core.TwoInputs(loaded.evaluator)
             (one_request, one), (other_request, other) = (self._open(loaded, x) for x in (first, second))
             y = execute(self._halved, both, both.join(one, other), observer=observer)
             re, im = both.twice_each(y)

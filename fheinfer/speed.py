@@ -186,17 +186,15 @@ def _reader(threads: int) -> Callable[[int], int]:
 
 def _ntt_ms() -> float:
     """The only use of the core's timing of one forward NTT, best of many."""
-    from fheinfer._core import ring
+    from fheinfer import _core
 
-    root = next(g for g in range(2, 100) if pow(g, (_P - 1) // 2, _P) == _P - 1)
-    forward, _ = ring.Ntt(_N, _P, pow(root, (_P - 1) // (2 * _N), _P)).least_ms(500)
-    return float(forward)
+    return min(forward for forward, _ in _core.ntt_ms(_N, _P, 500))
 
 
 def _instruction_set() -> str:
-    from fheinfer._core import ring
+    from fheinfer import _core
 
-    return ring.cpu_form()
+    return _core.instruction_set()
 
 
 def _version() -> str:

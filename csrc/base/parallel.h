@@ -12,6 +12,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/process.h"
+
 namespace fheinfer {
 
 // The first exception of a parallel region.
@@ -38,9 +40,11 @@ private:
     std::exception_ptr first_;
 };
 
-// body(i) for every i below `count`, on all threads, in no order. Throws what a body threw.
+// body(i) for every i below `count`, on all threads, in no order. Throws what a body threw, and Error(kBackend) in a
+// forked process, whose threads are gone.
 template <typename Body>
 void parallel_for(std::size_t count, const Body& body) {
+    require_unforked();
     Failure failure;
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t i = 0; i < count; ++i) {
@@ -59,6 +63,7 @@ void parallel_for(std::size_t count, const Body& body) {
 // body(i, scratch) likewise, with a scratch value of its own for each thread, made by `make_scratch()` on that thread.
 template <typename MakeScratch, typename Body>
 void parallel_for(std::size_t count, const MakeScratch& make_scratch, const Body& body) {
+    require_unforked();
     Failure failure;
 #pragma omp parallel
     {

@@ -38,7 +38,7 @@ void raise(const char* name, const std::string& message) {
 }  // namespace
 
 void register_errors() {
-    py::register_exception_translator([](std::exception_ptr p) {
+    py::register_local_exception_translator([](std::exception_ptr p) {
         try {
             if (p)
                 std::rethrow_exception(p);

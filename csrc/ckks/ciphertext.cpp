@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "ring/accumulate.h"
 #include "ring/pointwise.h"
 
@@ -25,9 +26,7 @@ uint64_t residue(long double x, const Modulus& m) {
 Poly permuted(const Chain& chain, const Poly& x, uint64_t exponent) {
     const auto& order = permutation(chain, exponent);
     Poly out(x.limbs(), x.n(), x.base());
-#pragma omp parallel for
-    for (std::size_t row = 0; row < x.limbs(); ++row)
-        permute(out[row], x[row], order);
+    parallel_for(x.limbs(), [&](std::size_t row) { permute(out[row], x[row], order); });
     return out;
 }
 
@@ -85,20 +84,18 @@ Ciphertext combined(const Chain& chain, const Ciphertext& x, const Ciphertext& y
         throw Error(ErrorKind::kBackend, "ciphertexts of different levels or scales");
     const Rows rows{x.c0.base(), x.limbs()};
     Ciphertext out{blank(chain, rows), blank(chain, rows), x.scale};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < rows.limbs; ++i) {
+    parallel_for(rows.limbs, [&](std::size_t i) {
         const auto& m = chain.modulus(rows.first + i);
         of(out.c0[i], x.c0[i], y.c0[i], chain.n(), m);
         of(out.c1[i], x.c1[i], y.c1[i], chain.n(), m);
-    }
+    });
     return out;
 }
 
 // In place. In evaluation form X^(n/2) is a square root of -1 at every root.
 void turn(const Chain& chain, std::initializer_list<Poly*> polys) {
     const Poly& first = **polys.begin();
-#pragma omp parallel for
-    for (std::size_t i = 0; i < first.limbs(); ++i) {
+    parallel_for(first.limbs(), [&](std::size_t i) {
         const std::size_t prime = first.base() + i;
         Poly unit(1, chain.n());
         std::fill_n(unit[0], chain.n(), 0);
@@ -106,7 +103,7 @@ void turn(const Chain& chain, std::initializer_list<Poly*> polys) {
         chain.ntt(prime).forward(unit[0]);
         for (Poly* x : polys)
             multiply((*x)[i], (*x)[i], unit[0], chain.n(), chain.modulus(prime));
-    }
+    });
 }
 
 }  // namespace
@@ -132,25 +129,23 @@ Product multiply_by_i(const Chain& chain, Product x) {
 
 void add_constant(const Chain& chain, Ciphertext& x, double value) {
     const long double constant = static_cast<long double>(value) * x.scale;
-#pragma omp parallel for
-    for (std::size_t i = 0; i < x.limbs(); ++i) {
+    parallel_for(x.limbs(), [&](std::size_t i) {
         const auto& m    = chain.modulus(x.c0.base() + i);
         const uint64_t c = residue(constant, m);
         for (std::size_t k = 0; k < chain.n(); ++k)
             x.c0[i][k] = m.add(x.c0[i][k], c);
-    }
+    });
 }
 
 Ciphertext multiply_integer(const Chain& chain, const Ciphertext& x, int64_t k) {
     const Rows rows{x.c0.base(), x.limbs()};
     Ciphertext out{blank(chain, rows), blank(chain, rows), x.scale};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < rows.limbs; ++i) {
+    parallel_for(rows.limbs, [&](std::size_t i) {
         const auto& m = chain.modulus(rows.first + i);
         const Factor f(m.from_signed(k), m);
         multiply(out.c0[i], x.c0[i], f, chain.n(), m);
         multiply(out.c1[i], x.c1[i], f, chain.n(), m);
-    }
+    });
     return out;
 }
 
@@ -171,8 +166,7 @@ void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Cip
     std::vector<const Ciphertext*> at(terms);
     for (std::size_t t = 0; t < terms; ++t)
         at[t] = &with_primes_of(chain, *xs[t], level, made[t]);
-#pragma omp parallel for
-    for (std::size_t i = 0; i < c0.limbs(); ++i) {
+    parallel_for(c0.limbs(), [&](std::size_t i) {
         const std::size_t prime = c0.base() + i;
         const auto& m           = chain.modulus(prime);
         std::vector<const uint64_t*> x0(terms), x1(terms);
@@ -184,17 +178,16 @@ void add_combination(const Chain& chain, Poly& c0, Poly& c1, std::span<const Cip
         }
         linear_combination(c0[i], x0.data(), factors.data(), terms, accumulate, chain.n(), m);
         linear_combination(c1[i], x1.data(), factors.data(), terms, accumulate, chain.n(), m);
-    }
+    });
 }
 
 void add(const Chain& chain, Product& sum, const Product& x) {
-#pragma omp parallel for
-    for (std::size_t i = 0; i < sum.d0.limbs(); ++i) {
+    parallel_for(sum.d0.limbs(), [&](std::size_t i) {
         const auto& m = chain.modulus(sum.d0.base() + i);
         ring::add(sum.d0[i], sum.d0[i], x.d0[i], chain.n(), m);
         ring::add(sum.d1[i], sum.d1[i], x.d1[i], chain.n(), m);
         ring::add(sum.d2[i], sum.d2[i], x.d2[i], chain.n(), m);
-    }
+    });
 }
 
 Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
@@ -204,8 +197,7 @@ Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
     Ciphertext made[2];
     const auto &a = with_primes_of(chain, x, level, made[0]), &b = with_primes_of(chain, y, level, made[1]);
     Product out{blank(chain, rows), blank(chain, rows), blank(chain, rows), x.scale * y.scale};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < rows.limbs; ++i) {
+    parallel_for(rows.limbs, [&](std::size_t i) {
         const std::size_t prime = rows.first + i;
         const auto& m           = chain.modulus(prime);
         const uint64_t* xs[]    = {a.c0.of(prime), a.c1.of(prime)};
@@ -213,7 +205,7 @@ Product multiply(const Chain& chain, const Ciphertext& x, const Ciphertext& y) {
         multiply(out.d0[i], xs[0], ys[1], n, m);
         multiply(out.d2[i], xs[1], ys[0], n, m);
         sum_of_products(out.d1[i], xs, ys, 2, 1, false, n, m);
-    }
+    });
     return out;
 }
 
@@ -225,15 +217,14 @@ Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& 
     auto sum = inner_product(chain, mod_up(chain, product.d2, key.specials), key, limbs);
     // P * d0 and P * d1 join before the division by P and the last prime at once: one rounding instead of two, and no
     // transforms of its own for rescaling.
-#pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i) {
+    parallel_for(limbs, [&](std::size_t i) {
         const auto& m    = chain.modulus(base + i);
         const uint64_t p = special_product(chain, key.specials, base + i).value;
         const uint64_t* d0 = product.d0[i];
         const uint64_t* d1 = product.d1[i];
         linear_combination(sum.b[i], &d0, &p, 1, true, n, m);
         linear_combination(sum.a[i], &d1, &p, 1, true, n, m);
-    }
+    });
     const Rows to = chain.rows(level - 1);
     return {divide(chain, sum.b, key.specials, to), divide(chain, sum.a, key.specials, to), product.scale / chain.divisor(level)};
 }
@@ -254,9 +245,7 @@ Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Pol
     const auto product      = inner_product(chain, digits, key, limbs);
     Poly b                  = divide(chain, product.b, key.specials);
     const Poly a            = divide(chain, product.a, key.specials);
-#pragma omp parallel for
-    for (std::size_t i = 0; i < limbs; ++i)
-        ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i));
+    parallel_for(limbs, [&](std::size_t i) { ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i)); });
     return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
 }
 

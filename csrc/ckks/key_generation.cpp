@@ -1,17 +1,17 @@
 #include "ckks/key_generation.h"
 
+#include "base/parallel.h"
 #include "ring/pointwise.h"
 
 namespace fheinfer::ckks {
 
-Poly evaluate(const Chain& chain, std::span<const int64_t> x) {
+SecretPoly evaluate(const Chain& chain, std::span<const int64_t> x) {
     const std::size_t primes = chain.q_count() + chain.special_count();
-    Poly out(primes, chain.n());
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < primes; ++i) {
+    SecretPoly out(primes, chain.n());
+    parallel_for(primes, [&](std::size_t i) {
         ring::lift(out[i], x.data(), chain.n(), chain.modulus(i));
         chain.ntt(i).forward(out[i]);
-    }
+    });
     return out;
 }
 
@@ -31,38 +31,36 @@ SwitchingKey switching_key(const Chain& chain, const Poly& from, const Poly& to,
     SwitchingKey key{limbs, specials, {}, {}};
     for (std::size_t j = 0; j < digits; ++j)
         key.b.emplace_back(all, n);
-    expand(chain, key, seed);
+    reserve_uniform(chain, key);
     for (std::size_t j = 0; j < digits; ++j) {
         const auto error = noise();
-#pragma omp parallel for schedule(dynamic)
-        for (std::size_t row = 0; row < all; ++row) {
+        parallel_for(all, [&](std::size_t row) {
             const std::size_t prime = chain.prime(row, limbs);
             const auto& m           = chain.modulus(prime);
             uint64_t* b             = key.b[j][row];
-            Poly product(1, n);
+            expand_row(chain, key, seed, j, row);
+            SecretPoly product(1, n);  // of a public polynomial and the secret
             ring::lift(b, error.data(), n, m);
             chain.ntt(prime).forward(b);
             ring::multiply(product[0], key.a[j][row], to[prime], n, m);
             ring::subtract(b, b, product[0], n, m);
             if (row >= limbs || (!one_digit && chain.digit(row) != j))
-                continue;
+                return;
             ring::multiply(product[0], from[prime], special_product(chain, specials, prime), n, m);
             ring::add(b, b, product[0], n, m);
-        }
+        });
     }
     return key;
 }
 
-void expand(const Chain& chain, SwitchingKey& key, const Seed& seed) {
-    const std::size_t all = key.limbs + key.specials;
-    for (std::size_t j = 0; j < key.b.size(); ++j) {
-        key.a.emplace_back(all, chain.n());
-#pragma omp parallel for schedule(dynamic)
-        for (std::size_t row = 0; row < all; ++row) {
-            const std::size_t prime = chain.prime(row, key.limbs);
-            uniform(key.a[j][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(j), static_cast<uint32_t>(prime));
-        }
-    }
+void reserve_uniform(const Chain& chain, SwitchingKey& key) {
+    while (key.a.size() < key.b.size())
+        key.a.emplace_back(key.limbs + key.specials, chain.n());
+}
+
+void expand_row(const Chain& chain, SwitchingKey& key, const Seed& seed, std::size_t digit, std::size_t row) {
+    const std::size_t prime = chain.prime(row, key.limbs);
+    uniform(key.a[digit][row], chain.n(), chain.modulus(prime), seed, static_cast<uint32_t>(digit), static_cast<uint32_t>(prime));
 }
 
 }  // namespace fheinfer::ckks

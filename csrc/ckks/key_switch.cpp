@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "ring/accumulate.h"
 #include "ring/convert.h"
 #include "ring/pointwise.h"
@@ -30,16 +31,15 @@ void convert(const Chain& chain, const BasisConversion& conversion, const std::v
         hats.push_back(conversion.hat[prime].data());
         moduli.push_back(&chain.modulus(prime));
     }
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < n; i += part) {
+    parallel_for(n / part, [&](std::size_t k) {
         auto in  = ys;
         auto out = outs;
         for (auto& y : in)
-            y += i;
+            y += k * part;
         for (auto& o : out)
-            o += i;
+            o += k * part;
         linear_combinations(out.data(), out.size(), in.data(), hats.data(), in.size(), false, part, moduli.data());
-    }
+    });
 }
 
 // x[row] leaves evaluation form and becomes y_i of a basis conversion.
@@ -70,11 +70,10 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
                 from.push_back(prime);
         conversions[j] = &chain.conversion(from);
     }
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < limbs; ++i) {
+    parallel_for(limbs, [&](std::size_t i) {
         const auto& own = *conversions[chain.digit(base + i)];
         to_hat(chain, hats[i], x[i], base + i, own.inverse_hat[base + i - own.from[0]]);
-    }
+    });
 
     std::vector<Poly> out;
     for (std::size_t j = 0; j < digits; ++j) {
@@ -89,14 +88,14 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
             }
         convert(chain, *conversions[j], rows(hats, first, count), outs, primes);
     }
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (std::size_t j = 0; j < digits; ++j)
-        for (std::size_t row = 0; row < limbs + specials; ++row) {
-            if (row < limbs && chain.digit(base + row) == j)
-                std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
-            else
-                chain.ntt(chain.prime(row, limbs, base)).forward(out[j][row]);
-        }
+    const std::size_t all = limbs + specials;
+    parallel_for(digits * all, [&](std::size_t i) {
+        const std::size_t j = i / all, row = i % all;
+        if (row < limbs && chain.digit(base + row) == j)
+            std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
+        else
+            chain.ntt(chain.prime(row, limbs, base)).forward(out[j][row]);
+    });
     return out;
 }
 
@@ -124,9 +123,7 @@ Pair inner_product(const Chain& chain, const std::vector<Poly>& digits, const Sw
     check_key(digits, key, limbs);
     const std::size_t all = limbs + key.specials, base = digits[0].base();
     Pair out{Poly(all, chain.n(), base), Poly(all, chain.n(), base)};
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t row = 0; row < all; ++row)
-        inner_product_row(chain, digits, key, limbs, row, out.b[row], out.a[row]);
+    parallel_for(all, [&](std::size_t row) { inner_product_row(chain, digits, key, limbs, row, out.b[row], out.a[row]); });
     return out;
 }
 
@@ -149,20 +146,17 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
     const std::size_t terms  = count + (rounding == Rounding::kRounded && !single ? 1 : 0);
 
     Poly hats(terms, n);
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < count; ++i)
-        to_hat(chain, hats[i], x[at[i]], from[i], conversion.inverse_hat[i]);
+    parallel_for(count, [&](std::size_t i) { to_hat(chain, hats[i], x[at[i]], from[i], conversion.inverse_hat[i]); });
     const auto ys = rows(hats, 0, terms);
     if (terms > count) {
         constexpr std::size_t kBlock = 1024;
         const std::size_t block = std::min(n, kBlock);
-#pragma omp parallel for
-        for (std::size_t i = 0; i < n; i += block) {
+        parallel_for(n / block, [&](std::size_t k) {
             std::vector<const uint64_t*> part(count);
             for (std::size_t t = 0; t < count; ++t)
-                part[t] = ys[t] + i;
-            rounded_quotient(hats[count] + i, part.data(), conversion.fraction.data(), count, conversion.bits, block);
-        }
+                part[t] = ys[t] + k * block;
+            rounded_quotient(hats[count] + k * block, part.data(), conversion.fraction.data(), count, conversion.bits, block);
+        });
     }
     Poly out(to.limbs, n, to.first);
     const bool centred = single && rounding == Rounding::kRounded;
@@ -175,8 +169,7 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
         }
         convert(chain, conversion, ys, outs, primes);
     }
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t t = 0; t < to.limbs; ++t) {
+    parallel_for(to.limbs, [&](std::size_t t) {
         const std::size_t prime = to.first + t;
         const auto& m           = chain.modulus(prime);
         if (centred)
@@ -186,7 +179,7 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
             multiply(out[t], out[t], conversion.inverse_product[prime], n, m);
         else
             subtract_multiply(out[t], x.of(prime), out[t], conversion.inverse_product[prime], n, m);
-    }
+    });
     return out;
 }
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "ring/accumulate.h"
 #include "ring/pointwise.h"
 
@@ -175,13 +176,12 @@ Ciphertext double_product(const Chain& chain, const SwitchingKey& relinearisatio
                           const Ciphertext* z) {
     auto product        = multiply(chain, x, y);
     const std::size_t n = chain.n();
-#pragma omp parallel for
-    for (std::size_t i = 0; i < product.d0.limbs(); ++i) {
+    parallel_for(product.d0.limbs(), [&](std::size_t i) {
         const auto& m = chain.modulus(product.d0.base() + i);
         ring::add(product.d0[i], product.d0[i], product.d0[i], n, m);
         ring::add(product.d1[i], product.d1[i], product.d1[i], n, m);
         ring::add(product.d2[i], product.d2[i], product.d2[i], n, m);
-    }
+    });
     if (z) {
         const double minus[] = {-1.0};
         add_combination(chain, product.d0, product.d1, {&z, 1}, minus, product.scale, true);

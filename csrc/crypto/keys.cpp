@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <exception>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "evaluator/level_rules.h"
 #include "ring/pointwise.h"
 
@@ -49,6 +49,11 @@ const PrivateKey<Poly>& ClientKeys::openfhe_secret() const {
     return present(secret_, "secret");
 }
 
+ClientKeys::~ClientKeys() {
+    if (secret_.use_count() == 1)
+        wipe(secret_->GetPrivateElement());
+}
+
 ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::string& key_tag) {
     ClientKeys keys(std::move(context), key_tag);
     // OpenFHE draws a main secret of weight 192 in its encapsulated mode. The 128-bit tables assume a dense one, and
@@ -79,7 +84,7 @@ ClientKeys ClientKeys::load(std::shared_ptr<Context> context, const std::string&
     return keys;
 }
 
-std::string ClientKeys::secret() const {
+SecretVector<char> ClientKeys::secret() const {
     return write_secret(*context_, openfhe_secret());
 }
 
@@ -117,21 +122,11 @@ std::string ClientKeys::conjugation_key() const {
 std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<int, int>>& rotations) const {
     openfhe_secret();
     std::vector<std::string> out(rotations.size());
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < rotations.size(); ++i) {
-        try {
-            const auto [rotation, limbs] = rotations[i];
-            const auto index             = context_->openfhe()->FindAutomorphismIndex(rotation);
-            out[i] = write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
-        }
-        catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
-        }
-    }
-    if (failure)
-        std::rethrow_exception(failure);
+    parallel_for(rotations.size(), [&](std::size_t i) {
+        const auto [rotation, limbs] = rotations[i];
+        const auto index             = context_->openfhe()->FindAutomorphismIndex(rotation);
+        out[i] = write_evaluation_key(*context_, automorphism_key(*context_, secret_, index), limbs);
+    });
     return out;
 }
 
@@ -148,6 +143,7 @@ std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
     const uint32_t m    = 2 * context_->ring_dimension();
     const auto to_sparse = keys.at(m - 4), to_dense = keys.at(m - 2);
     CryptoContextImpl<Poly>::ClearEvalAutomorphismKeys(key->GetKeyTag());
+    wipe(key->GetPrivateElement());
     return {write_encapsulation_key(to_sparse),
             write_evaluation_key(*context_, to_dense, static_cast<int>(context_->q().size()))};
 }
@@ -171,7 +167,10 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
     for (auto& v : encoded)
         v *= ratio;
     const auto plain = cc->MakeCKKSPackedPlaintext(encoded, 1, before, nullptr, static_cast<uint32_t>(values.size()));
-    return secret_ ? encrypt_seeded(plain, limbs) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
+    wipe(encoded.data(), encoded.size() * sizeof(double));
+    auto out = secret_ ? encrypt_seeded(plain, limbs) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
+    wipe(plain);
+    return out;
 }
 
 // (m + e - a s, a) with a the keystream of a seed: half the bytes of an encryption under the public key, and less noise.
@@ -180,12 +179,12 @@ std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs
     const std::size_t n = chain.n();
     auto message            = plain->GetElement<Poly>();
     message.SetFormat(Format::EVALUATION);
-    const auto error = context_->crypto_parameters().GetDiscreteGaussianGenerator().GenerateIntVector(static_cast<uint32_t>(n));
+    const auto error = draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), n);
     const auto seed  = random_seed();
     ckks::Ciphertext x{ckks::Poly(limbs, n, chain.half()), ckks::Poly(limbs, n, chain.half()), 0};
     for (std::size_t i = 0; i < limbs; ++i) {
         const auto& m = chain.modulus(chain.half() + i);
-        ring::lift(x.c0[i], error.get(), n, m);
+        ring::lift(x.c0[i], error.data(), n, m);
         chain.ntt(chain.half() + i).forward(x.c0[i]);
         const auto* values = reinterpret_cast<const uint64_t*>(&message.GetElementAtIndex(i).GetValues()[0]);
         const auto* secret = reinterpret_cast<const uint64_t*>(&secret_->GetPrivateElement().GetElementAtIndex(i).GetValues()[0]);
@@ -194,17 +193,22 @@ std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs
         ring::multiply(x.c1[i], x.c1[i], secret, n, m);
         ring::subtract(x.c0[i], x.c0[i], x.c1[i], n, m);
     }
+    wipe(message);
+    wipe(x.c1[0], limbs * n * sizeof(uint64_t));  // a s, of which a is public
     return ckks::write(chain, x, 0, seed);
 }
 
-std::vector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {
+SecretVector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {
     openfhe_secret();
     const auto ct = read_ciphertext(*context_, tag_, ciphertext);
     Plaintext plain;
     context_->openfhe()->Decrypt(secret_, ct, &plain);
     plain->SetLength(context_->params().slots);
-    auto values = plain->GetRealPackedValue();
-    values.resize(std::min(count, values.size()));
+    const auto& slots = plain->GetCKKSPackedValue();
+    SecretVector<double> values(std::min(count, slots.size()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = slots[i].real();
+    wipe(plain);
     return values;
 }
 

@@ -17,8 +17,10 @@ public:
     // A fresh dense ternary secret and its public key.
     static ClientKeys generate(std::shared_ptr<Context> context, const std::string& key_tag);
     static ClientKeys load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key);
+    ClientKeys(ClientKeys&&) = default;
+    ~ClientKeys();
 
-    std::string secret() const;
+    SecretVector<char> secret() const;
     // The public key that was made or loaded, or a fresh one where only the secret was loaded.
     std::string public_key() const;
 
@@ -35,7 +37,7 @@ public:
     // seed, half the bytes, or under the public key where only that is loaded.
     std::string encrypt(std::span<const double> values, int level) const;
     // The first `count` slots.
-    std::vector<double> decrypt(Bytes ciphertext, std::size_t count) const;
+    SecretVector<double> decrypt(Bytes ciphertext, std::size_t count) const;
 
     const Context& context() const {
         return *context_;

@@ -1,7 +1,5 @@
 #include "crypto/native.h"
 
-#include <cstring>
-
 #include "base/error.h"
 #include "ring/pointwise.h"
 
@@ -9,49 +7,6 @@ namespace fheinfer {
 
 using namespace lbcrypto;
 using Residues = ckks::Poly;  // ours; Poly is OpenFHE's
-
-namespace {
-
-// Counts, seed, and zeros, so that rows which are aligned in a file are so in memory.
-constexpr std::size_t kHeader = 64;
-
-void append(std::string& out, std::size_t v) {
-    const auto u = static_cast<uint32_t>(v);
-    out.append(reinterpret_cast<const char*>(&u), sizeof u);
-}
-
-std::string write_key(const ckks::SwitchingKey& key, const ckks::Seed& seed) {
-    std::string out;
-    const std::size_t row = key.b[0].n() * sizeof(uint64_t), rows = key.limbs + key.specials;
-    out.reserve(kHeader + key.b.size() * rows * row);
-    append(out, key.b.size());
-    append(out, key.limbs);
-    append(out, key.specials);
-    out.append(reinterpret_cast<const char*>(seed.data()), seed.size());
-    out.resize(kHeader);
-    for (const auto& half : key.b)
-        out.append(reinterpret_cast<const char*>(half[0]), rows * row);
-    return out;
-}
-
-// A view, once every residue is below its prime.
-Residues read_rows(const ckks::Chain& chain, std::size_t rows, std::size_t limbs, const std::byte* from) {
-    auto out = Residues::view(reinterpret_cast<const uint64_t*>(from), rows, chain.n());
-    bool ok  = true;
-#pragma omp parallel for reduction(&& : ok)
-    for (std::size_t i = 0; i < rows; ++i) {
-        const uint64_t p = chain.modulus(chain.prime(i, limbs)).p;
-        bool fine        = true;
-        for (std::size_t k = 0; k < chain.n(); ++k)
-            fine &= out[i][k] < p;
-        ok = ok && fine;
-    }
-    if (!ok)
-        throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
-    return out;
-}
-
-}  // namespace
 
 std::vector<double> native_scales(const Context& context) {
     std::vector<double> out;
@@ -65,53 +20,38 @@ ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy key
     return {static_cast<std::size_t>(p.slots), p.cts_budget, p.stc_budget, keys};
 }
 
-ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload) {
-    uint32_t counts[3];
-    if (payload.size() < kHeader)
-        throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
-    std::memcpy(counts, payload.data(), sizeof counts);
-    const auto [digits, limbs, specials] = counts;
-    if (limbs < 1 || limbs > chain.q_count() || specials < 1 || specials > chain.special_count() || digits < 1 ||
-        (digits != 1 && digits != chain.digits(limbs)))
-        throw Error(ErrorKind::kCorrupt, "a switching key whose counts contradict each other");
-    const std::size_t rows = limbs + specials, bytes = rows * chain.n() * sizeof(uint64_t);
-    if (payload.size() != kHeader + digits * bytes)
-        throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
-    if (reinterpret_cast<std::uintptr_t>(payload.data()) % alignof(uint64_t) != 0)
-        throw Error(ErrorKind::kUsage, "a switching key has to stand at a multiple of 8 bytes in memory");
-    ckks::Seed seed;
-    std::memcpy(seed.data(), payload.data() + sizeof counts, seed.size());
-    ckks::SwitchingKey key{limbs, specials, {}, {}};
-    for (uint32_t j = 0; j < digits; ++j)
-        key.b.push_back(read_rows(chain, rows, limbs, payload.data() + kHeader + j * bytes));
-    ckks::expand(chain, key, seed);
-    return key;
-}
-
-std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
-    const std::size_t primes = chain.half() + limbs;
-    return kHeader + chain.digits(primes) * (primes + chain.specials_for(primes)) * chain.n() * sizeof(uint64_t);
-}
-
 NativeBackend::NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys)
     : NativeEvaluator(context->chain(), native_scales(*context), context->levels(),
                       static_cast<std::size_t>(context->params().slots), native_bootstrap(*context, keys)),
       context_(std::move(context)) {}
 
-void NativeBackend::add_relinearisation_key(Bytes payload) {
-    set_relinearisation_key(read_switching_key(chain(), payload));
+std::vector<ckks::SwitchingKey> NativeBackend::read_keys(std::span<const NamedKey> keys) const {
+    std::vector<Bytes> bodies;
+    for (const auto& key : keys)
+        bodies.push_back(key.body);
+    return read_switching_keys(chain(), bodies);
 }
 
-void NativeBackend::add_conjugation_key(Bytes payload) {
-    set_conjugation_key(read_switching_key(chain(), payload));
-}
-
-void NativeBackend::add_rotation_key(int rotation, Bytes payload) {
-    NativeEvaluator::add_rotation_key(rotation, read_switching_key(chain(), payload));
-}
-
-void NativeBackend::add_encapsulation_keys(Bytes to_sparse, Bytes to_dense) {
-    set_encapsulation_keys(read_switching_key(chain(), to_sparse), read_switching_key(chain(), to_dense));
+void NativeBackend::add_keys(std::span<const NamedKey> keys, std::vector<ckks::SwitchingKey> read) {
+    std::size_t sparse = keys.size(), dense = keys.size();
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (keys[i].kind == KeyKind::kToSparse)
+            sparse = i;
+        if (keys[i].kind == KeyKind::kToDense)
+            dense = i;
+    }
+    if ((sparse < keys.size()) != (dense < keys.size()))
+        throw Error(ErrorKind::kUsage, "the keys to_sparse and to_dense come together");
+    const std::lock_guard lock(adding_);
+    for (std::size_t i = 0; i < keys.size(); ++i)
+        if (keys[i].kind == KeyKind::kRelinearisation)
+            set_relinearisation_key(std::move(read[i]));
+        else if (keys[i].kind == KeyKind::kConjugation)
+            set_conjugation_key(std::move(read[i]));
+        else if (keys[i].kind == KeyKind::kRotation)
+            add_rotation_key(keys[i].rotation, std::move(read[i]));
+    if (sparse < keys.size())
+        set_encapsulation_keys(std::move(read[sparse]), std::move(read[dense]));
 }
 
 CiphertextPtr NativeBackend::read(Bytes payload) const {
@@ -128,6 +68,7 @@ std::string NativeBackend::write(const CiphertextPtr& x, int dropped) {
 
 NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_context()), chain_(client.context().chain()) {
     const auto bytes = client.secret();
+    secret_.reserve(bytes.size());
     for (char c : bytes)
         secret_.push_back(static_cast<signed char>(c));
     evaluated_ = ckks::evaluate(*chain_, secret_);
@@ -136,20 +77,20 @@ NativeKeys::NativeKeys(const ClientKeys& client) : context_(client.shared_contex
 std::string NativeKeys::make(const Residues& from, const Residues& to, std::size_t limbs, std::size_t specials, bool one_digit) const {
     const auto& gaussian = context_->crypto_parameters().GetDiscreteGaussianGenerator();
     const auto noise     = [&] {
-        const auto drawn = gaussian.GenerateIntVector(static_cast<uint32_t>(chain_->n()));
-        return ckks::SmallPoly(drawn.get(), drawn.get() + chain_->n());
+        return draw(gaussian, chain_->n());
     };
     const auto seed = random_seed();
-    return write_key(ckks::switching_key(*chain_, from, to, limbs, specials, one_digit, seed, noise), seed);
+    return write_switching_key(ckks::switching_key(*chain_, from, to, limbs, specials, one_digit, seed, noise), seed);
 }
 
 // Key switching comes first, the automorphism after it: the key leads to the secret that the automorphism takes back.
 std::string NativeKeys::automorphism_key(uint64_t inverse, std::size_t limbs) const {
-    return make(evaluated_, ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse)), limbs, chain_->specials_for(limbs), false);
+    const auto to = ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse));
+    return make(evaluated_, to, limbs, chain_->specials_for(limbs), false);
 }
 
 std::string NativeKeys::relinearisation_key() const {
-    Residues square(evaluated_.limbs(), chain_->n());
+    ckks::SecretPoly square(evaluated_.limbs(), chain_->n());
     for (std::size_t i = 0; i < square.limbs(); ++i)
         ring::multiply(square[i], evaluated_[i], evaluated_[i], chain_->n(), chain_->modulus(i));
     return make(square, evaluated_, chain_->q_count(), chain_->specials_for(chain_->q_count()), false);

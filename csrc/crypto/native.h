@@ -1,11 +1,12 @@
 // Between OpenFHE's context, keys and payloads and our own evaluation (csrc/ckks).
 #pragma once
 
+#include <mutex>
 #include <string>
 
 #include "ckks/bootstrap.h"
 #include "ckks/key_generation.h"
-#include "ckks/payload.h"
+#include "crypto/key_format.h"
 #include "crypto/keys.h"
 #include "evaluator/native.h"
 
@@ -15,28 +16,31 @@ namespace fheinfer {
 std::vector<double> native_scales(const Context& context);
 ckks::BootstrapParameters native_bootstrap(const Context& context, KeyPolicy keys);
 
-// [digits u32][limbs u32][specials u32][seed, 32 bytes][zeros to 64 bytes] then per digit the b half, (limbs + specials) x N
-// residues: checked, then used where they stand, so the payload has to outlive the key. The uniform half is the keystream
-// of the seed (ckks/random.h).
-ckks::SwitchingKey read_switching_key(const ckks::Chain& chain, Bytes payload);
-// Of one that serves ciphertexts of so many limbs.
-std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs);
+// An evaluation key for an evaluator: what it is, and its bytes.
+enum class KeyKind { kRelinearisation, kConjugation, kRotation, kToSparse, kToDense };
+struct NamedKey {
+    KeyKind kind;
+    int rotation;  // of kRotation
+    Bytes body;
+};
 
-// The native evaluator of a context, fed with payloads; those of keys have to stay where they are while it lives.
-class NativeBackend final : public NativeEvaluator {
+// The native evaluator of a context, fed with bytes; those of keys have to stay where they are while it lives.
+class NativeBackend : public NativeEvaluator {
 public:
     NativeBackend(std::shared_ptr<Context> context, KeyPolicy keys);
 
-    void add_relinearisation_key(Bytes payload);
-    void add_conjugation_key(Bytes payload);
-    void add_rotation_key(int rotation, Bytes payload);
-    void add_encapsulation_keys(Bytes to_sparse, Bytes to_dense);
+    // See crypto/key_format.h.
+    std::vector<ckks::SwitchingKey> read_keys(std::span<const NamedKey> keys) const;
+    // Adds what read_keys made of the same keys; from several threads at a time, but not during an evaluation. The two
+    // encapsulation keys come in one call.
+    void add_keys(std::span<const NamedKey> keys, std::vector<ckks::SwitchingKey> read);
     CiphertextPtr read(Bytes payload) const;
     // At the even level below where the chain is paired. See ckks/payload.h for `dropped`.
     std::string write(const CiphertextPtr& x, int dropped = 0);
 
 private:
     std::shared_ptr<Context> context_;
+    std::mutex adding_;
 };
 
 // Makes evaluation keys from a client's secret.
@@ -59,7 +63,7 @@ private:
     std::shared_ptr<Context> context_;
     std::shared_ptr<const ckks::Chain> chain_;
     ckks::SmallPoly secret_;
-    ckks::Poly evaluated_;
+    ckks::SecretPoly evaluated_;
 };
 
 }  // namespace fheinfer

@@ -1,4 +1,4 @@
-// What OpenFHE computes where we compute the same: for tests and benchmarks of csrc/ring and csrc/ckks.
+// What OpenFHE computes where csrc/ring computes the same: for benchmarks and tests.
 #pragma once
 
 #include <cstddef>
@@ -6,17 +6,13 @@
 #include <memory>
 #include <vector>
 
-#include "crypto/serial.h"
-
 namespace fheinfer {
-
-// The ciphertext of this payload divided by its last prime.
-std::string openfhe_rescale(const Context& context, Bytes ciphertext);
 
 // Transform and automorphism of one limb.
 class OpenFheLimb {
 public:
-    // Of a ring of dimension n, modulo the prime p; coefficients x, or with `evaluation` values.
+    // Of a ring of dimension n, modulo the prime p; coefficients x, or with `evaluation` values. Throws Error(kUsage) where
+    // there is no such transform.
     OpenFheLimb(std::size_t n, uint64_t p, const std::vector<uint64_t>& x, bool evaluation);
     ~OpenFheLimb();
 

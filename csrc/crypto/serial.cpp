@@ -74,6 +74,14 @@ private:
     Bytes rest_;
 };
 
+// The sampler returns the first of these up to OpenFHE 1.4, the second from 1.5 on.
+[[maybe_unused]] int64_t* words(const std::shared_ptr<int64_t>& drawn) {
+    return drawn.get();
+}
+[[maybe_unused]] int64_t* words(std::vector<int64_t>& drawn) {
+    return drawn.data();
+}
+
 std::shared_ptr<Poly::Params> first_limbs(const Context& context, std::size_t limbs) {
     const auto& all = context.crypto_parameters().GetElementParams()->GetParams();
     std::vector<NativeInteger> moduli, roots;
@@ -98,6 +106,30 @@ OpenFheKey make_key(const Context& context, const std::string& tag, std::vector<
 }
 
 }  // namespace
+
+SecretVector<int64_t> draw(const DiscreteGaussianGeneratorImpl<NativeVector>& gaussian, std::size_t n) {
+    auto drawn    = gaussian.GenerateIntVector(static_cast<uint32_t>(n));
+    int64_t* from = words(drawn);
+    SecretVector<int64_t> out(from, from + n);
+    wipe(from, n * sizeof(int64_t));
+    return out;
+}
+
+void wipe(const LimbPoly& limb) {
+    if (!limb.IsEmpty())
+        wipe(const_cast<NativeInteger*>(&limb.GetValues()[0]), limb.GetLength() * sizeof(uint64_t));
+}
+
+void wipe(const Poly& poly) {
+    for (const auto& limb : poly.GetAllElements())
+        wipe(limb);
+}
+
+void wipe(const Plaintext& plain) {
+    const auto& slots = plain->GetCKKSPackedValue();
+    wipe(const_cast<std::complex<double>*>(slots.data()), slots.size() * sizeof(std::complex<double>));
+    wipe(plain->GetElement<Poly>());
+}
 
 std::string write_polys(const std::vector<Poly>& polys) {
     const std::size_t limbs = polys.at(0).GetNumOfElements();
@@ -148,7 +180,7 @@ OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, By
         Poly poly(params, Format::EVALUATION);
         for (std::size_t i = 0; i < x.limbs(); ++i) {
             NativeVector values(context.ring_dimension(), poly.GetElementAtIndex(i).GetModulus());
-            std::memcpy(&values[0], (*half)[i], context.ring_dimension() * sizeof(uint64_t));
+            std::memcpy(reinterpret_cast<uint64_t*>(&values[0]), (*half)[i], context.ring_dimension() * sizeof(uint64_t));
             poly.GetAllElements()[i].SetValues(std::move(values), Format::EVALUATION);
         }
         polys.push_back(std::move(poly));
@@ -233,22 +265,23 @@ OpenFheKey read_encapsulation_key(const Context& context, const std::string& key
     return make_key(context, key_tag, {halves[1]}, {halves[0]});
 }
 
-std::string write_secret(const Context& context, const PrivateKey<Poly>& key) {
+SecretVector<char> write_secret(const Context& context, const PrivateKey<Poly>& key) {
     auto limb = key->GetPrivateElement().GetElementAtIndex(0);
     limb.SetFormat(Format::COEFFICIENT);
     const uint64_t q = context.q()[0];
-    std::string out(context.ring_dimension(), '\0');
+    SecretVector<char> out(context.ring_dimension());
     for (std::size_t i = 0; i < out.size(); ++i) {
         const uint64_t v = limb[i].ConvertToInt();
         out[i]           = static_cast<char>(v == q - 1 ? -1 : static_cast<int>(v));
     }
+    wipe(limb);
     return out;
 }
 
 PrivateKey<Poly> read_secret(const Context& context, const std::string& key_tag, Bytes payload) {
     if (payload.size() != context.ring_dimension())
         throw Error(ErrorKind::kCorrupt, "a secret key of the wrong length");
-    std::vector<int> s(payload.size());
+    SecretVector<int> s(payload.size());
     for (std::size_t i = 0; i < s.size(); ++i) {
         s[i] = static_cast<signed char>(payload[i]);
         if (s[i] < -1 || s[i] > 1)

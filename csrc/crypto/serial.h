@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "base/secret.h"
 #include "ckks/payload.h"
 #include "crypto/context.h"
 
@@ -33,7 +34,15 @@ std::string write_encapsulation_key(const OpenFheKey& key);
 OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes payload);
 
 // One signed byte (-1, 0, 1) per coefficient.
-std::string write_secret(const Context& context, const lbcrypto::PrivateKey<Poly>& key);
+SecretVector<char> write_secret(const Context& context, const lbcrypto::PrivateKey<Poly>& key);
 lbcrypto::PrivateKey<Poly> read_secret(const Context& context, const std::string& key_tag, Bytes payload);
+
+// n values of the error distribution.
+SecretVector<int64_t> draw(const lbcrypto::DiscreteGaussianGeneratorImpl<lbcrypto::NativeVector>& gaussian, std::size_t n);
+// OpenFHE's residues, overwritten where they are.
+void wipe(const LimbPoly& limb);
+void wipe(const Poly& poly);
+// Its slots and its polynomial.
+void wipe(const lbcrypto::Plaintext& plain);
 
 }  // namespace fheinfer

@@ -43,6 +43,13 @@ void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
         out[i] = m.from_signed(x[i]);
 }
 
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
+    bool below = true;
+    for (std::size_t i = 0; i < n; ++i)
+        below &= x[i] < m.p;
+    return below;
+}
+
 }  // namespace portable
 
 // Calls the form that this processor runs.
@@ -86,6 +93,10 @@ void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modul
 
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
     FHEINFER_FORM(lift(out, x, n, m));
+}
+
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
+    FHEINFER_FORM(all_below(x, n, m));
 }
 
 }  // namespace fheinfer::ring

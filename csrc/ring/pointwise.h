@@ -20,5 +20,7 @@ void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, cons
 void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m);
 // out = x modulo m, for signed x of less than 2^62.
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m);
+// Whether all of any n words are below the prime.
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m);
 
 }  // namespace fheinfer::ring

@@ -75,6 +75,17 @@ FHEINFER_AVX2 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Mo
     }
 }
 
+FHEINFER_AVX2 bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
+    // The comparison is one of signed numbers: words of 2^63 and more are taken for negative ones, and seen by their sign.
+    const Integers last = all(m.p - 1);
+    Integers seen       = _mm256_setzero_si256();
+    for (std::size_t i = 0; i < n; i += kLanes) {
+        const Integers v = load(x + i);
+        seen             = _mm256_or_si256(seen, _mm256_or_si256(v, _mm256_cmpgt_epi64(v, last)));
+    }
+    return _mm256_movemask_pd(_mm256_castsi256_pd(seen)) == 0;
+}
+
 }  // namespace fheinfer::ring::avx2
 
 #endif

@@ -66,6 +66,13 @@ FHEINFER_AVX512 void lift(uint64_t* out, const int64_t* x, std::size_t n, const 
     }
 }
 
+FHEINFER_AVX512 bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
+    Lanes largest = _mm512_setzero_si512();
+    for (std::size_t i = 0; i < n; i += kLanes)
+        largest = _mm512_max_epu64(largest, load(x + i));
+    return _mm512_cmpge_epu64_mask(largest, all(m.p)) == 0;
+}
+
 }  // namespace fheinfer::ring::avx512
 
 #endif

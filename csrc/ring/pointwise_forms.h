@@ -14,6 +14,7 @@ void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, 
 void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m);
 void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m);
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m);
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m);
 
 }  // namespace portable
 
@@ -28,6 +29,7 @@ void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, 
 void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m);
 void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m);
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m);
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m);
 
 }  // namespace avx2
 
@@ -40,6 +42,7 @@ void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, 
 void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m);
 void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m);
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m);
+bool all_below(const uint64_t* x, std::size_t n, const Modulus& m);
 
 }  // namespace avx512
 

@@ -116,6 +116,12 @@ void test_elements(std::size_t n, const Modulus& m, const Modulus& from) {
     const auto positive = (uint128{1} << 64) / m.p * m.p;
     check(out == each(n, [&](auto i) { return positive + static_cast<uint128>(__extension__ static_cast<__int128>(numbers[i])); }, m),
           "lift", n, m.p);
+    check(all_below(x.data(), n, m), "all_below", n, m.p);
+    for (const uint64_t large : {m.p, m.p + 1, uint64_t{1} << 63, ~uint64_t{0}}) {
+        Limb one = x;
+        one[random_bits() % n] = large;
+        check(!all_below(one.data(), n, m), "all_below with one that is not", n, m.p);
+    }
 }
 
 void test_sums(std::size_t n, std::size_t terms, std::size_t repeat, bool accumulate, const Modulus& m) {

@@ -17,7 +17,7 @@ from fheinfer.cli.options import (
     PassphraseOption,
     SetOption,
 )
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import ArtifactError, InputError, RangeError, UsageError
 
 if TYPE_CHECKING:
     from fheinfer.crypto.params import ParameterSet
@@ -85,7 +85,11 @@ def decrypt(
     spec, folder = choices.client_and_keys(client, keys, set_name)
     data = read_ciphertext(result, spec.params)
     asked = None if request is None else request_id(read_ciphertext(request, spec.params))
-    exact = choices.open_client(folder, spec, passphrase_file).decrypt(data, request=asked)
+    opened = choices.open_client(folder, spec, passphrase_file)
+    try:
+        exact = opened.decrypt(data, request=asked)
+    except (ArtifactError, RangeError) as error:
+        raise type(error)(f"{result}: {error}") from None
     shown = class_decimals(exact) if decimals is None else decimals
     fields = results.result_fields(rounded(exact, shown), spec.classes, None)
     if asked is None:

@@ -54,7 +54,7 @@ def keygen(
     DIR (by default keys/set<S>) gets secret/, which stays with you, server/, which a server needs, and client.json,
     by which `encrypt` and `decrypt` know the plan.
     """
-    from fheinfer.cli.display import byte_bar, err, spinner
+    from fheinfer.cli.display import err, spinner, steps_bar
     from fheinfer.crypto.client_spec import ClientSpec
     from fheinfer.crypto.keygen import add_keys
     from fheinfer.crypto.keygen import keygen as make
@@ -73,7 +73,7 @@ def keygen(
     for line in _clear_leftovers(folder):
         err.print(line)
     began = time.perf_counter()
-    with byte_bar("making keys") as progress:
+    with steps_bar("making keys") as progress:
         if add:
             manifest = add_keys(spec, folder, passphrase=passphrase, progress=progress)
         else:

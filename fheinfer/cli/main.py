@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -81,18 +82,17 @@ def options(
 def main() -> None:
     """Runs a command: our errors become one line and their exit code, Ctrl-C 130, a reader that went away 141."""
     process.install()
-    from fheinfer.cli.display import tolerate_any_name
-
-    tolerate_any_name()
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        code = _run()
     except FheinferError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         process.silence_output()
         sys.exit(process.BROKEN_PIPE)
     except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            process.silence_output()  # what is buffered would fail again at exit
+            _fail(f"cannot write the output: {error.strerror}; send it to another disk", StorageError.exit_code)
         _fail(_os_error(error), StorageError.exit_code)
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)
@@ -103,6 +103,20 @@ def main() -> None:
     if code == process.INTERRUPTED:  # what typer makes of Ctrl-C
         _fail(STOPPED, process.INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    from fheinfer.cli.display import tolerate_any_name
+
+    tolerate_any_name()
+    try:
+        code = app(prog_name="fheinfer", standalone_mode=False)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # which typer makes a 1 of
+            raise stop.__context__ from None
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def _os_error(error: OSError) -> str:
@@ -130,4 +144,5 @@ def _fail(message: str, code: int) -> NoReturn:
     from fheinfer.cli.display import print_error
 
     print_error(message)
+    exec("")  # after an interrupted exec(), which dataclasses use, Python ends by the signal and not with our code
     sys.exit(code)

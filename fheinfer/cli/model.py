@@ -51,11 +51,13 @@ def import_(
     """Read weights that another program saved and write a model file."""
     from fheinfer.cli.display import err, out
     from fheinfer.frontends.importing import import_model
+    from fheinfer.storage import require_writable
 
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together; give both, or neither")
     if ranges is not None:
         refuse("--ranges has what it is for", data=data)
+    require_writable(output)
     found = import_model(
         file,
         network,

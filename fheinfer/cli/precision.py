@@ -64,7 +64,8 @@ def precision(
     if output.suffix.lower() not in FORMATS:
         raise UsageError(f"{output}: no plot of that kind; name a {', '.join(FORMATS)}")
     require_writable(output)
-    require("torch", "precision")
+    require("matplotlib", "the plot of `fheinfer precision`")
+    require("torch", "`fheinfer precision`")
     folder = choices.plan_folder(None, set_name, model, act, backend)
     plan = load_plan(folder)
     spec, loaded = plan.client, load(choices.model_file(model, choices.parameters(set_name, backend)))

@@ -15,7 +15,7 @@ from fheinfer.optional import needs_torch
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fheinfer.train.loop import TrainingObserver, TrainingProgress
+    from fheinfer.train.observer import TrainingObserver, TrainingProgress
 
 EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training images.")]
 RateOption = Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")]

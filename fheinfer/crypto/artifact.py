@@ -177,8 +177,14 @@ def open_ciphertext(
     identity = key_identity(params, backend)
     bound = ciphertext_bound(params) if level is None else ciphertext_bytes(params, level)
     if isinstance(source, Path):
-        return read(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
-    return from_bytes(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
+        found = read(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
+    else:
+        found = from_bytes(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
+    # One with a seed in place of a polynomial is half as long: twice the limbs stay within the bound.
+    limbs = int.from_bytes(found.body[:4], "little")
+    if level is not None and limbs > params.limbs(level):
+        raise CorruptArtifactError(f"a ciphertext of {limbs} limbs where at most {params.limbs(level)} can be")
+    return found
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,8 @@ class KeyWriter:
         with storage_errors(self.folder):
             if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
                 raise KeyStoreError(f"{shown(self.folder)} is a link or a file, not a folder of keys; remove it first")
-            others = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
-        others = [name for name in others if not _CLIENT_FILE.fullmatch(name)]
+            inside = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        others = [name for name in inside if not _CLIENT_FILE.fullmatch(name)]
         foreign = [name for name in others if name not in (SECRET_FOLDER, SERVER_FOLDER)]
         if foreign:
             raise KeyStoreError(f"{shown(self.folder)} holds {foreign[0]!r}, no key; choose a folder of its own")

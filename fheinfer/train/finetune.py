@@ -12,7 +12,8 @@ from pathlib import Path
 from fheinfer.data import datasets as dataset
 from fheinfer.model.model import Model
 from fheinfer.train.calibrate import IMAGES, calibrate
-from fheinfer.train.loop import TrainingObserver, measuring, train, unobserved
+from fheinfer.train.loop import train
+from fheinfer.train.observer import TrainingObserver, measuring, unobserved
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN

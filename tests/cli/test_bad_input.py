@@ -16,21 +16,23 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fheinfer import machine as memory
-from fheinfer.cli import main as cli
 from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact, Kind
+from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import parameter_set
+from fheinfer.data import images
+from fheinfer.data.resources import default_model
 
 Refused = Callable[..., None]
 SET = ("--set", "insecure-tiny")
-WEIGHTS = ("--weights", "tiny.safetensors")
-INFER = ("infer", *SET, *WEIGHTS)
-KEYGEN = ("keygen", *SET, "--network", "resnet8-tiny")
+MODEL = ("--model", "tiny.safetensors")
+INFER = ("infer", *SET, *MODEL)
+KEYGEN = ("keygen", *SET, *MODEL)
 
 
 @pytest.fixture
 def evaluate(desk: Any, tiny_input_file: Path) -> tuple[object, ...]:
-    return ("evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
+    return ("evaluate", "--keys", desk.server, "--plan", "plan", "-i", tiny_input_file, "-o", "out.ct")
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -62,10 +64,10 @@ DAMAGE = pytest.mark.parametrize(
 
 @pytest.mark.parametrize(
     "start",
-    [("encrypt", *SET, *WEIGHTS, "-o", "in.ct"), INFER, (*INFER, "--backend", "slots")],
+    [("encrypt", *SET, "-o", "in.ct"), INFER, (*INFER, "--backend", "slots")],
     ids=["encrypt", "infer", "slots"],
 )
-def test_pictures(refused: Refused, desk: Any, start: tuple[object, ...]) -> None:
+def test_images(refused: Refused, desk: Any, start: tuple[object, ...]) -> None:
     refused(3, "none.png: no such image", *start, "--image", "none.png")
     refused(3, "a folder, not an image", *start, "--image", "keys")
     refused(3, "not an image", *start, "--image", "tiny.safetensors")
@@ -100,7 +102,8 @@ def test_damaged_server_keys(
     else:
         replace(path, damage(path.read_bytes()) if name != "manifest.json" or damage is not flip else b'{"format": 1}')
     if name == "public.key":
-        refused(4, "public.key", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", "in.ct")
+        desk.secret.unlink()  # with it, the public key is not read
+        refused(4, "public.key", "encrypt", *SET, "--image", "tiny.png", "-o", "in.ct")
     else:
         refused(4, path.name, *evaluate)
 
@@ -129,21 +132,21 @@ def test_a_secret_that_others_can_read(refused: Refused, desk: Any, tiny_result_
 
 def test_missing_keys(refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path) -> None:
     refused(5, "no keys in", *INFER, "--keys", "nothing", "--image", "tiny.png")
-    refused(5, "no keys in", "decrypt", *SET, "--keys", "nothing", tiny_result_file)
-    refused(5, "no keys in", "evaluate", "--keys", "keys", *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
-    refused(5, "no keys in", "export", "out", *SET, "--keys", "nothing")
+    refused(5, "no keys in", "decrypt", "--keys", "nothing", tiny_result_file)
+    refused(5, "no keys in", "evaluate", "--keys", "keys", "--plan", "plan", "-i", tiny_input_file, "-o", "out.ct")
+    refused(5, "no keys in", "export", "out", "--keys", "nothing")
     next(desk.server.glob("rotation_*")).unlink()
-    refused(5, "rotation_", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_input_file, "-o", "out.ct")
+    refused(5, "rotation_", "evaluate", "--keys", desk.server, "--plan", "plan", "-i", tiny_input_file, "-o", "out.ct")
 
 
 def forged(source: Path, kind: Kind, **change: Any) -> bytes:
     """The same file with another parameter set or key in its header, and a checksum to match."""
-    found = artifact.read(source, kind=kind, max_payload=1 << 30)
-    fields = {"params_hash": found.params_hash, "key_id": found.key_id, **change}
-    return artifact.to_bytes(Artifact(kind, fields["params_hash"], fields["key_id"], found.meta, bytes(found.payload)))
+    found = artifact.read(source, kind=kind, max_body=1 << 30)
+    fields = {"identity": found.identity, "key_id": found.key_id, **change}
+    return artifact.to_bytes(Artifact(kind, fields["identity"], fields["key_id"], found.metadata, bytes(found.body)))
 
 
-OTHER_SET = {"params_hash": parameter_set(2).identity}
+OTHER_SET = {"identity": parameter_set(2).identity}
 OTHER_KEY = {"key_id": "0f" * 16}
 
 
@@ -161,9 +164,11 @@ def test_keys_of_another_set_or_owner(
 
 
 def test_a_folder_of_keys_of_another_set(refused: Refused, desk: Any) -> None:
-    (desk.keys / "setinsecure-tiny").rename(desk.keys / "set1")
-    for start in (("encrypt", "-o", "in.ct"), ("infer",)):
-        refused(4, "set", *start, "--set", "1", *WEIGHTS, "--image", "tiny.png")
+    refused(
+        4,
+        "these are of set insecure-tiny (native)",
+        *("infer", *SET, *MODEL, "--backend", "openfhe", "--keys", desk.keys, "--image", "tiny.png"),
+    )
 
 
 def test_keys_are_not_replaced_without_force(refused: Refused, desk: Any) -> None:
@@ -178,7 +183,7 @@ def test_damaged_ciphertexts(
     refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     (desk.folder / "bad.ct").write_bytes(damage(tiny_input_file.read_bytes()))
-    refused(4, "", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "bad.ct", "-o", "out.ct")
+    refused(4, "", "evaluate", "--keys", desk.server, "--plan", "plan", "-i", "bad.ct", "-o", "out.ct")
     (desk.folder / "bad.ct").write_bytes(damage(tiny_result_file.read_bytes()))
     refused(4, "", "decrypt", *SET, "bad.ct")
     refused(4, "bad.ct", "export", "out", *SET, "--ciphertext", "bad.ct")
@@ -191,7 +196,7 @@ def test_ciphertexts_of_another_set_or_key(
     refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path, change: dict[str, Any], says: str
 ) -> None:
     (desk.folder / "bad.ct").write_bytes(forged(tiny_input_file, Kind.CIPHERTEXT, **change))
-    refused(4, says, "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "bad.ct", "-o", "out.ct")
+    refused(4, says, "evaluate", "--keys", desk.server, "--plan", "plan", "-i", "bad.ct", "-o", "out.ct")
     (desk.folder / "bad.ct").write_bytes(forged(tiny_result_file, Kind.CIPHERTEXT, **change))
     refused(4, says, "decrypt", *SET, "bad.ct")
 
@@ -199,9 +204,19 @@ def test_ciphertexts_of_another_set_or_key(
 def test_files_mistaken_for_one_another(
     refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path
 ) -> None:
-    refused(4, "encrypted picture", "decrypt", *SET, tiny_input_file)
+    refused(4, "input.ct: ", "decrypt", *SET, tiny_input_file)
     refused(
-        4, "not a picture encrypted", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", tiny_result_file, "-o", "o.ct"
+        4,
+        "no input for resnet8-tiny",
+        "evaluate",
+        "--keys",
+        desk.server,
+        "--plan",
+        "plan",
+        "-i",
+        tiny_result_file,
+        "-o",
+        "o.ct",
     )
     refused(4, "secret key, not a ciphertext", "decrypt", *SET, desk.secret)
     refused(4, "not a key or ciphertext", "decrypt", *SET, desk.image)
@@ -211,7 +226,9 @@ def test_files_mistaken_for_one_another(
 
 def test_missing_ciphertexts(refused: Refused, desk: Any) -> None:
     refused(3, "none.ct: no such file", "decrypt", *SET, "none.ct")
-    refused(3, "none.ct: no such file", "evaluate", "--keys", desk.server, *WEIGHTS, "-i", "none.ct", "-o", "out.ct")
+    refused(
+        3, "none.ct: no such file", "evaluate", "--keys", desk.server, "--plan", "plan", "-i", "none.ct", "-o", "out.ct"
+    )
 
 
 # Weights, sets, networks
@@ -238,47 +255,51 @@ def rewritten(path: Path, name: str, change: Callable[[Any], Any]) -> None:
 def test_weights(
     refused: Refused, desk: Any, evaluate: tuple[object, ...], change: Callable[[Any], Any], says: str
 ) -> None:
-    rewritten(desk.weights, "layer1.0.conv1.weight", change)
+    rewritten(desk.model, "layer1.0.conv1.weight", change)
     refused(3, says, *INFER, "--image", "tiny.png")
-    refused(3, says, *evaluate)
-    refused(3, says, "plan", *SET, *WEIGHTS)
+    refused(3, says, "evaluate", *SET, *MODEL, *evaluate[1:3], *evaluate[5:])
+    refused(3, says, "compile", "tiny.safetensors", *SET)
+    refused(3, says, "plan", *SET, *MODEL)
 
 
 def test_weights_files_that_are_no_weights(refused: Refused, desk: Any) -> None:
     for name, says in (
         ("none.safetensors", "none.safetensors"),
-        ("tiny.png", "not a whole safetensors"),
+        ("tiny.png", "no model of fheinfer"),
         ("keys", "keys"),
     ):
-        refused(3, says, "infer", *SET, "--weights", name, "--image", "tiny.png")
-    (desk.folder / "half.safetensors").write_bytes(truncate(desk.weights.read_bytes()))
-    refused(3, "not a whole safetensors", "plan", *SET, "--weights", "half.safetensors")
-    refused(3, "unknown kind of weights file", "weights", "import", "tiny.png", "-o", "new.safetensors")
+        refused(3, says, "infer", *SET, "--model", name, "--image", "tiny.png")
+    (desk.folder / "half.safetensors").write_bytes(truncate(desk.model.read_bytes()))
+    refused(3, "no model of fheinfer", "plan", *SET, "--model", "half.safetensors")
+    refused(3, "tiny.png: ", "model", "import", "tiny.png", "-o", "new.safetensors")
 
 
 def test_unknown_names(refused: Refused, desk: Any, tiny_result_file: Path) -> None:
     says = "no parameter set '9'; there are 1, 2, 3, 4"
-    refused(2, says, "infer", "--set", "9", *WEIGHTS, "--image", "tiny.png")
+    refused(2, says, "infer", "--set", "9", *MODEL, "--image", "tiny.png")
     refused(2, says, "keygen", "--set", "9")
-    refused(2, says, "plan", "--set", "9", *WEIGHTS)
+    refused(2, says, "plan", "--set", "9", *MODEL)
     refused(2, says, "decrypt", "--set", "9", tiny_result_file)
     refused(2, says, "export", "out", "--set", "9")
-    refused(2, "no network called 'resnet21'", "keygen", *SET, "--network", "resnet21", "-o", "new")
-    refused(2, "no keys of the kind 'new'; there are minimal, fast and auto", *KEYGEN, "--keys", "new")
-    refused(2, "no keys of the kind 'new'", "plan", *SET, *WEIGHTS, "--keys", "new")
+    says = "no rotation keys of the kind 'new'; there are "
+    refused(2, says, *KEYGEN, "--rotations", "new", "-o", "other")
+    refused(2, says, "plan", *SET, *MODEL, "--rotations", "new")
+    refused(2, "--set 1+minimax:7: an activation is no part of a set", "plan", "--set", "1+minimax:7")
+    refused(2, "say --set 1 --act f1g2", "infer", "--set", "1+f1g2", "--image", "tiny.png")
     refused(2, "no network called 'resnet21'", "plan", *SET, "--network", "resnet21")
     refused(2, "no backend 'gpu'", *INFER, "--image", "tiny.png", "--backend", "gpu")
 
 
 def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> None:
     refused(7, "slots", "plan", *SET, "--network", "resnet20")
-    refused(7, "slots", "keygen", *SET, "--network", "resnet20", "-o", "new")
+    refused(7, "slots", "keygen", *SET, "--model", default_model(), "-o", "new")
+    refused(7, "slots", "compile", default_model(), *SET, "-o", "new")
 
 
 def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
     refused(3, "nothing to resume", *INFER, "--image", "tiny.png", "--resume")
-    refused(3, "--checkpoints", *evaluate, "--resume")
-    refused(3, "--checkpoints", *evaluate, "--keep-layers")
+    refused(2, "--checkpoints", *evaluate, "--resume")
+    refused(2, "--checkpoints", *evaluate, "--keep-layers")
 
 
 # The machine
@@ -288,7 +309,9 @@ def test_too_little_memory_is_said_before_anything_is_made(
     refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
-    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "--set", "1", "-o", "new")
+    spec = ClientSpec.load(desk.plan)
+    spec.model_copy(update={"params": parameter_set(1)}).save(desk.folder / "client.json")
+    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "client.json", "-o", "new")
 
 
 def test_too_little_disk_is_said_before_anything_is_made(
@@ -312,7 +335,7 @@ def test_a_disk_that_fills_up(
     refused(6, "the disk is full", *KEYGEN, "-o", small / "keys")
     assert list(small.iterdir()) == []
     tiny = disk("size=16k")
-    refused(6, "the disk is full", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", tiny / "in.ct")
+    refused(6, "the disk is full", "encrypt", *SET, "--image", "tiny.png", "-o", tiny / "in.ct")
     refused(6, "its disk has 0.02 MB free", *evaluate[:-1], tiny / "out.ct")  # asked before it computes
     refused(6, "the disk is full", *INFER, "--image", "tiny.png", "--runs", tiny / "runs")
     refused(6, "the disk is full", "export", tiny / "out", *SET)
@@ -331,28 +354,19 @@ def read_only(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def test_a_read_only_folder(refused: Refused, desk: Any, read_only: Path, evaluate: tuple[object, ...]) -> None:
     says = "cannot write in"
     refused(6, says, *KEYGEN, "-o", read_only / "keys")
-    refused(6, says, "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", read_only / "in.ct")
+    refused(6, says, "encrypt", *SET, "--image", "tiny.png", "-o", read_only / "in.ct")
     refused(6, says, *evaluate[:-1], read_only / "out.ct")
     refused(6, says, *evaluate, "--checkpoints", read_only / "run")
     refused(6, says, *INFER, "--image", "tiny.png", "--runs", read_only / "runs")
     refused(6, says, "export", read_only / "out", *SET)
-    refused(6, says, "precision", *SET, *WEIGHTS, "--image", "tiny.png", "--plot", read_only / "bits.png")
-    refused(
-        6,
-        "cannot write",
-        "weights",
-        "import",
-        "tiny.safetensors",
-        "-o",
-        read_only / "w.safetensors",
-        "--network",
-        "resnet8-tiny",
-    )
+    refused(6, says, "precision", *SET, *MODEL, "--image", "tiny.png", "--plot", read_only / "bits.png")
+    refused(6, "cannot write", "model", "import", "tiny.safetensors", "-o", read_only / "w.safetensors")
+    refused(6, says, "compile", "tiny.safetensors", *SET, "-o", read_only / "plan")
 
 
 def test_a_folder_that_is_a_file(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
-    refused(6, "", *KEYGEN, "-o", "tiny.png")
-    refused(6, "", "encrypt", *SET, *WEIGHTS, "--image", "tiny.png", "-o", "tiny.png/in.ct")
+    refused(5, "", *KEYGEN, "-o", "tiny.png")
+    refused(6, "", "encrypt", *SET, "--image", "tiny.png", "-o", "tiny.png/in.ct")
     refused(6, "", *evaluate[:-1], "tiny.png/out.ct")
     refused(6, "", *INFER, "--image", "tiny.png", "--runs", "tiny.png")
     refused(6, "", "export", "tiny.png", *SET)
@@ -362,7 +376,7 @@ def test_a_stop_is_not_an_error_of_the_program(refused: Refused, desk: Any, monk
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_image", stop)
+    monkeypatch.setattr(images, "read_image", stop)
     refused(130, "stopped", *INFER, "--image", "tiny.png")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import fheinfer
+from fheinfer import speed
 from fheinfer.cli import display
 from fheinfer.cli.display import EvaluationView, byte_bar, print_error, print_json, size, spinner, steps_bar, table
 from fheinfer.cli.progress import Lines, duration
@@ -133,21 +134,26 @@ def event(index: int, total: int = 4, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_an_evaluation_with_a_line_per_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    with EvaluationView([1.0, 1.0, 1.0, 1.0], verbose=True) as view:
+def test_an_evaluation_with_a_line_per_layer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "scale_seconds", lambda seconds: 2 * seconds)
+    with EvaluationView(verbose=True) as view:
+        view({"event": "plan", "seconds": [1.0, 1.0, 1.0, 1.0]})
         view({"event": "load", "what": "keys", "fraction": 0.5})
         for index in range(4):
             view(event(index))
-        view({"event": "picture", "index": 0})
+        view({"event": "input", "name": "x"})
         view({"event": "something new"})
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 4
-    assert printed[1] == "      2/4  layer1[/z]                     conv2d     level  5     1.50 s  (predicted 1.00)"
+    assert printed[1] == "      2/4  layer1[/z]                     conv2d     level  5     1.50 s  (predicted 2.00)"
 
 
 def test_an_evaluation_by_predicted_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[float, str]] = []
-    with EvaluationView([1.0, 0.0, 8.0]) as view:
+    with EvaluationView() as view:
+        view.expect([1.0, 0.0, 8.0])
         monkeypatch.setattr(view._meter, "update", lambda done, total, note: told.append((done / total, note)))
         view({"event": "load", "what": "tables", "fraction": 1.0})
         view(event(0, 3))

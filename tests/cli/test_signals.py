@@ -71,6 +71,23 @@ def test_an_interrupt_at_any_moment_is_one_line(start: Start, delay: float) -> N
     assert out == ""
 
 
+IN_EXEC = """
+import sys
+from fheinfer.cli import main
+from fheinfer.crypto import params
+params.parameter_sets = lambda: exec("raise KeyboardInterrupt")
+sys.argv = ["fheinfer", "sets"]
+main.main()
+"""
+
+
+def test_an_interrupt_in_what_a_library_executes(start: Start) -> None:
+    process = start("-c", IN_EXEC)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.startswith("error: stopped")
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("delay", [0.0, 0.3, 2.0])
 def test_the_signals_that_ask_to_end(start: Start, number: signal.Signals, code: int, delay: float) -> None:
@@ -85,12 +102,12 @@ def test_the_signals_that_ask_to_end(start: Start, number: signal.Signals, code:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_key_generation_cleans_up_and_a_killed_one_is_cleaned_up_after(
-    start: Start, tmp_path: Path, number: int
+    start: Start, tmp_path: Path, tiny_plan_folder: Path, number: int
 ) -> None:
-    arguments = ("-m", "fheinfer", "keygen", "--set", "insecure-tiny", "--network", "resnet8-tiny", "-o", "keys")
+    arguments = ("-m", "fheinfer", "keygen", str(tiny_plan_folder), "-o", "keys/tiny")
 
     def temporary() -> list[Path]:
-        return list(tmp_path.glob("keys/.fheinfer-*/secret/secret.key"))
+        return list(tmp_path.glob("keys/.fheinfer-*/server/public.key"))
 
     process = start(*arguments)
     wait(temporary)
@@ -107,7 +124,8 @@ def test_key_generation_cleans_up_and_a_killed_one_is_cleaned_up_after(
     again = start(*arguments)
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["setinsecure-tiny"]
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["tiny"]
+    assert "which a killed process left" in err
 
 
 def test_nohup_is_respected(start: Start) -> None:
@@ -176,9 +194,9 @@ def test_a_child_whose_parent_ended_before_it_asked(start: Start) -> None:
 
 
 def test_the_server_process_ends_with_a_killed_infer(
-    start: Start, tiny_keys: Path, tiny_weights_file: Path, tiny_image_file: Path, tmp_path: Path
+    start: Start, tiny_keys: Path, tiny_plan_folder: Path, tiny_image_file: Path
 ) -> None:
-    arguments = ["infer", "--set", "insecure-tiny", "--keys", tiny_keys, "--weights", tiny_weights_file]
+    arguments = ["infer", "--plan", tiny_plan_folder, "--keys", tiny_keys]
     process = start("-m", "fheinfer", *map(str, [*arguments, "--image", tiny_image_file]))
     server: list[int] = []
 
@@ -186,7 +204,7 @@ def test_the_server_process_ends_with_a_killed_infer(
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = path.read_text().rpartition(")")[2].split()
-                if int(fields[1]) == process.pid and b"evaluate" in path.with_name("cmdline").read_bytes():
+                if int(fields[1]) == process.pid and b"fheinfer.worker" in path.with_name("cmdline").read_bytes():
                     server.append(int(path.parent.name))
             except OSError:
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fheinfer._core import testing
+from fheinfer._testing import ckks
 
 U64 = NDArray[np.uint64]
 
@@ -22,7 +22,7 @@ def _unpack(payload: bytes, q: Sequence[int], n: int) -> U64:
     for k in range(2):
         for row, p in enumerate(q[:limbs]):
             if k == polynomials:
-                out[k, row] = testing.uniform(n, p, seed, 0, row)
+                out[k, row] = ckks.uniform(n, p, seed, 0, row)
                 continue
             width = p.bit_length()
             packed = np.frombuffer(payload[at : at + n * width // 8], np.uint8)

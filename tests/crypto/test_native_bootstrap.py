@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fheinfer import _core
-from fheinfer._core import ring, testing
+from fheinfer._testing import ckks, ring
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import NATIVE_EVAL_MOD_LEVELS, parameter_set, parameter_sets
@@ -203,9 +203,9 @@ def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any, keys: Any) -> N
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    form = ring.cpu_form()
+    form = ring.instruction_set()
     yield
-    ring.set_cpu_form(form)
+    ring.set_instruction_set(form)
     _core.set_threads(1)
 
 
@@ -215,8 +215,8 @@ def test_a_bootstrap_has_the_same_bits_for_every_number_of_threads_and_form(nati
     r = native_rig(name)
     x = r.encrypt(values(1), 6)
     results = {}
-    for form in ring.cpu_forms():
-        ring.set_cpu_form(form)
+    for form in ring.instruction_sets():
+        ring.set_instruction_set(form)
         for threads in (1, 2, 4):
             _core.set_threads(threads)
             y = r.evaluator.chebyshev(r.evaluator.bootstrap(x), [0, 0.5, 0, 0.25, 0.125])
@@ -233,8 +233,8 @@ def test_tables_have_the_same_bits_for_every_form(native_rig: Rigs) -> None:
     payloads = [keys.relinearisation_key(), keys.conjugation_key(), *keys.encapsulation_keys()]
     rotations = keys.rotation_keys(needs)
     x, results = r.keys.encrypt(values(2), 3), set()
-    for form in ring.cpu_forms():
-        ring.set_cpu_form(form)
+    for form in ring.instruction_sets():
+        ring.set_instruction_set(form)
         evaluator = _core.NativeEvaluator(r.context)
         evaluator.add_relinearisation_key(payloads[0])
         evaluator.add_conjugation_key(payloads[1])
@@ -267,9 +267,9 @@ def test_the_tail_is_the_tail() -> None:
 def test_a_coefficient_leaves_the_range_of_the_sine_with_negligible_probability() -> None:
     """docs/precision.md. ModRaise adds q_0 I with I = round(sum over the 32 places of the sparse secret of c_1 / q_0),
     each term uniform on [-1/2, 1/2]; one uniform more only widens the tail."""
-    assert (testing.eval_mod_range, testing.sparse_weight) == (12, 32)
-    leaves = Fraction(2 * testing.eval_mod_range + 1, 2)  # |I| > 12 is |sum| > 12.5
-    bound, exact = tail(testing.sparse_weight + 1, leaves), tail(testing.sparse_weight, leaves)
+    assert (ckks.eval_mod_range, ckks.sparse_weight) == (12, 32)
+    leaves = Fraction(2 * ckks.eval_mod_range + 1, 2)  # |I| > 12 is |sum| > 12.5
+    bound, exact = tail(ckks.sparse_weight + 1, leaves), tail(ckks.sparse_weight, leaves)
     assert exact < bound
     run = bound * 16384 * 19
     print(f"per coefficient 2^{math.log2(bound):.1f}, per run 2^{math.log2(run):.1f}")
@@ -281,10 +281,10 @@ def test_the_values_of_a_bootstrap_stay_in_the_range(native_rig: Rigs) -> None:
     """The largest |I| of many small bootstraps is what the sum predicts: not above the range, and not far below."""
     rng = np.random.default_rng(0)
     q0 = native_rig("1").context.q[0]
-    n, weight, largest = 2048, testing.sparse_weight, 0.0
+    n, weight, largest = 2048, ckks.sparse_weight, 0.0
     for _ in range(200):
         c1 = rng.integers(-q0 // 2, q0 // 2, n).astype(np.float64) / q0
         places, signs = rng.choice(n, weight, replace=False), rng.choice([-1, 1], weight)
         total = sum(s * np.roll(c1, p) * np.where(np.arange(n) < p, -1, 1) for p, s in zip(places, signs, strict=True))
         largest = max(largest, np.abs(np.round(total)).max())
-    assert 7 <= largest <= testing.eval_mod_range
+    assert 7 <= largest <= ckks.eval_mod_range

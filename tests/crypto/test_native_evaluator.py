@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 
 from fheinfer import _core
-from fheinfer._core import testing
+from fheinfer._testing import ckks
 from fheinfer.approx import activation
 from fheinfer.approx.forms import Gate
 from fheinfer.approx.measure import error
@@ -174,7 +174,7 @@ def test_an_encrypted_relu_errs_as_the_table_says(native_rig: Rigs, name: str) -
 
 def test_a_series_needs_the_levels_the_plan_gives_it(native_rig: Rigs) -> None:
     for degree in range(1, 500):
-        assert testing.series_depth(degree) == native_rig("1").context.levels.chebyshev_depth(degree)
+        assert ckks.series_depth(degree) == native_rig("1").context.levels.chebyshev_depth(degree)
 
 
 # Kernels, under keys for exactly their manifest

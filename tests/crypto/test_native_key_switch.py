@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer._core import ring, testing
+from fheinfer._testing import ckks, ring
 from fheinfer.crypto.params import parameter_set
 
 U64 = NDArray[np.uint64]
@@ -77,8 +77,8 @@ def test_rescaling_is_openfhes(shape: tuple[int, int, int], unpack: Unpack) -> N
     r = made(*shape)
     for limbs in range(2, shape[2] + 2):
         payload = r.ciphertext(limbs, limbs)
-        ours = unpack(testing.rescale(r.context, payload), r.context.q, r.n)
-        theirs = unpack(testing.openfhe_rescale(r.context, payload), r.context.q, r.n)
+        ours = unpack(ckks.rescale(r.context, payload), r.context.q, r.n)
+        theirs = unpack(ckks.openfhe_rescale(r.context, payload), r.context.q, r.n)
         assert ours.shape == (2, limbs - 1, r.n)
         np.testing.assert_array_equal(ours, theirs)
 
@@ -93,7 +93,7 @@ def openfhe_key(r: Ring, payload: bytes) -> tuple[U64, U64, int, int]:
 def rotated(r: Ring, x: U64, key: bytes, exponent: int, *, rounded: bool) -> U64:
     b, a, limbs, specials = openfhe_key(r, key)
     assert specials == len(r.context.p)
-    kb, ka = testing.switch_key(r.context, x[1], b, a, limbs, specials, rounded)
+    kb, ka = ckks.switch_key(r.context, x[1], b, a, limbs, specials, rounded)
     sums = [ring.add(c, k, p) for c, k, p in zip(x[0], kb, r.context.q, strict=False)]
     return np.array([[ring.automorphism(row, exponent) for row in half] for half in (sums, ka)])
 
@@ -145,12 +145,12 @@ def test_the_digits_of_mod_up_are_congruent_to_what_they_are_digits_of(
 ) -> None:
     """Each is a number below digit-count times its primes' product, the same modulo every prime."""
     r = made(*shape)
-    size = testing.per_digit(r.context)
+    size = ckks.per_digit(r.context)
     for limbs in (1, size, size + 1, len(r.context.q)):
         x = unpack(r.ciphertext(0, limbs), r.context.q, r.n)
         for specials in (1, len(r.context.p)):
             primes = [*r.context.q[:limbs], *r.context.p[:specials]]
-            digits = testing.mod_up(r.context, x[1], specials)
+            digits = ckks.mod_up(r.context, x[1], specials)
             assert len(digits) == -(-limbs // size)
             for j, digit in enumerate(digits):
                 own = range(j * size, min(limbs, (j + 1) * size))
@@ -177,7 +177,7 @@ def test_division_rounds_to_the_nearest_integer(shape: tuple[int, int, int], dat
     divisor = int(np.prod(gone, dtype=object))
     value = compose(r.coefficients(x, primes), primes)
     exact = (value - centred(value, divisor)) // divisor
-    ours = r.coefficients(testing.divide(r.context, x, limbs - 1, limbs - drop - 1, True), kept)
+    ours = r.coefficients(ckks.divide(r.context, x, limbs - 1, limbs - drop - 1, True), kept)
     for row, p in zip(ours, kept, strict=True):
         np.testing.assert_array_equal(row, (exact % p).astype(np.uint64))
 
@@ -188,12 +188,12 @@ def test_few_special_primes_for_few_limbs(native_rig: Callable[[str], Any]) -> N
         context = native_rig(name).context
         bits = np.log2(np.array([float(q) for q in context.q]))
         p = np.log2(np.array([float(q) for q in context.p]))
-        size = testing.per_digit(context)
+        size = ckks.per_digit(context)
         assert size == -(-len(context.q) // parameter_set(name).digits)
         for limbs in range(1, len(context.q) + 1):
             widest = max(bits[j : min(j + size, limbs)].sum() for j in range(0, limbs, size))
-            specials = testing.specials_for(context, limbs)
+            specials = ckks.specials_for(context, limbs)
             assert specials == len(p) or p[:specials].sum() >= widest + 6
             assert specials == 1 or p[: specials - 1].sum() < widest + 6
             assert p[:specials].sum() > widest  # never short of it
-        assert testing.specials_for(context, 1) < testing.specials_for(context, len(context.q))
+        assert ckks.specials_for(context, 1) < ckks.specials_for(context, len(context.q))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 
 from fheinfer import _core
-from fheinfer._core import testing
+from fheinfer._testing import ckks
 from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import BackendError, PlanError, UsageError
@@ -49,7 +49,7 @@ def check(r: Any, y: Any, expected: Any, *, level: int, bits: float = WORK) -> N
 
 
 def test_two_levels_share_a_prime(r: Any) -> None:
-    primes = [testing.primes(r.context, level) for level in range(TOP + 1)]
+    primes = [ckks.primes(r.context, level) for level in range(TOP + 1)]
     half = primes[1][0]
     for level, have in enumerate(primes):
         assert len(have) == r.params.limbs(level)
@@ -60,7 +60,7 @@ def test_two_levels_share_a_prime(r: Any) -> None:
 
 def test_the_scale_comes_back_every_two_levels(r: Any) -> None:
     """By p / r and by r, from the top: what is left of the squares of the deviations stays small."""
-    half, scale = testing.primes(r.context, 1)[0], 2.0**25
+    half, scale = ckks.primes(r.context, 1)[0], 2.0**25
     for p in r.context.q[:0:-1]:
         scale = scale**4 * half / p**2
         assert abs(scale / 2**25 - 1) < 1e-6
@@ -84,14 +84,14 @@ def test_division_rounds_to_the_nearest_integer(shape: tuple[int, int, int], dat
     level = data.draw(st.integers(1, shape[2]), "level")
     to = data.draw(st.integers(max(0, level - 2), level), "to")
     specials = data.draw(st.integers(0 if to < level else 1, len(r.context.p)), "specials")
-    primes, kept = [*testing.primes(r.context, level), *r.context.p[:specials]], testing.primes(r.context, to)
+    primes, kept = [*ckks.primes(r.context, level), *r.context.p[:specials]], ckks.primes(r.context, to)
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     x = np.array([rng.integers(0, p, r.n, dtype=np.uint64) for p in primes])
-    raised = testing.primes(r.context, 1)[0] if to % 2 and not level % 2 else 1
+    raised = ckks.primes(r.context, 1)[0] if to % 2 and not level % 2 else 1
     divisor = int(np.prod([p for p in primes if p not in kept], dtype=object))
     value = compose(r.coefficients(x, primes), primes) * raised
     exact = (value - centred(value, divisor)) // divisor
-    ours = r.coefficients(testing.divide(r.context, x, level, to, True), kept)
+    ours = r.coefficients(ckks.divide(r.context, x, level, to, True), kept)
     for row, p in zip(ours, kept, strict=True):
         np.testing.assert_array_equal(row, (exact % p).astype(np.uint64))
 
@@ -154,8 +154,8 @@ def test_special_primes_cover_the_digit_with_the_half_prime(name: str) -> None:
     """Where they did not, a conjugation at an odd level of quad left noise larger than the values."""
     params = parameter_set(name)
     context = backend("native").context(params)
-    size = testing.per_digit(context)
-    first = sum(np.log2(p) for p in [*testing.primes(context, 1), *context.q[1:size]])
+    size = ckks.per_digit(context)
+    first = sum(np.log2(p) for p in [*ckks.primes(context, 1), *context.q[1:size]])
     assert sum(np.log2(p) for p in context.p) >= first + 6
     narrow = dataclasses.replace(parameter_set("quad"), special_bits=50)
     with pytest.raises(PlanError, match="narrower than a digit"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,61 +14,133 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.approx import activation
 from fheinfer.approx.forms import Quadratic
-from fheinfer.crypto.params import parameter_set
-from fheinfer.errors import FheinferError, MismatchError, UnknownSetError, UsageError
-from fheinfer.evaluation.metrics import precision_bits
-from fheinfer.evaluation.plain import plain_layers
+from fheinfer.compiler.pipeline import RANGE_MARGIN
+from fheinfer.compiler.plan import Plan
+from fheinfer.errors import FheinferError, InputError, MismatchError, UnknownSetError, UsageError
 from fheinfer.evaluation.ranges import Histogram, Ranges
-from fheinfer.model.model import Weights
+from fheinfer.model.model import Model
+from fheinfer.model.ops import Bootstrap, Relu, Square
 from fheinfer.train.replace import replaced
-from tests.conftest import NETWORK, TINY, calibrated, random_weights, tiny_pixels
+from tests.conftest import NETWORK, TINY, calibrated, random_model, tiny_pixels
+from tests.e2e.conftest import Own, smaller_weights
 
 F64 = NDArray[np.float64]
 ACTIVATIONS = ("f1g2", "minimax:8", "relu:27", "relu-aq")
+SEEDS = range(1000, 1020)
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_model: Model) -> dict[str, Plan]:
+    return {name: fheinfer.compile(tiny_model, TINY, activation=name) for name in ACTIVATIONS}
+
+
+def tiny_input(model: Model, seed: int = 3) -> F64:
+    return fheinfer.normalise(tiny_pixels(seed), model.mean, model.std)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_plan_computes_what_the_registry_says(tiny_weights: Weights, tiny_picture: F64, name: str) -> None:
-    plan, act = fheinfer.compile(tiny_weights, f"{TINY}+{name}"), activation(name)
+def test_the_plan_computes_what_the_registry_says(
+    tiny_model: Model, plans: dict[str, Plan], tiny_image: F64, name: str
+) -> None:
     layers: dict[str, F64] = {}
-    fheinfer.run_slots(plan, tiny_picture, layers=layers)
-    for node in tiny_weights.graph:
-        if node.op == "relu":
-            x = layers[node.inputs[0]]
-            bound = 1.0 if isinstance(act, Quadratic) else tiny_weights.ranges[node.name] * 1.2
-            assert layers[node.name] == pytest.approx(bound * act.evaluate(x / bound), abs=1e-9 * bound)
+    fheinfer.run_slots(plans[name], tiny_image, layers=layers)
+    relus = [node for node in tiny_model.graph if isinstance(node.op, Relu)]
+    assert len(relus) == 7
+    for node in relus:
+        x, act = layers[node.inputs[0]], activation(name)
+        bound = 1.0 if isinstance(act, Quadratic) else tiny_model.ranges[node.name] * RANGE_MARGIN
+        assert layers[node.name] == pytest.approx(bound * act.evaluate(x / bound), abs=1e-9 * bound)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_encrypted_equals_slots(tmp_path: Path, tiny_weights: Weights, tiny_picture: F64, name: str) -> None:
-    fheinfer.keygen(f"{TINY}+{name}", tmp_path, network=NETWORK)
-    folder = tmp_path / f"set{TINY}+{name}"
-    server, client = fheinfer.Server(folder / "server", tiny_weights), fheinfer.Client(folder)
-    logits = client.decrypt(server.evaluate(client.encrypt(tiny_picture, server.plan.client)))
-    expected = fheinfer.run_slots(server.plan, tiny_picture)
-    assert precision_bits(expected, logits).minimum > 8
+def test_encrypted_equals_slots(plans: dict[str, Plan], own: Callable[[Plan], Own], tiny_image: F64, name: str) -> None:
+    plan = plans[name]
+    outputs = own(plan).outputs(tiny_image)
+    assert fheinfer.precision_bits(fheinfer.run_slots(plan, tiny_image), outputs).minimum > 8
     if name == "minimax:8":  # longer than a bootstrap gives levels for: one stands inside of the composite
-        names = [step.name for step in server.plan.steps if step.op == "bootstrap"]
+        names = [step.name for step in plan.steps if isinstance(step.op, Bootstrap)]
         assert any(name.endswith("/bootstrap") and "/p1/" not in name for name in names)
 
 
-def test_a_set_with_an_activation_is_the_same_set_otherwise() -> None:
-    plain, other = parameter_set("1"), parameter_set("set1+minimax:7")
-    assert (other.name, other.activation, other.identity) == ("1+minimax:7", "minimax:7", plain.identity)
+def test_an_activation_is_part_of_a_plan_and_not_of_its_keys(plans: dict[str, Plan], tiny_plan: Plan) -> None:
+    assert {plan.activation for plan in plans.values()} == set(ACTIVATIONS)
+    assert {plan.client.identity for plan in plans.values()} == {tiny_plan.client.identity}
+    assert len({plan.identity for plan in (*plans.values(), tiny_plan)}) == 5
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [("1+", UnknownSetError), ("9+f1", UnknownSetError), ("1+tanh", UsageError)]
+    ("params", "name", "error"),
+    [("1+f1", None, UnknownSetError), (TINY, "tanh", UsageError), (TINY, "f1+", UsageError)],
 )
-def test_names_that_mean_nothing_are_refused(tiny_weights: Weights, name: str, error: type[FheinferError]) -> None:
+def test_names_that_mean_nothing_are_refused(
+    tiny_model: Model, params: str, name: str | None, error: type[FheinferError]
+) -> None:
     with pytest.raises(error):
-        fheinfer.compile(tiny_weights, name)
+        fheinfer.compile(tiny_model, params, activation=name)
 
 
-def ranges_of(weights: Weights) -> Ranges:
-    """As if measured on pictures that reach exactly the ranges the weights name."""
-    found = {name: Histogram(reach=bound, largest=bound) for name, bound in weights.ranges.items()}
-    return Ranges(weights.network, weights.identity, 1, 1.2, found)
+def test_a_composite_of_ones_own_runs_encrypted(
+    tiny_model: Model,
+    tiny_model_file: Path,
+    tiny_image_file: Path,
+    tiny_image: F64,
+    command: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Generated, compiled by its file, keys made, an image encrypted, evaluated, decrypted: six commands."""
+    pytest.importorskip("mpmath")
+    monkeypatch.chdir(tmp_path)
+    commands: list[tuple[object, ...]] = [
+        ("approx", "generate", "--degrees", "3,5", "--eta", "0.1", "--guard", "2^-6", "-o", "mine.json"),
+        ("compile", tiny_model_file, "--set", TINY, "--act", "mine.json", "-o", "plan"),
+        ("keygen", "plan/client.json", "-o", "keys"),
+        ("encrypt", "--keys", "keys", "--image", tiny_image_file, "-o", "x.ct"),
+        ("evaluate", "--keys", "keys/server", "--plan", "plan", "-i", "x.ct", "-o", "y.ct"),
+        ("decrypt", "y.ct", "--keys", "keys", "--request", "x.ct", "--decimals", "9", "--json"),
+    ]
+    for arguments in commands:
+        result = command(*arguments)
+        assert result.code == 0, (arguments, result.err)
+    plan = fheinfer.load_plan(tmp_path / "plan")
+    assert plan.activation == "mine.json"
+    act = activation("mine.json")
+    layers: dict[str, F64] = {}
+    expected = fheinfer.run_slots(plan, tiny_image, layers=layers)
+    for node in tiny_model.graph.activations:
+        bound = tiny_model.ranges[node.name] * RANGE_MARGIN
+        assert layers[node.name] == pytest.approx(
+            bound * act.evaluate(layers[node.inputs[0]] / bound), abs=1e-9 * bound
+        )
+    assert fheinfer.precision_bits(expected, np.array(json.loads(result.out)["logits"])).minimum > 8
+
+
+@pytest.mark.parametrize("text", ["{}", "[", None], ids=["empty", "cut", "none"])
+def test_a_composite_that_cannot_be_read(tiny_model: Model, tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"mine\.json"):
+        fheinfer.compile(tiny_model, TINY, activation=str(path))
+
+
+def ranges_of(model: Model) -> Ranges:
+    """As if measured on images that reach exactly the ranges the model names."""
+    found = {name: Histogram(bin_range=bound, largest=bound) for name, bound in model.ranges.items()}
+    return Ranges(model.name, model.identity, 1, RANGE_MARGIN, found)
+
+
+def check_scales(plan: Plan, layers: dict[str, F64]) -> None:
+    """Values are as large as the set allows, and no larger."""
+    most = plan.params.max_slot
+    for step in plan.steps:
+        scale = np.asarray(step.scale).reshape(-1, *(1,) * (layers[step.name].ndim - 1))
+        ratio = layers[step.name] / scale
+        largest = np.abs(ratio[np.isfinite(ratio)]).max()
+        if isinstance(step.op, Square):
+            assert most < largest <= most**2 or most == 1
+        if step.name == plan.steps[-1].name:
+            assert largest <= most**2
 
 
 @pytest.mark.parametrize(
@@ -77,75 +151,69 @@ def ranges_of(weights: Weights) -> Ranges:
         ("resnet8-tiny+f1g2", TINY, True),
     ],
 )
-def test_polynomial_networks_run_encrypted(tmp_path: Path, network: str, name: str, bootstraps: bool) -> None:
+def test_polynomial_networks_run_encrypted(
+    own: Callable[[Plan], Own], network: str, name: str, bootstraps: bool
+) -> None:
     """With bootstraps on a chain of set 1, and on a chain of short primes without."""
-    wild = random_weights(network, 2)  # values of quadratics explode unless they are trained not to
-    arrays = {key: array / np.float32(2) if array.ndim == 4 else array for key, array in wild.arrays.items()}
+    pytest.importorskip("torch")
     if "+" in network:
-        tame = calibrated(random_weights(NETWORK, 2), range(1000, 1020))
-        weights = replaced(tame, "f1g2", ranges_of(tame), tune=False)
+        tame = calibrated(random_model(NETWORK, 2), SEEDS)
+        model = replaced(tame, "f1g2", ranges_of(tame), tune=False)
     else:
-        weights = calibrated(dataclasses.replace(wild, arrays=arrays), range(1000, 1020))
-    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
-    plan = fheinfer.compile(weights, name)
+        model = calibrated(smaller_weights(network, 2), SEEDS)
+    image = tiny_input(model)
+    plan = fheinfer.compile(model, name)
     assert (plan.bootstraps > 0) == bootstraps
     layers: dict[str, F64] = {}
-    expected = fheinfer.run_slots(plan, picture, layers=layers)
-    exact = plain_layers(weights, picture)
-    for activation_node in weights.graph.activations:  # polynomials already: nothing is approximated
-        found = layers[activation_node.name]
-        assert found == pytest.approx(exact[activation_node.name], abs=1e-8 * np.abs(found).max())
+    expected = fheinfer.run_slots(plan, image, layers=layers)
+    exact = fheinfer.plain_layers(model, image)
+    for node in model.graph.activations:  # polynomials already: nothing is approximated
+        found = layers[node.name]
+        assert found == pytest.approx(exact[node.name], abs=1e-8 * np.abs(found).max())
     assert expected == pytest.approx(exact["fc"], abs=1e-8 * np.abs(expected).max())
-    for step in plan.steps:  # as large as the set allows, and no larger
-        scale = np.asarray(step.scale).reshape(-1, *(1,) * (layers[step.name].ndim - 1))
-        largest = np.abs(layers[step.name] / scale)[np.isfinite(layers[step.name] / scale)].max()
-        if step.op == "quadratic":
-            assert plan.params.reach < largest <= plan.params.reach**2 or plan.params.reach == 1
-        if step.name == plan.steps[-1].name:
-            assert largest <= plan.params.reach**2
+    check_scales(plan, layers)
 
-    fheinfer.keygen(name, tmp_path, network=network)
-    folder = tmp_path / f"set{name}"
-    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
-    logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
-    assert precision_bits(expected, logits).minimum > 8
+    served = own(plan)
+    assert fheinfer.precision_bits(expected, served.outputs(image)).minimum > 8
+    check_two_inputs(served, image, tiny_input(model, 4), bootstraps=bootstraps)
 
-    second = fheinfer.normalise(tiny_pixels(4), weights.mean, weights.std)
-    pictures = [client.encrypt(p, server.plan.client) for p in (picture, second)]
+
+def check_two_inputs(served: Own, first: F64, second: F64, *, bootstraps: bool) -> None:
+    """Plans without bootstraps take two inputs at a time, and nothing but inputs."""
+    inputs = [served.client.encrypt(x) for x in (first, second)]
     if bootstraps:
-        with pytest.raises(UsageError, match="one picture at a time"):
-            server.evaluate_two(*pictures)
+        with pytest.raises(UsageError, match="one input at a time"):
+            served.session.evaluate_two(*inputs)
         return
-    for given, result in zip((picture, second), server.evaluate_two(*pictures), strict=True):
-        assert precision_bits(fheinfer.run_slots(plan, given), client.decrypt(result)).minimum > 8
+    results = served.session.evaluate_two(*inputs)
+    for given, encrypted, result in zip((first, second), inputs, results, strict=True):
+        outputs = served.client.decrypt(result, request=encrypted)
+        assert fheinfer.precision_bits(fheinfer.run_slots(served.plan, given), outputs).minimum > 8
     with pytest.raises(MismatchError):
-        server.evaluate_two(pictures[0], server.evaluate(pictures[1]))
+        served.session.evaluate_two(inputs[0], results[1])
 
 
 @pytest.mark.parametrize(
-    ("network", "name", "bits"),
-    [
-        ("resnet8-tiny-silu", TINY, 6),
-        ("vgg3-tiny", f"{TINY}+relu:27", 4),
-        ("vgg3-tiny-mean", TINY, 6),
-    ],
+    ("network", "act", "bits"),
+    [("resnet8-tiny-silu", None, 6), ("vgg3-tiny", "relu:27", 4), ("vgg3-tiny-mean", None, 6)],
 )
-def test_smooth_activations_and_pools_run_encrypted(tmp_path: Path, network: str, name: str, bits: float) -> None:
-    weights = calibrated(random_weights(network, 2), range(1000, 1020))
-    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
-    fheinfer.keygen(name, tmp_path, network=network)
-    folder = tmp_path / f"set{name}"
-    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
-    logits = client.decrypt(server.evaluate(client.encrypt(picture, server.plan.client)))
-    expected = fheinfer.run_slots(server.plan, picture)
-    assert precision_bits(expected, logits).minimum > 12
-    assert precision_bits(plain_layers(weights, picture)["fc"], expected).minimum > bits
+def test_smooth_activations_and_pools_run_encrypted(
+    own: Callable[[Plan], Own], network: str, act: str | None, bits: float
+) -> None:
+    pytest.importorskip("torch")
+    model = calibrated(random_model(network, 2), SEEDS)
+    image = tiny_input(model)
+    plan = fheinfer.compile(model, TINY, activation=act)
+    expected = fheinfer.run_slots(plan, image)
+    assert fheinfer.precision_bits(expected, own(plan).outputs(image)).minimum > 12
+    assert fheinfer.precision_bits(fheinfer.plain_outputs(model, image), expected).minimum > bits
 
 
 def test_max_pool_is_as_exact_as_its_comparisons() -> None:
-    weights = calibrated(random_weights("vgg3-tiny", 2), range(1000, 1020))
-    picture = fheinfer.normalise(tiny_pixels(3), weights.mean, weights.std)
-    exact = plain_layers(weights, picture)["fc"]
-    coarse, fine = (precision_bits(exact, fheinfer.run_slots(fheinfer.compile(weights, f"2+minimax:{alpha}"), picture))
-                    for alpha in (6, 11))
+    pytest.importorskip("torch")
+    model = calibrated(random_model("vgg3-tiny", 2), SEEDS)
+    image = tiny_input(model)
+    exact = fheinfer.plain_outputs(model, image)
+    plans = [fheinfer.compile(model, 2, activation=f"minimax:{alpha}") for alpha in (6, 11)]
+    coarse, fine = (fheinfer.precision_bits(exact, fheinfer.run_slots(plan, image)) for plan in plans)
     assert fine.minimum > 8 > coarse.minimum > 3

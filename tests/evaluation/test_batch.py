@@ -19,7 +19,9 @@ from fheinfer.errors import UsageError
 from fheinfer.evaluation.accuracy import evaluate, simulated_layers
 from fheinfer.evaluation.batch import Batch, chebyshev
 from fheinfer.evaluation.precision import layer_bits
+from fheinfer.model import ops
 from fheinfer.model.model import Model
+from fheinfer.packing import spread
 from tests.conftest import TINY, tiny_pixels
 
 F64 = NDArray[np.float64]
@@ -29,8 +31,10 @@ ACTIVATIONS = ("relu:59", "f1g2", "minimax:7", "relu-aq")
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=70), st.integers(0, 99))
 def test_series_are_those_of_numpy(coefficients: list[float], seed: int) -> None:
     x = np.random.default_rng(seed).uniform(-1, 1, (2, 3, 5, 7))
-    found = chebyshev(torch.from_numpy(x), torch.tensor(coefficients, dtype=torch.float64))
-    assert found.numpy() == pytest.approx(numpy_chebyshev.chebval(x, coefficients), abs=1e-11)
+    series, exact = torch.tensor(coefficients, dtype=torch.float64), numpy_chebyshev.chebval(x, coefficients)
+    reference = ops.Chebyshev("c", 1.0, 1.0).reference([torch.from_numpy(x)], {"coefficients": series})
+    assert reference.numpy() == pytest.approx(exact, abs=1e-11)
+    assert chebyshev(torch.from_numpy(x), series).numpy() == pytest.approx(reference.numpy(), abs=1e-11)
 
 
 def test_series_keep_channels_last() -> None:
@@ -39,27 +43,47 @@ def test_series_keep_channels_last() -> None:
     assert torch.allclose(found, 0.5 + x + 0.25 * (2 * x * x - 1), atol=1e-6)
 
 
+def test_lowered_operations_mean_what_their_docstrings_say() -> None:
+    random = np.random.default_rng(4)
+    x, y = random.normal(size=(2, 2, 3, 4, 5))
+    a, b, c = random.normal(size=(3, 3))
+    tensors = {"a": torch.from_numpy(a), "b": torch.from_numpy(b), "c": torch.from_numpy(c)}
+    per_channel = {name: value[:, None, None] for name, value in (("a", a), ("b", b), ("c", c))}
+    expected = [
+        (ops.Quadratic("a", "b", "c", 1.0), per_channel["a"] + per_channel["b"] * x + per_channel["c"] * x**2),
+        (ops.Square("a", "b", 1.0), (x + per_channel["a"]) ** 2 + per_channel["b"]),
+        (ops.Multiply(1.0), x * y),
+        (ops.ScaleChannels("c"), x * per_channel["c"]),
+        (ops.SumPool(), x.sum(axis=(2, 3))),
+        (ops.Bootstrap(), x),
+    ]
+    assert {type(op) for op, _ in expected} == set(ops.LOWERED.values()) - {ops.Chebyshev}
+    for op, values in expected:
+        inputs = [torch.from_numpy(x), torch.from_numpy(y)][: op.arity]
+        found = op.reference(inputs, {role: tensors[name] for role, name in op.tensors.items()})
+        assert found.numpy() == pytest.approx(values, abs=1e-12), op.kind
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_step_equals_the_slots_backend(tiny_weights: Model, activation: str) -> None:
-    plan = fheinfer.compile(tiny_weights, f"{TINY}+{activation}")
-    images = [fheinfer.normalise(tiny_pixels(seed), tiny_weights.mean, tiny_weights.std) for seed in range(3)]
+def test_every_step_equals_the_slots_backend(tiny_model: Model, activation: str) -> None:
+    plan = fheinfer.compile(tiny_model, TINY, activation=activation)
+    images = [fheinfer.normalise(tiny_pixels(seed), tiny_model.mean, tiny_model.std) for seed in range(3)]
     steps: dict[str, torch.Tensor] = {}
     batch = Batch(plan)
 
-    def watch(step: Step, y: torch.Tensor) -> None:
+    def observe(step: Step, y: torch.Tensor) -> None:
         steps[step.name] = y.clone()
 
-    logits = batch.logits(torch.from_numpy(np.stack(images)).float(), watch)
+    logits = batch.logits(torch.from_numpy(np.stack(images)).float(), observe)
     for index, image in enumerate(images):
         layers: dict[str, F64] = {}
         expected = fheinfer.run_slots(plan, image, layers=layers)
         assert logits[index].numpy() == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
         for step in plan.steps:
-            scale = np.asarray(step.scale).reshape(-1, 1, 1)
-            values = steps[step.name][index].numpy().reshape(layers[step.name].shape) * scale
+            values = steps[step.name][index].numpy().reshape(layers[step.name].shape) * spread(step.scale, step.layout)
             assert values == pytest.approx(layers[step.name], abs=1e-4 * np.abs(layers[step.name]).max())
     assert not batch.overflows()
-    assert set(batch.reached) == set(tiny_weights.ranges)
+    assert set(batch.reached) == set(tiny_model.ranges)
 
 
 def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan, tiny_image: F64) -> None:
@@ -70,10 +94,10 @@ def test_simulated_layers_are_those_of_slots_with_noise(tiny_plan: fheinfer.Plan
     assert 10 < min(p.minimum for p in bits.values()) < max(p.median for p in bits.values()) < 30
 
 
-def test_an_input_outside_its_range_is_counted_by_layer(tiny_weights: Model) -> None:
-    narrow = {**tiny_weights.ranges, "layer2.0.relu1": tiny_weights.ranges["layer2.0.relu1"] / 10}
-    plan = fheinfer.compile(dataclasses.replace(tiny_weights, ranges=narrow), f"{TINY}+minimax:10")
-    images = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_weights.mean, tiny_weights.std) for s in range(4)])
+def test_an_input_outside_its_range_is_counted_by_layer(tiny_model: Model) -> None:
+    narrow = {**tiny_model.ranges, "layer2.0.relu1": tiny_model.ranges["layer2.0.relu1"] / 10}
+    plan = fheinfer.compile(dataclasses.replace(tiny_model, ranges=narrow), TINY, activation="minimax:10")
+    images = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_model.mean, tiny_model.std) for s in range(4)])
     batch = Batch(plan)
     logits = batch.logits(torch.from_numpy(images).float())
     first = batch.overflows()[0]
@@ -88,9 +112,9 @@ def images() -> LabelledImages:
     return LabelledImages(images, np.arange(40, dtype=np.uint8) % 10)
 
 
-def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Model, images: LabelledImages) -> None:
-    plan = fheinfer.compile(tiny_weights, TINY)
-    clear, approx, noisy = (evaluate(tiny_weights, plan, images, mode) for mode in ("clear", "approx", "simulate"))
+def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: LabelledImages) -> None:
+    plan = fheinfer.compile(tiny_model, TINY)
+    clear, approx, noisy = (evaluate(tiny_model, plan, images, mode) for mode in ("clear", "approx", "simulate"))
     largest = np.abs(clear.logits).max()
     assert np.abs(approx.logits - clear.logits).max() < 0.1 * largest
     assert 0 < np.abs(noisy.logits - approx.logits).max() < 1e-3 * largest
@@ -100,12 +124,12 @@ def test_modes_agree_as_far_as_the_polynomials_do(tiny_weights: Model, images: L
     assert clear.top(1) <= clear.top(3)
 
 
-def test_a_logit_that_is_no_number_is_no_hit(tiny_weights: Model, images: LabelledImages) -> None:
-    plan = fheinfer.compile(tiny_weights, TINY)
-    found = dataclasses.replace(evaluate(tiny_weights, plan, images, "clear"), logits=np.full((40, 10), np.nan))
+def test_a_logit_that_is_no_number_is_no_hit(tiny_model: Model, images: LabelledImages) -> None:
+    plan = fheinfer.compile(tiny_model, TINY)
+    found = dataclasses.replace(evaluate(tiny_model, plan, images, "clear"), logits=np.full((40, 10), np.nan))
     assert found.top(10) == 0
 
 
-def test_an_unknown_mode_is_refused(tiny_weights: Model, images: LabelledImages) -> None:
+def test_an_unknown_mode_is_refused(tiny_model: Model, images: LabelledImages) -> None:
     with pytest.raises(UsageError, match="clear, approx, simulate"):
-        evaluate(tiny_weights, fheinfer.compile(tiny_weights, TINY), images, "encrypted")
+        evaluate(tiny_model, fheinfer.compile(tiny_model, TINY), images, "encrypted")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fheinfer import _core
+from fheinfer.compiler.presets import preset
+from fheinfer.crypto.backends import BACKENDS, backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import UsageError
 from fheinfer.evaluation import bench
@@ -29,8 +31,9 @@ def test_both_backends_measure_the_same_kernels(reports: list[bench.Report]) -> 
     assert [report.set_name for report in reports] == ["1", "1-openfhe"]
     assert {name for name in ours if not name.startswith("NTT")} == {name for name in theirs if name[:3] != "NTT"}
     assert {"bootstrap", "ReLU, relu:59", "convolution 3x3, 16 channels", "8 hoisted rotations"} <= set(ours)
-    for form in _core.ring.cpu_forms():
-        assert {f"NTT forward, {form}", f"NTT inverse, {form}"} <= set(ours)
+    for name in _core.instruction_sets():
+        assert {f"NTT forward, {name}", f"NTT inverse, {name}"} <= set(ours)
+    assert reports[0].instruction_set == _core.instruction_set()
     assert all(row.seconds > 0 and row.repeats >= 1 for row in [*ours.values(), *theirs.values()])
     for report in reports:
         assert report.peak_memory > report.key_bytes > 1 << 20
@@ -42,7 +45,7 @@ def test_kernels_take_what_their_levels_say(reports: list[bench.Report]) -> None
     for report in reports:
         params = parameter_set(report.set_name)
         level = {row.name: row.level for row in report.rows}
-        assert level["bootstrap"] == params.bootstrap_input
+        assert level["bootstrap"] == backend(report.backend).bootstrap_input(params)
         assert level["ReLU, relu:59"] == params.levels
         assert level["key switch: the whole chain"] == params.top_level
         assert level["NTT forward"] is None
@@ -77,7 +80,7 @@ def test_the_command(command: Command) -> None:
 def test_a_network_is_measured_from_ciphertext_to_ciphertext() -> None:
     (report,) = bench.run("insecure-tiny", ("native",), repeats=1, network="resnet8-tiny")
     seconds = {row.name: row.seconds for row in report.rows}
-    for what in ("keys", "loading", "encryption", "ciphertext to ciphertext"):
+    for what in ("compilation", "keys", "loading", "encryption", "ciphertext to ciphertext"):
         assert seconds[f"resnet8-tiny: {what}"] > 0
     assert seconds["resnet8-tiny: ciphertext to ciphertext"] > 7 * seconds["bootstrap"] / 3
 
@@ -109,11 +112,16 @@ def test_what_cannot_be_measured(command: Command, arguments: tuple[object, ...]
 
 def test_a_small_ring_keeps_the_chain() -> None:
     for name in ("1", "1-openfhe"):
-        for backend in bench.BACKENDS:
-            small = bench.parameters(name, backend, 12)
-            whole = bench.parameters(name, backend, None)
-            assert whole.native == (backend == "native")
+        for kind in BACKENDS:
+            small = bench.parameters(name, kind, 12)
+            whole = bench.parameters(name, kind, None)
+            assert preset(whole).backend == kind
             assert dataclasses.replace(small, log_n=16, slots=16384, insecure=False) == whole
             assert small.slots == 1024
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="no backend 'both'"):
         bench.parameters("1", "both", 12)
+
+
+def test_a_set_that_a_backend_cannot_evaluate_is_refused() -> None:
+    with pytest.raises(UsageError, match="set turbo is not for the openfhe backend"):
+        bench.parameters("turbo", "openfhe", None)

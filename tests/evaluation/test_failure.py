@@ -17,7 +17,7 @@ from fheinfer.crypto.params import ParameterSet, parameter_sets
 def test_a_result_of_no_precision_at_all_would_still_fit(params: ParameterSet) -> None:
     coefficients = 1 << params.log_n
     room = 2.0 ** (params.first_bits - 1 - params.scale_bits)  # q_0 / 2, in scales
-    largest = params.reach**2
+    largest = params.max_slot**2
     deviation = largest * math.sqrt(2 / coefficients)  # of a coefficient, where that of a slot is as large as it gets
     one = mpmath.erfc((room - largest) / deviation / mpmath.sqrt(2))
     # Deviations of room go with the root of the ring: the small one of the tests has 32 of them, turbo 128.

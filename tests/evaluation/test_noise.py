@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 import fheinfer
 from fheinfer.compiler.steps import Step
+from fheinfer.crypto.backends import BACKENDS, backend
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.batch import Batch
-from fheinfer.evaluation.noise import NoiseModel
+from fheinfer.evaluation.noise import NOISE_MODELS, NativeNoise, noise_model
 from fheinfer.model.model import Model
-from tests.conftest import NETWORK, TINY, Rig, calibrated, random_weights, tiny_pixels
+from tests.conftest import NETWORK, TINY, Rig, calibrated, random_model, tiny_pixels
 
 F64 = NDArray[np.float64]
 IMAGES = 3
@@ -28,43 +29,45 @@ def bits(error: F64) -> float:
 
 
 @pytest.mark.parametrize(
-    ("network", "name"),
+    ("network", "name", "activation"),
     [
-        (NETWORK, f"{TINY}+relu:59"),
-        (NETWORK, f"{TINY}+f1g2"),
-        (NETWORK, f"{TINY}+relu-aq"),
-        ("resnet8-tiny-turbo", "insecure-tiny-turbo"),
+        (NETWORK, TINY, "relu:59"),
+        (NETWORK, TINY, "f1g2"),
+        (NETWORK, TINY, "relu-aq"),
+        ("resnet8-tiny-turbo", "insecure-tiny-turbo", None),
     ],
 )
-def test_predicted_and_measured_bits_of_every_layer_are_within_one(tmp_path: Path, network: str, name: str) -> None:
-    weights = calibrated(random_weights(network, 1), range(1000, 1040))
-    fheinfer.keygen(name, tmp_path, network=network)
-    folder = tmp_path / f"set{name}"
-    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
-    plan = server.plan
+def test_predicted_and_measured_bits_of_every_layer_are_within_one(
+    tmp_path: Path, network: str, name: str, activation: str | None
+) -> None:
+    model = calibrated(random_model(network, 1), range(1000, 1040))
+    plan = fheinfer.compile(model, name, activation=activation)
+    fheinfer.keygen(plan.client, tmp_path / "keys")
+    session = fheinfer.Server().session(plan, tmp_path / "keys" / "server")
+    client = fheinfer.Client(tmp_path / "keys", plan.client)
     measured: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     predicted: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     for seed in range(IMAGES):
-        image = fheinfer.normalise(tiny_pixels(seed), weights.mean, weights.std)
+        image = fheinfer.normalise(tiny_pixels(seed), model.mean, model.std)
         layers: dict[str, F64] = {}
         fheinfer.run_slots(plan, image, layers=layers)
-        server.evaluate(client.encrypt(image, plan.client), checkpoints=tmp_path / "run", keep_layers=True)
+        session.evaluate(client.encrypt(image), checkpoints=tmp_path / "run", keep_layers=True)
         for index, step in enumerate(plan.steps):
             _, slots = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
             measured[step.name].append((step.values(slots) - layers[step.name]) / scale(step))
 
-        batch = Batch(plan, NoiseModel(plan, seed))
+        batch = Batch(plan, noise_model(plan, seed))
         batch.constants = {key: torch.from_numpy(array) for key, array in plan.constants.items()}
 
-        def watch(step: Step, y: torch.Tensor, layers: dict[str, F64] = layers) -> None:
+        def observe(step: Step, y: torch.Tensor, layers: dict[str, F64] = layers) -> None:
             exact = layers[step.name] / scale(step)
             predicted[step.name].append(y.numpy().reshape(COPIES, *exact.shape) - exact)
 
-        batch.logits(torch.from_numpy(image).repeat(COPIES, 1, 1, 1), watch)
+        batch.logits(torch.from_numpy(image).repeat(COPIES, 1, 1, 1), observe)
     for step in plan.steps:
         decoder = 0.5  # decryption adds as much noise as there is
-        found, model = (bits(np.concatenate([e.ravel() for e in d[step.name]])) for d in (measured, predicted))
-        assert found == pytest.approx(model - decoder, abs=1), step.name
+        found, modelled = (bits(np.concatenate([e.ravel() for e in d[step.name]])) for d in (measured, predicted))
+        assert found == pytest.approx(modelled - decoder, abs=1), step.name
 
 
 def scale(step: Step) -> F64:
@@ -77,20 +80,23 @@ def test_a_bootstrap_is_as_noisy_as_the_model_says(native_rig: object, tiny_plan
     random, errors = np.random.default_rng(0), []
     for _ in range(4):
         x = random.uniform(-1, 1, rig.params.slots)
-        errors.append(rig.decrypt(rig.evaluator.bootstrap(rig.encrypt(x, rig.params.bootstrap_input))) - x)
-    model = NoiseModel(dataclasses.replace(tiny_plan, params=rig.params))
+        errors.append(
+            rig.decrypt(rig.evaluator.bootstrap(rig.encrypt(x, backend("native").bootstrap_input(rig.params)))) - x
+        )
+    noise = NativeNoise(dataclasses.replace(tiny_plan, params=rig.params))
     y = torch.from_numpy(random.uniform(-1, 1, 100_000)).view(1, 1, 1, -1)
-    predicted = (model._bootstrap(y) - y).numpy()
+    predicted = (noise._bootstrap(y) - y).numpy()
     assert bits(np.concatenate(errors)) == pytest.approx(bits(predicted), abs=0.3)
 
 
-def test_openfhes_bootstraps_are_not_modelled(tiny_weights: Model) -> None:
-    with pytest.raises(UsageError, match="not modelled"):
-        NoiseModel(fheinfer.compile(tiny_weights, f"{TINY}-openfhe"))
+def test_a_backend_without_a_noise_model_is_refused_by_its_name(tiny_model: Model) -> None:
+    assert set(NOISE_MODELS) < set(BACKENDS)
+    with pytest.raises(UsageError, match="openfhe backend is not modelled"):
+        noise_model(fheinfer.compile(tiny_model, f"{TINY}-openfhe"))
 
 
 def test_the_same_seed_gives_the_same_noise(tiny_plan: fheinfer.Plan) -> None:
     x = torch.zeros(2, 3, 8, 8)
-    one, same, other = (Batch(tiny_plan, NoiseModel(tiny_plan, seed)).logits(x) for seed in (1, 1, 2))
+    one, same, other = (Batch(tiny_plan, noise_model(tiny_plan, seed)).logits(x) for seed in (1, 1, 2))
     assert one.equal(same)
     assert not one.equal(other)

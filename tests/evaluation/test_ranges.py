@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from fheinfer.errors import CorruptArtifactError, InputError
 from fheinfer.evaluation.ranges import MAX_BYTES, Histogram, Ranges, load, plausible_ranges
 from fheinfer.model.model import Model
-from tests.conftest import NETWORK, random_weights
+from tests.conftest import NETWORK, random_model
 from tests.data.files import NO_FILES
 
 
 @pytest.fixture(scope="module")
 def weights() -> Model:
-    return random_weights(NETWORK, 1)
+    return random_model(NETWORK, 1)
 
 
 def saved(weights: Model, path: Path) -> Path:
@@ -57,7 +57,7 @@ def test_a_file_with_an_absurd_range_is_refused(weights: Model, tmp_path: Path) 
     path = saved(weights, tmp_path / "r.json")
     assert set(load(path, weights).largest().values()) == {5.0}
     content = json.loads(path.read_text())
-    content["activations"]["layer2.0.relu1"] |= {"reach": 2.0**60, "largest": 1e13}
+    content["activations"]["layer2.0.relu1"] |= {"bin_range": 2.0**60, "largest": 1e13}
     path.write_text(json.dumps(content))
     with pytest.raises(CorruptArtifactError, match=r"r\.json: the range of layer2\.0\.relu1 is 1e\+13"):
         load(path, weights)

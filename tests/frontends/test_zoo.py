@@ -6,7 +6,7 @@ import pytest
 
 from fheinfer.errors import UnknownNetworkError
 from fheinfer.frontends import zoo
-from fheinfer.model.ops import Conv2d, GlobalAvgPool, HerPN, Linear, Relu
+from fheinfer.model.ops import Conv2d, GlobalAvgPool, HerPN, Linear, MaxPool, MeanPool, Relu
 from fheinfer.model.verify import verify
 
 
@@ -36,13 +36,13 @@ def test_deeper_resnets_have_the_layers_of_their_name(layers: int) -> None:
     assert sum(isinstance(n.op, Conv2d) and n.op.kernel == 3 for n in graph) + 1 == layers
 
 
-@pytest.mark.parametrize(("layers", "pool"), [(11, "max_pool"), (16, "max_pool"), (11, "mean_pool"), (16, "mean_pool")])
-def test_vgg_halves_the_image_five_times(layers: int, pool: str) -> None:
-    graph = zoo.network(f"vgg{layers}" + ("-mean" if pool == "mean_pool" else ""))
+@pytest.mark.parametrize(("layers", "pool"), [(11, MaxPool), (16, MaxPool), (11, MeanPool), (16, MeanPool)])
+def test_vgg_halves_the_image_five_times(layers: int, pool: type[MaxPool | MeanPool]) -> None:
+    graph = zoo.network(f"vgg{layers}" + ("-mean" if pool is MeanPool else ""))
     # 8 and 13 convolutions; the published networks count two more linear layers than this one has
     assert sum(isinstance(n.op, Conv2d) for n in graph) + 3 == layers
     shapes = graph.shapes
-    assert [shapes[n.name] for n in graph if n.op.kind == pool] == [
+    assert [shapes[n.name] for n in graph if isinstance(n.op, pool)] == [
         (64, 16, 16),
         (128, 8, 8),
         (256, 4, 4),
@@ -53,13 +53,13 @@ def test_vgg_halves_the_image_five_times(layers: int, pool: str) -> None:
 
 @pytest.mark.parametrize(("name", "activations", "levels"), [("resnet20-herpn", 19, 40), ("resnet20-turbo", 10, 21)])
 def test_a_quadratic_network_has_the_levels_it_says(name: str, activations: int, levels: int) -> None:
-    """The longest way from input to output, with a level a convolution (or linear layer, or pool) and a quadratic."""
+    """The longest way from input to output, with a level for each convolution, linear layer, pool and quadratic."""
     graph = zoo.network(name)
     assert sum(isinstance(n.op, HerPN) for n in graph) == len(graph.activations) == activations
     depth: dict[str, int] = {}
     for node in graph:
-        pools = (GlobalAvgPool,) if name == "resnet20-herpn" else ()
-        costs = isinstance(node.op, (Conv2d, HerPN, Linear, *pools))
+        pool = (GlobalAvgPool,) if name == "resnet20-herpn" else ()  # else part of the linear layer
+        costs = isinstance(node.op, (Conv2d, HerPN, Linear, *pool))
         depth[node.name] = costs + max((depth[i] for i in node.inputs), default=0)
     assert depth[graph.output.name] == levels
 

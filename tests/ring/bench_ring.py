@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fheinfer._core import ring
+from fheinfer import _core
+from fheinfer._testing import ring
 
 N = 1 << 16
 PRIMES = {50: 0x3FFFFFFD20001, 45: 0x1FFFFFC20001}
@@ -25,21 +26,18 @@ def least_ms(function: Callable[[], object], repeats: int = 20) -> float:
 def main() -> None:
     rng = np.random.default_rng(0)
     for bits, p in PRIMES.items():
-        x = rng.integers(0, p, N, dtype=np.uint64)
-        openfhe = ring.OpenFheLimb(N, p, x, False)
-        ntt = ring.Ntt(N, p, openfhe.psi)
-        forward, inverse = openfhe.least_ms(100)
+        forward, inverse = map(min, zip(*_core.openfhe_ntt_ms(N, p, 100), strict=True))
         print(f"transform, prime of {bits} bits: OpenFHE {forward:.3f} ms, inverse {inverse:.3f} ms")
-        for form in ring.cpu_forms():
-            ring.set_cpu_form(form)
-            mine = ntt.least_ms(300)
+        for form in ring.instruction_sets():
+            ring.set_instruction_set(form)
+            mine = [min(times) for times in zip(*_core.ntt_ms(N, p, 300), strict=True)]
             ratios = f"{forward / mine[0]:.1f} and {inverse / mine[1]:.1f} times as fast"
             print(f"    {form:10}{mine[0]:.3f} ms, inverse {mine[1]:.3f} ms: {ratios}")
     p = PRIMES[50]
     xs, ys = rng.integers(0, p, (2, 32, N), dtype=np.uint64)
     cs = rng.integers(0, p, (22, 11), dtype=np.uint64)
-    for form in ring.cpu_forms():
-        ring.set_cpu_form(form)
+    for form in ring.instruction_sets():
+        ring.set_instruction_set(form)
         sums = least_ms(lambda: ring.sum_of_products(xs, ys, 1, p, None)) * 1e6 / 32 / (N / 8)
         small = least_ms(lambda: ring.sum_of_products(xs[:, :64].copy(), ys[:, :64].copy(), 1, p, None))
         combinations = least_ms(lambda: ring.linear_combinations(xs[:11], cs, [p] * 22, None), 5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fheinfer._core import ring
+from fheinfer._testing import ring
 
 U64 = NDArray[np.uint64]
 
@@ -19,13 +19,13 @@ def every_form() -> Callable[[Callable[[], U64]], U64]:
     """Calls a function under every form, and returns what it gives under all of them."""
 
     def call(function: Callable[[], U64]) -> U64:
-        before, results = ring.cpu_form(), {}
+        before, results = ring.instruction_set(), {}
         try:
-            for form in ring.cpu_forms():
-                ring.set_cpu_form(form)
+            for form in ring.instruction_sets():
+                ring.set_instruction_set(form)
                 results[form] = function()
         finally:
-            ring.set_cpu_form(before)
+            ring.set_instruction_set(before)
         for form, result in results.items():
             np.testing.assert_array_equal(result, results["portable"], form)
         return results["portable"]

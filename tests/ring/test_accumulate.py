@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fheinfer._core import ring
+from fheinfer._testing import ring
 
 U64 = NDArray[np.uint64]
 EveryForm = Callable[[Callable[[], U64]], U64]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fheinfer._core import ring
+from fheinfer._testing import ring
 from fheinfer.errors import PlanError
 
 U64 = NDArray[np.uint64]

@@ -26,5 +26,5 @@ def relu_file(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def relu_weights(relu_file: Path) -> Model:
+def relu_model(relu_file: Path) -> Model:
     return load(relu_file)

@@ -8,13 +8,15 @@ import torch
 
 from fheinfer.data.datasets import LabelledImages
 from fheinfer.data.images import normalise
-from fheinfer.train.augment import batches, to_input
+from fheinfer.evaluation.inputs import to_input
+from fheinfer.train.augment import batches
 from fheinfer.train.recipe import Recipe
 
 QUICK = Recipe(crop=2)
 CPU = torch.device("cpu")
-IMAGES = LabelledImages(np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8),
-                    np.arange(10, dtype=np.uint8))
+IMAGES = LabelledImages(
+    np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8), np.arange(10, dtype=np.uint8)
+)
 STILL = replace(QUICK, batch=5, crop=0, flip=False)
 
 

@@ -58,14 +58,15 @@ def test_and_runs_it_encrypted(trained: GraphModule, tmp_path: Path) -> None:
     with torch.inference_mode():
         values = trained.forward_all(x[:9_500])
     ranges = {node.name: float(values[node.inputs[0]].abs().max()) for node in trained.graph.activations}
-    arrays = {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
-    weights = Model(trained.graph, arrays, (0.5, 0.5), (0.5, 0.5), ranges)
-    fheinfer.keygen(TINY, tmp_path, network="checkerboard")
-    folder = tmp_path / f"set{TINY}"
-    server, client = fheinfer.Server(folder / "server", weights), fheinfer.Client(folder)
+    tensors = {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
+    model = Model(trained.graph, tensors, (0.5, 0.5), (0.5, 0.5), ranges=ranges)
+    plan = fheinfer.compile(model, TINY)
+    fheinfer.keygen(plan.client, tmp_path)
+    session = fheinfer.Server().session(plan, tmp_path / "server")
+    client = fheinfer.Client(tmp_path, plan.client)
     right = 0
     for point, colour in zip(x[9_500:9_520].double().numpy(), colours[9_500:9_520].tolist(), strict=True):
-        logits = client.decrypt(server.evaluate(client.encrypt(point, server.plan.client)))
-        assert precision_bits(fheinfer.run_slots(server.plan, point), logits).minimum > 8
+        logits = client.decrypt(session.evaluate(client.encrypt(point)))
+        assert precision_bits(fheinfer.run_slots(plan, point), logits).minimum > 8
         right += int(logits.argmax()) == colour
     assert right >= 19

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fheinfer.approx.quadratic import HERMITE, folded, quadratic
+from fheinfer.approx.quadratic import folded, quadratic
+from fheinfer.model.ops import HERMITE
 from fheinfer.train.herpn import HerPN
 
 X = torch.randn(6, 3, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1.5 + 0.3

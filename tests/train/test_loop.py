@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +17,19 @@ from fheinfer.cli.training import training_view
 from fheinfer.data import datasets as data
 from fheinfer.errors import CorruptArtifactError, MismatchError, StorageError, UsageError
 from fheinfer.frontends import zoo
-from fheinfer.model.model import import_file, load
+from fheinfer.frontends.importing import import_model
+from fheinfer.model.model import load
+from fheinfer.model.ops import Relu
 from fheinfer.train import augment as images
-from fheinfer.train import loop
+from fheinfer.train import run as run_module
+from fheinfer.train.calibrate import with_ranges
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
 from fheinfer.train.loop import checkpoint_path, train
 from fheinfer.train.module import GraphModule, from_model
+from fheinfer.train.observer import TrainingObserver, TrainingProgress, unobserved
 from fheinfer.train.recipe import Recipe
+from fheinfer.train.run import Run, Teacher
 
 NETWORK = "resnet8-tiny"
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -34,8 +41,8 @@ def trained(relu_file: Path) -> Path:
     return relu_file
 
 
-def stop_in_epoch(epoch: int) -> loop.TrainingObserver:
-    def observe(progress: Progress) -> None:
+def stop_in_epoch(epoch: int) -> TrainingObserver:
+    def observe(progress: TrainingProgress) -> None:
         if progress.epoch == epoch and progress.step == 7:
             raise KeyboardInterrupt
 
@@ -43,28 +50,29 @@ def stop_in_epoch(epoch: int) -> loop.TrainingObserver:
 
 
 def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: Path) -> None:
-    weights = load(trained)
+    model = load(trained)
     test = data.load(sheets, "test").resized(8)
-    score = accuracy(from_model(weights), test, weights.mean, weights.std)
+    score = accuracy(from_model(model), test, model.mean, model.std)
     assert score > 0.8
     card = trained.with_suffix(".md").read_text()
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in card
-    assert weights.identity in card
+    assert model.identity in card
     assert not checkpoint_path(trained).exists()
 
 
 def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
-    weights = load(trained)
+    model = load(trained)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
-    _, found = measure(from_model(weights), fitting, weights.mean, weights.std)
+    _, found = measure(from_model(model), fitting, model.mean, model.std)
     measured = {name: inside for name, (inside, _) in found.items()}
-    assert weights.ranges == pytest.approx(measured, rel=1e-5)
-    assert list(measured) == [node.name for node in weights.graph if node.op == "relu"]
+    assert model.ranges == pytest.approx(measured, rel=1e-5)
+    assert list(measured) == [node.name for node in model.graph if isinstance(node.op, Relu)]
     assert min(measured.values()) > 0
 
 
-def test_an_import_with_data_is_calibrated(trained: Path, sheets: Path) -> None:
-    again = import_file(trained, NETWORK, data=sheets)
+def test_an_imported_model_is_calibrated_on_data(trained: Path, sheets: Path) -> None:
+    model = import_model(trained).model
+    again = with_ranges(replace(model, ranges={}), data.load(sheets, "train"))
     assert again.identity == load(trained).identity
     assert set(again.ranges) == set(load(trained).ranges)
     assert min(again.ranges.values()) > 0
@@ -73,10 +81,10 @@ def test_an_import_with_data_is_calibrated(trained: Path, sheets: Path) -> None:
 def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(1))
+        train(NETWORK, out, sheets, QUICK, observer=stop_in_epoch(1))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.checkpoint"]
-    heard: list[Progress] = []
-    train(NETWORK, out, sheets, QUICK, resume=True, observe=heard.append)
+    heard: list[TrainingProgress] = []
+    train(NETWORK, out, sheets, QUICK, resume=True, observer=heard.append)
     assert {progress.epoch for progress in heard if not progress.measuring} == {1, 2}
     assert {progress.measuring for progress in heard} >= {"held-out images", "statistics", "test images"}
     assert all(0 < progress.step <= progress.steps for progress in heard)
@@ -91,11 +99,12 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
         assert f"| {epoch} | {loss} | {right} % |" in card
 
 
-def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(trained: Path, sheets: Path,
-                                                                         tmp_path: Path) -> None:
+def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(
+    trained: Path, sheets: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(NETWORK, out, sheets, QUICK, observe=stop_in_epoch(2))
+        train(NETWORK, out, sheets, QUICK, observer=stop_in_epoch(2))
     content = torch.load(checkpoint_path(out), weights_only=True)
     del content["curve"]
     torch.save(content, checkpoint_path(out))
@@ -104,23 +113,23 @@ def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(trained
 
 
 def test_what_runs_away_is_infinite(sheets: Path) -> None:
-    weights = load(WEIGHTS / "resnet20-turbo.safetensors")
-    large = {name: a * (1e30 if name == "herpn1.weight" else 1) for name, a in weights.tensors.items()}
+    model = load(WEIGHTS / "resnet20-turbo.safetensors")
+    large = {name: a * np.float32(1e30 if name == "herpn1.weight" else 1) for name, a in model.tensors.items()}
     few = data.load(sheets, "test").take(np.arange(7))
-    right, sizes = measure(from_model(replace(weights, tensors=large)), few, weights.mean, weights.std)
+    right, sizes = measure(from_model(replace(model, tensors=large)), few, model.mean, model.std)
     assert right == 0
     assert 1e29 < sizes["herpn1"][1] < math.inf
     assert sizes["layer3.2.herpn"][1] == math.inf
 
 
 def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path) -> None:
-    weights = load(trained)
-    student = from_model(weights)
+    model = load(trained)
+    student = from_model(model)
     images = torch.rand(20, 3, 8, 8)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (weights.mean, weights.std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.mean, model.std))
     other = replace(QUICK, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
     for recipe in (QUICK, other):
-        teacher = loop.Teacher(weights, recipe, torch.device("cpu"))
+        teacher = Teacher(model, recipe, torch.device("cpu"))
         shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (recipe.mean, recipe.std))
         with torch.no_grad():
             logits = student((images - mean) / std)
@@ -142,28 +151,36 @@ def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained
     first = load(trained)
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-herpn", Recipe(epochs=1))
-    run = loop.Run(state, fitting, held_out, lambda progress: None, start=first)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved, start=first)
     begun = run.module.state_dict()
     for name in begun.keys() & first.tensors.keys():
         assert np.array_equal(begun[name].cpu().numpy(), first.tensors[name])
     assert "layer1.0.conv1.weight" in begun.keys() & first.tensors.keys()
     with pytest.raises(UsageError, match="no weights of the names and shapes"):
-        loop.Run(Checkpoint("checkerboard", Recipe(epochs=1)), fitting, held_out, lambda progress: None, start=first)
+        Run(
+            Checkpoint("checkerboard", Recipe(epochs=1)),
+            zoo.network("checkerboard"),
+            fitting,
+            held_out,
+            unobserved,
+            start=first,
+        )
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(sheets: Path, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = images.batches
 
     def poisoned(*args: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for x, labels in real(*args):
             yield x * (np.nan if args[2] == 1 else 1), labels
 
-    monkeypatch.setattr(loop, "batches", poisoned)
+    monkeypatch.setattr(run_module, "batches", poisoned)
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(UsageError, match=r"epoch 2.*lower learning rate"):
         train(NETWORK, out, sheets, QUICK)
-    kept = Checkpoint.load(checkpoint_path(out), NETWORK, QUICK)
+    kept = Checkpoint.load(checkpoint_path(out), zoo.network(NETWORK), QUICK)
     assert kept.epoch == 1
     assert all(bool(tensor.isfinite().all()) for tensor in kept.model.values())
     assert not out.exists()
@@ -182,22 +199,49 @@ def test_a_checkpoint_of_something_else_is_not_resumed(sheets: Path, tmp_path: P
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("error, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError("full"), StorageError)])
-def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      error: BaseException, raised: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    "error, raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "full"), StorageError)]
+)
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
     path = tmp_path / "a.checkpoint"
     Checkpoint(NETWORK, QUICK).save(path)
     before = path.read_bytes()
 
-    def breaks(content: object, file: Path) -> None:
-        file.write_bytes(b"half")
+    def breaks(fd: int) -> None:
         raise error
 
-    monkeypatch.setattr(torch, "save", breaks)
+    monkeypatch.setattr(os, "fsync", breaks)
     with pytest.raises(raised):
         Checkpoint(NETWORK, QUICK, epoch=1).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_and_a_card_replace_links_and_follow_none(tmp_path: Path) -> None:
+    """Whoever can write in the folder could otherwise have another file overwritten, by a name that can be told."""
+    victim, path = tmp_path / "victim", tmp_path / "out" / "a.checkpoint"
+    victim.write_text("keep")
+    path.parent.mkdir()
+    for name in ("a.checkpoint", f".a.checkpoint.{os.getpid()}"):
+        (path.parent / name).symlink_to(victim)
+    Checkpoint(NETWORK, QUICK).save(path)
+    assert victim.read_text() == "keep"
+    assert not path.is_symlink()
+    assert Checkpoint.load(path, zoo.network(NETWORK), QUICK).epoch == 0
+
+
+def test_a_checkpoint_of_another_graph_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.checkpoint", zoo.network("resnet8-tiny-silu")
+    state = GraphModule(zoo.network(NETWORK)).state_dict()
+    Checkpoint(NETWORK, QUICK, model={**state, "fc.bias": torch.zeros(11)}).save(path)
+    with pytest.raises(MismatchError, match="another network"):
+        Checkpoint.load(path, zoo.network(NETWORK), QUICK)
+    Checkpoint(NETWORK, QUICK, model=state).save(path)
+    assert Checkpoint.load(path, zoo.network(NETWORK), QUICK).model.keys() == state.keys()
+    with pytest.raises(MismatchError, match="another network"):
+        Checkpoint.load(path, other, QUICK)
 
 
 def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
@@ -210,8 +254,18 @@ def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
     assert rates[-1] < 0.001
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"peak_lr": 0.0}, {"peak_lr": np.inf}, {"batch": 1}, {"warmup": 1.0},
-                                 {"std": (1, 0, 1)}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"peak_lr": 0.0},
+        {"peak_lr": np.inf},
+        {"batch": 1},
+        {"warmup": 1.0},
+        {"std": (1, 0, 1)},
+        {"seed": -1},
+    ],
+)
 def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
         Recipe(**bad)
@@ -220,9 +274,9 @@ def test_a_recipe_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
 def test_the_bar_prints_a_line_an_epoch() -> None:
     console = Console(record=True, width=100, force_terminal=False)
     with training_view(console) as observe:
-        observe(Progress(0, 2, 500, 1000, float("nan"), measuring="ranges"))
-        observe(Progress(0, 2, 1, 2, 2.3))
-        observe(Progress(0, 2, 2, 2, 2.2, held_out=0.25))
+        observe(TrainingProgress(0, 2, 500, 1000, float("nan"), measuring="ranges"))
+        observe(TrainingProgress(0, 2, 1, 2, 2.3))
+        observe(TrainingProgress(0, 2, 2, 2, 2.2, held_out=0.25))
     assert "epoch   1/2  loss 2.200  held out 25.00 %" in console.export_text()
 
 
@@ -231,10 +285,10 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
     out = tmp_path / "quadratic.safetensors"
     recipe = replace(QUICK, epochs=4, settle=1, bound=3.0)
     with pytest.raises(KeyboardInterrupt):
-        train(network, out, sheets, recipe, observe=stop_in_epoch(3), teacher=load(trained))
+        train(network, out, sheets, recipe, observer=stop_in_epoch(3), teacher=load(trained))
     train(network, out, sheets, recipe, resume=True, teacher=load(trained))
-    weights = load(out)
-    module, given = from_model(weights), (weights.mean, weights.std)
+    model = load(out)
+    module, given = from_model(model), (model.mean, model.std)
     test = data.load(sheets, "test").resized(8)
     score = accuracy(module, test, *given)
     assert score > 0.8
@@ -254,7 +308,7 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
 def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path) -> None:
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
     state = Checkpoint("resnet8-tiny-turbo", replace(QUICK, epochs=2, settle=1))
-    run = loop.Run(state, fitting, held_out, lambda progress: None)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.epoch()
     measured = GraphModule(zoo.network("resnet8-tiny-turbo"))
     measured.load_state_dict(state.model)
@@ -270,7 +324,7 @@ def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sh
     gradient of the layers behind drowns what the other images have to say."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
     state = Checkpoint("resnet8-tiny-turbo", Recipe(epochs=1, settle=1, bfloat16=False))
-    run = loop.Run(state, fitting, held_out, lambda progress: None)
+    run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.module.eval()
     good = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
     both = torch.cat([good, torch.full((2, 3, 8, 8), 1e4)])
@@ -288,8 +342,8 @@ def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sh
 def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path) -> None:
     """As `evaluate.noisy_accuracy` adds it; the last batch of an epoch may be smaller."""
     fitting, held_out = data.split(data.load(sheets, "train").resized(8))
-    noisy = Recipe(noise=0.01, bfloat16=False)
-    run = loop.Run(Checkpoint("resnet8-tiny-turbo", noisy), fitting, held_out, lambda _: None)
+    noisy, turbo = Recipe(noise=0.01, bfloat16=False), zoo.network("resnet8-tiny-turbo")
+    run = Run(Checkpoint("resnet8-tiny-turbo", noisy), turbo, fitting, held_out, unobserved)
     value = torch.randn(100, 4, 8, 8).to(memory_format=torch.channels_last)
     added = []
     for name in ("herpn1", "layer1.0.herpn", "herpn1"):
@@ -299,12 +353,27 @@ def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path
     assert abs(float(torch.corrcoef(torch.stack([a.flatten() for a in added]))[0, 2])) < 0.03
     assert not torch.equal(run._disturbed("bn1", value[:3]), value[:3])
     assert torch.equal(run._disturbed("avgpool", value), value)
-    still = loop.Run(Checkpoint("resnet8-tiny-turbo", Recipe()), fitting, held_out, lambda _: None)
+    still = Run(Checkpoint("resnet8-tiny-turbo", Recipe()), turbo, fitting, held_out, unobserved)
     assert torch.equal(still._disturbed("herpn1", value), value)
 
 
-@pytest.mark.parametrize("setting", ["epochs", "epochs=1.5", "epochs=many", "pace=3", "lr=", "flip=2", "mean=1",
-                                     "epochs=0", "penalty=-1", "settle=99", "std=(0.1, 0.0, 0.1)", "epochs=__import__"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "epochs",
+        "epochs=1.5",
+        "epochs=many",
+        "pace=3",
+        "lr=",
+        "flip=2",
+        "mean=1",
+        "epochs=0",
+        "penalty=-1",
+        "settle=99",
+        "std=(0.1, 0.0, 0.1)",
+        "epochs=__import__",
+    ],
+)
 def test_a_bad_recipe_is_a_usage_error(setting: str) -> None:
     with pytest.raises(UsageError, match="recipe"):
         Recipe().changed([setting])
@@ -320,20 +389,21 @@ def test_fewer_epochs_than_are_to_settle_settle_all() -> None:
 
 def test_a_recipe_is_read_from_settings() -> None:
     assert Recipe().changed(["epochs=3", "penalty=2", "flip=False", "mean=(0.1, 0.2, 0.3)", "peak_lr=1e-2"]) == Recipe(
-        epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01)
+        epochs=3, penalty=2.0, flip=False, mean=(0.1, 0.2, 0.3), peak_lr=0.01
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet20+f1", "resnet20-turbo"])
 def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Path) -> None:
     """The last batch is smaller."""
-    weights = load(WEIGHTS / f"{network}.safetensors")
-    images, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=weights.mean, std=weights.std)
+    model = load(WEIGHTS / f"{network}.safetensors")
+    images, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=model.mean, std=model.std)
     found = []
     for fused in (False, True):
-        module = from_model(weights)
+        module = from_model(model)
         recalibrate(module, images, recipe, fused=fused)
-        found.append((module.state_dict(), measure(module, images, weights.mean, weights.std, fused=fused)))
+        found.append((module.state_dict(), measure(module, images, model.mean, model.std, fused=fused)))
     (plain, (right, sizes)), (state, (again, seen)) = found
     assert again == pytest.approx(right, abs=1 / 257)
     for name, pair in sizes.items():
@@ -345,8 +415,18 @@ def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Pa
 @pytest.mark.slow
 def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
-    runs = [loop.Run(Checkpoint("resnet8-tiny-turbo", QUICK), fitting, held_out, lambda progress: None, load(trained),
-                     fused) for fused in (False, True)]
+    runs = [
+        Run(
+            Checkpoint("resnet8-tiny-turbo", QUICK),
+            zoo.network("resnet8-tiny-turbo"),
+            fitting,
+            held_out,
+            unobserved,
+            load(trained),
+            fused,
+        )
+        for fused in (False, True)
+    ]
     x, labels = next(images.batches(fitting, QUICK, 0, torch.device("cpu")))
     losses = [[run._step(x, labels, step, 10) for step in range(3)] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

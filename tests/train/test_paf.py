@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +14,17 @@ from fheinfer.approx import activation
 from fheinfer.approx.tuning import OUTSIDE, evaluated, initial, tuned
 from fheinfer.data import datasets as data
 from fheinfer.errors import MismatchError, UsageError
+from fheinfer.evaluation.inputs import inputs_of
 from fheinfer.evaluation.ranges import Ranges
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model, load
+from fheinfer.model.ops import Paf, Relu
 from fheinfer.model.verify import verify
+from fheinfer.progress import silent
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, recalibrate
-from fheinfer.train.finetune import finetune
+from fheinfer.train.finetune import RECIPE, finetune
 from fheinfer.train.module import INSIDE, GraphModule, from_model
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
@@ -35,8 +36,8 @@ X = np.linspace(-0.99, 0.99, 400)
 
 
 @pytest.fixture(scope="module")
-def ranges(relu_weights: Model, sheets: Path) -> Ranges:
-    return calibrate(relu_weights, data.load(sheets, "train"), margin=1.2)
+def ranges(relu_model: Model, sheets: Path) -> Ranges:
+    return calibrate(relu_model, data.load(sheets, "train"), margin=1.2)
 
 
 def layer(name: str, scale: float) -> PAF:
@@ -96,8 +97,10 @@ def test_tuning_helps_where_the_inputs_are_and_holds_everywhere(name: str) -> No
 
 def test_the_floor_is_what_holds_the_edges() -> None:
     weights = np.exp(-0.5 * (X / 0.05) ** 2)
-    edges = [abs(float(evaluated(tuned(initial("f1g2"), X, weights, floor), np.ones(1))[0][0]) - 1)
-             for floor in (0.0, 0.001, 0.1)]
+    edges = [
+        abs(float(evaluated(tuned(initial("f1g2"), X, weights, floor), np.ones(1))[0][0]) - 1)
+        for floor in (0.0, 0.001, 0.1)
+    ]
     assert edges[0] > 5 * edges[1] > 5 * edges[2]
 
 
@@ -112,72 +115,72 @@ def test_a_single_cubic_is_tuned_to_the_least_squares_there_are() -> None:
 
 def test_a_network_with_pafs_is_named_and_legal() -> None:
     graph = verify(zoo.network("resnet20+2f12g1"))
-    nodes = [node for node in graph if node.op == "paf"]
-    assert [n.name for n in nodes] == [n.name for n in zoo.network("resnet20") if n.op == "relu"]
-    assert nodes[0].attrs["degrees"] == (3, 3, 3, 3)
-    assert zoo.network("resnet20+f1g2:f-first")["relu1"].attrs["degrees"] == (3, 5)
+    nodes = [node for node in graph if isinstance(node.op, Paf)]
+    assert [n.name for n in nodes] == [n.name for n in zoo.network("resnet20") if isinstance(n.op, Relu)]
+    assert nodes[0].op == Paf((3, 3, 3, 3), "relu1.coefficients", "relu1.scale")
+    assert zoo.network("resnet20+f1g2:f-first")["relu1"].op == Paf((3, 5), "relu1.coefficients", "relu1.scale")
     for wrong in ("f9", "", "f1:f-first", "f1g2:g-first", "relu:27"):
         with pytest.raises(UsageError, match="no PAF"):
             zoo.network(f"resnet20+{wrong}")
 
 
-def test_replacing_keeps_the_weights_and_most_of_the_answers(relu_weights: Model, ranges: Ranges, sheets: Path,
-                                                             tmp_path: Path) -> None:
-    made = replaced(relu_weights, "2f12g1", ranges)
+def test_replacing_keeps_the_weights_and_most_of_the_answers(
+    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+) -> None:
+    made = replaced(relu_model, "2f12g1", ranges)
     assert made.tensors["relu1.scale"][0] == pytest.approx(1.2 * ranges.activations["relu1"].largest)
-    assert np.array_equal(made.tensors["conv1.weight"], relu_weights.tensors["conv1.weight"])
+    assert np.array_equal(made.tensors["conv1.weight"], relu_model.tensors["conv1.weight"])
     test = data.load(sheets, "test").resized(8)
-    exact, score = (accuracy(from_model(w), test, w.mean, w.std) for w in (relu_weights, made))
+    exact, score = (accuracy(from_model(w), test, w.mean, w.std) for w in (relu_model, made))
     assert score > exact - 0.02
     made.save(tmp_path / "paf.safetensors")
     again = load(tmp_path / "paf.safetensors")
     assert again.identity == made.identity
-    assert again.graph == made.graph
+    assert again.graph.nodes == made.graph.nodes
 
 
-def test_what_cannot_be_replaced(relu_weights: Model, ranges: Ranges) -> None:
-    other = Model(relu_weights.graph, {k: v * 2 for k, v in relu_weights.tensors.items()}, relu_weights.mean,
-                    relu_weights.std)
+def test_what_cannot_be_replaced(relu_model: Model, ranges: Ranges) -> None:
+    other = Model(relu_model.graph, {k: v * 2 for k, v in relu_model.tensors.items()}, relu_model.mean, relu_model.std)
     with pytest.raises(MismatchError, match="fheinfer calibrate"):
         replaced(other, "f1", ranges)
     with pytest.raises(UsageError, match="no PAF 'nonsense'"):
-        replaced(relu_weights, "nonsense", ranges)
-    made = replaced(relu_weights, "f1", ranges)
+        replaced(relu_model, "nonsense", ranges)
+    made = replaced(relu_model, "f1", ranges)
     theirs = Ranges(made.name, made.identity, 1, 1.2, ranges.activations)
     with pytest.raises(UsageError, match="no ReLU to replace"):
         replaced(made, "f1", theirs)
 
 
-def test_finetuning_wins_back_what_replacing_lost(relu_file: Path, relu_weights: Model, ranges: Ranges, sheets: Path,
-                                                  tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_finetuning_wins_back_what_replacing_lost(
+    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+) -> None:
     test = data.load(sheets, "test").resized(8)
-    before = replaced(relu_weights, "f1", ranges)
+    before = replaced(relu_model, "f1", ranges)
     out = tmp_path / "f1.safetensors"
-    settings = ("--recipe", "batch=50", "--recipe", "crop=2", "--recipe", "bfloat16=False")
-    result = command("finetune", relu_file, "--paf", "f1", "--data", sheets, "--epochs", 2, *settings, "-o", out)
-    assert result.code == 0, result.err
+    finetune(relu_model, "f1", out, sheets, RECIPE.changed(["epochs=2", "batch=50", "crop=2", "bfloat16=False"]))
     after = load(out)
-    assert after.network == "resnet8-tiny+f1"
-    scores = [accuracy(from_model(w), test, w.mean, w.std) for w in (relu_weights, before, after)]
+    assert after.name == "resnet8-tiny+f1"
+    scores = [accuracy(from_model(w), test, w.mean, w.std) for w in (relu_model, before, after)]
     assert scores[2] > max(scores[1], scores[0] - 0.02)
     fitting = data.split(data.load(sheets, "train"))[0].resized(8)
     for name, (inside, _) in measure(from_model(after), fitting, after.mean, after.std)[1].items():
         assert inside < after.tensors[f"{name}.scale"][0]
-    assert f"| recipe: teacher | {relu_weights.identity} |" in out.with_suffix(".md").read_text()
+    assert f"| recipe: teacher | {relu_model.identity} |" in out.with_suffix(".md").read_text()
 
 
-def test_inputs_are_kept_in_a_part_of_the_scale(relu_weights: Model, ranges: Ranges) -> None:
-    made = replaced(relu_weights, "f1", ranges)
+def test_inputs_are_kept_in_a_part_of_the_scale(relu_model: Model, ranges: Ranges) -> None:
+    made = replaced(relu_model, "f1", ranges)
     bounds = from_model(made).bounds(4.0)
     assert float(bounds["relu1"][0]) == pytest.approx(INSIDE * made.tensors["relu1.scale"][0])
     assert GraphModule(zoo.network("resnet8-tiny-turbo")).bounds(4.0)["herpn1"] == (4.0, 8.0)
-    assert from_model(relu_weights).bounds(4.0) == {}
+    assert from_model(relu_model).bounds(4.0) == {}
 
 
-def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(relu_weights: Model, ranges: Ranges,
-                                                                         sheets: Path) -> None:
+def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(
+    relu_model: Model, ranges: Ranges, sheets: Path
+) -> None:
     """Powers of powers reach infinity beyond the range, and a batch norm would spread that over all images."""
-    made = replaced(relu_weights, "2f12g1", ranges)
+    made = replaced(relu_model, "2f12g1", ranges)
     narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
     images, recipe = data.load(sheets, "test").resized(8), Recipe(mean=made.mean, std=made.std)
     given = (recipe.mean, recipe.std)
@@ -197,16 +200,23 @@ def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(relu_weig
     assert value.grad.isfinite().all()
 
 
-def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: Model, ranges: Ranges, sheets: Path,
-                                                                tmp_path: Path) -> None:
+def test_a_run_that_ends_with_runaways_still_leaves_its_weights(
+    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+) -> None:
     """Ranges that are no numbers once lost a finished run."""
-    made = replaced(relu_weights, "2f12g1", ranges)
+    made = replaced(relu_model, "2f12g1", ranges)
     narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
     images = data.load(sheets, "test").resized(8)
-    state = Checkpoint(made.name, Recipe(epochs=1, settle=1), 1, best=from_model(narrow).state_dict(),
-                       best_epoch=1, curve=[(0.5, 0.25)])
+    state = Checkpoint(
+        made.name,
+        Recipe(epochs=1, settle=1),
+        1,
+        best=from_model(narrow).state_dict(),
+        best_epoch=1,
+        curve=[(0.5, 0.25)],
+    )
     out = tmp_path / "narrow.safetensors"
-    write_report(state, images, images, images, out, lambda what: silent)
+    write_report(state, made.graph, images, images, images, out, lambda what: silent)
     assert load(out).identity == replace(narrow, mean=state.recipe.mean, std=state.recipe.std).identity
     card = out.with_suffix(".md").read_text()
     assert "all images | inf |" in card
@@ -215,7 +225,7 @@ def test_a_run_that_ends_with_runaways_still_leaves_its_weights(relu_weights: Mo
     assert "curve |" not in card
 
 
-def test_finetune_refuses_an_unknown_paf(relu_weights: Model, sheets: Path, tmp_path: Path) -> None:
+def test_finetune_refuses_an_unknown_paf(relu_model: Model, sheets: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no PAF"):
-        finetune(relu_weights, "g9", tmp_path / "x.safetensors", sheets, Recipe(epochs=1))
+        finetune(relu_model, "g9", tmp_path / "x.safetensors", sheets, Recipe(epochs=1))
     assert not list(tmp_path.iterdir())

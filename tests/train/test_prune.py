@@ -10,17 +10,20 @@ import pytest
 import torch
 
 from fheinfer.compiler.pipeline import compile
-from fheinfer.crypto.keygen import manifest_plan
+from fheinfer.compiler.presets import set_for
 from fheinfer.data import datasets as data
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import load
+from fheinfer.model.ops import Conv2d
 from fheinfer.train.checkpoint import Checkpoint
-from fheinfer.train.loop import Run, train
+from fheinfer.train.loop import train
 from fheinfer.train.module import GraphModule
-from fheinfer.train.prune import Diagonals, set_of
+from fheinfer.train.observer import unobserved
+from fheinfer.train.prune import Diagonals, unpruned
 from fheinfer.train.recipe import Recipe
-from tests.conftest import random_weights
+from fheinfer.train.run import Run
+from tests.conftest import random_model
 from tests.train.conftest import QUICK
 
 NETWORK = "resnet8-tiny-turbo"
@@ -28,32 +31,33 @@ NETWORK = "resnet8-tiny-turbo"
 
 @pytest.fixture(scope="module")
 def diagonals() -> Diagonals:
-    return Diagonals(NETWORK)
+    return Diagonals(zoo.network(NETWORK))
 
 
 def products(network: str) -> int:
     """Of convolutions with no zeros."""
-    return sum(s.multiplications for s in manifest_plan(network, set_of(network)).steps if s.conv)
+    return sum(s.multiplications for s in unpruned(zoo.network(network)).steps if isinstance(s.op, Conv2d))
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.9])
 def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals, part: float) -> None:
     """But for the diagonal of identities in a block whose shortcut is nothing: it is part of the convolution."""
     assert diagonals.count == products(NETWORK)
-    weights = random_weights(NETWORK, 3)
-    module = GraphModule(weights.graph)
-    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.tensors.items()})
+    model = random_model(NETWORK, 3)
+    module = GraphModule(model.graph)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.tensors.items()})
     masks = diagonals.masks(module, part)
-    arrays = {n: a * masks[n].numpy() if n in masks else a for n, a in weights.tensors.items()}
-    before, after = (compile(w, set_of(NETWORK)) for w in (weights, replace(weights, tensors=arrays)))
+    tensors = {n: a * masks[n].numpy() if n in masks else a for n, a in model.tensors.items()}
+    before, after = (compile(m, set_for(NETWORK)) for m in (model, replace(model, tensors=tensors)))
     gone = before.multiplications - after.multiplications
     assert gone == pytest.approx(round(part * diagonals.count), abs=1)
-    assert (after.prediction.seconds < before.prediction.seconds) == (part > 0)
+    assert (after.keys["fast"].seconds < before.keys["fast"].seconds) == (part > 0)
     # A client has its keys and its images before it knows what was pruned.
-    assert after.rotations == before.rotations
+    assert all(after.keys[policy].rotations == needs.rotations for policy, needs in before.keys.items())
     assert after.client.input_level == before.client.input_level
     assert [(s.name, s.level, repr(s.layout)) for s in after.steps] == [
-        (s.name, s.level, repr(s.layout)) for s in before.steps]
+        (s.name, s.level, repr(s.layout)) for s in before.steps
+    ]
 
 
 def test_the_smallest_go_and_growing_masks_hold_one_another(diagonals: Diagonals) -> None:
@@ -76,9 +80,7 @@ def test_a_pruned_run_ends_pruned_and_says_what_it_brought(sheets: Path, tmp_pat
     out = tmp_path / "pruned.safetensors"
     recipe = replace(QUICK, prune=0.3, epochs=4)
     train(NETWORK, out, sheets, recipe)
-    weights = load(out)
-    left = compile(weights, set_of(NETWORK))
-    full = manifest_plan(NETWORK, set_of(NETWORK))
+    left, full = compile(load(out), set_for(NETWORK)), unpruned(zoo.network(NETWORK))
     assert full.multiplications - left.multiplications >= round(0.3 * diagonals.count) - 1
     card = out.with_suffix(".md").read_text()
     assert f"set insecure-tiny-turbo | {full.multiplications:,} -> {left.multiplications:,} |" in card
@@ -90,7 +92,8 @@ def test_masks_grow_by_epochs_and_stay(sheets: Path, diagonals: Diagonals) -> No
     assert [recipe.pruned(e) for e in range(4)] == pytest.approx([0.4375, 0.5, 0.5, 0.5])
     assert [recipe.deployable(e) for e in range(4)] == [False, True, True, True]
     fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
-    run = Run(Checkpoint(NETWORK, recipe), fitting.take(np.arange(100)), held_out.take(np.arange(50)), lambda _: None)
+    graph, few, fewer = zoo.network(NETWORK), fitting.take(np.arange(100)), held_out.take(np.arange(50))
+    run = Run(Checkpoint(NETWORK, recipe), graph, few, fewer, unobserved)
     zeros = []
     for _ in range(4):
         run.epoch()
@@ -107,4 +110,4 @@ def test_what_cannot_be_pruned() -> None:
     with pytest.raises(UsageError, match="prune"):
         Recipe(prune=1.0)
     with pytest.raises(PlanError, match="needs 65536 slots"):
-        Diagonals("vgg11")
+        Diagonals(zoo.network("vgg11"))

@@ -12,6 +12,7 @@ import torch
 from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
 from fheinfer.model.model import load
+from fheinfer.model.ops import Conv2d, Linear
 from fheinfer.train import quantise
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.loop import train
@@ -42,8 +43,9 @@ def test_zero_bits_zero_weights_and_the_gradient() -> None:
     assert torch.equal(weight.grad, factor)
 
 
-def test_a_file_holds_the_grid_and_does_what_training_did(sheets: Path, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_holds_the_grid_and_does_what_training_did(
+    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained: list[GraphModule] = []
     real = quantise.fix
 
@@ -55,16 +57,16 @@ def test_a_file_holds_the_grid_and_does_what_training_did(sheets: Path, tmp_path
     monkeypatch.setattr(quantise, "fix", kept)
     out = tmp_path / "coarse.safetensors"
     train("resnet8-tiny", out, sheets, replace(QUICK, bits=3, settle=1))
-    weights = load(out)
-    for node in weights.graph:
-        if node.op in ("conv2d", "linear"):
-            for channel in weights.tensors[node.weights["weight"]]:
+    model = load(out)
+    for node in model.graph:
+        if isinstance(node.op, Conv2d | Linear):
+            for channel in model.tensors[node.op.weight]:
                 assert len(np.unique(channel)) <= 2**3 - 1
     test = data.load(sheets, "test").resized(8)
     x = torch.randn(20, 3, 8, 8)
     with torch.inference_mode():
-        assert torch.equal(from_model(weights)(x), trained[0].eval()(x))
-    score = accuracy(from_model(weights), test, weights.mean, weights.std)
+        assert torch.equal(from_model(model)(x), trained[0].eval()(x))
+    score = accuracy(from_model(model), test, model.mean, model.std)
     assert score > 0.6
     assert f"| accuracy on 1,000 test images | {100 * score:.2f} % |" in out.with_suffix(".md").read_text()
 

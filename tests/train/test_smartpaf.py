@@ -13,25 +13,28 @@ import torch
 
 from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
+from fheinfer.frontends import zoo
 from fheinfer.model.model import Model, load
-from fheinfer.train import loop, smartpaf
+from fheinfer.train import smartpaf
 from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure
 from fheinfer.train.finetune import finetune
-from fheinfer.train.loop import Run, checkpoint_path, train
+from fheinfer.train.loop import checkpoint_path, train
 from fheinfer.train.module import from_model
+from fheinfer.train.observer import TrainingObserver, TrainingProgress, unobserved
 from fheinfer.train.paf import PAF
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
+from fheinfer.train.run import Run
 from tests.train.conftest import QUICK
 
 TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def start(relu_weights: Model, sheets: Path) -> Model:
-    return replaced(relu_weights, "f1", calibrate(relu_weights, data.load(sheets, "train"), margin=1.2))
+def start(relu_model: Model, sheets: Path) -> Model:
+    return replaced(relu_model, "f1", calibrate(relu_model, data.load(sheets, "train"), margin=1.2))
 
 
 @pytest.fixture
@@ -39,14 +42,14 @@ def few(sheets: Path) -> data.LabelledImages:
     return data.load(sheets, "train").resized(8).take(np.arange(400))
 
 
-def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: loop.TrainingObserver = lambda _: None) -> Run:
-    return Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), observe, start=start)
+def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: TrainingObserver = unobserved) -> Run:
+    return Run(Checkpoint(start.name, recipe), start.graph, few, few.take(np.arange(100)), observe, start=start)
 
 
 def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.LabelledImages) -> None:
     orders: list[list[bool]] = []
 
-    def observe(progress: loop.TrainingProgress) -> None:
+    def observe(progress: TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring:
             states = [[bool(p.waiting) for p in m.pafs().values()] for m in (run.module, run.average)]
             assert states[0] == states[1]
@@ -132,7 +135,7 @@ def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Model) -> None:
 def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.LabelledImages) -> None:
     seen: list[torch.Tensor] = []
 
-    def observe(progress: loop.TrainingProgress) -> None:
+    def observe(progress: TrainingProgress) -> None:
         if progress.held_out is None and not progress.measuring and progress.epoch >= 2:
             seen.append(run.module.get_parameter("conv1.weight").detach().clone())
 
@@ -146,25 +149,26 @@ def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.L
 EVERYTHING = replace(TUNE, progressive=True, alternate=True, dynamic=True, settle=1, swa=2, bits=5, prune=0.3)
 
 
-def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(relu_weights: Model, sheets: Path,
-                                                                 tmp_path: Path) -> None:
-    def stop_in(epoch: int) -> loop.TrainingObserver:
-        def observe(progress: loop.TrainingProgress) -> None:
+def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
+    relu_model: Model, sheets: Path, tmp_path: Path
+) -> None:
+    def stop_in(epoch: int) -> TrainingObserver:
+        def observe(progress: TrainingProgress) -> None:
             if progress.epoch == epoch and progress.step == 7:
                 raise KeyboardInterrupt
 
         return observe
 
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    finetune(relu_weights, "f1", whole, sheets, EVERYTHING)
+    finetune(relu_model, "f1", whole, sheets, EVERYTHING)
     for epoch in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            finetune(relu_weights, "f1", broken, sheets, EVERYTHING, resume=True, observe=stop_in(epoch))
-    finetune(relu_weights, "f1", broken, sheets, EVERYTHING, resume=True)
-    weights = load(whole)
-    assert load(broken).identity == weights.identity
+            finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True, observer=stop_in(epoch))
+    finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True)
+    model = load(whole)
+    assert load(broken).identity == model.identity
     test = data.load(sheets, "test").resized(8)
-    assert accuracy(from_model(weights), test, weights.mean, weights.std) > 0.5
+    assert accuracy(from_model(model), test, model.mean, model.std) > 0.5
 
 
 def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path: Path) -> None:
@@ -174,7 +178,7 @@ def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path:
     for name in ("swa", "bits", "prune", "progressive", "alternate", "dynamic"):
         del content["recipe"][name]
     torch.save(content, checkpoint_path(out))
-    assert Checkpoint.load(checkpoint_path(out), "resnet8-tiny", old).recipe == old
+    assert Checkpoint.load(checkpoint_path(out), zoo.network("resnet8-tiny"), old).recipe == old
 
 
 @pytest.mark.parametrize("setting", ["progressive", "alternate", "dynamic"])
@@ -196,7 +200,16 @@ def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImag
     recipe = replace(EVERYTHING, prune=0.0)
     states = []
     for fused in (False, True):
-        run = Run(Checkpoint(start.name, recipe), few, few.take(np.arange(100)), lambda _: None, None, fused, start)
+        run = Run(
+            Checkpoint(start.name, recipe),
+            start.graph,
+            few,
+            few.take(np.arange(100)),
+            unobserved,
+            None,
+            fused,
+            start,
+        )
         for _ in range(4):
             run.epoch()
         states.append(run.state.model)
@@ -204,6 +217,7 @@ def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImag
     begun = from_model(start).state_dict()
     for kind in ("coefficients", "weight", "scale"):
         names = [name for name in begun if name.endswith(kind)]
-        moved, apart = (torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm()
-                        for other in (begun, compiled))
+        moved, apart = (
+            torch.cat([(plain[n] - other[n]).flatten() for n in names]).norm() for other in (begun, compiled)
+        )
         assert apart < 0.2 * moved, kind
