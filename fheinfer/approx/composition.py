@@ -1,7 +1,7 @@
 """Polynomials applied one after another, each as a Chebyshev series whose input stays in [-1, 1].
 
-In powers of x the coefficients of a composite sign reach 10^5 and cancel; as Chebyshev series they stay below 1.3. A
-stage whose output exceeds 1 has its coefficients divided by that bound, which the next stage takes into its own:
+In powers of x the coefficients of a composite sign are as large as 10^5 and cancel; as Chebyshev series they stay below
+1.3. A stage whose output exceeds 1 has its coefficients divided by that bound, which the next stage takes into its own:
 p_2(y) = q(y / b), with q a series on [-1, 1]. So normalising costs no level.
 """
 

@@ -218,8 +218,8 @@ class MaxPool(Signed):
         x = self._windows(inputs[0])
         values = [x[..., i] for i in range(x.shape[-1])]
         while len(values) > 1:
-            paired = [self.pair.evaluate(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-            values = paired + values[2 * len(paired) :]
+            larger = [self.pair.evaluate(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = larger + values[2 * len(larger) :]
         return values[0]
 
     def exact(self, *inputs: ArrayLike) -> F64:

@@ -20,7 +20,7 @@ Mpf = Any
 """A number of mpmath, which has no types."""
 
 Progress = Callable[[str], None]
-"""Called with a line about what is being computed, once per iteration."""
+"""Called once per iteration, with a text that says what is being computed."""
 
 MAX_DEGREE = 255
 _MAX_ITERATIONS = 30  # 9 are the most that any composite up to alpha 14 takes

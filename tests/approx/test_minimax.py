@@ -123,7 +123,7 @@ def test_the_sign_holds_outside_its_band_and_not_inside(alpha: int) -> None:
 
 @pytest.mark.parametrize("alpha", ALL)
 def test_the_sign_is_odd_and_its_coefficients_small(alpha: int) -> None:
-    """As powers they reach 9.6e4 at alpha = 14; as normalised series all stay below 1.3."""
+    """As powers they are as large as 9.6e4 at alpha = 14; as normalised series all stay below 1.3."""
     found = gate(f"minimax:{alpha}")
     for stage in found.polynomials.stages:
         assert not stage[::2].any()
