@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -100,7 +101,7 @@ def test_two_runs_of_one_name_have_a_folder_each(tmp_path: Path) -> None:
 
 def test_a_folder_that_another_run_just_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the lock and taking it: the file that is locked then has no name any more."""
-    lock, first = local.fcntl.flock, Run(tmp_path, NAME, resume=False)
+    lock, first = fcntl.flock, Run(tmp_path, NAME, resume=False)
     waiting = [first]
 
     def flock(descriptor: int, operation: int) -> None:
@@ -110,7 +111,7 @@ def test_a_folder_that_another_run_just_removed_is_made_again(tmp_path: Path, mo
             run.__exit__(None, None, None)
         lock(descriptor, operation)
 
-    monkeypatch.setattr(local.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with Run(tmp_path, NAME, resume=False) as second:
         (second.folder / "input.ct").write_bytes(b"x")
         with Run(tmp_path, NAME, resume=False) as third:
@@ -259,8 +260,9 @@ def test_errors_of_the_other_process_arrive_under_their_type(
     path = keys / "server" / "relinearisation.key"
     path.write_bytes(path.read_bytes()[:-1])
     (tmp_path / "runs").mkdir()
-    for damage, error in ((lambda: None, CorruptArtifactError), (path.unlink, KeyStoreError)):
-        damage()
+    for gone, error in ((False, CorruptArtifactError), (True, KeyStoreError)):
+        if gone:
+            path.unlink()
         with pytest.raises(error, match=r"relinearisation\.key"), Run(tmp_path / "runs", NAME, resume=False) as run:
             started(tiny_image, run, keys=keys)
         assert names(tmp_path / "runs") == []
