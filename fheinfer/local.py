@@ -156,7 +156,10 @@ class EvaluatingProcess:
 
     def _events(self) -> Iterator[Event]:
         for line in self._process.stdout or ():
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # printed by a library, or cut short by a kill
             if event["event"] == "error":
                 with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
                     self._process.wait(timeout=GRACE)

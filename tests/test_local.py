@@ -234,6 +234,7 @@ def test_a_killed_process_is_told_and_its_run_resumes(
     [
         ("kill -BUS $$", StorageError, r"lost a key file .*fheinfer keygen --force"),
         ("kill -KILL $$", BackendError, "was killed, most likely for lack of memory"),
+        ('echo "a warning"; printf "{\\"event\\": \\"st"; kill -KILL $$', BackendError, "was killed, most likely"),
         ("exit 137", BackendError, "was killed, most likely for lack of memory"),
         ("exit 3", BackendError, "ended with code 3"),
         ("kill -SEGV $$", BackendError, "ended with code -11"),

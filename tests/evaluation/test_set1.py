@@ -1,4 +1,4 @@
-"""Set 1 on both backends at N = 2^16: `pytest -m n16`, with keys in folders of $FHEINFER_KEYS that have the sets' names.
+"""Set 1 on both backends at N = 2^16: `pytest -m n16`, with keys in folders of $FHEINFER_KEYS called like their sets.
 
     fheinfer keygen --set 1 -o keys/set1
     fheinfer keygen --set 1-openfhe -o keys/set1-openfhe
@@ -50,7 +50,6 @@ def test_set_1_sees_the_dog_within_its_limits(
     run = json.loads(result.out)
     print(json.dumps({key: run[key] for key in ("class", "seconds", "memory", "bytes")}, indent=2))
     assert run["class"] == run["plain"]["class"] == "dog"
-    assert run["seconds"]["evaluate"] < seconds
     assert max(run["memory"].values()) < memory
     assert Manifest.load(keys / "server" / FILE_NAME).total_bytes < most
     assert run["bytes"]["result"] < 0.6 * MB
@@ -60,3 +59,4 @@ def test_set_1_sees_the_dog_within_its_limits(
     assert bits > 8
     if name == "1":
         assert run["bytes"]["input"] < 2 * MB
+    assert run["seconds"]["evaluate"] < seconds  # last: a busy machine does not hide the rest
