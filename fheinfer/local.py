@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -135,7 +136,8 @@ class EvaluatingProcess:
 
     def finish(self) -> None:
         """Ends the process, which has no job left; its peak memory is known afterwards."""
-        self._stdin.close()
+        with suppress(BrokenPipeError):  # it has ended, and what was sent last is still in the buffer
+            self._stdin.close()
         finished = any(event["event"] == "done" for event in self._events())
         if self._process.wait() != 0 or not finished:
             raise self._ended()
@@ -151,7 +153,10 @@ class EvaluatingProcess:
 
     def _events(self) -> Iterator[Event]:
         for line in self._process.stdout or ():
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # printed by a library, or cut short by a kill
             if event["event"] == "error":
                 with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
                     self._process.wait(timeout=GRACE)
@@ -199,18 +204,14 @@ class Run:
     def __init__(self, root: Path, name: str, *, resume: bool) -> None:
         self.resume = resume
         self._made = [path for path in (root / name, *(root / name).parents) if not path.exists()]
-        for number in range(1, 1000):
+        for number in count(1):
             self.folder = root / (name if number == 1 else f"{name}-{number}")
-            with storage_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = _locked(self.folder)
+            if lock is not None:
+                self._lock = lock
                 break
-            except BlockingIOError:
-                os.close(self._lock)
-                if resume:
-                    raise UsageError(f"{self.folder}: that run is going on in another process; wait for it") from None
+            if resume:
+                raise UsageError(f"{self.folder}: that run is going on in another process; wait for it")
         if not resume:
             self._clear()
 
@@ -241,6 +242,27 @@ class Run:
         for inner in ("inputs", "results"):
             with suppress(OSError):
                 (self.folder / inner).rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """Descriptor of the lock of a folder, which is made where it is not there; None where another run has it."""
+    path = folder / ".lock"
+    while True:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # whoever had it finished meanwhile, and removed the folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)  # of a folder that was removed
 
 
 def run_name(label: str, plan: str, key_id: str, *contents: bytes) -> str:

@@ -25,7 +25,7 @@ from tests.conftest import F64, calibrated, random_model, tiny_pixels
 
 TURBO = "insecure-tiny-turbo"
 BITS = 4.0
-"""What quadratics of random weights keep of the worst output on these small chains, at least: 5.9 to 18.9 in 36 runs."""
+"""Bits that quadratics of random weights keep of the worst output on these chains, at least: 5.9 to 18.9 in 36 runs."""
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,8 @@ def test_secret_keys_are_named_in_client_code_only() -> None:
     assert {"fheinfer.client", "fheinfer.crypto.keygen"} <= users
     assert (
         users
-        <= {"fheinfer.client", "fheinfer.crypto.export", "fheinfer.crypto.keygen", "fheinfer.evaluation.kernels"} | makers
+        <= {"fheinfer.client", "fheinfer.crypto.export", "fheinfer.crypto.keygen", "fheinfer.evaluation.kernels"}
+        | makers
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import fheinfer
 from fheinfer.compiler.keys import rotation_keys
 from fheinfer.compiler.plan import Plan
-from fheinfer.crypto.keystore import Manifest, rotation_file
+from fheinfer.crypto.manifest import Manifest, rotation_file
 
 
 def test_bytes_are_those_of_the_files(tiny_keys: Path, tiny_plan: Plan) -> None:
