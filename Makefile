@@ -13,6 +13,9 @@ IMAGE  ?= vale.jpg
 TORCH  ?= torch==2.13.0
 
 CMAKE  ?= cmake
+# Warnings are errors in CI only: a newer compiler may know more of them.
+WERROR ?= $(if $(CI),ON,OFF)
+CTEST  ?= ctest
 
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
@@ -31,11 +34,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 sanitize:
-	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DFHEINFER_WERROR=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DCMAKE_CXX_FLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all'
-	$(CMAKE) --build build/sanitize
-	build/sanitize/ring_test
-	build/sanitize/ckks_test
+	$(CMAKE) --build build/sanitize --parallel 2
+	$(CTEST) --test-dir build/sanitize --output-on-failure
 
 wheel: $(VENV)/.venv
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
@@ -57,5 +59,5 @@ $(VENV)/.torch: $(VENV)/.venv
 # One install serves the demo and the tests: the native part takes minutes to build. Editable, because a plain one would
 # be hidden in this folder by the sources, which lack the native part.
 $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --editable '.[dev,plain]'
+	$(BIN)/pip install --editable '.[dev,plain]' -C cmake.define.FHEINFER_WERROR=$(WERROR)
 	touch $@
