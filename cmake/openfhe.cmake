@@ -1,13 +1,20 @@
-# Provides fheinfer::openfhe, OpenFHE 1.4.2 as a target, in one of two ways:
+# Provides fheinfer::openfhe, OpenFHE as a target, in one of two ways:
 #
-#   1. -DOpenFHE_DIR=/path/to/lib/OpenFHE: a system OpenFHE. Preferred where given.
+#   1. -DOpenFHE_DIR=/path/to/lib/OpenFHE: an installed OpenFHE, 1.4.2 to 1.6. Preferred where given.
 #   2. The PyPI wheels: `openfhe` carries the libraries (needed at run time too), `heir_py` the headers of the same
-#      version (needed only to build). pyproject.toml brings both into the build environment.
+#      version, 1.4.2 (needed only to build). pyproject.toml brings both into the build environment.
 #
 # Also sets FHEINFER_OPENFHE_{INSTALL,BUILD}_RPATH and FHEINFER_OPENFHE_RPATH_OPTIONS for the module that links it.
 
 if(OpenFHE_DIR)
   find_package(OpenFHE CONFIG REQUIRED)
+  if(OpenFHE_VERSION VERSION_LESS 1.4.2 OR OpenFHE_VERSION VERSION_GREATER_EQUAL 1.7)
+    message(FATAL_ERROR
+      "fheinfer works with OpenFHE 1.4.2 to 1.6 and found '${OpenFHE_VERSION}' in ${OpenFHE_DIR}.\n"
+      "Install one of those and pass its -DOpenFHE_DIR=/path/to/lib/OpenFHE, or leave OpenFHE_DIR out to build against the\n"
+      "wheels: pip install 'openfhe==1.4.2.*' 'heir_py==2026.6.1'")
+  endif()
+  message(STATUS "OpenFHE ${OpenFHE_VERSION} of ${OpenFHE_DIR}")
   add_library(fheinfer_openfhe INTERFACE)
   target_include_directories(fheinfer_openfhe SYSTEM INTERFACE
     ${OpenFHE_INCLUDE} ${OpenFHE_INCLUDE}/core ${OpenFHE_INCLUDE}/pke ${OpenFHE_INCLUDE}/binfhe ${OpenFHE_INCLUDE}/third-party/include)
@@ -35,8 +42,8 @@ set(_library ${FHEINFER_OPENFHE_WHEEL}/lib/libOPENFHEpke.so.1)
 set(_headers ${FHEINFER_HEIR_WHEEL}/openfhe+/src)
 if(NOT EXISTS ${_library} OR NOT EXISTS ${_headers}/pke/include/openfhe.h)
   message(FATAL_ERROR
-    "fheinfer needs OpenFHE 1.4.2 and found neither form of it:\n"
-    "  1. a system OpenFHE: pass -DOpenFHE_DIR=/path/to/lib/OpenFHE\n"
+    "fheinfer needs OpenFHE and found neither form of it:\n"
+    "  1. an installed OpenFHE, 1.4.2 to 1.6: pass -DOpenFHE_DIR=/path/to/lib/OpenFHE\n"
     "     (with pip: pip install . -C cmake.define.OpenFHE_DIR=/path/to/lib/OpenFHE)\n"
     "  2. the wheels: pip install 'openfhe==1.4.2.*' 'heir_py==2026.6.1' into the Python that builds\n"
     "     (libraries looked for at '${_library}', headers at '${_headers}')\n"

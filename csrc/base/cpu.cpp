@@ -13,50 +13,50 @@ namespace {
 
 constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
 
-CpuForm best() {
+InstructionSet best() {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512ifma"))
-        return CpuForm::kAvx512;
+        return InstructionSet::kAvx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return CpuForm::kAvx2;
+        return InstructionSet::kAvx2;
 #endif
-    return CpuForm::kPortable;
+    return InstructionSet::kPortable;
 }
 
-CpuForm named(const char* name) {
+InstructionSet named(const char* name) {
     for (int i = 0; i < 3; ++i)
         if (std::strcmp(name, kNames[i]) == 0) {
             if (i > static_cast<int>(best()))
                 throw Error(ErrorKind::kUsage, std::string("this processor has no ") + name);
-            return static_cast<CpuForm>(i);
+            return static_cast<InstructionSet>(i);
         }
-    throw Error(ErrorKind::kUsage, std::string("no CPU form ") + name + "; there are portable, avx2, avx512");
+    throw Error(ErrorKind::kUsage, std::string("no instruction set ") + name + "; there are portable, avx2, avx512");
 }
 
 std::atomic<int> chosen{-1};
 
 }  // namespace
 
-CpuForm cpu_form() {
+InstructionSet instruction_set() {
     int form = chosen.load(std::memory_order_relaxed);
     if (form < 0) {
         const char* asked = std::getenv("FHEINFER_CPU");
         form              = static_cast<int>(asked && *asked ? named(asked) : best());
         chosen            = form;
     }
-    return static_cast<CpuForm>(form);
+    return static_cast<InstructionSet>(form);
 }
 
-void set_cpu_form(const char* name) {
+void set_instruction_set(const char* name) {
     chosen = static_cast<int>(named(name));
 }
 
-const char* cpu_form_name() {
-    return kNames[static_cast<int>(cpu_form())];
+const char* instruction_set_name() {
+    return kNames[static_cast<int>(instruction_set())];
 }
 
-std::vector<std::string> cpu_forms() {
+std::vector<std::string> instruction_sets() {
     return {kNames, kNames + static_cast<int>(best()) + 1};
 }
 

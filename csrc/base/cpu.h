@@ -7,15 +7,15 @@
 namespace fheinfer {
 
 // Every form gives the same bits; they differ in speed only.
-enum class CpuForm { kPortable, kAvx2, kAvx512 };
+enum class InstructionSet { kPortable, kAvx2, kAvx512 };
 
 // The best form this processor has (kAvx512 means AVX-512 F, DQ, VL and IFMA), or the one that the environment variable
 // FHEINFER_CPU names ("portable", "avx2", "avx512"). Throws Error(kUsage) for a form it does not have.
-CpuForm cpu_form();
+InstructionSet instruction_set();
 // For tests and benchmarks. Throws as above.
-void set_cpu_form(const char* name);
-const char* cpu_form_name();
+void set_instruction_set(const char* name);
+const char* instruction_set_name();
 // The names of the forms this processor has.
-std::vector<std::string> cpu_forms();
+std::vector<std::string> instruction_sets();
 
 }  // namespace fheinfer

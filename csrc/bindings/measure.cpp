@@ -78,9 +78,9 @@ double conversion_ms(std::size_t n, uint64_t p, int repeats) {
 }  // namespace
 
 void bind_measure(py::module_& m) {
-    m.def("instruction_set", [] { return std::string(cpu_form_name()); });
-    m.def("instruction_sets", &cpu_forms);
-    m.def("set_instruction_set", [](const std::string& name) { set_cpu_form(name.c_str()); }, py::arg("name"));
+    m.def("instruction_set", [] { return std::string(instruction_set_name()); });
+    m.def("instruction_sets", &instruction_sets);
+    m.def("set_instruction_set", [](const std::string& name) { set_instruction_set(name.c_str()); }, py::arg("name"));
     m.def("threads", [] { return omp_get_max_threads(); });
     m.def("set_threads", [](int threads) {
         if (threads < 1)

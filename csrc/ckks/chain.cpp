@@ -121,12 +121,12 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, b
     for (std::size_t i : from) {
         const auto& m = modulus(i);
         const uint64_t inverse = m.inverse(product_but(i, m));
-        made->inverse_hat.emplace_back(raised ? m.multiply(inverse, m.reduce(modulus(0).p)) : inverse, m);
+        made->inverse_factor.emplace_back(raised ? m.multiply(inverse, m.reduce(modulus(0).p)) : inverse, m);
         made->fraction.push_back(static_cast<uint64_t>((uint128{1} << (52 + made->bits)) / m.p));
     }
     for (std::size_t t = 0; t < moduli_.size(); ++t) {
         const auto& m = modulus(t);
-        auto& row     = made->hat.emplace_back();
+        auto& row     = made->factor.emplace_back();
         for (std::size_t i : from)
             row.push_back(product_but(i, m));
         const uint64_t product = product_but(moduli_.size(), m);
@@ -137,8 +137,8 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, b
         } else if (raised && product) {
             const uint64_t half = m.reduce(modulus(0).p), inverse_half = m.inverse(half);
             inverse = m.multiply(inverse, half);
-            for (auto& hat : row)
-                hat = m.multiply(hat, inverse_half);
+            for (auto& factor : row)
+                factor = m.multiply(factor, inverse_half);
         }
         made->inverse_product.emplace_back(inverse, m);
     }

@@ -29,13 +29,13 @@ struct Rows {
 
 // From the residues of a product D of primes to another basis: x = sum_i y_i D/d_i - v D with
 // y_i = [x (D/d_i)^-1] mod d_i. Approximate without the last term (ePrint 2018/931), centred and exact with
-// v = round(sum_i y_i / d_i), which is taken in fixed point so that every CPU form has the same bits.
+// v = round(sum_i y_i / d_i), which is taken in fixed point so that every instruction set has the same bits.
 struct BasisConversion {
     std::vector<std::size_t> from;                // indices of primes in the chain
-    std::vector<ring::Factor> inverse_hat;        // [(D/d_i)^-1] mod d_i
+    std::vector<ring::Factor> inverse_factor;        // [(D/d_i)^-1] mod d_i
     std::vector<uint64_t> fraction;               // floor(2^(52 + bits) / d_i)
     int bits = 0;                                 // of the fixed-point fraction
-    std::vector<std::vector<uint64_t>> hat;       // by target prime: D/d_i modulo it, and -D at the end
+    std::vector<std::vector<uint64_t>> factor;       // by target prime: D/d_i modulo it, and -D at the end
     std::vector<ring::Factor> inverse_product;    // by target prime: D^-1 modulo it; zero for the d_i themselves
 };
 

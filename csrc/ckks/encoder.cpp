@@ -82,9 +82,9 @@ __attribute__((target("avx512f"))) void inverse_stage_avx512(double* re, double*
 
 auto inverse_stage_form() {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return inverse_stage_avx512;
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return inverse_stage_avx2;
 #endif
     return inverse_stage_portable;

@@ -21,14 +21,14 @@ std::vector<const uint64_t*> rows(const Poly& x, std::size_t first, std::size_t 
     return out;
 }
 
-// outs[k] = sum_t ys[t] * hat of primes[k], for all primes in one pass over the ys, which is shared out by coefficients.
+// outs[k] = sum_t ys[t] * CRT factor of primes[k], for all primes in one pass over the ys, which is shared out by coefficients.
 void convert(const Chain& chain, const BasisConversion& conversion, const std::vector<const uint64_t*>& ys,
              const std::vector<uint64_t*>& outs, const std::vector<std::size_t>& primes) {
     const std::size_t n = chain.n(), part = std::min<std::size_t>(n, 4096);
-    std::vector<const uint64_t*> hats;
+    std::vector<const uint64_t*> factors;
     std::vector<const Modulus*> moduli;
     for (std::size_t prime : primes) {
-        hats.push_back(conversion.hat[prime].data());
+        factors.push_back(conversion.factor[prime].data());
         moduli.push_back(&chain.modulus(prime));
     }
     parallel_for(n / part, [&](std::size_t k) {
@@ -38,15 +38,15 @@ void convert(const Chain& chain, const BasisConversion& conversion, const std::v
             y += k * part;
         for (auto& o : out)
             o += k * part;
-        linear_combinations(out.data(), out.size(), in.data(), hats.data(), in.size(), false, part, moduli.data());
+        linear_combinations(out.data(), out.size(), in.data(), factors.data(), in.size(), false, part, moduli.data());
     });
 }
 
 // x[row] leaves evaluation form and becomes y_i of a basis conversion.
-void to_hat(const Chain& chain, uint64_t* out, const uint64_t* x, std::size_t prime, const Factor& inverse_hat) {
+void to_crt_factor(const Chain& chain, uint64_t* out, const uint64_t* x, std::size_t prime, const Factor& inverse_factor) {
     std::memcpy(out, x, chain.n() * sizeof(uint64_t));
     chain.ntt(prime).inverse(out);
-    multiply(out, out, inverse_hat, chain.n(), chain.modulus(prime));
+    multiply(out, out, inverse_factor, chain.n(), chain.modulus(prime));
 }
 
 }  // namespace
@@ -61,7 +61,7 @@ Factor special_product(const Chain& chain, std::size_t specials, std::size_t pri
 
 std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials) {
     const std::size_t n = chain.n(), limbs = x.limbs(), base = x.base(), digits = chain.digits(base + limbs);
-    Poly hats(limbs, n);
+    Poly factors(limbs, n);
     std::vector<const BasisConversion*> conversions(digits);
     for (std::size_t j = 0; j < digits; ++j) {
         std::vector<std::size_t> from;
@@ -72,7 +72,7 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
     }
     parallel_for(limbs, [&](std::size_t i) {
         const auto& own = *conversions[chain.digit(base + i)];
-        to_hat(chain, hats[i], x[i], base + i, own.inverse_hat[base + i - own.from[0]]);
+        to_crt_factor(chain, factors[i], x[i], base + i, own.inverse_factor[base + i - own.from[0]]);
     });
 
     std::vector<Poly> out;
@@ -86,7 +86,7 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
                 outs.push_back(digit[row]);
                 primes.push_back(chain.prime(row, limbs, base));
             }
-        convert(chain, *conversions[j], rows(hats, first, count), outs, primes);
+        convert(chain, *conversions[j], rows(factors, first, count), outs, primes);
     }
     const std::size_t all = limbs + specials;
     parallel_for(digits * all, [&](std::size_t i) {
@@ -145,9 +145,9 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
     const bool single        = count == 1 && !raised;  // the centred residue itself
     const std::size_t terms  = count + (rounding == Rounding::kRounded && !single ? 1 : 0);
 
-    Poly hats(terms, n);
-    parallel_for(count, [&](std::size_t i) { to_hat(chain, hats[i], x[at[i]], from[i], conversion.inverse_hat[i]); });
-    const auto ys = rows(hats, 0, terms);
+    Poly factors(terms, n);
+    parallel_for(count, [&](std::size_t i) { to_crt_factor(chain, factors[i], x[at[i]], from[i], conversion.inverse_factor[i]); });
+    const auto ys = rows(factors, 0, terms);
     if (terms > count) {
         constexpr std::size_t kBlock = 1024;
         const std::size_t block = std::min(n, kBlock);
@@ -155,7 +155,7 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
             std::vector<const uint64_t*> part(count);
             for (std::size_t t = 0; t < count; ++t)
                 part[t] = ys[t] + k * block;
-            rounded_quotient(hats[count] + k * block, part.data(), conversion.fraction.data(), count, conversion.bits, block);
+            rounded_quotient(factors[count] + k * block, part.data(), conversion.fraction.data(), count, conversion.bits, block);
         });
     }
     Poly out(to.limbs, n, to.first);

@@ -65,9 +65,9 @@ struct Form {
 
 Form form() {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return {keystream_avx512, accept_avx512};
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return {keystream_avx2, accept_avx2};
 #endif
     return {keystream_portable, accept_portable};

@@ -93,6 +93,28 @@ ckks::Prime pair_primes(CryptoParametersCKKSRNS& cp, const ParameterSet& p, std:
     return {half, RootOfUnity(static_cast<uint32_t>(order), NativeInteger(half)).ConvertToInt()};
 }
 
+// How OpenFHE collapses the layers of an FFT: `layers` in each level, `remainder` in one more.
+struct CollapsedFft {
+    struct Steps {
+        int rotations, baby, giant;
+    };
+    int layers, remainder;
+    Steps whole, rest;
+};
+
+// OpenFHE 1.4 returns a vector, 1.5 a structure of the same numbers.
+template <typename Parameters>
+CollapsedFft collapsed(const Parameters& p) {
+    const auto number = [](auto v) { return static_cast<int>(v); };
+    if constexpr (requires { p.layersCollapse; })
+        return {number(p.layersCollapse),
+                number(p.remCollapse),
+                {number(p.numRotations), number(p.b), number(p.g)},
+                {number(p.numRotationsRem), number(p.bRem), number(p.gRem)}};
+    else
+        return {number(p[1]), number(p[2]), {number(p[3]), number(p[4]), number(p[5])}, {number(p[6]), number(p[7]), number(p[8])}};
+}
+
 std::vector<uint64_t> moduli(const std::shared_ptr<Poly::Params>& params) {
     std::vector<uint64_t> out;
     for (const auto& limb : params->GetParams())
@@ -227,8 +249,8 @@ std::map<int, int> Context::bootstrap_rotations() const {
     // The rotations of one collapsed FFT (ePrint 2018/1043, as OpenFHE groups its layers): baby steps around zero and
     // giant steps, at the stride of each level.
     const auto transform = [&](int budget, bool to_slots, int limbs) {
-        const auto fft = GetCollapsedFFTParams(params_.slots, budget, 0);
-        const int layers = fft[CKKS_BOOT_PARAMS::LAYERS_COLL], remainder = fft[CKKS_BOOT_PARAMS::LAYERS_REM];
+        const auto fft = collapsed(GetCollapsedFFTParams(static_cast<uint32_t>(params_.slots), static_cast<uint32_t>(budget), 0));
+        const int layers = fft.layers, remainder = fft.remainder;
         const auto level = [&](int stride, int rotations, int baby, int giant, int period) {
             for (int j = 0; j < giant; ++j)
                 use((j + 1 - (rotations + 1) / 2) * stride, period, limbs);
@@ -238,11 +260,11 @@ std::map<int, int> Context::bootstrap_rotations() const {
         const int full   = remainder ? budget - 1 : budget;
         const int period = to_slots ? params_.slots : quarter;
         for (int s = 0; s < full; ++s)
-            level(1 << (s * layers + (to_slots ? remainder : 0)), fft[CKKS_BOOT_PARAMS::NUM_ROTATIONS],
-                  fft[CKKS_BOOT_PARAMS::BABY_STEP], fft[CKKS_BOOT_PARAMS::GIANT_STEP], period);
+            level(1 << (s * layers + (to_slots ? remainder : 0)), fft.whole.rotations, fft.whole.baby, fft.whole.giant,
+                  period);
         if (remainder)
-            level(to_slots ? 1 : 1 << (full * layers), fft[CKKS_BOOT_PARAMS::NUM_ROTATIONS_REM],
-                  fft[CKKS_BOOT_PARAMS::BABY_STEP_REM], fft[CKKS_BOOT_PARAMS::GIANT_STEP_REM], period);
+            level(to_slots ? 1 : 1 << (full * layers), fft.rest.rotations, fft.rest.baby, fft.rest.giant,
+                  period);
     };
     transform(params_.cts_budget, true, top);
     transform(params_.stc_budget, false, low);

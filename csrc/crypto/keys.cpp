@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "ckks/key_generation.h"
 #include "evaluator/level_rules.h"
 #include "ring/pointwise.h"
 
@@ -20,6 +21,10 @@ constexpr int kFewestSlots = 2;
 
 OpenFheKey automorphism_key(const Context& context, const PrivateKey<Poly>& secret, uint32_t index) {
     return context.openfhe()->GetScheme()->EvalAutomorphismKeyGen(secret, {index})->at(index);
+}
+
+const uint64_t* words(const Poly& poly, std::size_t limb) {
+    return reinterpret_cast<const uint64_t*>(&poly.GetElementAtIndex(static_cast<uint32_t>(limb)).GetValues()[0]);
 }
 
 template <typename Key>
@@ -89,22 +94,16 @@ SecretVector<char> ClientKeys::secret() const {
 }
 
 std::string ClientKeys::public_key() const {
-    if (!public_ && secret_)
-        return write_polys(fresh_public());
+    if (!public_) {
+        const std::size_t limbs = context_->q().size();
+        const auto x            = encryption_of_zero(limbs, random_seed());
+        return write_residues({&x.c0, &x.c1});
+    }
     // OpenFHE makes it modulo Q * P; encryption uses limbs of Q only.
     auto polys = openfhe_public()->GetPublicElements();
     for (auto& poly : polys)
         poly.DropLastElements(poly.GetNumOfElements() - context_->q().size());
     return write_polys(polys);
-}
-
-// (e - a s, a) modulo Q, as OpenFHE makes it together with a secret; it has no function for a secret that is there.
-std::vector<Poly> ClientKeys::fresh_public() const {
-    const auto& secret = secret_->GetPrivateElement();
-    Poly::DugType uniform;
-    Poly a(uniform, secret.GetParams(), Format::EVALUATION);
-    const Poly error(context_->crypto_parameters().GetDiscreteGaussianGenerator(), secret.GetParams(), Format::EVALUATION);
-    return {error - a * secret, a};
 }
 
 std::string ClientKeys::relinearisation_key() const {
@@ -173,28 +172,34 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
     return out;
 }
 
-// (m + e - a s, a) with a the keystream of a seed: half the bytes of an encryption under the public key, and less noise.
-std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs) const {
+// (e - a s, a) on the first primes of OpenFHE's chain, a the keystream of a seed.
+ckks::Ciphertext ClientKeys::encryption_of_zero(std::size_t limbs, const ckks::Seed& seed) const {
     const auto& chain   = *context_->chain();
-    const std::size_t n = chain.n();
-    auto message            = plain->GetElement<Poly>();
-    message.SetFormat(Format::EVALUATION);
-    const auto error = draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), n);
-    const auto seed  = random_seed();
-    ckks::Ciphertext x{ckks::Poly(limbs, n, chain.half()), ckks::Poly(limbs, n, chain.half()), 0};
+    const std::size_t n = chain.n(), first = chain.half();
+    const auto error    = draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), n);
+    ckks::Ciphertext x{ckks::Poly(limbs, n, first), ckks::Poly(limbs, n, first), 0};
+    ckks::SecretPoly product(1, n);
     for (std::size_t i = 0; i < limbs; ++i) {
-        const auto& m = chain.modulus(chain.half() + i);
+        const auto& m = chain.modulus(first + i);
         ring::lift(x.c0[i], error.data(), n, m);
-        chain.ntt(chain.half() + i).forward(x.c0[i]);
-        const auto* values = reinterpret_cast<const uint64_t*>(&message.GetElementAtIndex(i).GetValues()[0]);
-        const auto* secret = reinterpret_cast<const uint64_t*>(&secret_->GetPrivateElement().GetElementAtIndex(i).GetValues()[0]);
-        ring::add(x.c0[i], x.c0[i], values, n, m);
+        chain.ntt(first + i).forward(x.c0[i]);
         ckks::uniform(x.c1[i], n, m, seed, 0, static_cast<uint32_t>(i));
-        ring::multiply(x.c1[i], x.c1[i], secret, n, m);
-        ring::subtract(x.c0[i], x.c0[i], x.c1[i], n, m);
+        ring::multiply(product[0], x.c1[i], words(openfhe_secret()->GetPrivateElement(), i), n, m);
+        ring::subtract(x.c0[i], x.c0[i], product[0], n, m);
     }
+    return x;
+}
+
+// Half the bytes of an encryption under the public key, and less noise.
+std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs) const {
+    const auto& chain = *context_->chain();
+    const auto seed   = random_seed();
+    auto x            = encryption_of_zero(limbs, seed);
+    auto message      = plain->GetElement<Poly>();
+    message.SetFormat(Format::EVALUATION);
+    for (std::size_t i = 0; i < limbs; ++i)
+        ring::add(x.c0[i], x.c0[i], words(message, i), chain.n(), chain.modulus(chain.half() + i));
     wipe(message);
-    wipe(x.c1[0], limbs * n * sizeof(uint64_t));  // a s, of which a is public
     return ckks::write(chain, x, 0, seed);
 }
 

@@ -16,12 +16,13 @@ class ClientKeys {
 public:
     // A fresh dense ternary secret and its public key.
     static ClientKeys generate(std::shared_ptr<Context> context, const std::string& key_tag);
+    // Either may be empty: what needs it then throws Error(kUsage).
     static ClientKeys load(std::shared_ptr<Context> context, const std::string& key_tag, Bytes secret, Bytes public_key);
     ClientKeys(ClientKeys&&) = default;
     ~ClientKeys();
 
     SecretVector<char> secret() const;
-    // The public key that was made or loaded, or a fresh one where only the secret was loaded.
+    // The one that was loaded or generated; a fresh one where only the secret was.
     std::string public_key() const;
 
     // Evaluation keys for the server. They reveal nothing of the secret under the (circular) RLWE assumption.
@@ -57,7 +58,7 @@ private:
 
     std::shared_ptr<Context> context_;
     std::string tag_;
-    std::vector<Poly> fresh_public() const;
+    ckks::Ciphertext encryption_of_zero(std::size_t limbs, const ckks::Seed& seed) const;
     std::string encrypt_seeded(const lbcrypto::Plaintext& plain, std::size_t limbs) const;
 
     lbcrypto::PrivateKey<Poly> secret_;

@@ -27,6 +27,9 @@ public:
         const auto& values = poly.GetValues();
         out_.append(reinterpret_cast<const char*>(&values[0]), values.GetLength() * sizeof(uint64_t));
     }
+    void bytes(const uint64_t* words, std::size_t size) {
+        out_.append(reinterpret_cast<const char*>(words), size);
+    }
     std::string take() {
         return std::move(out_);
     }
@@ -139,6 +142,16 @@ std::string write_polys(const std::vector<Poly>& polys) {
     for (const auto& poly : polys)
         for (const auto& limb : poly.GetAllElements())
             w.limb(limb);
+    return w.take();
+}
+
+std::string write_residues(const std::vector<const ckks::Poly*>& polys) {
+    const std::size_t limbs = polys.at(0)->limbs(), bytes = limbs * polys[0]->n() * sizeof(uint64_t);
+    Writer w(2 * sizeof(uint32_t) + polys.size() * bytes);
+    w.count(polys.size());
+    w.count(limbs);
+    for (const auto* poly : polys)
+        w.bytes((*poly)[0], bytes);
     return w.take();
 }
 

@@ -15,6 +15,8 @@ using Bytes = std::span<const std::byte>;
 
 // [polys u32][limbs u32] then polys x limbs x N residues, evaluation form.
 std::string write_polys(const std::vector<Poly>& polys);
+// The same of our own residues.
+std::string write_residues(const std::vector<const ckks::Poly*>& polys);
 // Throws Error(kCorrupt) unless the length is exact, the counts possible and every residue below its prime.
 std::vector<Poly> read_polys(const Context& context, Bytes payload);
 

@@ -41,9 +41,9 @@ void linear_combination_portable(uint64_t* out, const uint64_t* const* xs, const
 
 auto linear_combination_form() {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return linear_combination_avx512;
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return linear_combination_avx2;
 #endif
     return linear_combination_portable;
@@ -54,9 +54,9 @@ auto linear_combination_form() {
 void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys, std::size_t terms, std::size_t repeat,
                      bool accumulate, std::size_t n, const Modulus& m) {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return sum_of_products_avx512(out, xs, ys, terms, repeat, accumulate, 0, n, m);
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return sum_of_products_avx2(out, xs, ys, terms, repeat, accumulate, 0, n, m);
 #endif
     sum_of_products_portable(out, xs, ys, terms, repeat, accumulate, 0, n, m);

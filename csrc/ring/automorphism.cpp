@@ -41,7 +41,7 @@ std::vector<uint32_t> automorphism(std::size_t n, uint64_t k) {
 
 void permute(uint64_t* out, const uint64_t* x, const std::vector<uint32_t>& permutation) {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return permute_avx512(out, x, permutation);
 #endif
     for (std::size_t i = 0; i < permutation.size(); ++i)

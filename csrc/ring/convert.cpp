@@ -62,9 +62,9 @@ FHEINFER_AVX512 void rounded_quotient_avx512(uint64_t* out, const uint64_t* cons
 
 void rounded_quotient(uint64_t* out, const uint64_t* const* ys, const uint64_t* fractions, std::size_t terms, int bits, std::size_t n) {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return rounded_quotient_avx512(out, ys, fractions, terms, bits, n);
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return rounded_quotient_avx2(out, ys, fractions, terms, bits, n);
 #endif
     rounded_quotient_portable(out, ys, fractions, terms, bits, n);

@@ -102,9 +102,9 @@ Ntt Ntt::first_half(const Ntt& whole) {
 
 void Ntt::forward(uint64_t* x) const {
 #if defined(__x86_64__)
-    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx512)
+    if (n_ >= kLeastVector && instruction_set() == InstructionSet::kAvx512)
         return forward_avx512(x, *this);
-    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx2)
+    if (n_ >= kLeastVector && instruction_set() == InstructionSet::kAvx2)
         return forward_avx2(x, *this);
 #endif
     forward_portable(x, *this);
@@ -112,9 +112,9 @@ void Ntt::forward(uint64_t* x) const {
 
 void Ntt::inverse(uint64_t* x) const {
 #if defined(__x86_64__)
-    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx512)
+    if (n_ >= kLeastVector && instruction_set() == InstructionSet::kAvx512)
         return inverse_avx512(x, *this);
-    if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx2)
+    if (n_ >= kLeastVector && instruction_set() == InstructionSet::kAvx2)
         return inverse_avx2(x, *this);
 #endif
     inverse_portable(x, *this);

@@ -55,10 +55,10 @@ bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
 // Calls the form that this processor runs.
 #if defined(__x86_64__)
 #define FHEINFER_FORM(call)         \
-    switch (cpu_form()) {           \
-        case CpuForm::kAvx512:      \
+    switch (instruction_set()) {           \
+        case InstructionSet::kAvx512:      \
             return avx512::call;    \
-        case CpuForm::kAvx2:        \
+        case InstructionSet::kAvx2:        \
             return avx2::call;      \
         default:                    \
             return portable::call;  \

@@ -191,15 +191,15 @@ void bind_transform(py::module_& m) {
 // In this module and in _core, which has a choice of its own.
 void set_instruction_set(const std::string& name) {
     py::module_::import("fheinfer._core").attr("set_instruction_set")(name);
-    set_cpu_form(name.c_str());
+    fheinfer::set_instruction_set(name.c_str());
 }
 
 }  // namespace
 
 void bind_ring(py::module_& m) {
     auto ring = m.def_submodule("ring", "Ring arithmetic. Limbs are arrays of uint64.");
-    ring.def("instruction_set", [] { return std::string(cpu_form_name()); });
-    ring.def("instruction_sets", &cpu_forms);
+    ring.def("instruction_set", [] { return std::string(instruction_set_name()); });
+    ring.def("instruction_sets", &instruction_sets);
     ring.def("set_instruction_set", &set_instruction_set);
     bind_elements(ring);
     bind_sums(ring);

@@ -165,8 +165,8 @@ void prepare(const Bench& b, NativeEvaluator& e) {
 }  // namespace
 
 int main() {
-    for (const auto& form : cpu_forms()) {
-        set_cpu_form(form.c_str());
+    for (const auto& form : instruction_sets()) {
+        set_instruction_set(form.c_str());
         for (auto keys : {KeyPolicy::kMinimal, KeyPolicy::kFast}) {
             const Bench b(keys);
             auto e = b.evaluator();

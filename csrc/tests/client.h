@@ -30,7 +30,7 @@ inline std::mt19937_64 random_bits(1);
 inline void check(bool right, const std::string& what) {
     if (right)
         return;
-    std::printf("%s: %s is wrong\n", cpu_form_name(), what.c_str());
+    std::printf("%s: %s is wrong\n", instruction_set_name(), what.c_str());
     ++failures;
 }
 

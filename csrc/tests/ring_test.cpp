@@ -28,7 +28,7 @@ std::mt19937_64 random_bits(1);
 void check(bool right, const char* what, std::size_t n, uint64_t p) {
     if (right)
         return;
-    std::printf("%s: %s is wrong for n = %zu, p = %llu\n", cpu_form_name(), what, n, static_cast<unsigned long long>(p));
+    std::printf("%s: %s is wrong for n = %zu, p = %llu\n", instruction_set_name(), what, n, static_cast<unsigned long long>(p));
     ++failures;
 }
 
@@ -164,8 +164,8 @@ void test_sums(std::size_t n, std::size_t terms, std::size_t repeat, bool accumu
 }  // namespace
 
 int main() {
-    for (const auto& form : cpu_forms()) {
-        set_cpu_form(form.c_str());
+    for (const auto& form : instruction_sets()) {
+        set_instruction_set(form.c_str());
         for (const uint64_t p : kPrimes) {
             const Modulus m(p);
             for (std::size_t n = 16; n <= 1 << 13; n *= 2)

@@ -79,12 +79,36 @@ def test_what_only_the_other_key_can_do_is_refused(rig: Rigs) -> None:
     ):
         with pytest.raises(UsageError, match="needs the secret key"):
             needs_secret()
-    for needs_public in (
-        secret.public_key,
-        lambda: _core.export_public_key(secret),
-    ):
-        with pytest.raises(UsageError, match="needs the public key"):
-            needs_public()
+    with pytest.raises(UsageError, match="needs the public key"):
+        _core.export_public_key(secret)
+
+
+CHAINS = {
+    "a prime for each level": _core.ParameterSet(10, 16, 48, 40, 50, 2, 0, 0, 6, native=True, allow_insecure=True),
+    "composite primes": _core.ParameterSet(
+        10, 16, 31, 25, 45, 2, 0, 0, 6, native=True, allow_insecure=True, paired=True
+    ),
+    "OpenFHE": _core.ParameterSet(10, 16, 48, 40, 50, 2, 0, 0, 6, native=False, allow_insecure=True),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_public_key_alone_encrypts_at_every_level(chain: str) -> None:
+    context = _core.Context(CHAINS[chain])
+    client, x = _core.ClientKeys.generate(context, "ab" * 16), np.linspace(-1, 1, 16)
+    alone = _core.ClientKeys.load(context, "ab" * 16, client.secret(), b"")
+    fresh = alone.public_key()
+    assert fresh != alone.public_key() != client.public_key() == client.public_key()
+    assert len(fresh) == len(client.public_key())
+    for public_key in (client.public_key(), fresh):
+        public = _core.ClientKeys.load(context, "ab" * 16, b"", public_key)
+        assert public.public_key() == public_key
+        for level in range(0, 7, 2 if chain == "composite primes" else 1):
+            ciphertext = public.encrypt(x, level)
+            for reader in (client, alone):
+                np.testing.assert_allclose(reader.decrypt(ciphertext, 16), x, atol=2.0**-8)
+            assert len(ciphertext) > len(client.encrypt(x, level))  # no seed in place of a half
+            assert ciphertext != public.encrypt(x, level)
 
 
 @pytest.mark.parametrize("level", [-1, 23, 1000])
