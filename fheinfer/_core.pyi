@@ -69,6 +69,63 @@ class Evaluator:
     def bootstrap(self, x: Ciphertext) -> Ciphertext: ...
     def drop_to(self, x: Ciphertext, level: int) -> Ciphertext: ...
 
+class Tier:
+    """What is kept of a linear map: nothing, integer coefficients, or residues in evaluation form."""
+
+    streamed: ClassVar[Tier]
+    coefficients: ClassVar[Tier]
+    encoded: ClassVar[Tier]
+    @property
+    def name(self) -> str: ...
+
+class LinearMap:
+    """y_j = sum_i M_ji x_i by generalised diagonals (csrc/base/linear_map.h)."""
+
+    def __init__(
+        self,
+        period: int,
+        diagonals: Sequence[Sequence[complex]],
+        *,
+        is_complex: bool = False,
+        inputs: int = 1,
+        outputs: int = 1,
+        first: Sequence[int] = (0,),
+        second: Sequence[int] = (0,),
+        row_steps: int = 1,
+        row_stride: int = 0,
+        block_steps: int = 1,
+        block_stride: int = 0,
+        shift: int = 0,
+        rotate_and_sum: Sequence[int] = (),
+        double_hoisting: bool = False,
+    ) -> None: ...
+    @staticmethod
+    def conv2d(weight: ArrayLike, in_layout: Layout, out_layout: Layout, conv: Conv2d) -> LinearMap: ...
+    @staticmethod
+    def linear(weight: ArrayLike, in_layout: Layout, out_layout: Layout, mask: bool) -> LinearMap: ...
+    @property
+    def period(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+
+class LinearMapConstants:
+    """A map with what is kept of it, encoded at first use; of no client, shared by evaluators and threads."""
+
+    def __init__(self, map: LinearMap, tier: Tier) -> None: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def map(self) -> LinearMap: ...
+    @property
+    def held_bytes(self) -> int: ...
+    def bytes(self, tier: Tier, limbs: int) -> int: ...
+
+def linear_map(
+    evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap | LinearMapConstants
+) -> list[Ciphertext]: ...
+def elementary_linear_map(evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap) -> list[Ciphertext]: ...
 def conv2d(
     evaluator: Evaluator,
     x: Ciphertext,
@@ -77,6 +134,7 @@ def conv2d(
     in_layout: Layout,
     out_layout: Layout,
     conv: Conv2d,
+    constants: LinearMapConstants | None = None,
 ) -> Ciphertext: ...
 def sum_pool(evaluator: Evaluator, x: Ciphertext, in_layout: Layout) -> Ciphertext: ...
 def linear(
@@ -87,6 +145,7 @@ def linear(
     in_layout: Layout,
     out_layout: Layout,
     mask: bool,
+    constants: LinearMapConstants | None = None,
 ) -> Ciphertext: ...
 
 class SlotsEvaluator(Evaluator):
