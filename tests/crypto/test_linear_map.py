@@ -1,4 +1,4 @@
-"""The engine for linear maps: bit for bit what the elementary operations give, whatever is kept, on any number of threads."""
+"""The engine for linear maps: bit for bit what elementary operations give, whatever is kept, on any number of threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fheinfer import _core
 from fheinfer._core import LinearMap, LinearMapConstants, Tier, ring
 from fheinfer.errors import BackendError, PlanError, UsageError
 from fheinfer.metrics import precision_bits
-
 from tests.conftest import small
 
 SLOTS = 1024
@@ -64,7 +63,7 @@ def machine() -> Callable[[str], Machine]:
                 evaluator.add_conjugation_key(native.conjugation_key())
                 for k, body in zip(ROTATIONS, bodies, strict=True):
                     evaluator.add_rotation_key(k, body)
-            made[name] = Machine(keys, *evaluators, context)
+            made[name] = Machine(keys, evaluators[0], evaluators[1], context)
         return made[name]
 
     return get
@@ -219,7 +218,9 @@ WIDE = Shape(512, 2, 3, (-1, 0, 1), (0, 16), 3, 4, 3, 64)
 
 
 @SETS
-def test_threads_share_an_evaluator_and_constants(machine: Callable[[str], Machine], name: str, all_threads: None) -> None:
+def test_threads_share_an_evaluator_and_constants(
+    machine: Callable[[str], Machine], name: str, all_threads: None
+) -> None:
     m, map = machine(name), WIDE.map()
     inputs = [[m.encrypt(values(10 * k + i)) for i in range(2)] for k in range(3)]
     alone = [m.body(_core.linear_map(m.fast, xs, map)) for xs in inputs]
@@ -229,7 +230,11 @@ def test_threads_share_an_evaluator_and_constants(machine: Callable[[str], Machi
         constants = LinearMapConstants(map, tier)
         with ThreadPoolExecutor(4) as pool:
             work = [(e, xs) for e in (m.fast, m.minimal) for xs in inputs * 2]
-            done = list(pool.map(lambda job: m.body(_core.linear_map(job[0], job[1], constants)), work))
+            done = list(
+                pool.map(
+                    lambda job, kept: m.body(_core.linear_map(job[0], job[1], kept)), work, [constants] * len(work)
+                )
+            )
         # minimal keys make the same rotations in other ways: their noise differs
         assert done[:6] == alone * 2
         assert done[6:9] == done[9:]
@@ -262,7 +267,9 @@ def test_a_short_scale_keeps_half_of_the_coefficients(machine: Callable[[str], M
         y = m.encrypt(values(0))
         _core.linear_map(m.fast, [y], encoded)
         limbs = m.context.levels.limbs(LEVEL)
-        assert encoded.held_bytes == limbs * 8 * (1024 if name == "turbo" else 2048) <= encoded.bytes(Tier.encoded, limbs)
+        assert (
+            encoded.held_bytes == limbs * 8 * (1024 if name == "turbo" else 2048) <= encoded.bytes(Tier.encoded, limbs)
+        )
 
 
 def test_constants_serve_one_place(machine: Callable[[str], Machine]) -> None:
@@ -287,7 +294,8 @@ def test_what_does_not_fit_is_refused(machine: Callable[[str], Machine]) -> None
         _core.linear_map(m.fast, [m.encrypt(values(0), 0)], Shape(8).map())
     with pytest.raises(UsageError, match="complex"):
         _core.elementary_linear_map(m.fast, [x], Shape(8, is_complex=True).map())
-    for diagonals in ([[1.0] * 7], [[]], [[1.0] * 8] * 2):
+    refused: list[list[list[float]]] = [[[1.0] * 7], [[]], [[1.0] * 8] * 2]
+    for diagonals in refused:
         with pytest.raises(PlanError):
             LinearMap(8, diagonals)
     with pytest.raises(PlanError, match="one kind of giant steps"):
