@@ -1,4 +1,4 @@
-"""The engine for linear maps: bit for bit what elementary operations give, whatever is kept, on any number of threads."""
+"""The engine for linear maps: bit for bit what elementary operations give, whatever is kept, on any threads."""
 
 from __future__ import annotations
 
