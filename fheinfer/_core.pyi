@@ -99,14 +99,14 @@ class LinearMap:
         is_complex: bool = False,
         inputs: int = 1,
         outputs: int = 1,
-        first: Sequence[int] = ...,
-        second: Sequence[int] = ...,
+        first: Sequence[int] = (0,),
+        second: Sequence[int] = (0,),
         row_steps: int = 1,
         row_stride: int = 0,
         block_steps: int = 1,
         block_stride: int = 0,
         shift: int = 0,
-        rotate_and_sum: Sequence[int] = ...,
+        rotate_and_sum: Sequence[int] = (),
         double_hoisting: bool = False,
     ) -> None: ...
     @staticmethod

@@ -25,9 +25,9 @@ void Layout::check() const {
 }
 
 std::string Layout::str() const {
-    return "(" + std::to_string(channels) + ", " + std::to_string(height) + ", " + std::to_string(width) + ") gap " +
+    return std::string("(").append(std::to_string(channels)) + ", " + std::to_string(height) + ", " + std::to_string(width) + ") gap " +
            std::to_string(gap) + " in a " + std::to_string(grid_height) + "x" + std::to_string(grid_width) + " grid" +
-           (replica_rotation ? " replica_rotation " + std::to_string(replica_rotation) : "");
+           (replica_rotation ? " replicas rotated by " + std::to_string(replica_rotation) : "");
 }
 
 }  // namespace fheinfer

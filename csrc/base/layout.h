@@ -11,9 +11,9 @@ namespace fheinfer {
 // beyond those goes to the next grid ("block"). A strided convolution multiplies the gap and keeps the grid,
 // so its output needs no collecting.
 //
-// `blocks` grids, rounded up to a power of two, are one copy of the tensor, and copies fill the ciphertext. They are
-// equal, or each is rotated by `replica_rotation` blocks against the one before it: the same block distance then reaches other
-// channels from every copy, so that each copy can do a part of a sum. Either way slots repeat with `period`, and
+// `blocks` grids, rounded up to a power of two, are one replica of the tensor, and replicas fill the ciphertext. They
+// are equal, or each is rotated by `replica_rotation` blocks against the one before it: the same block distance then reaches other
+// channels from every replica, so that each can do a part of a sum. Either way slots repeat with `period`, and
 // rotations are cyclic in it.
 struct Layout {
     int channels    = 0;
@@ -22,14 +22,14 @@ struct Layout {
     int gap         = 1;
     int grid_height = 0;  // at least height * gap; after pooling, larger
     int grid_width  = 0;
-    int replica_rotation        = 0;  // blocks, a power of two below blocks(), or 0 for equal copies
+    int replica_rotation = 0;  // blocks, a power of two below blocks(), or 0 for equal replicas
 
     int grid() const {
         return grid_height * grid_width;
     }
-    int blocks() const;  // grids of one copy, a power of two
+    int blocks() const;  // grids of one replica, a power of two
     int replicas() const {
-        return replica_rotation ? blocks() / replica_rotation : 1;  // copies that differ
+        return replica_rotation ? blocks() / replica_rotation : 1;  // that differ
     }
     int positions() const {
         return replicas() * blocks();  // grids in one period
@@ -52,11 +52,11 @@ struct Layout {
     int column_of(int c) const {
         return c % gap;
     }
-    // The first copy is never rotated: whoever reads a tensor needs no other.
+    // The first replica is never rotated: whoever reads a tensor needs no other.
     std::size_t slot(int c, int y, int x) const;
 
     // Throws Error(kPlan) unless the sizes are positive, the grid is a power of two that holds the tensor,
-    // the gap is a power of two, and the replica_rotation is one below blocks() or zero.
+    // the gap is a power of two, and the replica rotation is one below blocks() or zero.
     void check() const;
     std::string str() const;
 };

@@ -31,6 +31,8 @@ void LinearMap::check() const {
     if (!std::has_single_bit(period) || inputs < 1 || outputs < 1 || first.empty() || second.empty() || row_steps < 1 ||
         block_steps < 1 || present.size() != diagonals() || is_complex() == static_cast<bool>(write))
         throw Error(ErrorKind::kPlan, "a linear map whose sizes contradict each other");
+    if (hoisting == Hoisting::kDouble && (block_steps != 1 || shift != 0 || !rotate_and_sum.empty()))
+        throw Error(ErrorKind::kPlan, "a linear map with double hoisting has one kind of giant steps, no shift and no rotate-and-sum");
     const std::size_t of_one = present.size() / outputs;
     for (std::size_t start = 0; start < present.size(); start += of_one)
         if (std::find(present.begin() + start, present.begin() + start + of_one, 1) == present.begin() + start + of_one)

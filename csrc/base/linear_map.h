@@ -18,7 +18,8 @@ enum class Hoisting {
     // One ModUp for each hoisted set, one ModDown for each rotation; sums are formed modulo Q. For few limbs and wide sums.
     kSingle,
     // Baby steps and sums stay modulo QP, one ModDown for each giant step (ePrint 2020/1203). For the tall, square matrices
-    // of bootstrapping, where rotations cost more than products.
+    // of bootstrapping, where rotations cost more than products. First rotations are made one from the other; giant steps are
+    // one Horner sum (block_steps is 1), and nothing follows it.
     kDouble,
 };
 

@@ -158,7 +158,13 @@ ckks::Target NativeEvaluator::target(const CiphertextPtr& input, const LinearMap
     const int level = chain_->level(x.c0);
     if (map.hoisting == Hoisting::kDouble) {
         const std::size_t primes = x.c0.base() + x.limbs();
-        return {{x.c0.base(), x.limbs()}, chain_->specials_for(primes), factor_scale(x)};
+        auto rotations           = map.second;
+        rotations.push_back(map.giant_steps() > 1 ? map.row_stride : 0);
+        const auto one = std::find_if(rotations.begin(), rotations.end(), [](int k) { return k != 0; });
+        const std::size_t specials = one == rotations.end()
+                                         ? chain_->specials_for(primes)
+                                         : keys_.automorphism(ring::rotation_exponent(chain_->n(), *one), primes).specials;
+        return {{x.c0.base(), x.limbs()}, specials, factor_scale(x)};
     }
     // Short scales need it, and on the chains that have them every level but the last has room.
     const int finer = chain_->half() && level > 1 ? map.finer : 0;

@@ -48,12 +48,12 @@ Inside inside(int count, int stride, int offset, int size) {
     return {first, std::min(count, end)};
 }
 
-// Where an output position takes an input block from: its own `distance` grids ahead, in this part of the folded period.
+// Where an output position takes an input block from: its own `distance` grids ahead, in this part of the period that is added up.
 struct Source {
     int part = 0, distance = std::numeric_limits<int>::max();
 };
 
-// [position of one output period][input block]: the nearest there is in any of the positions that are folded into one.
+// [position of one output period][input block]: the nearest there is in any of the positions that are added into one.
 std::vector<Source> sources(const Layout& in, const Layout& out, int positions) {
     std::vector<Source> nearest(static_cast<std::size_t>(out.positions()) * in.blocks());
     for (int at = 0; at < positions; ++at)

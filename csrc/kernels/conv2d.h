@@ -14,7 +14,7 @@ struct Conv2d {
     int padding = 1;
 };
 
-// The layout of the output: same grid, gap multiplied by the stride, equal copies.
+// The layout of the output: same grid, gap multiplied by the stride, equal replicas.
 // Throws Error(kPlan) when the strided output does not fit the grid.
 Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
 

@@ -71,10 +71,10 @@ void test_matrices(const Bench& b) {
         const Target target{{0, kLevel + 1}, specials, b.scales[kLevel]};
         const auto map       = matrix_map(diagonals, steps);
         const auto ct        = b.client.encrypt(x, kLevel, b.scales[kLevel]);
-        const Ciphertext* xs[] = {&ct};
-        const auto y = std::move(apply(*b.chain, keys, KeyPolicy::kFast, map, target, nullptr, xs)[0]);
+        const ckks::Ciphertext* xs[] = {&ct};
+        const auto y = std::move(ckks::apply(*b.chain, keys, KeyPolicy::kFast, map, target, nullptr, xs)[0]);
         const EncodedDiagonals encoded(*b.chain, map, target, Tier::kEncoded, 0, map.diagonals());
-        const auto again = std::move(apply(*b.chain, keys, KeyPolicy::kFast, map, target, &encoded, xs)[0]);
+        const auto again = std::move(ckks::apply(*b.chain, keys, KeyPolicy::kFast, map, target, &encoded, xs)[0]);
         check(std::equal(y.c0[0], y.c0[0] + y.limbs() * kN, again.c0[0]) && std::equal(y.c1[0], y.c1[0] + y.limbs() * kN, again.c1[0]),
               what + ", encoded ahead,");
         check(b.chain->level(y.c0) == kLevel - 1 && error(expected, b.client.decrypt(y)) < std::ldexp(1.0, -24), what);

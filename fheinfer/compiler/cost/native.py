@@ -30,7 +30,7 @@ SERIES_PRODUCTS = 11
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A factor of CoeffToSlot or SlotToCoeff: see Steps in csrc/ckks/transform.h."""
+    """A factor of CoeffToSlot or SlotToCoeff: see Steps in csrc/ckks/matrix.h."""
 
     limbs: int
     diagonals: int
