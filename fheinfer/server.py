@@ -18,7 +18,6 @@ from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, request_id
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import MismatchError, UsageError
-from fheinfer.machine import available_memory
 from fheinfer.runtime.checkpoints import CheckpointFolder, checkpoint_bytes
 from fheinfer.runtime.constants import ConstantCache
 from fheinfer.runtime.executor import StepObserver, execute
@@ -30,8 +29,8 @@ class Server:
     """Plans and the keys of clients in one process; safe to use from several threads.
 
     Args:
-        memory_limit: bytes that keys, with their tables and working memory, and kept constants may take together; by
-            default what the machine has.
+        memory_limit: bytes that keys, with their tables and working memory, and encoded constants may take together.
+            Without one, keys may take what the machine has and constants are not kept.
     """
 
     def __init__(self, *, memory_limit: int | None = None) -> None:
@@ -40,10 +39,8 @@ class Server:
         self._plans: dict[str, Plan] = {}
 
     def _free(self) -> int:
-        """Bytes that constants may take: what the limit leaves beside keys, or half of what the machine has free."""
-        if self.keys.limit is not None:
-            return self.keys.limit - self.keys.bytes - self.constants.bytes
-        return (available_memory() or 0) // 2
+        """Bytes that constants may take: what the limit leaves beside keys. Without one, memory stays as predicted."""
+        return 0 if self.keys.limit is None else self.keys.limit - self.keys.bytes - self.constants.bytes
 
     @property
     def plans(self) -> dict[str, Plan]:

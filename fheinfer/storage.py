@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fheinfer.leftovers import leftovers, remove_leftovers, temporary_sibling
 from fheinfer.errors import CorruptArtifactError, KeyStoreError, StorageError
+from fheinfer.leftovers import leftovers, remove_leftovers, temporary_sibling
 
 __all__ = [
     "PRIVATE",

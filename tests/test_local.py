@@ -229,6 +229,13 @@ def test_a_killed_process_is_told_and_its_run_resumes(
     assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
 
 
+def asked(ask: Callable[[EvaluatingProcess], object], folder: Path) -> None:
+    """Starts a process, says what to load and asks it for something."""
+    with EvaluatingProcess() as process:
+        process.load(folder, folder)
+        ask(process)
+
+
 @pytest.mark.parametrize(
     ("ending", "error", "says"),
     [
@@ -247,10 +254,9 @@ def test_how_a_process_ended_is_said(
     dying.write_text(f"#!/bin/sh\n{ending}\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    with pytest.raises(error, match=says), EvaluatingProcess(tmp_path, tmp_path) as process:
-        process.evaluate([tmp_path / "x.ct"], [tmp_path / "y.ct"])
-    with pytest.raises(error, match=says), EvaluatingProcess(tmp_path, tmp_path) as process:
-        process.finish()
+    for ask in (lambda process: process.evaluate([tmp_path / "x.ct"], [tmp_path / "y.ct"]), EvaluatingProcess.finish):
+        with pytest.raises(error, match=says):
+            asked(ask, tmp_path)
 
 
 def test_errors_of_the_other_process_arrive_under_their_type(

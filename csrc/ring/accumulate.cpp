@@ -65,9 +65,9 @@ void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* c
 void sum_of_mirrored_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends, std::size_t terms,
                               std::size_t repeat, bool accumulate, std::size_t n, const Modulus& m) {
 #if defined(__x86_64__)
-    if (cpu_form() == CpuForm::kAvx512)
+    if (instruction_set() == InstructionSet::kAvx512)
         return sum_of_mirrored_products_avx512(out, xs, ends, terms, repeat, accumulate, 0, n, m);
-    if (cpu_form() == CpuForm::kAvx2)
+    if (instruction_set() == InstructionSet::kAvx2)
         return sum_of_mirrored_products_avx2(out, xs, ends, terms, repeat, accumulate, 0, n, m);
 #endif
     sum_of_mirrored_products_portable(out, xs, ends, terms, repeat, accumulate, 0, n, m);

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli import choices
+from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ClientOption,
     ImageOption,
@@ -49,7 +49,7 @@ def encrypt(
         raise UsageError("give an image by --image, or an array by --input")
     spec, folder = choices.client_and_keys(client, keys, set_name)
     x = image_input(image, spec) if image is not None else array_input(source or Path(), spec)
-    data = choices.open_client(folder, spec, passphrase_file, ask=False).encrypt(x)
+    data = unlock.open_client(folder, spec, passphrase_file, ask=False).encrypt(x)
     atomic_write(output, [data])
     err.print(f"{output}: {size(len(data))}")
 
@@ -85,7 +85,7 @@ def decrypt(
     spec, folder = choices.client_and_keys(client, keys, set_name)
     data = read_ciphertext(result, spec.params)
     asked = None if request is None else request_id(read_ciphertext(request, spec.params))
-    opened = choices.open_client(folder, spec, passphrase_file)
+    opened = unlock.open_client(folder, spec, passphrase_file)
     try:
         exact = opened.decrypt(data, request=asked)
     except (ArtifactError, RangeError) as error:

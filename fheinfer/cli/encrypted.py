@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fheinfer.cli import choices
+from fheinfer.cli import choices, unlock
 from fheinfer.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Job:
     """The evaluating process, where one loads the plan and the keys already."""
 
     def client(self) -> Client:
-        """Opens the client; see `choices.open_client`."""
-        return choices.open_client(self.keys, self.spec, self.passphrase_file)
+        """Opens the client; see `unlock.open_client`."""
+        return unlock.open_client(self.keys, self.spec, self.passphrase_file)
 
     def key_id(self) -> str:
         """Whose keys these are; their folder need not hold the secret for that.

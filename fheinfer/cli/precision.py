@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli import choices
+from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ActOption,
     BackendOption,
@@ -70,7 +70,7 @@ def precision(
     plan = load_plan(folder)
     spec, loaded = plan.client, load(choices.model_file(model, choices.parameters(set_name, backend)))
     where = choices.keys_folder(keys, spec.params.name) if keys is None else keys
-    client = choices.open_client(where, spec, passphrase_file)
+    client = unlock.open_client(where, spec, passphrase_file)
     x = image_input(image, spec)
     name = run_name("precision", plan.identity, client.key_id, x.tobytes())
     with Run(runs or choices.RUNS, name, resume=False) as run:

@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-import fheinfer
 from fheinfer import _core
+from fheinfer.client import Client
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.backends import BACKENDS
 from fheinfer.crypto.backends import backend as find_backend
+from fheinfer.crypto.keygen import keygen
 from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.evaluation.kernels import Bench, Row
 from fheinfer.frontends import zoo
 from fheinfer.machine import peak_memory
+from fheinfer.server import Server
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,12 @@ def measure_network(name: str, params: ParameterSet, backend: str) -> tuple[list
         return result
 
     model = zoo.placeholder(zoo.network(name))
-    plan = clock("compilation", lambda: fheinfer.compile(model, params, backend=backend))
+    plan = clock("compilation", lambda: compile(model, params, backend=backend))
     with tempfile.TemporaryDirectory(prefix="fheinfer-bench-") as folder:
         keys = Path(folder)
-        manifest = clock("keys", lambda: fheinfer.keygen(plan.client, keys, policy="fast"))
-        session = clock("loading", lambda: fheinfer.Server().session(plan, keys / "server"))
-        client = fheinfer.Client(keys, plan.client)
+        manifest = clock("keys", lambda: keygen(plan.client, keys, policy="fast"))
+        session = clock("loading", lambda: Server().session(plan, keys / "server"))
+        client = Client(keys, plan.client)
         encrypted = clock("encryption", lambda: client.encrypt(np.zeros(plan.client.input_shape)))
         clock("ciphertext to ciphertext", lambda: session.evaluate(encrypted))
     return [Row(f"{name}: {what}", seconds, 1) for what, seconds in timed.items()], manifest.total_bytes

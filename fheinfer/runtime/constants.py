@@ -1,8 +1,9 @@
 """Constants of a plan, encoded once and kept for later evaluations as far as memory allows.
 
-An evaluation needs every diagonal of every linear map as a plaintext polynomial. Encoding them is cheap beside one
-evaluation and needless for the second: they depend on the plan alone, so all sessions of a plan share them, whoever's
-keys they use. Kept are encoded residues, or else integer coefficients, or else nothing (docs/performance.md).
+An evaluation needs every diagonal of every linear map as a plaintext polynomial. They depend on the plan alone, so all
+sessions of a plan share them, whoever's keys they use. Kept are encoded residues, or else integer coefficients, or else
+nothing: for set turbo 4 GB, 0.4 GB and nothing, for which an evaluation takes 5.6, 7.4 and 8.5 seconds of processor
+time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class ConstantCache:
         return sum(constants.held_bytes for steps in list(self._kept.values()) for constants in steps.values())
 
     def of(self, plan: Plan) -> StepConstants:
-        """What is kept of a plan. Nothing at its first evaluation: a process that evaluates once needs no more memory."""
+        """What is kept of a plan: nothing at its first evaluation, so that evaluating once needs no more memory."""
         if plan.backend.name != "native":
             return {}
         with self._lock:

@@ -11,7 +11,7 @@ from fheinfer import _core
 from fheinfer.compiler.plan import BASE_MEMORY, Plan
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
-from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, describe
+from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, rotations_of
 from fheinfer.errors import NotEnoughMemoryError
 from fheinfer.machine import available_memory, require_memory
 from fheinfer.runtime.constants import ConstantCache
@@ -80,9 +80,11 @@ class LoadedKeys:
 
 
 def _core_name(name: str) -> int | _core.OneKey:
-    """What the core calls a key file's content: the rotation, or the only key of its kind."""
-    rotation = describe(name)[1].get("rotation")
-    return _ONE_OF_ITS_KIND[name] if rotation is None else rotation
+    """What the core calls a key file's content: the only key of its kind, or the rotation."""
+    if name in _ONE_OF_ITS_KIND:
+        return _ONE_OF_ITS_KIND[name]
+    ((rotation, _),) = rotations_of([name])
+    return rotation
 
 
 def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
@@ -122,7 +124,7 @@ class KeyCache:
     """The keys of several clients within a byte limit.
 
     Args:
-        limit: bytes that all of them together may take by prediction, with the constants; None for what the machine has.
+        limit: bytes that they may take by prediction, together with constants; None for what the machine has.
         constants: what is given back first where keys need room.
     """
 

@@ -28,7 +28,7 @@ def rig() -> tuple[_core.Context, _core.ClientKeys, _core.NativeKeys]:
 
 
 @cache
-def bodies() -> dict[_core.KeyName, bytes]:
+def bodies() -> dict[int | _core.OneKey, bytes]:
     keys = rig()[2]
     sparse, dense = keys.encapsulation_keys()
     (rotation,) = keys.rotation_keys([(1, 16)])
@@ -41,7 +41,7 @@ def bodies() -> dict[_core.KeyName, bytes]:
     }
 
 
-def everything() -> list[tuple[_core.KeyName, _core.Buffer]]:
+def everything() -> list[tuple[int | _core.OneKey, _core.Buffer]]:
     return [*bodies().items()]
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer._core import LinearMap, LinearMapConstants, Tier, ring
+from fheinfer._core import LinearMap, LinearMapConstants, Tier
+from fheinfer.crypto.backends import backend
 from fheinfer.errors import BackendError, PlanError, UsageError
-from fheinfer.metrics import precision_bits
+from fheinfer.evaluation.metrics import precision_bits
 from tests.conftest import small
 
 SLOTS = 1024
@@ -54,7 +55,7 @@ def machine() -> Callable[[str], Machine]:
     def get(name: str) -> Machine:
         if name not in made:
             params = dataclasses.replace(small(name), slots=SLOTS)
-            context = _core.Context(params.core())
+            context = backend("native").context(params)
             keys = _core.ClientKeys.generate(context, f"{name:0>32}")
             evaluators = [_core.NativeEvaluator(context, k) for k in (_core.KeyPolicy.fast, _core.KeyPolicy.minimal)]
             native = _core.NativeKeys(keys)
@@ -242,15 +243,15 @@ def test_threads_share_an_evaluator_and_constants(
 
 @SETS
 def test_every_instruction_set_gives_the_same_bits(machine: Callable[[str], Machine], name: str) -> None:
-    m, map, best = machine(name), WIDE.map(), ring.cpu_form()
+    m, map, best = machine(name), WIDE.map(), _core.instruction_set()
     xs = [m.encrypt(values(i)) for i in range(2)]
     try:
         bodies = []
-        for form in ring.cpu_forms():
-            ring.set_cpu_form(form)
+        for form in _core.instruction_sets():
+            _core.set_instruction_set(form)
             bodies.append(m.body(_core.linear_map(m.fast, xs, map)))
     finally:
-        ring.set_cpu_form(best)
+        _core.set_instruction_set(best)
     assert len(set(bodies)) == 1
 
 

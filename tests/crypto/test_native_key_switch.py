@@ -47,9 +47,7 @@ class Ring:
 
 @cache
 def made(log_n: int, digits: int, top_level: int) -> Ring:
-    params = _core.ParameterSet(
-        log_n, 64, 49, 45, 50, digits, 0, 0, top_level, native=True, allow_insecure=True
-    )
+    params = _core.ParameterSet(log_n, 64, 49, 45, 50, digits, 0, 0, top_level, native=True, allow_insecure=True)
     context = _core.Context(params)
     return Ring(context, _core.ClientKeys.generate(context, TAG), 1 << log_n)
 
@@ -156,8 +154,10 @@ def test_the_digits_of_mod_up_are_congruent_to_what_they_are_digits_of(
                 own = range(j * size, min(limbs, (j + 1) * size))
                 value = compose(r.coefficients(digit, primes), primes)
                 product = int(np.prod([r.context.q[i] for i in own], dtype=object))
-                exact = compose(r.coefficients(x[1][own.start : own.stop], [r.context.q[i] for i in own]),
-                                [r.context.q[i] for i in own])
+                exact = compose(
+                    r.coefficients(x[1][own.start : own.stop], [r.context.q[i] for i in own]),
+                    [r.context.q[i] for i in own],
+                )
                 assert np.all((value - exact) % product == 0)
                 assert value.max() < len(own) * product
 

@@ -1,4 +1,4 @@
-"""Secrets are overwritten in memory before it is given back: looked for from outside, in a process that has dropped them."""
+"""Secrets are overwritten before their memory is given back: looked for in the memory of another process."""
 
 from __future__ import annotations
 

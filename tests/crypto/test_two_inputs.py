@@ -61,15 +61,25 @@ def test_sums_products_and_rotations(two: Two, half: int, seed: int) -> None:
     two.check(two.e.rotate(z, 3), np.roll(x, -3), np.roll(y, -3), level)
     square = two.e.multiply(z, z)
     two.check(square, x * x, y * y, level - 1, 11.0)
-    two.check(two.e.multiply_plain(two.e.add_plain(square, plain), plain), (x * x + plain) * plain,
-              (y * y + plain) * plain, level - 2, 10.0)
+    two.check(
+        two.e.multiply_plain(two.e.add_plain(square, plain), plain),
+        (x * x + plain) * plain,
+        (y * y + plain) * plain,
+        level - 2,
+        10.0,
+    )
 
 
 def test_series(two: Two) -> None:
     z, x, y = two.join(TOP, 5, 6)
     coefficients = np.random.default_rng(1).uniform(-1, 1, 8) / 8
-    two.check(two.e.chebyshev(z, list(coefficients)), chebyshev.chebval(x, coefficients),
-              chebyshev.chebval(y, coefficients), TOP - 3, 7.0)
+    two.check(
+        two.e.chebyshev(z, list(coefficients)),
+        chebyshev.chebval(x, coefficients),
+        chebyshev.chebval(y, coefficients),
+        TOP - 3,
+        7.0,
+    )
 
 
 def test_what_they_cannot(two: Two, native_rig: Rigs) -> None:

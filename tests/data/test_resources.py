@@ -21,11 +21,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "root"
 
 
-def test_default_weights(root: Path) -> None:
+def test_default_model(root: Path) -> None:
     with pytest.raises(WeightsError, match="fheinfer train"):
-        resources.default_weights()
+        resources.default_model()
     (root / "weights" / "resnet20.safetensors").touch()
-    assert resources.default_weights() == root / "weights" / "resnet20.safetensors"
+    assert resources.default_model() == root / "weights" / "resnet20.safetensors"
 
 
 def test_inputs_here_come_first(root: Path) -> None:

@@ -18,9 +18,8 @@ from fheinfer.errors import WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.frontends.checkpoints import Checkpoint, Matched, match, read_checkpoint
 from fheinfer.frontends.spellings import SHORTCUTS, WRAPPERS
-from fheinfer.model.model import shapes
 
-EXPECTED = shapes(zoo.network("resnet8-tiny"))
+EXPECTED = zoo.network("resnet8-tiny").tensor_shapes()
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -234,10 +233,10 @@ def test_classes_are_what_the_last_layer_says(classes: int, prefix: list[str], l
 
 def test_a_network_of_100_classes_is_imported(tmp_path: Path) -> None:
     graph = zoo.resnet("hundred", (1, 1, 1), (4, 8, 16), size=8, classes=100)
-    named = {name: np.ones(shape, np.float32) for name, shape in shapes(graph).items()}
+    named = {name: np.ones(shape, np.float32) for name, shape in graph.tensor_shapes().items()}
     found = read_checkpoint(saved(tmp_path / "w.pt", {"net": state_dict(named)}))
     assert found.classes() == 100
-    assert match(found, shapes(graph)).arrays["fc.bias"].shape == (100,)
+    assert match(found, graph.tensor_shapes()).arrays["fc.bias"].shape == (100,)
 
 
 def test_classes_that_cannot_be_told_are_asked_for() -> None:
@@ -311,7 +310,7 @@ def public(folder: Path, name: str) -> Path:
 def test_checkpoints_of_other_projects_are_imported(public_data: Path, name: str, network: str, notes: int) -> None:
     found = read_checkpoint(public(public_data, name))
     assert found.classes() == 10
-    made = match(found, shapes(zoo.network(network)))
+    made = match(found, zoo.network(network).tensor_shapes())
     assert any("option A" in note for note in made.notes) == ("chenyaofo" not in name)
     assert len(made.notes) == notes, made.notes
 

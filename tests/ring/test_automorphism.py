@@ -20,9 +20,7 @@ Residues = Callable[[int, int, int], U64]
 
 
 @given(log_n=st.integers(4, 10), k=st.integers(0), seed=st.integers(0, 2**32))
-def test_x_to_the_k(
-    log_n: int, k: int, seed: int, every_form: EveryForm, primes: Primes, residues: Residues
-) -> None:
+def test_x_to_the_k(log_n: int, k: int, seed: int, every_form: EveryForm, primes: Primes, residues: Residues) -> None:
     n = 1 << log_n
     k = k % n * 2 + 1
     (p,) = primes(50, 1 << 10, 1)

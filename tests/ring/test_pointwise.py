@@ -34,9 +34,7 @@ def test_arithmetic(p: int, n: int, factor: int, seed: int, every_form: EveryFor
 
 
 @given(p=PRIMES, modulus=PRIMES, n=SIZES, seed=SEEDS)
-def test_switch_modulus(
-    p: int, modulus: int, n: int, seed: int, every_form: EveryForm, residues: Residues
-) -> None:
+def test_switch_modulus(p: int, modulus: int, n: int, seed: int, every_form: EveryForm, residues: Residues) -> None:
     x = residues(seed, modulus, n)
     x[:2] = modulus // 2, modulus // 2 + 1  # the last that is positive, the first that is not
     expected = [(v if v <= modulus // 2 else v - modulus) % p for v in x.tolist()]

@@ -25,7 +25,7 @@ def depth(made: Program, name: str) -> int:
     steps = [made.step(node) for node in made.graph if node.activation == name]
     assert steps
     for step in steps:
-        step.trace(made)  # raises where the kernels consume another number of levels
+        made.trace(step)  # raises where the kernels consume another number of levels
     return sum(step.depth for step in steps)
 
 

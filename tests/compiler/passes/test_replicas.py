@@ -31,7 +31,7 @@ def test_every_second_convolution_of_a_chain_starts_from_rotated_replicas() -> N
         return b.conv2d("c2", x, 16, 3)
 
     after = run(small(build), approximate, pack, replicas)
-    assert after.layouts["c1"].copies == 2  # 4 blocks of 64 slots, twice in 512
+    assert after.layouts["c1"].replicas == 2  # 4 blocks of 64 slots, twice in 512
     assert rotations(after) == {"input": 0, "c0": 0, "c1": 2, "r1": 2, "c2": 0, "end": 0}
 
 
