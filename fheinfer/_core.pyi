@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-KeyName: TypeAlias = int | Literal["relinearisation", "conjugation", "to_sparse", "to_dense"]
-"""A rotation, or the name of an evaluation key that there is one of. The keys to_sparse and to_dense come together."""
+OneKey: TypeAlias = Literal["relinearisation", "conjugation", "to_sparse", "to_dense"]
+"""An evaluation key that there is one of. The keys to_sparse and to_dense come together."""
 
 class Layout:
     channels: int
@@ -17,14 +17,21 @@ class Layout:
     gap: int
     grid_height: int
     grid_width: int
-    skew: int
+    replica_rotation: int
     def __init__(
-        self, channels: int, height: int, width: int, gap: int, grid_height: int, grid_width: int, skew: int = 0
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        gap: int,
+        grid_height: int,
+        grid_width: int,
+        replica_rotation: int = 0,
     ) -> None: ...
     @property
     def blocks(self) -> int: ...
     @property
-    def copies(self) -> int: ...
+    def replicas(self) -> int: ...
     @property
     def period(self) -> int: ...
     def slot(self, c: int, y: int, x: int) -> int: ...
@@ -71,6 +78,67 @@ class Evaluator:
     def bootstrap(self, x: Ciphertext) -> Ciphertext: ...
     def drop_to(self, x: Ciphertext, level: int) -> Ciphertext: ...
 
+class Tier:
+    """What of a linear map's constants is kept between applications, from nothing to everything."""
+
+    streamed: ClassVar[Tier]
+    coefficients: ClassVar[Tier]
+    encoded: ClassVar[Tier]
+    __members__: ClassVar[dict[str, Tier]]
+    @property
+    def name(self) -> str: ...
+
+class LinearMap:
+    """Outputs from inputs by a matrix of maps, each the sum of diagonals times rotations (csrc/base/linear_map.h)."""
+
+    def __init__(
+        self,
+        period: int,
+        diagonals: Sequence[ArrayLike],
+        *,
+        is_complex: bool = False,
+        inputs: int = 1,
+        outputs: int = 1,
+        first: Sequence[int] = ...,
+        second: Sequence[int] = ...,
+        row_steps: int = 1,
+        row_stride: int = 0,
+        block_steps: int = 1,
+        block_stride: int = 0,
+        shift: int = 0,
+        rotate_and_sum: Sequence[int] = ...,
+        double_hoisting: bool = False,
+    ) -> None: ...
+    @staticmethod
+    def conv2d(weight: ArrayLike, in_layout: Layout, out_layout: Layout, conv: Conv2d) -> LinearMap: ...
+    @staticmethod
+    def linear(weight: ArrayLike, in_layout: Layout, out_layout: Layout, mask: bool) -> LinearMap: ...
+    @property
+    def period(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+
+class LinearMapConstants:
+    """A linear map with what is kept of its diagonals; several threads may use it."""
+
+    def __init__(self, map: LinearMap, tier: Tier) -> None: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def map(self) -> LinearMap: ...
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are held now; encoded diagonals are made when they are first used."""
+
+    def bytes(self, tier: Tier, limbs: int) -> int:
+        """Bytes that a tier holds for inputs of so many limbs."""
+
+def linear_map(
+    evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap | LinearMapConstants
+) -> list[Ciphertext]: ...
+def elementary_linear_map(evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap) -> list[Ciphertext]: ...
 def conv2d(
     evaluator: Evaluator,
     x: Ciphertext,
@@ -79,6 +147,7 @@ def conv2d(
     in_layout: Layout,
     out_layout: Layout,
     conv: Conv2d,
+    constants: LinearMapConstants | None = None,
 ) -> Ciphertext: ...
 def sum_pool(evaluator: Evaluator, x: Ciphertext, in_layout: Layout) -> Ciphertext: ...
 def linear(
@@ -89,6 +158,7 @@ def linear(
     in_layout: Layout,
     out_layout: Layout,
     mask: bool,
+    constants: LinearMapConstants | None = None,
 ) -> Ciphertext: ...
 
 class SlotsEvaluator(Evaluator):
@@ -116,7 +186,7 @@ class TraceEvaluator(Evaluator):
 
 class OpenFheEvaluator(Evaluator):
     def __init__(self, context: Context, key_tag: str, keys: KeyPolicy = ...) -> None: ...
-    def add_keys(self, keys: Sequence[tuple[KeyName, Buffer]]) -> None: ...
+    def add_keys(self, keys: Sequence[tuple[int | OneKey, Buffer]]) -> None: ...
     def add_relinearisation_key(self, payload: Buffer) -> None: ...
     def add_conjugation_key(self, payload: Buffer) -> None: ...
     def add_rotation_key(self, rotation: int, payload: Buffer) -> None: ...
@@ -187,7 +257,7 @@ class NativeKeys:
 
 class NativeEvaluator(Evaluator):
     def __init__(self, context: Context, keys: KeyPolicy = ...) -> None: ...
-    def add_keys(self, keys: Sequence[tuple[KeyName, Buffer]]) -> None: ...
+    def add_keys(self, keys: Sequence[tuple[int | OneKey, Buffer]]) -> None: ...
     def add_relinearisation_key(self, payload: Buffer) -> None: ...
     def add_conjugation_key(self, payload: Buffer) -> None: ...
     def add_rotation_key(self, rotation: int, payload: Buffer) -> None: ...
@@ -215,7 +285,7 @@ def openfhe_ntt_ms(n: int, p: int, repeats: int) -> list[tuple[float, float]]: .
 def conversion_ms(n: int, p: int, repeats: int = 100) -> float:
     """Milliseconds for which a base conversion multiplies one limb of n residues and adds it, the least measured."""
 
-class TwoPictures(Evaluator):
+class TwoInputs(Evaluator):
     def __init__(self, evaluator: NativeEvaluator) -> None: ...
     def join(self, x: Ciphertext, y: Ciphertext) -> Ciphertext: ...
     def twice_each(self, z: Ciphertext) -> tuple[Ciphertext, Ciphertext]: ...

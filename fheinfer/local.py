@@ -62,25 +62,19 @@ class Inferences:
 
 
 class EvaluatingProcess:
-    """`fheinfer.worker` in a process of its own, which loads its keys while the client encrypts.
+    """`fheinfer.worker` in a process of its own. It imports what it needs while nobody has said yet what to load, and
+    loads keys while the client encrypts.
 
     Args:
-        plan: folder with the plan.
-        keys: server folder of the keys.
-        on_event: told of every event.
+        on_event: told of every event; may be set later.
         threads, memory: what it may use; by default all that there is.
     """
 
     def __init__(
-        self,
-        plan: Path,
-        keys: Path,
-        on_event: Callable[[Event], None] = ignore,
-        *,
-        threads: int | None = None,
-        memory: int | None = None,
+        self, on_event: Callable[[Event], None] = ignore, *, threads: int | None = None, memory: int | None = None
     ) -> None:
-        self._on_event = on_event
+        self.on_event = on_event
+        self._limits = {"threads": threads, "memory": memory}
         self._empty = tempfile.TemporaryDirectory(prefix="fheinfer-evaluation-")
         self.load_seconds = 0.0
         self.memory = 0
@@ -93,8 +87,11 @@ class EvaluatingProcess:
             env=_environment(),
             start_new_session=True,
         )
-        first = {"plan": str(plan.absolute()), "keys": str(keys.absolute()), "parent": os.getpid()}
-        self._send({**first, "threads": threads, "memory": memory})
+
+    def load(self, plan: Path, keys: Path) -> None:
+        """Says what to load, once and before the first job: the folder of a plan and the server folder of keys."""
+        files = {"plan": str(plan.absolute()), "keys": str(keys.absolute())}
+        self._send({**files, "parent": os.getpid(), **self._limits})
 
     def __enter__(self) -> EvaluatingProcess:
         return self
@@ -168,7 +165,7 @@ class EvaluatingProcess:
                 self.load_seconds = event["seconds"]
             if event["event"] == "done":
                 self.memory = event["memory"]
-            self._on_event(event)
+            self.on_event(event)
             yield event
 
     def _stop(self) -> None:
@@ -287,6 +284,7 @@ def infer(
     on_event: Callable[[Event], None] = ignore,
     threads: int | None = None,
     memory: int | None = None,
+    process: EvaluatingProcess | None = None,
 ) -> Inference:
     """Encrypts `x` here, evaluates in a process that gets the server folder and no secret, decrypts here.
 
@@ -296,13 +294,14 @@ def infer(
         client: opens the client, while the evaluating process starts.
         x: normalised.
         run: keeps the ciphertexts; what is there is used again where it resumes.
+        process: one that loads this plan and these keys already; whoever started it ends it.
 
     Raises:
         FheinferError: whatever either role raises; errors of the evaluating process arrive under their own type.
     """
     source, result = run.folder / "input.ct", run.folder / "result.ct"
     done = Inference(np.zeros(0))
-    with EvaluatingProcess(plan, keys / SERVER_FOLDER, on_event, threads=threads, memory=memory) as process:
+    with _loading(process, plan, keys, on_event, threads, memory) as process:
         with _timed(done.seconds, "client start"):
             opened = client()
         if not (run.resume and source.exists()):
@@ -329,6 +328,7 @@ def infer_many(
     on_event: Callable[[Event], None] = ignore,
     threads: int | None = None,
     memory: int | None = None,
+    process: EvaluatingProcess | None = None,
 ) -> Inferences:
     """As `infer`, with all inputs in one evaluating process, which loads its keys once.
 
@@ -336,6 +336,7 @@ def infer_many(
         inputs: normalised, by names that can be file names.
         together: evaluated at a time, 1 or 2.
         run: keeps the ciphertext of every input, and each result; what is there is used again where it resumes.
+        process: as of `infer`.
 
     Raises:
         FheinferError: whatever either role raises; inputs that were finished stay in the run.
@@ -350,7 +351,7 @@ def infer_many(
     }
     if spec is not None:
         require_disk(run.folder, len(inputs) * (spec.input_bytes + spec.output_bytes))
-    with EvaluatingProcess(plan, keys / SERVER_FOLDER, on_event, threads=threads, memory=memory) as process:
+    with _loading(process, plan, keys, on_event, threads, memory) as process:
         with _timed(done.seconds, "encrypt"):
             for name, x in inputs.items():
                 if not (run.resume and files[name][0].exists()):
@@ -367,6 +368,25 @@ def infer_many(
     done.seconds |= {"load keys": process.load_seconds, "evaluate": sum(done.each.values())}
     done.memory = {"client": peak_memory(), "server": process.memory}
     return done
+
+
+@contextmanager
+def _loading(
+    process: EvaluatingProcess | None,
+    plan: Path,
+    keys: Path,
+    on_event: Callable[[Event], None],
+    threads: int | None,
+    memory: int | None,
+) -> Iterator[EvaluatingProcess]:
+    """A process that loads the plan and the keys: the one that was started, or one for this block."""
+    if process is not None:
+        process.on_event = on_event
+        yield process
+        return
+    with EvaluatingProcess(on_event, threads=threads, memory=memory) as own:
+        own.load(plan, keys / SERVER_FOLDER)
+        yield own
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def rotated(layout: Layout, blocks: int) -> Layout:
 def sizes(layout: Layout) -> tuple[int, int, int, int, int, int, int]:
     """What a layout is made of, in the order that its constructor takes."""
     shape = layout.channels, layout.height, layout.width
-    return *shape, layout.gap, layout.grid_height, layout.grid_width, layout.skew
+    return *shape, layout.gap, layout.grid_height, layout.grid_width, layout.replica_rotation
 
 
 def slot_index(layout: Layout) -> NDArray[np.int64]:
@@ -63,7 +63,7 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
         np.unravel_index(slot_index(layout)[:, 0, 0], (layout.blocks, layout.grid_height, layout.grid_width))
         for layout in (source, target)
     )
-    same = min(layout.skew or layout.blocks for layout in (source, target))
+    same = min(layout.replica_rotation or layout.blocks for layout in (source, target))
     offsets = (np.arange(kernel) - padding) * source.gap
     blocks = (block - to_block[:, None]) % same
     rows = (row - to_row[:, None])[..., None, None] + offsets[:, None]
@@ -82,10 +82,10 @@ def diagonals(source: Layout, target: Layout, kernel: int, padding: int) -> NDAr
 
 def pack(tensor: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
     """(C, H, W) to one period of slots; slots without an element are zero."""
-    copies = np.zeros((layout.copies, layout.blocks, layout.grid_height * layout.grid_width))
+    copies = np.zeros((layout.replicas, layout.blocks, layout.grid_height * layout.grid_width))
     copies[0].ravel()[slot_index(layout)] = tensor
-    for i in range(1, layout.copies):
-        copies[i] = np.roll(copies[0], -i * layout.skew, axis=0)
+    for i in range(1, layout.replicas):
+        copies[i] = np.roll(copies[0], -i * layout.replica_rotation, axis=0)
     return copies.ravel()
 
 

@@ -51,6 +51,13 @@ def silence_output() -> None:
     os.close(null)
 
 
+def tolerate_any_name() -> None:
+    """Lets the output streams write what their encoding cannot, escaped: names of files that are no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # a stream of a test, or a closed one
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Has the system send a signal to this process as soon as its parent ends, however that ends. Linux only.
 

@@ -18,7 +18,9 @@ from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, request_id
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import MismatchError, UsageError
+from fheinfer.machine import available_memory
 from fheinfer.runtime.checkpoints import CheckpointFolder, checkpoint_bytes
+from fheinfer.runtime.constants import ConstantCache
 from fheinfer.runtime.executor import StepObserver, execute
 from fheinfer.runtime.loaded_keys import KeyCache, LoadedKeys, LoadProgress, key_files, quiet
 from fheinfer.storage import require_disk
@@ -28,13 +30,20 @@ class Server:
     """Plans and the keys of clients in one process; safe to use from several threads.
 
     Args:
-        memory_limit: bytes that keys, with their tables and working memory, may take together; by default what the
-            machine has.
+        memory_limit: bytes that keys, with their tables and working memory, and kept constants may take together; by
+            default what the machine has.
     """
 
     def __init__(self, *, memory_limit: int | None = None) -> None:
-        self.keys = KeyCache(memory_limit)
+        self.constants = ConstantCache(self._free)
+        self.keys = KeyCache(memory_limit, self.constants)
         self._plans: dict[str, Plan] = {}
+
+    def _free(self) -> int:
+        """Bytes that constants may take: what the limit leaves beside keys, or half of what the machine has free."""
+        if self.keys.limit is not None:
+            return self.keys.limit - self.keys.bytes - self.constants.bytes
+        return (available_memory() or 0) // 2
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -131,7 +140,15 @@ class Session:
                 )
                 if keep_layers:
                     observer = store.keep_layers(observer)
-            y = execute(self.plan, loaded.evaluator, x, observer=observer, checkpoints=store, resume=resume)
+            y = execute(
+                self.plan,
+                loaded.evaluator,
+                x,
+                encoded=self._server.constants.of(self.plan),
+                observer=observer,
+                checkpoints=store,
+                resume=resume,
+            )
             return self._result(loaded, y, request)
 
     def evaluate_two(
@@ -146,9 +163,11 @@ class Session:
         with self._server.keys.use(self.keys, self.plan) as loaded:
             if not self.two_inputs or not isinstance(loaded.evaluator, _core.NativeEvaluator):
                 raise UsageError(f"set {self.plan.params.name} evaluates one input at a time")
-            both = _core.TwoPictures(loaded.evaluator)
+            both = _core.TwoInputs(loaded.evaluator)
             (one_request, one), (other_request, other) = (self._open(loaded, x) for x in (first, second))
-            y = execute(self._halved, both, both.join(one, other), observer=observer)
+            last = self.plan.steps[-1].name  # with constants of its own here
+            encoded = {k: v for k, v in self._server.constants.of(self.plan).items() if k != last}
+            y = execute(self._halved, both, both.join(one, other), encoded=encoded, observer=observer)
             re, im = both.twice_each(y)
             return self._result(loaded, re, one_request), self._result(loaded, im, other_request)
 

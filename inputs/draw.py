@@ -1,7 +1,7 @@
-"""Draws the example pictures in this folder: `python inputs/draw.py`.
+"""Draws the example images in this folder: `python inputs/draw.py`.
 
 They are our own drawings, made of ellipses, polygons and hair-thin strokes, so that the examples come with the
-project and belong to nobody else. The same picture comes out every time.
+project and belong to nobody else. The script draws the same image every time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Point = tuple[float, float]
 
 
 class Canvas:
-    """A picture of SIZE x SIZE units that can be drawn on with soft, shaded and furry shapes."""
+    """An image of SIZE x SIZE units that can be drawn on with soft, shaded and furry shapes."""
 
     def __init__(self, top: Colour, bottom: Colour, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -43,8 +43,12 @@ class Canvas:
         for step in range(90):
             t = step * math.tau / 90
             x, y = radii[0] * math.cos(t), radii[1] * math.sin(t)
-            points.append((centre[0] + x * math.cos(angle) - y * math.sin(angle),
-                           centre[1] + x * math.sin(angle) + y * math.cos(angle)))
+            points.append(
+                (
+                    centre[0] + x * math.cos(angle) - y * math.sin(angle),
+                    centre[1] + x * math.sin(angle) + y * math.cos(angle),
+                )
+            )
         return self.polygon(points, blur)
 
     def polygon(self, points: Sequence[Point], blur: float = 0.0) -> Image.Image:
@@ -70,12 +74,16 @@ class Canvas:
             px, py = x * SIZE, y * SIZE
             angle = math.atan2(py - root[1], px - root[0]) + (bend - 0.5) * 0.9
             end = px + length * math.cos(angle), py + length * math.sin(angle)
-            draw.line([(px * SCALE, py * SCALE), (end[0] * SCALE, end[1] * SCALE)],
-                      fill=colours[int(pick * len(colours))], width=SCALE)
+            draw.line(
+                [(px * SCALE, py * SCALE), (end[0] * SCALE, end[1] * SCALE)],
+                fill=colours[int(pick * len(colours))],
+                width=SCALE,
+            )
         self.image.paste(layer, mask=mask)
 
-    def blotches(self, colours: Sequence[Colour], count: int, size: float, blur: float,
-                 rows: Point = (0, SIZE)) -> None:
+    def blotches(
+        self, colours: Sequence[Colour], count: int, size: float, blur: float, rows: Point = (0, SIZE)
+    ) -> None:
         """Soft spots between two heights: grass, cloud, cloth."""
         for x, y, pick, scale in self.random.random((count, 4)):
             centre = (x * SIZE, rows[0] + y * (rows[1] - rows[0]))
@@ -155,8 +163,9 @@ def cat() -> Image.Image:
         ear = c.polygon([(128 + side * 70, 120), (128 + side * 64, 34), (128 + side * 16, 84)], blur=1)
         c.fill(ear, (116, 108, 100))
         c.fur(ear, (128, 150), fur, 5000)
-        c.fill(c.polygon([(128 + side * 62, 104), (128 + side * 58, 54), (128 + side * 30, 84)], blur=3),
-               (206, 160, 150))
+        c.fill(
+            c.polygon([(128 + side * 62, 104), (128 + side * 58, 54), (128 + side * 30, 84)], blur=3), (206, 160, 150)
+        )
     c.fill(head, (142, 134, 124))
     c.fur(head, (128, 150), fur, 8000)
     dark = (66, 58, 52)
@@ -180,12 +189,12 @@ def cat() -> Image.Image:
     return c.finished()
 
 
-PICTURES: dict[str, Callable[[], Image.Image]] = {"airplane.png": airplane, "luis.png": cat, "vale.jpg": dog}
+IMAGES: dict[str, Callable[[], Image.Image]] = {"airplane.png": airplane, "luis.png": cat, "vale.jpg": dog}
 
 
 def main() -> int:
     folder = Path(__file__).resolve().parent
-    for name, draw in PICTURES.items():
+    for name, draw in IMAGES.items():
         draw().save(folder / name, quality=92, optimize=True)
         print(folder / name)
     return 0

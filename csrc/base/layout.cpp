@@ -19,7 +19,7 @@ void Layout::check() const {
     const auto power_of_two = [](int v) { return v > 0 && std::has_single_bit(static_cast<unsigned>(v)); };
     const bool fits = channels > 0 && height > 0 && width > 0 && power_of_two(gap) && power_of_two(grid_height) &&
                       power_of_two(grid_width) && height * gap <= grid_height && width * gap <= grid_width &&
-                      (skew == 0 || (power_of_two(skew) && skew < blocks()));
+                      (replica_rotation == 0 || (power_of_two(replica_rotation) && replica_rotation < blocks()));
     if (!fits)
         throw Error(ErrorKind::kPlan, "impossible layout " + str());
 }
@@ -27,7 +27,7 @@ void Layout::check() const {
 std::string Layout::str() const {
     return "(" + std::to_string(channels) + ", " + std::to_string(height) + ", " + std::to_string(width) + ") gap " +
            std::to_string(gap) + " in a " + std::to_string(grid_height) + "x" + std::to_string(grid_width) + " grid" +
-           (skew ? " skew " + std::to_string(skew) : "");
+           (replica_rotation ? " replica_rotation " + std::to_string(replica_rotation) : "");
 }
 
 }  // namespace fheinfer

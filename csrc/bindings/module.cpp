@@ -6,11 +6,12 @@
 #include "base/memory.h"
 #include "bindings/common.h"
 #include "bindings/errors.h"
+#include "bindings/linear_map.h"
 #include "crypto/native.h"
 #include "evaluator/openfhe.h"
 #include "evaluator/slots.h"
 #include "evaluator/trace.h"
-#include "evaluator/two_pictures.h"
+#include "evaluator/two_inputs.h"
 #include "kernels/conv2d.h"
 #include "kernels/linear.h"
 
@@ -20,22 +21,22 @@ namespace {
 
 void bind_layout(py::module_& m) {
     py::class_<Layout>(m, "Layout")
-        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int skew) {
-                 Layout l{c, h, w, gap, gh, gw, skew};
+        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int replica_rotation) {
+                 Layout l{c, h, w, gap, gh, gw, replica_rotation};
                  l.check();
                  return l;
              }),
              py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("gap"), py::arg("grid_height"),
-             py::arg("grid_width"), py::arg("skew") = 0)
+             py::arg("grid_width"), py::arg("replica_rotation") = 0)
         .def_readonly("channels", &Layout::channels)
         .def_readonly("height", &Layout::height)
         .def_readonly("width", &Layout::width)
         .def_readonly("gap", &Layout::gap)
         .def_readonly("grid_height", &Layout::grid_height)
         .def_readonly("grid_width", &Layout::grid_width)
-        .def_readonly("skew", &Layout::skew)
+        .def_readonly("replica_rotation", &Layout::replica_rotation)
         .def_property_readonly("blocks", &Layout::blocks)
-        .def_property_readonly("copies", &Layout::copies)
+        .def_property_readonly("replicas", &Layout::replicas)
         .def_property_readonly("period", &Layout::period)
         .def("slot", &Layout::slot)
         .def("__repr__", &Layout::str);
@@ -183,19 +184,7 @@ void bind_evaluators(py::module_& m) {
         .def("bootstrap", [](Evaluator& e, const Ct& x) { return LongCall(), out(e.bootstrap(x)); })
         .def("drop_to", [](Evaluator& e, const Ct& x, int level) { return LongCall(), out(e.drop_to(x, level)); });
 
-    m.def("conv2d", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
-                          const Layout& o, const Conv2d& conv) {
-        const auto w = view(weight), b = view(bias);
-        const LongCall call;
-        return out(conv2d(e, x, w, b, in, o, conv));
-    });
     m.def("sum_pool", [](Evaluator& e, const Ct& x, const Layout& in) { return LongCall(), out(sum_pool(e, x, in)); });
-    m.def("linear", [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& in,
-                          const Layout& o, bool mask) {
-        const auto w = view(weight), b = view(bias);
-        const LongCall call;
-        return out(linear(e, x, w, b, in, o, mask));
-    });
 
     py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
         .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
@@ -256,10 +245,10 @@ void bind_native(py::module_& m) {
             [](PinnedNative& e, const Ct& x, int dropped) { return bytes_of([&] { return e.write(x, dropped); }); },
             py::arg("x"), py::arg("dropped") = 0);
     bind_add_keys(native, &add_keys);
-    py::class_<TwoPictures, Evaluator>(m, "TwoPictures")
-        .def(py::init([](PinnedNative& e) { return std::make_unique<TwoPictures>(e); }), py::arg("evaluator"), py::keep_alive<1, 2>())
-        .def("join", [](TwoPictures& e, const Ct& x, const Ct& y) { return LongCall(), out(e.join(x, y)); })
-        .def("twice_each", [](TwoPictures& e, const Ct& z) {
+    py::class_<TwoInputs, Evaluator>(m, "TwoInputs")
+        .def(py::init([](PinnedNative& e) { return std::make_unique<TwoInputs>(e); }), py::arg("evaluator"), py::keep_alive<1, 2>())
+        .def("join", [](TwoInputs& e, const Ct& x, const Ct& y) { return LongCall(), out(e.join(x, y)); })
+        .def("twice_each", [](TwoInputs& e, const Ct& z) {
             const LongCall call;
             const auto [re, im] = e.twice_each(z);
             return std::make_pair(out(re), out(im));
@@ -294,6 +283,7 @@ PYBIND11_MODULE(_core, m) {
     bind_layout(m);
     bind_evaluators(m);
     bind_keys(m);
+    bind_linear_map(m);
     bind_native(m);
     bind_measure(m);
 }

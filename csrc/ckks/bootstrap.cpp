@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "ring/pointwise.h"
 
 namespace fheinfer::ckks {
@@ -142,26 +143,41 @@ std::vector<RotationNeed> Bootstrap::rotations(const Chain& chain, const Bootstr
 Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std::vector<double>& scales, const Keys& keys)
     : chain_(chain), parameters_(p), scales_(scales), cosine_(cosine()) {
     const double q0 = static_cast<double>(chain.modulus(0).p);
-
-    // Every matrix brings the scale an equal part of the way.
-    const auto make = [&](bool to_slots, int budget, std::size_t limbs, double from, double to, double factor) {
-        std::vector<Transform> out;
-        const double part = std::pow(to / from, 1.0 / budget);
-        for (const auto& group : groups(p.slots, budget, to_slots)) {
-            const double q = static_cast<double>(chain.modulus(limbs - 1).p);
-            const auto order = shape(group, limbs, p.keys).steps;
-            const auto& key  = keys.automorphism(ring::rotation_exponent(chain.n(), order.rotations().at(0)), limbs);
-            out.emplace_back(chain, matrix(group, p.slots, to_slots, factor), order, limbs, key.specials, q * part);
-            factor = 1;
-            --limbs;
-        }
-        return out;
-    };
     const std::size_t low = static_cast<std::size_t>(p.stc_budget) + 1, top = chain.q_count();
-    slot_to_coeff_ = make(false, p.stc_budget, low, scales[p.stc_budget], std::ldexp(q0, -kRatioBits), 1);
+    slot_to_coeff_ = factors(keys, false, low, scales[p.stc_budget], std::ldexp(q0, -kRatioBits), 1);
     // After ModRaise a coefficient is m + q_0 I; the trace multiplies it, the conjugate that is added doubles it.
     const double trace = static_cast<double>(chain.n() / (2 * p.slots));
-    coeff_to_slot_ = make(true, p.cts_budget, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
+    coeff_to_slot_ = factors(keys, true, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
+}
+
+// Every matrix brings the scale an equal part of the way from `from` to `to`; the first one multiplies by `factor` too.
+std::vector<Bootstrap::Factor> Bootstrap::factors(const Keys& keys, bool to_slots, std::size_t limbs, double from, double to,
+                                                  double factor) const {
+    const auto& p     = parameters_;
+    const int budget  = to_slots ? p.cts_budget : p.stc_budget;
+    const double part = std::pow(to / from, 1.0 / budget);
+    std::vector<Factor> out;
+    for (const auto& group : groups(p.slots, budget, to_slots)) {
+        const double q   = static_cast<double>(chain_.modulus(limbs - 1).p);
+        const auto order = shape(group, limbs, p.keys).steps;
+        const auto& key  = keys.automorphism(ring::rotation_exponent(chain_.n(), order.rotations().at(0)), limbs);
+        auto map         = matrix_map(matrix(group, p.slots, to_slots, factor), order);
+        const Target target{{0, limbs}, key.specials, q * part};
+        EncodedDiagonals diagonals(chain_, map, target, Tier::kEncoded, 0, map.diagonals());
+        map.write_complex = [](std::size_t, std::span<Complex>) {};  // encoded: what it was made of is given back
+        out.push_back({std::move(map), target, std::move(diagonals)});
+        factor = 1;
+        --limbs;
+    }
+    return out;
+}
+
+Ciphertext Bootstrap::multiply(const Keys& keys, const std::vector<Factor>& factors, Ciphertext x) const {
+    for (const auto& factor : factors) {
+        const Ciphertext* xs[] = {&x};
+        x = std::move(ckks::apply(chain_, keys, parameters_.keys, factor.map, factor.target, &factor.diagonals, xs)[0]);
+    }
+    return x;
 }
 
 Ciphertext Bootstrap::raise(const Keys& keys, const Ciphertext& x) const {
@@ -177,8 +193,7 @@ Ciphertext Bootstrap::raise(const Keys& keys, const Ciphertext& x) const {
     Poly c0(top, n);
     std::vector<Poly> digit;
     digit.emplace_back(top + specials, n);
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t row = 0; row < top + specials; ++row) {
+    parallel_for(top + specials, [&](std::size_t row) {
         const std::size_t prime = chain_.prime(row, top);
         const auto& m           = chain_.modulus(prime);
         ring::switch_modulus(digit[0][row], sparse.a[0], n, q0, m);
@@ -187,20 +202,16 @@ Ciphertext Bootstrap::raise(const Keys& keys, const Ciphertext& x) const {
             ring::switch_modulus(c0[row], sparse.b[0], n, q0, m);
             chain_.ntt(prime).forward(c0[row]);
         }
-    }
+    });
     const auto product = inner_product(chain_, digit, keys.to_dense, top);
     Ciphertext out{divide(chain_, product.b, specials), divide(chain_, product.a, specials), 0};
-#pragma omp parallel for
-    for (std::size_t i = 0; i < top; ++i)
-        ring::add(out.c0[i], out.c0[i], c0[i], n, chain_.modulus(i));
+    parallel_for(top, [&](std::size_t i) { ring::add(out.c0[i], out.c0[i], c0[i], n, chain_.modulus(i)); });
     return out;
 }
 
 Ciphertext Bootstrap::apply(const Keys& keys, const Ciphertext& x) const {
     const auto& p = parameters_;
-    auto low      = x.first(static_cast<std::size_t>(p.stc_budget) + 1);
-    for (const auto& transform : slot_to_coeff_)
-        low = transform.apply(chain_, keys, low);
+    const auto low = multiply(keys, slot_to_coeff_, x.first(static_cast<std::size_t>(p.stc_budget) + 1));
 
     const double q0 = static_cast<double>(chain_.modulus(0).p);
     auto y          = raise(keys, low);
@@ -208,23 +219,22 @@ Ciphertext Bootstrap::apply(const Keys& keys, const Ciphertext& x) const {
     for (std::size_t k = p.slots; k < chain_.n() / 2; k *= 2, trace *= 2)
         y = add(chain_, y, rotate(chain_, keys, y, ring::rotation_exponent(chain_.n(), static_cast<long>(k))));
     y.scale = trace * q0 * kReach;
-    for (const auto& transform : coeff_to_slot_)
-        y = transform.apply(chain_, keys, y);
+    y = multiply(keys, coeff_to_slot_, std::move(y));
     y = add(chain_, y, rotate(chain_, keys, y, 2 * chain_.n() - 1));  // twice the real part
 
     // sin(2 pi t) = cos(2 pi (t - 1/4)), and the message is q_0 / (2 pi scale) times that: an integer, the rest is made
     // up for in the scale.
     const int after  = chain_.level(y.c0) - kEvalModDepth;
     const double inverse_slope = q0 / (2 * std::numbers::pi * low.scale);
-    const auto gain  = std::llround(inverse_slope);
-    std::vector<double> targets{scales_[after] * inverse_slope / static_cast<double>(gain)};
+    const auto integer_factor = std::llround(inverse_slope);
+    std::vector<double> targets{scales_[after] * inverse_slope / static_cast<double>(integer_factor)};
     for (int i = 1; i <= kDoubleAngles; ++i)
         targets.push_back(std::sqrt(targets.back() * static_cast<double>(chain_.modulus(after + i).p)));
     add_constant(chain_, y, -0.25 / kReach);
     y = chebyshev(chain_, keys.relinearisation, y, cosine_, targets.back());
     for (int i = 0; i < kDoubleAngles; ++i)
         y = double_product(chain_, keys.relinearisation, y, y, nullptr);
-    y       = multiply_integer(chain_, y, gain);
+    y       = multiply_integer(chain_, y, integer_factor);
     y.scale = scales_[after];
     return y;
 }

@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "ckks/polynomial.h"
-#include "ckks/transform.h"
+#include "ckks/linear_map.h"
+#include "ckks/matrix.h"
 
 namespace fheinfer::ckks {
 
@@ -59,7 +60,16 @@ private:
     const Chain& chain_;
     BootstrapParameters parameters_;
     const std::vector<double>& scales_;
-    std::vector<Transform> slot_to_coeff_, coeff_to_slot_;
+    // A factor, its diagonals encoded.
+    struct Factor {
+        LinearMap map;
+        Target target;
+        EncodedDiagonals diagonals;
+    };
+    std::vector<Factor> factors(const Keys& keys, bool to_slots, std::size_t limbs, double from, double to, double factor) const;
+    Ciphertext multiply(const Keys& keys, const std::vector<Factor>& factors, Ciphertext x) const;
+
+    std::vector<Factor> slot_to_coeff_, coeff_to_slot_;
     std::vector<double> cosine_;
 };
 

@@ -64,6 +64,15 @@ const Ntt& Chain::subring_ntt(std::size_t prime, std::size_t size) const {
     return *made;
 }
 
+const Ntt& Chain::half_ntt(std::size_t prime, std::size_t size) const {
+    const Ntt& whole = subring_ntt(prime, size);
+    const std::lock_guard lock(mutex_);
+    auto& made = halves_[{prime, size}];
+    if (!made)
+        made = std::make_unique<Ntt>(Ntt::first_half(whole));
+    return *made;
+}
+
 double Chain::widest_digit(std::size_t limbs) const {
     double digit = 0, widest = 0;
     for (std::size_t i = 0; i < limbs; ++i) {

@@ -89,6 +89,8 @@ public:
     }
     // Transform of the subring of X^(n / size).
     const ring::Ntt& subring_ntt(std::size_t prime, std::size_t size) const;
+    // The first half of that transform (ring::Ntt::first_half): all there is of a polynomial that is its own mirror image.
+    const ring::Ntt& half_ntt(std::size_t prime, std::size_t size) const;
     // Special primes a key of that many limbs needs: as many as keep its noise below that of rescaling.
     std::size_t specials_for(std::size_t limbs) const;
     // Whether there are as many, for all limbs.
@@ -111,7 +113,7 @@ private:
     };
     mutable std::vector<Transform> transforms_;
     mutable std::mutex mutex_;
-    mutable std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<ring::Ntt>> subrings_;
+    mutable std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<ring::Ntt>> subrings_, halves_;
     mutable std::map<std::pair<std::vector<std::size_t>, bool>, std::unique_ptr<BasisConversion>> conversions_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "evaluator/constants.h"
 #include "evaluator/level_rules.h"
 
 namespace fheinfer {
@@ -35,7 +36,7 @@ CiphertextPtr Evaluator::multiply_plain(const CiphertextPtr& x, std::span<const 
 }
 
 // From the rotation nearest to none outwards, each made of the one before: a key for each direction.
-std::vector<CiphertextPtr> Evaluator::walk(const CiphertextPtr& x, std::span<const int> ks) {
+std::vector<CiphertextPtr> Evaluator::rotate_stepwise(const CiphertextPtr& x, std::span<const int> ks) {
     const auto nearest = std::min_element(ks.begin(), ks.end(), [](int a, int b) { return std::abs(a) < std::abs(b); });
     const std::size_t start = static_cast<std::size_t>(nearest - ks.begin());
     std::vector<CiphertextPtr> out(ks.size());
@@ -47,44 +48,71 @@ std::vector<CiphertextPtr> Evaluator::walk(const CiphertextPtr& x, std::span<con
     return out;
 }
 
-std::vector<CiphertextPtr> Evaluator::taps(const CiphertextPtr& x, const LinearTransform& t) {
+std::vector<CiphertextPtr> Evaluator::baby_steps(const CiphertextPtr& x, const LinearMap& map) {
     const auto rotated = [this](const CiphertextPtr& y, std::span<const int> ks) {
-        return keys_ == KeyPolicy::kMinimal ? walk(y, ks) : rotate_many(y, ks);
+        return keys_ == KeyPolicy::kMinimal ? rotate_stepwise(y, ks) : rotate_many(y, ks);
     };
-    std::vector<CiphertextPtr> out(t.taps());
-    const auto columns = rotated(x, t.columns);
-    for (std::size_t j = 0; j < columns.size(); ++j) {
-        const auto rows = rotated(columns[j], t.rows);
-        for (std::size_t i = 0; i < rows.size(); ++i)
-            out[i * columns.size() + j] = rows[i];
+    std::vector<CiphertextPtr> out(map.baby_steps());
+    const auto first = rotated(x, map.first);
+    for (std::size_t f = 0; f < first.size(); ++f) {
+        const auto second = rotated(first[f], map.second);
+        for (std::size_t s = 0; s < second.size(); ++s)
+            out[s * first.size() + f] = second[s];
     }
     return out;
 }
 
-CiphertextPtr Evaluator::linear_transform(const CiphertextPtr& x, const LinearTransform& t) {
-    const auto taps   = this->taps(x, t);
+CiphertextPtr Evaluator::linear_map(const CiphertextPtr& x, const LinearMap& map) {
+    return linear_map(std::span<const CiphertextPtr>(&x, 1), map)[0];
+}
+
+std::vector<CiphertextPtr> Evaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
+    return elementary_linear_map(xs, map);
+}
+
+CiphertextPtr Evaluator::linear_map(const CiphertextPtr& x, LinearMapConstants& constants) {
+    return linear_map(std::span<const CiphertextPtr>(&x, 1), constants)[0];
+}
+
+std::vector<CiphertextPtr> Evaluator::linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) {
+    return linear_map(xs, constants.map());
+}
+
+std::vector<CiphertextPtr> Evaluator::elementary_linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
+    check_linear_map(xs.size(), map, slots());
+    if (map.is_complex())
+        throw Error(ErrorKind::kUsage, "complex diagonals need the native evaluator");
+    std::vector<CiphertextPtr> babies;
+    for (const auto& x : xs)
+        for (auto& step : baby_steps(x, map))
+            babies.push_back(std::move(step));
     const auto horner = [this](const CiphertextPtr& sum, const CiphertextPtr& term, int stride) -> CiphertextPtr {
         if (!sum)
             return term;
         const auto moved = rotate(sum, stride);
         return term ? add(moved, term) : moved;
     };
-    CiphertextPtr out;
-    for (int b = t.block_steps - 1; b >= 0; --b) {
-        CiphertextPtr block;
-        for (int r = t.row_steps - 1; r >= 0; --r) {
-            const std::span<const Diagonal> factors(&t.diagonal(b, r, 0), t.taps());
-            block = horner(block, multiply_accumulate(taps, factors), t.row_stride);
+    std::vector<CiphertextPtr> ys;
+    std::vector<Diagonal> factors(map.terms());
+    for (int j = 0; j < map.outputs; ++j) {
+        CiphertextPtr y;
+        for (int b = map.block_steps - 1; b >= 0; --b) {
+            CiphertextPtr block;
+            for (int r = map.row_steps - 1; r >= 0; --r) {
+                const std::size_t sum = map.index(j, b * map.row_steps + r, 0, 0);
+                for (std::size_t t = 0; t < factors.size(); ++t)
+                    factors[t] = map.diagonal(sum + t);
+                block = horner(block, multiply_accumulate(babies, factors), map.row_stride);
+            }
+            y = horner(y, block, map.block_stride);
         }
-        out = horner(out, block, t.block_stride);
+        if (map.shift != 0)
+            y = rotate(y, map.shift);
+        for (int k : map.rotate_and_sum)
+            y = add(y, rotate(y, k));
+        ys.push_back(rescale(y));
     }
-    if (!out)
-        throw Error(ErrorKind::kPlan, "a linear transform with no non-zero diagonal");
-    if (t.shift != 0)
-        out = rotate(out, t.shift);
-    for (int fold : t.folds)
-        out = add(out, rotate(out, fold));
-    return rescale(out);
+    return ys;
 }
 
 }  // namespace fheinfer

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/key_policy.h"
-#include "evaluator/linear_transform.h"
+#include "base/linear_map.h"
 
 namespace fheinfer {
 
@@ -37,6 +37,8 @@ struct LevelModel {
     // on other intervals).
     int chebyshev_depth(int degree) const;
 };
+
+class LinearMapConstants;
 
 class Evaluator {
 public:
@@ -72,15 +74,21 @@ public:
 
     // Slot-wise product with clear values; 1 level.
     CiphertextPtr multiply_plain(const CiphertextPtr& x, std::span<const double> values);
-    // Baby-step giant-step by the operations above; 1 level. An evaluator with something faster overrides it.
-    virtual CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform);
+    // y_j = sum_i M_ji x_i; 1 level. By the operations above, unless an evaluator has something faster.
+    virtual std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map);
+    CiphertextPtr linear_map(const CiphertextPtr& x, const LinearMap& map);
+    // The map of `constants`, with what they keep of it where this evaluator can use it.
+    virtual std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants);
+    CiphertextPtr linear_map(const CiphertextPtr& x, LinearMapConstants& constants);
+    // Always by the operations above: what a faster one is tested against.
+    std::vector<CiphertextPtr> elementary_linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map);
 
 protected:
-    // The taps of a transform in their order, from the keys there are.
-    std::vector<CiphertextPtr> taps(const CiphertextPtr& x, const LinearTransform& transform);
+    // The baby steps of a map in their order, from the keys there are.
+    std::vector<CiphertextPtr> baby_steps(const CiphertextPtr& x, const LinearMap& map);
 
 private:
-    std::vector<CiphertextPtr> walk(const CiphertextPtr& x, std::span<const int> ks);
+    std::vector<CiphertextPtr> rotate_stepwise(const CiphertextPtr& x, std::span<const int> ks);
 
     KeyPolicy keys_;
 };

@@ -36,6 +36,13 @@ inline void check_period(std::size_t period, std::size_t slots) {
         throw Error(ErrorKind::kUsage, std::to_string(period) + " values do not repeat in " + std::to_string(slots) + " slots");
 }
 
+inline void check_linear_map(std::size_t inputs, const LinearMap& map, std::size_t slots) {
+    map.check();
+    check_period(map.period, slots);
+    if (inputs != static_cast<std::size_t>(map.inputs))
+        throw Error(ErrorKind::kUsage, "a linear map of " + std::to_string(map.inputs) + " ciphertexts, not " + std::to_string(inputs));
+}
+
 // k mod slots in [0, slots).
 inline long positive_rotation(long k, std::size_t slots) {
     const long n = static_cast<long>(slots);

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "evaluator/level_rules.h"
 #include "ring/accumulate.h"
 #include "ring/pointwise.h"
@@ -84,12 +84,11 @@ CiphertextPtr NativeEvaluator::add_plain(const CiphertextPtr& x, std::span<const
     const auto plain = ckks::transform(*chain_, ckks::encode(whole, ct.scale), ct.limbs(), 0, ct.c0.base());
     auto out         = ct.first(ct.limbs());
     const std::size_t repeat = chain_->n() / plain.n();
-#pragma omp parallel for
-    for (std::size_t i = 0; i < ct.limbs(); ++i) {
+    parallel_for(ct.limbs(), [&](std::size_t i) {
         const auto& m = chain_->modulus(ct.c0.base() + i);
         for (std::size_t k = 0; k < chain_->n(); ++k)
             out.c0[i][k] = m.add(out.c0[i][k], plain[i][k / repeat]);
-    }
+    });
     return wrap(std::move(out));
 }
 
@@ -115,21 +114,10 @@ double NativeEvaluator::factor_scale(const ckks::Ciphertext& x) const {
 std::vector<Poly> NativeEvaluator::encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x,
                                           double scale) const {
     std::vector<Poly> out(factors.size());
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < factors.size(); ++i) {
-        if (factors[i].empty())
-            continue;
-        try {
+    parallel_for(factors.size(), [&](std::size_t i) {
+        if (!factors[i].empty())
             out[i] = ckks::transform(*chain_, ckks::encode(repeated(factors[i], period), scale), x.limbs(), 0, x.c0.base());
-        }
-        catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
-        }
-    }
-    if (failure)
-        std::rethrow_exception(failure);
+    });
     return out;
 }
 
@@ -149,8 +137,7 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
     const auto plain        = encode(factors, period, *first, factor_scale(*first));
     const std::size_t limbs = first->limbs(), base = first->c0.base(), n = chain_->n();
     ckks::Ciphertext out{Poly(limbs, n, base), Poly(limbs, n, base), first->scale * factor_scale(*first)};
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t row = 0; row < limbs; ++row) {
+    parallel_for(limbs, [&](std::size_t row) {
         std::vector<const uint64_t*> c0, c1, factor;
         for (std::size_t t = 0; t < xs.size(); ++t)
             if (plain[t].limbs()) {
@@ -162,71 +149,45 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
         const auto& m            = chain_->modulus(base + row);
         ring::sum_of_products(out.c0[row], c0.data(), factor.data(), factor.size(), repeat, false, n, m);
         ring::sum_of_products(out.c1[row], c1.data(), factor.data(), factor.size(), repeat, false, n, m);
-    }
+    });
     return wrap(std::move(out));
 }
 
-// The base class's order, but with all sums of a block formed part by part: a part of every tap fits the second cache,
-// where a tap after the other would be read from memory for every sum.
-CiphertextPtr NativeEvaluator::linear_transform(const CiphertextPtr& input, const LinearTransform& t) {
-    const auto& x           = get(input);
-    check_period(t.period, slots());
-    const std::size_t period = std::max<std::size_t>(t.period, kLeastPeriod);
-    const std::size_t limbs = x.limbs(), base = x.c0.base(), n = chain_->n(), repeat = n / (2 * period);
-    const auto taps = this->taps(input, t);
-    // Short scales need it, and on the chains that have them every level but the last has room.
-    const int finer     = chain_->half() && level(input) > 1 ? t.finer : 0;
-    const double factor = std::ldexp(factor_scale(x), finer), scale = x.scale * factor;
-    const auto add_to  = [this](CiphertextPtr& sum, ckks::Ciphertext term) {
-        sum = wrap(sum ? ckks::add(*chain_, get(sum), term) : std::move(term));
-    };
-    CiphertextPtr out;
-    for (int b = t.block_steps - 1; b >= 0; --b) {
-        const std::span<const Diagonal> factors(&t.diagonal(b, 0, 0), t.row_steps * t.taps());
-        const auto plain = encode(factors, period, x, factor);
-        std::vector<ckks::Ciphertext> sums(t.row_steps);
-        for (int r = 0; r < t.row_steps; ++r)
-            if (std::any_of(&plain[r * t.taps()], &plain[r * t.taps()] + t.taps(), [](const Poly& p) { return p.limbs() > 0; }))
-                sums[r] = {Poly(limbs, n, base), Poly(limbs, n, base), scale};
-        constexpr std::size_t kPart = 2048;
-        const std::size_t part      = std::max(std::min(n, kPart), 16 * repeat);
-#pragma omp parallel for collapse(2) schedule(dynamic)
-        for (std::size_t row = 0; row < limbs; ++row)
-            for (std::size_t i = 0; i < n; i += part) {
-                const auto& m = chain_->modulus(base + row);
-                std::vector<const uint64_t*> c0, c1, factor;
-                for (int r = 0; r < t.row_steps; ++r) {
-                    if (!sums[r].limbs())
-                        continue;
-                    c0.clear(), c1.clear(), factor.clear();
-                    for (std::size_t tap = 0; tap < taps.size(); ++tap)
-                        if (const auto& p = plain[r * taps.size() + tap]; p.limbs()) {
-                            c0.push_back(get(taps[tap]).c0[row] + i);
-                            c1.push_back(get(taps[tap]).c1[row] + i);
-                            factor.push_back(p[row] + i / repeat);
-                        }
-                    ring::sum_of_products(sums[r].c0[row] + i, c0.data(), factor.data(), factor.size(), repeat, false, part, m);
-                    ring::sum_of_products(sums[r].c1[row] + i, c1.data(), factor.data(), factor.size(), repeat, false, part, m);
-                }
-            }
-        CiphertextPtr block;
-        for (int r = t.row_steps - 1; r >= 0; --r) {
-            if (block)
-                block = rotate(block, t.row_stride);
-            if (sums[r].limbs())
-                add_to(block, std::move(sums[r]));
-        }
-        if (out)
-            out = rotate(out, t.block_stride);
-        if (block)
-            add_to(out, get(block).first(limbs));
+ckks::Target NativeEvaluator::target(const CiphertextPtr& input, const LinearMap& map) const {
+    const auto& x   = get(input);
+    const int level = chain_->level(x.c0);
+    if (map.hoisting == Hoisting::kDouble) {
+        const std::size_t primes = x.c0.base() + x.limbs();
+        return {{x.c0.base(), x.limbs()}, chain_->specials_for(primes), factor_scale(x)};
     }
-    if (!out)
-        throw Error(ErrorKind::kPlan, "a linear transform with no non-zero diagonal");
-    out = rotate(out, t.shift);
-    for (int fold : t.folds)
-        out = add(out, rotate(out, fold));
-    return rescale(out);
+    // Short scales need it, and on the chains that have them every level but the last has room.
+    const int finer = chain_->half() && level > 1 ? map.finer : 0;
+    return {{x.c0.base(), x.limbs()}, 0, std::ldexp(factor_scale(x), finer)};
+}
+
+std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
+    return linear_map(xs, map, nullptr);
+}
+
+std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) {
+    return linear_map(xs, constants.map(), &constants);
+}
+
+std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map,
+                                                       LinearMapConstants* constants) {
+    check_linear_map(xs.size(), map, slots());
+    std::vector<const ckks::Ciphertext*> inputs;
+    for (const auto& x : xs) {
+        inputs.push_back(&get(x));
+        if (level(x) != level(xs[0]) || !same_scale(inputs.back()->scale, inputs[0]->scale))
+            throw Error(ErrorKind::kUsage, "the inputs of a linear map are at different levels");
+    }
+    const auto target = this->target(xs[0], map);
+    const auto kept   = constants ? constants->encoded(*chain_, target) : nullptr;
+    std::vector<CiphertextPtr> ys;
+    for (auto& y : ckks::apply(*chain_, keys_, keys(), map, target, kept.get(), inputs))
+        ys.push_back(wrap(std::move(y)));
+    return ys;
 }
 
 CiphertextPtr NativeEvaluator::rescale(const CiphertextPtr& x) {

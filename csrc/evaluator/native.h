@@ -6,6 +6,7 @@
 
 #include "ckks/bootstrap.h"
 #include "ckks/ciphertext.h"
+#include "evaluator/constants.h"
 #include "evaluator/evaluator.h"
 
 namespace fheinfer {
@@ -66,11 +67,16 @@ public:
     CiphertextPtr chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) override;
     CiphertextPtr bootstrap(const CiphertextPtr& x) override;
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override;
-    CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform) override;
+    using Evaluator::linear_map;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) override;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) override;
 
 private:
     // Diagonals at `scale`, on the limbs of `x`; no rows for empty ones.
     std::vector<ckks::Poly> encode(std::span<const Diagonal> factors, std::size_t period, const ckks::Ciphertext& x, double scale) const;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map, LinearMapConstants* constants);
+    // What the diagonals of a map of `x` are encoded for.
+    ckks::Target target(const CiphertextPtr& x, const LinearMap& map) const;
     double factor_scale(const ckks::Ciphertext& x) const;
 
     std::shared_ptr<const ckks::Chain> chain_;

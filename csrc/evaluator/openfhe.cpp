@@ -2,9 +2,9 @@
 
 #include <atomic>
 #include <cstring>
-#include <exception>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "evaluator/level_rules.h"
 
 namespace fheinfer {
@@ -162,38 +162,23 @@ CiphertextPtr OpenFheEvaluator::multiply_accumulate(std::span<const CiphertextPt
         return nullptr;
     // Encoding costs more than multiplying, and OpenFHE encodes on one core: spread the terms over the cores.
     const auto& cc = context_->openfhe();
-    OpenFheCt sum;
-    std::exception_ptr failure;
-#pragma omp parallel
-    {
-        OpenFheCt part;
-#pragma omp for schedule(static)
-        for (std::size_t i = 0; i < terms.size(); ++i) {
-            try {
-                const auto& ct     = get(xs[terms[i]]);
-                const auto& factor = factors[terms[i]];
-                const auto plain   = cc->MakeCKKSPackedPlaintext(factor, 1, ct->GetLevel(), nullptr, factor.size());
-                auto product       = cc->EvalMult(ct, plain);
-                if (part)
-                    cc->EvalAddInPlace(part, product);
-                else
-                    part = std::move(product);
-            }
-            catch (...) {
-#pragma omp critical
-                failure = std::current_exception();
-            }
-        }
-#pragma omp critical
-        if (part && !failure) {
-            if (sum)
-                cc->EvalAddInPlace(sum, part);
+    constexpr std::size_t kParts = 16;
+    std::vector<OpenFheCt> parts(std::min(terms.size(), kParts));
+    parallel_for(parts.size(), [&](std::size_t p) {
+        for (std::size_t i = p; i < terms.size(); i += parts.size()) {
+            const auto& ct     = get(xs[terms[i]]);
+            const auto& factor = factors[terms[i]];
+            const auto plain   = cc->MakeCKKSPackedPlaintext(factor, 1, ct->GetLevel(), nullptr, factor.size());
+            auto product       = cc->EvalMult(ct, plain);
+            if (parts[p])
+                cc->EvalAddInPlace(parts[p], product);
             else
-                sum = std::move(part);
+                parts[p] = std::move(product);
         }
-    }
-    if (failure)
-        std::rethrow_exception(failure);
+    });
+    OpenFheCt sum = parts[0];
+    for (std::size_t p = 1; p < parts.size(); ++p)
+        cc->EvalAddInPlace(sum, parts[p]);
     return wrap(std::move(sum));
 }
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 
 #include "base/error.h"
+#include "base/parallel.h"
 
 namespace fheinfer {
 
@@ -64,21 +66,46 @@ std::vector<Source> sources(const Layout& in, const Layout& out, int positions) 
     return nearest;
 }
 
-// A diagonal of zeros costs a product and adds nothing. One of every sum stays, so that no rotation goes with them:
-// keys are made before the weights are known.
-void drop_zeros(LinearTransform& t) {
-    const auto zero = [](const Diagonal& d) { return std::all_of(d.begin(), d.end(), [](double v) { return v == 0; }); };
-    const auto absent = [](const Diagonal& d) { return d.empty(); };
-    for (std::size_t first = 0; first < t.diagonals.size(); first += t.taps()) {
-        const auto sum = std::span<Diagonal>(t.diagonals).subspan(first, t.taps());
-        auto kept      = std::find_if_not(sum.begin(), sum.end(), zero);
-        if (kept == sum.end())
-            kept = std::find_if_not(sum.begin(), sum.end(), absent);
-        for (auto d = sum.begin(); d != sum.end(); ++d)
-            if (d != kept && zero(*d))
-                Diagonal().swap(*d);
+// A weight on a diagonal, and where its products go.
+struct Term {
+    double weight;
+    int position, channel;
+    int16_t ky, kx;
+    int giant;  // where the products of the diagonal are rotated from afterwards
+};
+
+// What writes the diagonals of a convolution: which weights are on each, so that each is written as a whole, while it is in the
+// cache.
+struct Terms {
+    Layout in, out;
+    Conv2d conv;
+    std::size_t period = 0;
+    long shift         = 0;
+    std::vector<std::vector<Term>> of;  // by diagonal
+
+    bool empty(const Term& t) const {
+        const Inside rows = inside(out.height, conv.stride, t.ky, in.height), columns = inside(out.width, conv.stride, t.kx, in.width);
+        return rows.first >= rows.end || columns.first >= columns.end;
     }
-}
+    // No two terms of a diagonal meet in a slot, so it is zero where each of them is.
+    bool nonzero(std::size_t diagonal) const {
+        return std::any_of(of[diagonal].begin(), of[diagonal].end(), [&](const Term& t) { return t.weight != 0 && !empty(t); });
+    }
+    void write(std::size_t diagonal, std::span<double> d) const {
+        for (const auto& [w, position, o, ky, kx, giant] : of[diagonal]) {
+            // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
+            const long moved     = giant + shift + static_cast<long>(position - out.block_of(o)) * out.grid();
+            const auto corner    = static_cast<std::size_t>(static_cast<long>(out.slot(o, 0, 0)) + moved);
+            const Inside rows    = inside(out.height, conv.stride, ky, in.height);
+            const Inside columns = inside(out.width, conv.stride, kx, in.width);
+            for (int y = rows.first; y < rows.end; ++y) {
+                const std::size_t left = corner + static_cast<std::size_t>(y * out.gap) * out.grid_width;
+                for (int x = columns.first; x < columns.end; ++x)
+                    d[(left + static_cast<std::size_t>(x * out.gap)) & (period - 1)] += w;  // a power of two
+            }
+        }
+    }
+};
 
 }  // namespace
 
@@ -88,7 +115,7 @@ Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
         throw Error(ErrorKind::kPlan, "impossible convolution: kernel " + std::to_string(conv.kernel) + ", stride " +
                                           std::to_string(conv.stride) + ", padding " + std::to_string(conv.padding));
     Layout out   = in;
-    out.skew     = 0;
+    out.replica_rotation     = 0;
     out.channels = out_channels;
     out.height   = floor_div(in.height + 2 * conv.padding - conv.kernel, conv.stride) + 1;
     out.width    = floor_div(in.width + 2 * conv.padding - conv.kernel, conv.stride) + 1;
@@ -97,11 +124,11 @@ Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv) {
     return out;
 }
 
-LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv) {
+LinearMap conv2d_map(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv) {
     in.check();
     out.check();
-    const int taps = conv.kernel * conv.kernel;
-    if (weight.size() != static_cast<std::size_t>(out.channels) * in.channels * taps)
+    const int offsets = conv.kernel * conv.kernel;
+    if (weight.size() != static_cast<std::size_t>(out.channels) * in.channels * offsets)
         throw Error(ErrorKind::kPlan, "a convolution weight of the wrong size");
     if (in.grid_height != out.grid_height || in.grid_width != out.grid_width || out.gap != in.gap * conv.stride)
         throw Error(ErrorKind::kPlan, "a convolution from " + in.str() + " to " + out.str() + " does not keep the grid");
@@ -110,76 +137,57 @@ LinearTransform conv2d_transform(std::span<const double> weight, const Layout& i
     const auto nearest  = sources(in, out, positions);
     const Span axis     = axis_span(in, out, conv);
 
-    LinearTransform t;
-    t.period       = std::max(in.period(), out.period());
-    t.columns      = range(axis, 1);
+    LinearMap map;
+    map.period = std::max(in.period(), out.period());
+    map.first  = range(axis, 1);
     for (const Source& source : nearest)
-        t.block_steps = std::max(t.block_steps, source.distance + 1);
-    t.block_stride = in.grid();
-    const int hoisted = t.columns.size() * (axis.count() - 1);
-    const int horner  = t.block_steps * (axis.count() - 1);
+        map.block_steps = std::max(map.block_steps, source.distance + 1);
+    map.block_stride = in.grid();
+    const int hoisted = static_cast<int>(map.first.size()) * (axis.count() - 1);
+    const int horner  = map.block_steps * (axis.count() - 1);
     if (hoisted <= horner) {
-        t.rows = range(axis, in.grid_width);
+        map.second = range(axis, in.grid_width);
     }
     else {
-        t.row_steps  = axis.count();
-        t.row_stride = in.grid_width;
-        t.shift      = axis.first * in.grid_width;  // the Horner sum counts rows from zero
+        map.row_steps  = axis.count();
+        map.row_stride = in.grid_width;
+        map.shift      = axis.first * in.grid_width;  // the Horner sum counts rows from zero
     }
-    for (std::size_t f = out.period(); f < in.period(); f *= 2)
-        t.folds.push_back(static_cast<int>(f));
-    t.diagonals.resize(static_cast<std::size_t>(t.block_steps) * t.row_steps * t.taps());
+    for (std::size_t k = out.period(); k < in.period(); k *= 2)
+        map.rotate_and_sum.push_back(static_cast<int>(k));
 
-    // Every position of the computed period forms an output block, or the part of one that is folded in. Which weights are
-    // on a diagonal comes first: then each is written as a whole, while it is in the cache.
-    struct Term {
-        double weight;
-        int position, channel, ky, kx;
-        long giant;  // where the products of the diagonal are rotated from afterwards
-    };
-    std::vector<std::vector<Term>> terms(t.diagonals.size());
-    const bool rows_hoisted = t.row_steps == 1;
+    // Every position of the computed period forms an output block, or the part of one that is added in afterwards.
+    const auto terms  = std::make_shared<Terms>(Terms{in, out, conv, map.period, map.shift, {}});
+    const bool hoisted_rows = map.row_steps == 1;
     const int cells         = out.gap * out.gap;
+    terms->of.resize(map.diagonals());
     for (int position = 0; position < positions; ++position) {
-        const int first = out.block_at(position) * cells;
-        for (int o = first; o < std::min(first + cells, out.channels); ++o)
+        const int start = out.block_at(position) * cells;
+        for (int o = start; o < std::min(start + cells, out.channels); ++o)
             for (int c = 0; c < in.channels; ++c) {
                 const auto [part, distance] = nearest[position % out.positions() * in.blocks() + in.block_of(c)];
                 if (part != position / out.positions())
-                    continue;  // formed in another part and folded in
-                for (int k = 0; k < taps; ++k) {
+                    continue;  // formed in another part and added in
+                for (int k = 0; k < offsets; ++k) {
                     const int ky = k / conv.kernel - conv.padding, kx = k % conv.kernel - conv.padding;
                     const int row = ky * in.gap + in.row_of(c) - out.row_of(o) - axis.first;
                     const int dx  = kx * in.gap + in.column_of(c) - out.column_of(o);
-                    const std::size_t tap = (rows_hoisted ? row * t.columns.size() : 0) + (dx - axis.first);
-                    const long giant = static_cast<long>(distance) * t.block_stride + (rows_hoisted ? 0L : static_cast<long>(row) * t.row_stride);
-                    const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * taps + k];
-                    const auto d   = &t.diagonal(distance, rows_hoisted ? 0 : row, tap) - t.diagonals.data();
-                    terms[d].push_back({w, position, o, ky, kx, giant});
+                    const std::size_t baby = (hoisted_rows ? row * map.first.size() : 0) + (dx - axis.first);
+                    const int giant        = distance * map.row_steps + (hoisted_rows ? 0 : row);
+                    const int moved  = distance * map.block_stride + (hoisted_rows ? 0 : row * map.row_stride);
+                    const double w = weight[(static_cast<std::size_t>(o) * in.channels + c) * offsets + k];
+                    terms->of[map.index(0, giant, 0, baby)].push_back({w, position, o, static_cast<int16_t>(ky), static_cast<int16_t>(kx), moved});
                 }
             }
     }
-#pragma omp parallel for schedule(dynamic)
-    for (std::size_t i = 0; i < terms.size(); ++i) {
-        if (terms[i].empty())
-            continue;
-        auto& d = t.diagonals[i];
-        d.resize(t.period, 0.0);
-        for (const auto& [w, position, o, ky, kx, giant] : terms[i]) {
-            // The giant steps rotate the product afterwards, so it is stored where they will fetch it from.
-            const long moved     = giant + t.shift + static_cast<long>(position - out.block_of(o)) * out.grid();
-            const auto corner    = static_cast<std::size_t>(static_cast<long>(out.slot(o, 0, 0)) + moved);
-            const Inside rows    = inside(out.height, conv.stride, ky, in.height);
-            const Inside columns = inside(out.width, conv.stride, kx, in.width);
-            for (int y = rows.first; y < rows.end; ++y) {
-                const std::size_t left = corner + static_cast<std::size_t>(y * out.gap) * out.grid_width;
-                for (int x = columns.first; x < columns.end; ++x)
-                    d[(left + static_cast<std::size_t>(x * out.gap)) & (t.period - 1)] += w;  // a power of two
-            }
-        }
-    }
-    drop_zeros(t);
-    return t;
+    std::vector<char> nonzero(terms->of.size()), possible(terms->of.size());
+    parallel_for(terms->of.size(), [&](std::size_t i) {
+        nonzero[i]  = terms->nonzero(i);
+        possible[i] = !terms->of[i].empty();
+    });
+    map.keep(nonzero, possible);
+    map.write = [terms](std::size_t diagonal, std::span<double> zeros) { terms->write(diagonal, zeros); };
+    return map;
 }
 
 std::vector<double> channel_vector(std::span<const double> values, const Layout& layout) {
@@ -198,7 +206,10 @@ std::vector<double> channel_vector(std::span<const double> values, const Layout&
 
 CiphertextPtr conv2d(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
                      std::span<const double> bias, const Layout& in, const Layout& out, const Conv2d& conv) {
-    auto y = evaluator.linear_transform(x, conv2d_transform(weight, in, out, conv));
+    return conv2d_bias(evaluator, evaluator.linear_map(x, conv2d_map(weight, in, out, conv)), bias, out);
+}
+
+CiphertextPtr conv2d_bias(Evaluator& evaluator, const CiphertextPtr& y, std::span<const double> bias, const Layout& out) {
     if (bias.empty())
         return y;
     if (bias.size() != static_cast<std::size_t>(out.channels))

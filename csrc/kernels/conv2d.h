@@ -18,22 +18,25 @@ struct Conv2d {
 // Throws Error(kPlan) when the strided output does not fit the grid.
 Layout conv2d_output(const Layout& in, int out_channels, const Conv2d& conv);
 
-// The convolution as a linear transform. `weight` is (out, in, kernel, kernel), row-major.
+// The convolution as a linear map. `weight` is (out, in, kernel, kernel), row-major; the map keeps what it needs of it.
 //
-// Reading the tap (ky, kx) of channel c for channel o is a rotation by dy * grid_width + dx + b * grid, where dy and
-// dx span kernel and channel cells together and b is the distance of the two channels' blocks. Columns dx are
-// hoisted; rows dy are hoisted on each column when that needs fewer key switches, otherwise a Horner sum with one
-// key; blocks are a Horner sum with one key (Optimized Vector Encoding: for a 3x3 kernel without gap the keys are
-// +-1, +-width and one block step). `in` and `out` may each be skewed. Where the input has a longer period than the
-// output, because it has more blocks or is skewed, each part of a sum is formed in its own copy of the output and the
-// copies are folded: an input of K skewed copies to equal ones needs a K-th of the block distances.
-// Diagonals that are all zero are left out; rotations depend on the layouts alone.
-LinearTransform conv2d_transform(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv);
+// Reading the kernel offset (ky, kx) of channel c for channel o is a rotation by dy * grid_width + dx + b * grid, where dy and
+// dx span kernel and channel cells together and b is the distance of the two channels' blocks. Rotations by dx are hoisted;
+// those by dy are hoisted on each of them when that needs fewer key switches, otherwise a Horner sum with one key; blocks are
+// a Horner sum with one key (Optimized Vector Encoding: for a 3x3 kernel without gap the keys are +-1, +-width and one block
+// step). `in` and `out` may each have rotated replicas. Where the input has a longer period than the output, because it has
+// more blocks or rotated replicas, each part of a sum is formed in its own replica of the output and the replicas are added up
+// by rotate-and-sum: an input of K rotated replicas to equal ones needs a K-th of the block distances.
+// Diagonals that are all zero are omitted; rotations depend on the layouts alone.
+LinearMap conv2d_map(std::span<const double> weight, const Layout& in, const Layout& out, const Conv2d& conv);
 
 // in -> conv -> + bias (one value per output channel; may be empty). Slots of `out` that hold no element are zero
 // if those of `in` are. One level.
 CiphertextPtr conv2d(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
                      std::span<const double> bias, const Layout& in, const Layout& out, const Conv2d& conv);
+
+// The last part of it: y + bias.
+CiphertextPtr conv2d_bias(Evaluator& evaluator, const CiphertextPtr& y, std::span<const double> bias, const Layout& out);
 
 // One value per channel, written to every slot of that channel.
 std::vector<double> channel_vector(std::span<const double> values, const Layout& layout);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 
 #include "base/error.h"
 
@@ -16,28 +17,41 @@ bool is_vector(const Layout& l) {
     return l.channels == 1 && l.height == 1 && l.gap == 1 && l.grid_height == 1;
 }
 
+// Slots and weights of each diagonal.
+using Entries = std::vector<std::vector<std::pair<std::size_t, double>>>;
+
+void set_diagonals(LinearMap& map, Entries entries) {
+    std::vector<char> possible(entries.size());
+    for (std::size_t i = 0; i < entries.size(); ++i)
+        possible[i] = !entries[i].empty();
+    map.present = std::move(possible);
+    map.write   = [entries = std::make_shared<const Entries>(std::move(entries))](std::size_t diagonal, std::span<double> zeros) {
+        for (const auto& [slot, weight] : (*entries)[diagonal])
+            zeros[slot % zeros.size()] += weight;
+    };
+}
+
 // Baby steps and giant steps over all distances between a feature and an output: 2 sqrt(period) rotation keys.
-LinearTransform vector_transform(std::span<const double> weight, const Layout& in, const Layout& out) {
+LinearMap vector_map(std::span<const double> weight, const Layout& in, const Layout& out) {
     const int distances = static_cast<int>(in.period());
     const int baby      = 1 << (std::bit_width(static_cast<unsigned>(distances)) / 2);
 
-    LinearTransform t;
-    t.period = out.period();
-    t.columns.clear();
+    LinearMap map;
+    map.period = out.period();
+    map.first.clear();
     for (int d = 0; d < baby; ++d)
-        t.columns.push_back(d);
-    t.row_steps  = distances / baby;
-    t.row_stride = baby;
-    t.diagonals.resize(t.row_steps * t.taps());
+        map.first.push_back(d);
+    map.row_steps  = distances / baby;
+    map.row_stride = baby;
+    Entries entries(map.diagonals());
     for (int o = 0; o < out.width; ++o)
         for (int x = 0; x < in.width; ++x) {
             const int distance = (x - o) & (distances - 1), row = distance / baby;
-            Diagonal& d = t.diagonal(0, row, static_cast<std::size_t>(distance % baby));
-            if (d.empty())
-                d.resize(t.period, 0.0);
-            d[static_cast<std::size_t>(o + row * baby) % t.period] += weight[static_cast<std::size_t>(o) * in.width + x];
+            entries[map.index(0, row, 0, static_cast<std::size_t>(distance % baby))].emplace_back(
+                o + row * baby, weight[static_cast<std::size_t>(o) * in.width + x]);
         }
-    return t;
+    set_diagonals(map, std::move(entries));
+    return map;
 }
 
 }  // namespace
@@ -77,50 +91,59 @@ Layout linear_output(const Layout& in, int out_features) {
     return out;
 }
 
-LinearTransform linear_transform(std::span<const double> weight, const Layout& in, const Layout& out) {
+namespace {
+
+LinearMap unmasked_map(std::span<const double> weight, const Layout& in, const Layout& out) {
     const std::size_t features = static_cast<std::size_t>(in.channels) * in.height * in.width;
     if (weight.size() != features * out.width)
         throw Error(ErrorKind::kPlan, "a linear weight of the wrong size");
-    if (in.skew)
-        throw Error(ErrorKind::kPlan, "a linear layer takes equal copies, not " + in.str());
+    if (in.replica_rotation)
+        throw Error(ErrorKind::kPlan, "a linear layer takes equal replicas, not " + in.str());
     if (is_vector(in))
-        return vector_transform(weight, in, out);
+        return vector_map(weight, in, out);
     const int rows = in.height * in.gap, columns = in.width * in.gap;
 
-    LinearTransform t;
-    t.period = in.period();
-    t.columns.clear();
+    LinearMap map;
+    map.period = in.period();
+    map.first.clear();
     for (int d = -(out.width - 1); d < columns; ++d)
-        t.columns.push_back(d);
-    t.row_steps  = rows;
-    t.row_stride = in.grid_width;
-    for (std::size_t f = in.grid(); f < t.period; f *= 2)
-        t.folds.push_back(static_cast<int>(f));
-    t.diagonals.resize(t.row_steps * t.taps());
-
+        map.first.push_back(d);
+    map.row_steps  = rows;
+    map.row_stride = in.grid_width;
+    for (std::size_t k = in.grid(); k < map.period; k *= 2)
+        map.rotate_and_sum.push_back(static_cast<int>(k));
+    Entries entries(map.diagonals());
     for (int o = 0; o < out.width; ++o) {
         std::size_t feature = 0;
         for (int c = 0; c < in.channels; ++c)
             for (int y = 0; y < in.height; ++y)
                 for (int x = 0; x < in.width; ++x, ++feature) {
                     const int row = y * in.gap + in.row_of(c), column = x * in.gap + in.column_of(c);
-                    Diagonal& d = t.diagonal(0, row, static_cast<std::size_t>(column - o + out.width - 1));
-                    if (d.empty())
-                        d.resize(t.period, 0.0);
                     // The Horner step brings this product back by row * row_stride.
-                    const std::size_t slot = static_cast<std::size_t>(in.block_of(c)) * in.grid() + o + row * t.row_stride;
-                    d[slot % t.period] += weight[o * features + feature];
+                    const std::size_t slot = static_cast<std::size_t>(in.block_of(c)) * in.grid() + o + row * map.row_stride;
+                    entries[map.index(0, row, 0, static_cast<std::size_t>(column - o + out.width - 1))].emplace_back(
+                        slot, weight[o * features + feature]);
                 }
     }
-    return t;
+    set_diagonals(map, std::move(entries));
+    return map;
 }
+
+}  // namespace
 
 CiphertextPtr linear(Evaluator& evaluator, const CiphertextPtr& x, std::span<const double> weight,
                      std::span<const double> bias, const Layout& in, const Layout& out, bool mask) {
-    auto transform = linear_transform(weight, in, out);
+    return linear_tail(evaluator, evaluator.linear_map(x, linear_layer_map(weight, in, out, mask)), bias, out, mask);
+}
+
+LinearMap linear_layer_map(std::span<const double> weight, const Layout& in, const Layout& out, bool mask) {
+    auto map = unmasked_map(weight, in, out);
     if (mask)
-        transform.finer = kFiner;
-    auto y = evaluator.linear_transform(x, transform);
+        map.finer = kFiner;
+    return map;
+}
+
+CiphertextPtr linear_tail(Evaluator& evaluator, CiphertextPtr y, std::span<const double> bias, const Layout& out, bool mask) {
     if (mask) {
         std::vector<double> ones(out.period(), 0.0);
         std::fill_n(ones.begin(), out.width, 1.0);

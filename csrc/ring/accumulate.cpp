@@ -19,6 +19,16 @@ void sum_of_products_portable(uint64_t* out, const uint64_t* const* xs, const ui
     }
 }
 
+void sum_of_mirrored_products_portable(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends, std::size_t terms,
+                                       std::size_t repeat, bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
+    for (std::size_t i = begin; i < end; ++i) {
+        uint128 sum = accumulate ? out[i] : 0;
+        for (std::size_t t = 0; t < terms; ++t)
+            sum += uint128{xs[t][i]} * *(ends[t] - 1 - i / repeat);
+        out[i] = m.reduce(sum);
+    }
+}
+
 void linear_combination_portable(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms,
                                  bool accumulate, std::size_t begin, std::size_t end, const Modulus& m) {
     for (std::size_t i = begin; i < end; ++i) {
@@ -50,6 +60,17 @@ void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* c
         return sum_of_products_avx2(out, xs, ys, terms, repeat, accumulate, 0, n, m);
 #endif
     sum_of_products_portable(out, xs, ys, terms, repeat, accumulate, 0, n, m);
+}
+
+void sum_of_mirrored_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends, std::size_t terms,
+                              std::size_t repeat, bool accumulate, std::size_t n, const Modulus& m) {
+#if defined(__x86_64__)
+    if (cpu_form() == CpuForm::kAvx512)
+        return sum_of_mirrored_products_avx512(out, xs, ends, terms, repeat, accumulate, 0, n, m);
+    if (cpu_form() == CpuForm::kAvx2)
+        return sum_of_mirrored_products_avx2(out, xs, ends, terms, repeat, accumulate, 0, n, m);
+#endif
+    sum_of_mirrored_products_portable(out, xs, ends, terms, repeat, accumulate, 0, n, m);
 }
 
 void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,

@@ -16,6 +16,10 @@ inline constexpr std::size_t kMaxTerms = 2048;
 void sum_of_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ys, std::size_t terms, std::size_t repeat,
                      bool accumulate, std::size_t n, const Modulus& m);
 
+// The same with the second factors read backwards from their ends: out[i] = sum_t xs[t][i] * ends[t][-1 - i / repeat].
+void sum_of_mirrored_products(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends, std::size_t terms,
+                              std::size_t repeat, bool accumulate, std::size_t n, const Modulus& m);
+
 // out[i] = sum_t xs[t][i] * cs[t], plus out[i] when `accumulate`. The xs are residues of any primes below 2^50, the cs of m.
 void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,
                         std::size_t n, const Modulus& m);

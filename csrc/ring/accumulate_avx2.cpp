@@ -71,6 +71,24 @@ struct Repeated {
     }
 };
 
+// The same, backwards from the ends of the ys.
+template <int kRepeat>
+struct Mirrored {
+    const uint64_t* const* ends;
+    int shift;
+
+    FHEINFER_AVX2_INLINE Lanes operator()(std::size_t t, std::size_t i) const {
+        const uint64_t* end = ends[t] - (i >> shift);
+        if constexpr (kRepeat == 1)
+            return to_double(_mm256_permute4x64_epi64(load(end - 4), 0b00011011));
+        else if constexpr (kRepeat == 2)
+            return to_double(_mm256_permute4x64_epi64(
+                _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(end - 2))), 0b00000101));
+        else
+            return to_double(all(end[-1]));
+    }
+};
+
 // Four vectors at once, so that what is done once a term is worth it.
 template <class Second>
 FHEINFER_AVX2 void sums(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms, bool accumulate,
@@ -115,6 +133,20 @@ FHEINFER_AVX2 void sum_of_products_avx2(uint64_t* out, const uint64_t* const* xs
             return sums(out, xs, Repeated<2>{ys, shift}, terms, accumulate, begin, end, m);
         default:
             return sums(out, xs, Repeated<4>{ys, shift}, terms, accumulate, begin, end, m);
+    }
+}
+
+FHEINFER_AVX2 void sum_of_mirrored_products_avx2(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends,
+                                                 std::size_t terms, std::size_t repeat, bool accumulate, std::size_t begin,
+                                                 std::size_t end, const Modulus& m) {
+    const int shift = std::countr_zero(repeat);
+    switch (repeat) {
+        case 1:
+            return sums(out, xs, Mirrored<1>{ends, shift}, terms, accumulate, begin, end, m);
+        case 2:
+            return sums(out, xs, Mirrored<2>{ends, shift}, terms, accumulate, begin, end, m);
+        default:
+            return sums(out, xs, Mirrored<4>{ends, shift}, terms, accumulate, begin, end, m);
     }
 }
 

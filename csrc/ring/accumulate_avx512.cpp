@@ -48,6 +48,28 @@ struct Repeated {
     }
 };
 
+// The same, backwards from the ends of the ys.
+template <int kRepeat>
+struct Mirrored {
+    const uint64_t* const* ends;
+    int shift;
+
+    FHEINFER_AVX512_INLINE Lanes operator()(std::size_t t, std::size_t i) const {
+        const uint64_t* end = ends[t] - (i >> shift);
+        if constexpr (kRepeat == 1)
+            return _mm512_permutexvar_epi64(_mm512_setr_epi64(7, 6, 5, 4, 3, 2, 1, 0), load(end - 8));
+        else if constexpr (kRepeat == 2)
+            return _mm512_permutexvar_epi64(
+                _mm512_setr_epi64(3, 3, 2, 2, 1, 1, 0, 0),
+                _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(end - 4))));
+        else if constexpr (kRepeat == 4)
+            return _mm512_permutexvar_epi64(_mm512_setr_epi64(1, 1, 1, 1, 0, 0, 0, 0),
+                                            _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(end - 2))));
+        else
+            return all(end[-1]);
+    }
+};
+
 // kVectors vectors at once: enough independent sums to keep the multipliers busy.
 template <int kVectors, class Second, class Reduce>
 FHEINFER_AVX512_INLINE void sum(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms,
@@ -106,6 +128,22 @@ FHEINFER_AVX512 void sum_of_products_avx512(uint64_t* out, const uint64_t* const
             return sums(out, xs, Repeated<4>{ys, shift}, terms, accumulate, begin, end, m);
         default:
             return sums(out, xs, Repeated<8>{ys, shift}, terms, accumulate, begin, end, m);
+    }
+}
+
+FHEINFER_AVX512 void sum_of_mirrored_products_avx512(uint64_t* out, const uint64_t* const* xs, const uint64_t* const* ends,
+                                                     std::size_t terms, std::size_t repeat, bool accumulate, std::size_t begin,
+                                                     std::size_t end, const Modulus& m) {
+    const int shift = std::countr_zero(repeat);
+    switch (repeat) {
+        case 1:
+            return sums(out, xs, Mirrored<1>{ends, shift}, terms, accumulate, begin, end, m);
+        case 2:
+            return sums(out, xs, Mirrored<2>{ends, shift}, terms, accumulate, begin, end, m);
+        case 4:
+            return sums(out, xs, Mirrored<4>{ends, shift}, terms, accumulate, begin, end, m);
+        default:
+            return sums(out, xs, Mirrored<8>{ends, shift}, terms, accumulate, begin, end, m);
     }
 }
 

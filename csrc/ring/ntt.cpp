@@ -84,6 +84,22 @@ Ntt::Ntt(std::size_t n, const Modulus& m, uint64_t psi) : n_(n), m_(m), psi_(psi
     last_over_n_    = Factor(m.multiply(inverse_powers_.value[1], inverse_n_.value), m);
 }
 
+// The first half is the block of powers[2], and what blocks k and k + 1 are to it, 2k .. are to the whole.
+Ntt Ntt::first_half(const Ntt& whole) {
+    Ntt out;
+    out.n_   = whole.n_ / 2;
+    out.m_   = whole.m_;
+    out.psi_ = whole.psi_;
+    out.powers_.value.resize(out.n_);
+    out.powers_.quotient52.resize(out.n_);
+    for (std::size_t groups = 1; groups < out.n_; groups *= 2)
+        for (std::size_t g = 0; g < groups; ++g) {
+            out.powers_.value[groups + g]      = whole.powers_.value[2 * groups + g];
+            out.powers_.quotient52[groups + g] = whole.powers_.quotient52[2 * groups + g];
+        }
+    return out;
+}
+
 void Ntt::forward(uint64_t* x) const {
 #if defined(__x86_64__)
     if (n_ >= kLeastVector && cpu_form() == CpuForm::kAvx512)

@@ -15,6 +15,10 @@ public:
     // psi: a primitive 2n-th root of unity modulo m. n: a power of two, 16 or more.
     Ntt(std::size_t n, const Modulus& m, uint64_t psi);
 
+    // The part of a transform that gives the first half of its values, from what its first stage leaves there:
+    // x_i + psi^(n/2) x_(i + n/2). Of half the size; forward only.
+    static Ntt first_half(const Ntt& whole);
+
     // In place, canonical residues in and out; 64-byte aligned.
     void forward(uint64_t* x) const;
     void inverse(uint64_t* x) const;
@@ -48,9 +52,11 @@ public:
     }
 
 private:
-    std::size_t n_;
+    Ntt() = default;
+
+    std::size_t n_ = 0;
     Modulus m_;
-    uint64_t psi_;
+    uint64_t psi_ = 0;
     Table powers_, inverse_powers_;
     Factor inverse_n_, last_over_n_;
 };

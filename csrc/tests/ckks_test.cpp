@@ -46,7 +46,7 @@ void test_operations(const Bench& b, NativeEvaluator& e) {
 }
 
 // Every way of splitting the same matrix is that matrix: out[i] = sum_k diagonals[k][i] x[i + k].
-void test_transforms(const Bench& b) {
+void test_matrices(const Bench& b) {
     constexpr int kLevel = 6;
     const int n          = static_cast<int>(kSlots);
     const auto run       = [&](const Steps& steps, const std::string& what) {
@@ -55,7 +55,7 @@ void test_transforms(const Bench& b) {
         for (int k = 0; k < count; ++k)
             if (k % 5 != 3 || count == 1)  // some are zero
                 for (double v : values())
-                    diagonals[(steps.first + k) * steps.stride].push_back(v / count);
+                    diagonals[(steps.start + k) * steps.stride].push_back(v / count);
         Keys keys;
         for (int k : steps.rotations())
             if (const auto exponent = ring::rotation_exponent(kN, k); !keys.has(exponent, kLevel + 1))
@@ -68,21 +68,28 @@ void test_transforms(const Bench& b) {
             return sum;
         });
         const std::size_t specials = b.chain->specials_for(kLevel + 1);
-        const Transform transform(*b.chain, diagonals, steps, kLevel + 1, specials, b.scales[kLevel]);
-        const auto y = transform.apply(*b.chain, keys, b.client.encrypt(x, kLevel, b.scales[kLevel]));
+        const Target target{{0, kLevel + 1}, specials, b.scales[kLevel]};
+        const auto map       = matrix_map(diagonals, steps);
+        const auto ct        = b.client.encrypt(x, kLevel, b.scales[kLevel]);
+        const Ciphertext* xs[] = {&ct};
+        const auto y = std::move(apply(*b.chain, keys, KeyPolicy::kFast, map, target, nullptr, xs)[0]);
+        const EncodedDiagonals encoded(*b.chain, map, target, Tier::kEncoded, 0, map.diagonals());
+        const auto again = std::move(apply(*b.chain, keys, KeyPolicy::kFast, map, target, &encoded, xs)[0]);
+        check(std::equal(y.c0[0], y.c0[0] + y.limbs() * kN, again.c0[0]) && std::equal(y.c1[0], y.c1[0] + y.limbs() * kN, again.c1[0]),
+              what + ", encoded ahead,");
         check(b.chain->level(y.c0) == kLevel - 1 && error(expected, b.client.decrypt(y)) < std::ldexp(1.0, -24), what);
     };
     for (int baby : {1, 2, 4, 8})
         for (int hoisted = 1; hoisted <= baby; hoisted *= 2)
             for (int first : {0, -1, -7})
                 for (int stride : {1, 2})
-                    run({first, hoisted, baby, 8 / baby, stride}, "a transform of " + std::to_string(baby) + " baby steps, " +
+                    run({first, hoisted, baby, 8 / baby, stride}, "a matrix of " + std::to_string(baby) + " baby steps, " +
                                                                       std::to_string(hoisted) + " hoisted");
     for (auto keys : {KeyPolicy::kMinimal, KeyPolicy::kFast})
         for (int count = 1; count <= n; ++count) {
             const auto steps = Steps::fit(-count / 2, -count / 2 + count - 1, 1, keys);
             check(steps.baby % steps.hoisted == 0 && steps.baby * steps.giant >= count, "a fit");
-            run(steps, "a fitted transform of " + std::to_string(count) + " diagonals");
+            run(steps, "a fitted matrix of " + std::to_string(count) + " diagonals");
         }
     const auto few = Steps::fit(-31, 31, 16, KeyPolicy::kMinimal), many = Steps::fit(-31, 31, 16, KeyPolicy::kFast);
     check(few.rotations() == std::vector<int>{-496, -480, 32, 128}, "the fewest keys of 63 diagonals");
@@ -167,7 +174,7 @@ int main() {
             test_operations(b, e);
         }
         const Bench b(KeyPolicy::kFast);
-        test_transforms(b);
+        test_matrices(b);
         test_refusals(b);
         test_payloads(b);
         std::printf("%s: tested\n", form.c_str());

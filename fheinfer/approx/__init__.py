@@ -1,4 +1,4 @@
-"""Polynomials that stand for activation functions, each with its degrees, levels, error and range."""
+"""Polynomials that approximate activation functions, each with its degrees, levels, error and range."""
 
 from fheinfer.approx.forms import Activation
 from fheinfer.approx.registry import activation, names

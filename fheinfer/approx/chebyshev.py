@@ -16,11 +16,11 @@ _SAMPLES = 4000
 
 @cache
 def relu(degree: int) -> NDArray[np.float64]:
-    """max(x, 0) on [-1, 1] by least squares, weighted towards small inputs.
+    """Returns the coefficients, T_0 to T_degree, of max(x, 0) on [-1, 1] by weighted least squares.
 
-    A layer's range is its largest input over many pictures; most of its inputs are a tenth of that. The weight
-    exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still holds the ends. ResNet20 keeps two bits more
-    of its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
+    A layer's range is its largest input over many images; most of its inputs are a tenth of that. The weight
+    exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still keeps the ends accurate. ResNet20 keeps two
+    bits more of its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
 
     ReLU is x / 2 plus an even function, so only even coefficients are fitted.
     """
@@ -30,7 +30,7 @@ def relu(degree: int) -> NDArray[np.float64]:
     coefficients = np.zeros(degree + 1)
     coefficients[::2] = np.linalg.lstsq(even * weight[:, None], np.abs(x) / 2 * weight, rcond=None)[0]
     coefficients[1] = 0.5
-    coefficients.flags.writeable = False  # everybody gets the same array
+    coefficients.flags.writeable = False  # every caller gets the same array
     return coefficients
 
 
@@ -39,6 +39,6 @@ def max_error(
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     samples: int = 20001,
 ) -> float:
-    """Largest error on [-1, 1], sampled."""
+    """Returns the largest error of a series on [-1, 1], sampled at equal distances."""
     x = np.linspace(-1, 1, samples)
     return float(np.abs(chebyshev.chebval(x, coefficients) - function(x)).max())

@@ -20,7 +20,7 @@ OVERSHOOT = 1e-6
 
 @dataclass(frozen=True)
 class Band:
-    """A sign holds to within `error` for width <= |x| <= 1; closer to zero it crosses over and means nothing."""
+    """Where a composite sign is valid: within `error` for width <= |x| <= 1. Closer to zero it changes sign."""
 
     width: float
     error: float
@@ -34,12 +34,12 @@ class Activation(ABC):
     cannot know, would compute.
 
     Attributes:
-        name: what `fheinfer.approx.activation` finds it by.
+        name: the name by which `fheinfer.approx.activation` returns it.
         polynomials: Chebyshev series on [-1, 1], applied to input / scale.
-        scale: an input of this size is 1 to the first polynomial; folded into the layer before, for no level.
-        bound: largest |input| it is valid for; infinite for what is no approximation.
-        function: what it stands for, in words.
-        source: paper and place.
+        scale: the first polynomial sees input / scale; the factor is folded into the layer before and costs no level.
+        bound: largest |input| for which it is valid; infinite where nothing is approximated, or every input is allowed.
+        function: the function that it approximates, in words.
+        source: the paper, and where in it.
     """
 
     name: str
@@ -57,11 +57,12 @@ class Activation(ABC):
 
     @property
     def degrees(self) -> tuple[int, ...]:
+        """The degrees of the polynomials, first applied first."""
         return self.polynomials.degrees
 
     @property
     def levels(self) -> int:
-        """Levels consumed in the native evaluator, ceil(log2(degree + 1)) a polynomial, with the products around."""
+        """Levels consumed in the native evaluator: ceil(log2(degree + 1)) per polynomial, and its products."""
         return self._levels(self.polynomials.levels)
 
     @property
@@ -74,14 +75,14 @@ class Activation(ABC):
 
     @abstractmethod
     def evaluate(self, *inputs: ArrayLike) -> F64:
-        """Values at any inputs, also where they are worthless."""
+        """Evaluates it at any inputs, also outside the range, where the values are worthless."""
 
     @abstractmethod
     def exact(self, *inputs: ArrayLike) -> F64:
-        """What is approximated."""
+        """Evaluates the function that is approximated."""
 
     def __call__(self, *inputs: ArrayLike) -> F64:
-        """Values, element-wise.
+        """Evaluates it element-wise, on valid inputs only.
 
         Raises:
             UsageError: another number of operands than `arity`.
@@ -99,14 +100,14 @@ class Activation(ABC):
     def _require(self, sizes: F64, bound: float, what: str) -> None:
         if sizes.size and not (sizes <= bound * (1 + OVERSHOOT)).all():  # false for NaN, too
             raise RangeError(
-                f"{what} of {self.name} reaches {float(np.max(sizes)):.4g} and it is valid up to {bound:.4g}; "
+                f"{what} of {self.name} is as large as {float(np.max(sizes)):.4g}, and it is valid up to {bound:.4g}; "
                 "scale the input down by its range, or use a composite with a guard band"
             )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Polynomial(Activation):
-    """p(x / scale): one polynomial."""
+    """One polynomial: p(x / scale)."""
 
     target: Function
 
@@ -123,7 +124,7 @@ class Polynomial(Activation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Quadratic(Polynomial):
-    """a x^2 + b x + c as a square: with sqrt(a) and b / (2 sqrt(a)) in the layer before it, one level and no more."""
+    """a x^2 + b x + c, evaluated as one square: sqrt(a) and b / (2 sqrt(a)) go into the layer before. One level."""
 
     def _levels(self, polynomials: int) -> int:
         return 1
@@ -131,12 +132,12 @@ class Quadratic(Polynomial):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Signed(Activation):
-    """What is made of a composite sign. `polynomials` are those of the sign; its halves cost no level."""
+    """An activation built on a composite sign, whose `polynomials` these are. Factors of one half cost no level."""
 
     band: Band | None = None
 
     def _composed(self, x: str) -> str:
-        """p2(p1(x)), for two polynomials."""
+        """The nested call in words: p2(p1(x)) for two polynomials."""
         for number in range(1, len(self.degrees) + 1):
             x = f"p{number}({x})"
         return x
@@ -147,7 +148,7 @@ class Signed(Activation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gate(Signed):
-    """ReLU as x (1 + sign(x)) / 2: the half and the one go into the last polynomial, the product takes a level."""
+    """ReLU as x (1 + sign(x)) / 2. The half and the one go into the last polynomial; the product takes a level."""
 
     @property
     def form(self) -> str:
@@ -155,7 +156,7 @@ class Gate(Signed):
 
     @property
     def step(self) -> Composition:
-        """(1 + sign) / 2, what an evaluator multiplies x by."""
+        """(1 + sign) / 2: the factor that an evaluator multiplies x by."""
         return self.polynomials.affine(0.5, 0.5)
 
     def evaluate(self, *inputs: ArrayLike) -> F64:
@@ -169,7 +170,7 @@ class Gate(Signed):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Maximum(Signed):
-    """max(a, b) as (a + b) / 2 + (a - b) sign(a - b) / 2; it is a - b that has to stay in [-bound, bound]."""
+    """max(a, b) as (a + b) / 2 + (a - b) sign(a - b) / 2. The difference a - b has to stay in [-bound, bound]."""
 
     arity: ClassVar[int] = 2
 
@@ -194,8 +195,8 @@ class Maximum(Signed):
 class MaxPool(Signed):
     """The maximum of a window of k x k values, the last axis of the input, by a tournament of `Maximum`s.
 
-    Each round may exceed the largest of its operands by the error of one comparison, and the next must still see
-    differences up to 1. So the inputs may reach `bound` = (1 - 2 (rounds - 1) error) / 2, with inputs of both signs.
+    The output of a round may exceed the largest of its operands by the error of one comparison, and differences in the
+    next round must not exceed 1. So inputs of either sign may be as large as `bound` = (1 - 2 (rounds - 1) error) / 2.
     """
 
     kernel: int
@@ -203,6 +204,7 @@ class MaxPool(Signed):
 
     @property
     def rounds(self) -> int:
+        """Rounds of the tournament."""
         return rounds(self.kernel)
 
     @property
@@ -216,8 +218,8 @@ class MaxPool(Signed):
         x = self._windows(inputs[0])
         values = [x[..., i] for i in range(x.shape[-1])]
         while len(values) > 1:
-            paired = [self.pair.evaluate(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-            values = paired + values[2 * len(paired) :]
+            larger = [self.pair.evaluate(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = larger + values[2 * len(larger) :]
         return values[0]
 
     def exact(self, *inputs: ArrayLike) -> F64:
@@ -226,10 +228,12 @@ class MaxPool(Signed):
     def _windows(self, x: ArrayLike) -> NDArray[np.float64]:
         windows = np.asarray(x, dtype=np.float64)
         if windows.ndim == 0 or windows.shape[-1] != self.kernel**2:
-            raise UsageError(f"{self.name} takes windows of {self.kernel**2} values in the last axis")
+            raise UsageError(
+                f"{self.name} takes windows of {self.kernel**2} values in the last axis, not {windows.shape}"
+            )
         return windows
 
 
 def rounds(kernel: int) -> int:
-    """Rounds of a tournament between kernel^2 values: 2 for 2x2, 4 for 3x3."""
+    """Returns the rounds of a tournament between kernel^2 values: 2 for 2x2, 4 for 3x3."""
     return (kernel * kernel - 1).bit_length()

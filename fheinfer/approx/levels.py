@@ -8,12 +8,12 @@ _OURS, _OPENFHE = (_core.LevelModel(0, 0, 0, openfhe_series=openfhe) for openfhe
 
 
 def series_levels(degree: int) -> int:
-    """ceil(log2(degree + 1)): what a Chebyshev series takes in the native evaluator, and the least there is."""
+    """Returns ceil(log2(degree + 1)): the levels of a Chebyshev series in the native evaluator, the minimum."""
     return _OURS.chebyshev_depth(degree)
 
 
 def openfhe_series_levels(degree: int) -> int:
-    """What the same series takes in OpenFHE's EvalChebyshevSeries; a composition pays the difference at every stage.
+    """Returns the levels of the same series in OpenFHE's EvalChebyshevSeries. Every stage pays the difference.
 
     Raises:
         UsageError: OpenFHE has no entry for this degree.

@@ -11,7 +11,7 @@ from fheinfer.approx.composition import F64, Composition
 from fheinfer.approx.forms import Activation, Band, Maximum, MaxPool, Signed
 
 SIGN_TOLERANCE = 2.0**-4
-"""Where a sign that was not designed for a band is taken to hold."""
+"""Error up to which a sign counts as valid, where it was not designed for a band."""
 
 _UNIFORM = 40001
 _NEAR_ZERO = np.geomspace(1e-5, 1, 8001)
@@ -27,10 +27,10 @@ class Error:
 
 
 def error(activation: Activation, lowest: float | None = None, highest: float | None = None) -> Error:
-    """On [-1, 1], or on the whole range of what has another scale, or on [lowest, highest].
+    """Measures the error on [-1, 1], on the whole range of an activation with another scale, or on [lowest, highest].
 
-    For max it is over the differences of the operands; for max-pool `largest` is the bound rounds * error of one max
-    (the tournament adds them up at worst) and `rms` is over uniform windows.
+    For max it is taken over the differences of the operands. For max-pool `largest` is a bound, rounds * error of one
+    max (at worst the tournament adds the errors up), and `rms` is taken over uniform windows.
     """
     if isinstance(activation, MaxPool):
         return _pool_error(activation)
@@ -46,7 +46,7 @@ def error(activation: Activation, lowest: float | None = None, highest: float | 
 
 
 def sign_band(sign: Composition, tolerance: float = SIGN_TOLERANCE) -> Band | None:
-    """The smallest band outside of which the sign holds up to 1; None where it does not even hold at 1."""
+    """Returns the smallest band from which the sign is within `tolerance` up to 1; None if it is not even so at 1."""
     x = np.union1d(_NEAR_ZERO, np.linspace(0, 1, 20001))
     bad = ~(np.abs(sign(x) - 1) <= tolerance)
     if bad[-1]:
@@ -55,11 +55,11 @@ def sign_band(sign: Composition, tolerance: float = SIGN_TOLERANCE) -> Band | No
     return Band(float(x[first]), float(np.abs(sign(x[first:]) - 1).max()))
 
 
-def reach(activation: Activation, tolerance: float | None = None, limit: float = 4.0) -> float:
-    """How far |input| / scale may go with the error below `tolerance` all the way (by default the error on [-1, 1]).
+def valid_range(activation: Activation, tolerance: float | None = None, limit: float = 4.0) -> float:
+    """Returns how large |input| / scale may get with the error within `tolerance` (default: the largest on [-1, 1]).
 
-    Less than 1 for polynomials that were tuned on the bulk of a distribution; more than the range where an activation
-    forgives inputs beyond it. `limit` at most.
+    It is less than 1 for polynomials that were tuned on the bulk of a distribution, more than 1 where an activation
+    tolerates inputs beyond its range, and `limit` at most.
     """
     allowed = error(activation).largest * (1 + 1e-6) if tolerance is None else tolerance
     x = np.linspace(0, limit, 40001) * activation.scale
@@ -70,7 +70,7 @@ def reach(activation: Activation, tolerance: float | None = None, limit: float =
 
 
 def missed(activation: Activation, x: F64) -> F64:
-    """approximation - exact; for max, of operands x and 0."""
+    """Returns approximation - exact at every x; for max, with the operands x and 0."""
     if isinstance(activation, Maximum):
         zero = np.zeros_like(x)
         return activation.evaluate(x, zero) - activation.exact(x, zero)
@@ -84,9 +84,8 @@ def _pool_error(pool: MaxPool) -> Error:
     return Error(pool.rounds * pair.largest, pair.at, rms)
 
 
-
 def describe(activation: Activation) -> dict[str, Any]:
-    """Everything there is to say of an activation, measured errors included, as JSON takes it."""
+    """Returns all facts about an activation, measured errors included, as values that JSON can hold."""
     found = error(activation)
     band = activation.band if isinstance(activation, Signed) else None
     one_input = not isinstance(activation, (Maximum, MaxPool))
@@ -104,6 +103,6 @@ def describe(activation: Activation) -> dict[str, Any]:
         "bits": -float(np.log2(found.largest)) if found.largest else None,
         "band": asdict(band) if band else None,
         "bound": activation.bound if finite else None,
-        "reach": reach(activation) if finite and one_input else None,
+        "valid_range": valid_range(activation) if finite and one_input else None,
         "source": activation.source,
     }

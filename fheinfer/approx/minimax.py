@@ -1,9 +1,9 @@
 """Minimax composites of the sign, one for each precision alpha: |x (1 + p(x)) / 2 - ReLU(x)| <= 2^-alpha on [-1, 1].
 
 Degrees and eta are those of Lee et al., Precise Approximation of Convolutional Neural Networks for Homomorphically
-Encrypted Data (IEEE Access 2023, arXiv 2105.10879); the coefficients in `minimax.json` are of our own generator
-(`sign.generate`), as `fheinfer approx generate --published` writes them. For alpha 4 and 5 they differ from those in
-circulation, which are meant for p(2x) and miss the precision when they are used as p(x).
+Encrypted Data (IEEE Access 2023, arXiv 2105.10879); the coefficients in `minimax.json` come from our own
+generator (`sign.generate`), as `fheinfer approx generate --published` writes them. For alpha 4 and 5 they differ from
+the ones that are commonly copied, which are meant for p(2x) and miss the precision when they are used as p(x).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ PUBLISHED: Mapping[int, tuple[tuple[int, ...], int]] = {
     13: ((15, 15, 27), 16),
     14: ((15, 27, 29), 17),
 }
-"""alpha: degrees, first stage first, and zeta, where eta = zeta 2^-alpha."""
+"""By alpha: the degrees, first stage first, and zeta, where eta = zeta 2^-alpha."""
 
 
 def published(alpha: int) -> tuple[tuple[int, ...], float]:
-    """Degrees and eta.
+    """Returns the published degrees, first stage first, and eta.
 
     Raises:
         UsageError: an alpha without published degrees.
@@ -57,7 +57,7 @@ def published(alpha: int) -> tuple[tuple[int, ...], float]:
 
 @cache
 def composite(alpha: int) -> SignComposite:
-    """The committed composite of this precision.
+    """Returns the shipped composite of this precision.
 
     Raises:
         UsageError: an alpha without published degrees.
@@ -67,7 +67,7 @@ def composite(alpha: int) -> SignComposite:
 
 
 def read(path: Path) -> SignComposite:
-    """What `fheinfer approx generate -o` wrote.
+    """Reads a composite that `fheinfer approx generate -o` wrote.
 
     Raises:
         InputError: no such file, or not a composite.
@@ -82,15 +82,16 @@ def read(path: Path) -> SignComposite:
         return SignComposite.model_validate_json(data)
     except (ValidationError, ValueError) as error:
         reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
-        raise InputError(f"{path} is no composite that `fheinfer approx generate` wrote: {reason}") from None
+        raise InputError(f"{path} is not a composite that `fheinfer approx generate` wrote: {reason}") from None
 
 
 def band(made: SignComposite) -> Band:
+    """Returns where a composite is valid: from its eta on, within its error."""
     return Band(float(made.eta), made.error)
 
 
 def document(progress: Progress | None = None) -> dict[str, Any]:
-    """All of `minimax.json`, generated anew."""
+    """Returns the whole content of `minimax.json`, generated again."""
     made = {}
     for alpha in PUBLISHED:
 
@@ -110,4 +111,3 @@ def document(progress: Progress | None = None) -> dict[str, Any]:
         },
         "composites": made,
     }
-

@@ -1,10 +1,10 @@
-"""Signs of low degree (PAFs, polynomial approximated functions): f_n, which flatten, after g_n, which steepen.
+"""Signs of low degree (PAFs, polynomial approximated functions): f_n, flat at 1, after g_n, steep at 0.
 
 f_n(x) = sum_{i=0}^{n} 4^-i C(2i, i) x (1 - x^2)^i; g_n was found numerically by Cheon, Kim and Kim, Efficient
 Homomorphic Comparison Methods with Optimal Complexity (ASIACRYPT 2020, ePrint 2019/1234). They compose g first and f
 last, as the mathematical notation f o g says. Tong et al. (SmartPAF, MLSys 2024, arXiv 2404.03216, equation 7) write
-f o g and evaluate f first, which their training makes up for. Untrained, f first has two to eight times the error: so
-g first is the default, and `:f-first` names the other.
+f o g and evaluate f first, which their training compensates. Untrained, f first has two to eight times the error, so g
+first is the default, and `:f-first` selects the other order.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fheinfer.approx.measure import SIGN_TOLERANCE, sign_band
 
 F_FIRST = "f-first"
 _A7_ERROR = 0.014
-"""Of the sign of a7 on the band it was made for, 11/128; the others were made for none."""
+"""Error of the sign of a7 on the band it was designed for, 11/128; the others were not designed for a band."""
 _CHEON = "Cheon, Kim and Kim, ePrint 2019/1234: f_n and g_n"
 _SMART = "composition: SmartPAF, arXiv 2404.03216, Table 2"
 
 
 def f(n: int) -> tuple[float, ...]:
-    """Coefficients of 1, x, x^2, ... of f_n; exact."""
+    """Returns the coefficients of 1, x, x^2, ... of f_n, computed exactly."""
     powers = [Fraction(0)] * (2 * n + 2)
     for i in range(n + 1):
         for k in range(i + 1):  # (1 - x^2)^i
@@ -58,21 +58,22 @@ PAFS: Mapping[str, tuple[str, ...]] = {
     "f1": ("f1",),
     "f2": ("f2",),
 }
-"""Name: polynomials, first applied first. a7, f1 and f2 have one order only."""
+"""By name: the polynomials, first applied first. a7, f1 and f2 have one order only."""
 
 
 def stages(name: str, order: str = "") -> tuple[str, ...]:
-    """The polynomials of a PAF in the order they are applied."""
+    """Returns the names of a PAF's polynomials in the order in which they are applied."""
     first = PAFS[name]
     return first[::-1] if order == F_FIRST and has_two_orders(name) else first
 
 
 def has_two_orders(name: str) -> bool:
+    """Tells whether a PAF has both f and g, so that their order matters."""
     return len({p[0] for p in PAFS[name]}) > 1
 
 
 def paf(name: str, order: str = "") -> Gate:
-    """ReLU by this PAF; order "" is g first."""
+    """Returns ReLU by the PAF of that name. The order is `F_FIRST`, or "" for g first."""
     sign = Composition.from_powers([POLYNOMIALS[p] for p in stages(name, order)])
     suffix = f":{F_FIRST}" if order == F_FIRST and has_two_orders(name) else ""
     source = "Lee et al., ePrint 2020/834: minimax, alpha = 7; " + _SMART if name == "a7" else f"{_CHEON}; {_SMART}"

@@ -1,4 +1,4 @@
-"""A picture of activations: what they stand for, what they compute, and the difference."""
+"""A plot of activations: the function that is approximated, the approximation, and the error."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _SMALLEST, _LARGEST = 1e-12, 1e9  # errors that are drawn
 
 
 def plot(activations: Sequence[Activation], path: Path, extent: float = 1.05) -> None:
-    """Function and approximations over |x| <= extent times the range; below, |error| on a logarithmic axis.
+    """Plots function and approximations over |x| <= extent times the range; below, |error| on a logarithmic axis.
 
-    Max is drawn over a - b with b = 0, max-pool as its single comparison. What leaves the picture outside the range is
-    cut off.
+    Max is drawn over a - b with b = 0, max-pool as one of its comparisons. Values far outside the range are cut off.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -56,9 +55,9 @@ def plot(activations: Sequence[Activation], path: Path, extent: float = 1.05) ->
     lower.grid(alpha=0.3)
     upper.grid(alpha=0.3)
     upper.legend(loc="upper left")
-    picture = BytesIO()
-    figure.savefig(picture, dpi=150, format=path.suffix.lower().removeprefix("."))
-    atomic_write(path, [picture.getvalue()])
+    image = BytesIO()
+    figure.savefig(image, dpi=150, format=path.suffix.lower().removeprefix("."))
+    atomic_write(path, [image.getvalue()])
 
 
 def _inputs(activation: Activation, extent: float) -> F64:

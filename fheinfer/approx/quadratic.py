@@ -1,4 +1,4 @@
-"""Polynomials of degree 2 that stand in for ReLU in networks trained with them: one level, valid everywhere."""
+"""Polynomials of degree 2 that replace ReLU in networks trained with them: one level, valid everywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SOURCES = {
 
 
 def quadratic(name: str) -> Quadratic:
-    """`square` stands for x^2 and is exact; the others stand for ReLU."""
+    """Returns the quadratic of that name. `square` is x^2 exactly; the others approximate ReLU."""
 
     def square(x: F64) -> F64:
         return x * x
@@ -48,11 +48,14 @@ def quadratic(name: str) -> Quadratic:
 
 
 def folded(weight: ArrayLike, bias: ArrayLike, mean: ArrayLike, var: ArrayLike, eps: float) -> F64:
-    """What a `herpn` node computes once its statistics are fixed: c_0 + c_1 x + c_2 x^2 a channel, as (3, channels).
+    """Returns what a `herpn` node computes with fixed statistics: c_0 + c_1 x + c_2 x^2 per channel, as (3, channels).
 
-    weight, bias (channels,) and mean, var (2, channels) as in `fheinfer.train.herpn`, where the formula is.
+    Args:
+        weight, bias: (channels,), as in `fheinfer.train.herpn`, which has the formula.
+        mean, var: (2, channels), of both Hermite terms.
+        eps: added to the variances.
     """
     mean, var = (np.asarray(a, dtype=np.float64) for a in (mean, var))
-    gain = np.asarray(weight) * np.array(HERMITE[1:])[:, None] / np.sqrt(var + eps)
-    linear, square = gain[0], gain[1] / np.sqrt(2)
-    return np.stack([np.asarray(bias) - (gain * mean).sum(0) - square, linear, square])
+    factor = np.asarray(weight) * np.array(HERMITE[1:])[:, None] / np.sqrt(var + eps)
+    linear, square = factor[0], factor[1] / np.sqrt(2)
+    return np.stack([np.asarray(bias) - (factor * mean).sum(0) - square, linear, square])

@@ -3,7 +3,7 @@
 | name | activation |
 |---|---|
 | relu:D | ReLU, Chebyshev series of degree D |
-| silu:D[:B], gelu:D[:B] | Chebyshev series of degree D on [-B, B]; B is 8 if left out |
+| silu:D[:B], gelu:D[:B] | Chebyshev series of degree D on [-B, B]; B is 8 by default |
 | minimax:A | ReLU by a composite sign of precision 2^-A, A = 4..14 |
 | 2f12g1, a7, f2g3, f2g2, f1g2, f1, f2 | ReLU by that PAF, g first; with :f-first in SmartPAF's order |
 | FILE.json | ReLU by a composite that `fheinfer approx generate` wrote |
@@ -31,7 +31,7 @@ _POOLS = {"maxpool2": 2, "maxpool3": 3}
 
 
 def activation(name: str) -> Activation:
-    """The activation of this name; see the table above.
+    """Returns the activation of this name; the table above has the names.
 
     Raises:
         UsageError: no activation of that name, or a parameter out of range.
@@ -46,7 +46,7 @@ def activation(name: str) -> Activation:
 
 
 def names() -> tuple[str, ...]:
-    """A name of every kind: what `fheinfer approx list` shows."""
+    """Returns names of every kind: those that `fheinfer approx list` shows."""
     return (
         *(f"relu:{degree}" for degree in (27, 59, 119, 200, 247)),
         *(f"minimax:{alpha}" for alpha in minimax.PUBLISHED),
@@ -59,7 +59,7 @@ def names() -> tuple[str, ...]:
 
 
 def from_composite(made: SignComposite, name: str, source: str = "generated: fheinfer/approx/sign.py") -> Gate:
-    """ReLU by a generated composite; its guard band is part of its range."""
+    """Returns ReLU by a generated composite, whose guard band is part of its range."""
     return Gate(
         name=name,
         polynomials=made.composition(),
@@ -90,7 +90,7 @@ def _simple(name: str, head: str, parameters: list[str]) -> Activation:
 def _comparison(kind: str, sign_name: str) -> Activation:
     gate = activation(sign_name)
     if not isinstance(gate, Gate):
-        raise UsageError(f"{kind} compares by a sign, which {sign_name} is not; {kind}:minimax:10 is one that works")
+        raise UsageError(f"{kind} compares by a sign, and {sign_name} is not one; try {kind}:minimax:10")
     source = f"comparison: Lee et al., arXiv 2105.10879; sign: {gate.source}"
     pair = Maximum(
         name=f"max:{gate.name}",

@@ -20,7 +20,7 @@ Mpf = Any
 """A number of mpmath, which has no types."""
 
 Progress = Callable[[str], None]
-"""Told what is being computed, once per iteration."""
+"""Called once per iteration, with a text that says what is being computed."""
 
 MAX_DEGREE = 255
 _MAX_ITERATIONS = 30  # 9 are the most that any composite up to alpha 14 takes
@@ -40,7 +40,7 @@ class OddMinimax:
 
 
 def context(digits: int) -> Any:
-    """mpmath with so many digits; a context of its own, since mpmath's global one is everybody's.
+    """Returns an mpmath context of that many digits. It is a new one, because mpmath's global context is shared.
 
     Raises:
         UsageError: mpmath is not installed.
@@ -48,15 +48,15 @@ def context(digits: int) -> Any:
     with needs("mpmath", "a new minimax composite"):
         import mpmath  # type: ignore[import-untyped]
 
-    made = mpmath.MPContext()
-    made.dps = digits
-    return made
+    mp = mpmath.MPContext()
+    mp.dps = digits
+    return mp
 
 
 def minimax_odd(
     mp: Any, degree: int, lowest: Mpf, bound: Mpf, *, tolerance: float = 1e-20, progress: Progress | None = None
 ) -> OddMinimax:
-    """The minimax approximation of 1 on [lowest, bound] by an odd polynomial.
+    """Returns the minimax approximation of 1 on [lowest, bound] by an odd polynomial.
 
     Args:
         mp: a `context`.
@@ -68,7 +68,9 @@ def minimax_odd(
     if degree % 2 == 0 or not 1 <= degree <= MAX_DEGREE:
         raise UsageError(f"a sign polynomial has an odd degree up to {MAX_DEGREE}, not {degree}")
     if not 0 < lowest < bound:
-        raise UsageError(f"no interval [{mp.nstr(lowest, 6)}, {mp.nstr(bound, 6)}]; 0 < lowest < bound")
+        raise UsageError(
+            f"no interval [{mp.nstr(lowest, 6)}, {mp.nstr(bound, 6)}] of positive numbers; 0 < lowest < bound"
+        )
     count = (degree + 1) // 2
     middle, half = (lowest + bound) / 2, (bound - lowest) / 2
     nodes = [middle - half * mp.cos(mp.pi * i / count) for i in range(count + 1)]
@@ -86,7 +88,7 @@ def minimax_odd(
 
 
 def evaluate(coefficients: list[Mpf], t: Mpf) -> Mpf:
-    """sum_j c_j T_{2j+1}(t), by Clenshaw's recurrence for odd series."""
+    """Returns sum_j c_j T_{2j+1}(t), by Clenshaw's recurrence for odd series."""
     twice = 4 * t * t - 2  # 2 T_2(t): T_{k+2} = 2 T_2 T_k - T_{k-2}
     b1 = b2 = t * 0
     for c in reversed(coefficients):
@@ -116,9 +118,7 @@ def _extrema(
         return evaluate(coefficients, x / bound) - 1
 
     zeros = [_zero(error, left, right) for left, right in pairwise(nodes)]
-    found = [
-        _peak(mp, error, left, right) for left, right in zip([lowest, *zeros], [*zeros, bound], strict=True)
-    ]
+    found = [_peak(mp, error, left, right) for left, right in zip([lowest, *zeros], [*zeros, bound], strict=True)]
     return [x for x, _ in found], [size for _, size in found]
 
 

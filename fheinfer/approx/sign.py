@@ -1,4 +1,4 @@
-"""Composite minimax approximations of sign(x), made by Remez exchange one stage after another.
+"""Composite minimax approximations of sign(x), computed by Remez exchange one stage after another.
 
 Stage 1 is the odd polynomial nearest to 1 on [eta, 1]; it leaves values in [1 - tau, 1 + tau], and the next stage is
 the odd polynomial nearest to 1 there (Lee, Lee, No and Kim, ePrint 2020/834: such a composition is the best of its
@@ -41,13 +41,14 @@ class SignStage(BaseModel, frozen=True, extra="forbid"):
         return self
 
     def series(self) -> F64:
+        """Returns the coefficients of T_0 to T_degree."""
         full = np.zeros(self.degree + 1)
         full[1::2] = [float(c) for c in self.coefficients]
         return full
 
 
 class SignComposite(BaseModel, frozen=True, extra="forbid"):
-    """A composite within `error` of sign(x) for eta <= |x| <= 1 + guard; between -eta and eta it crosses over."""
+    """A composite within `error` of sign(x) for eta <= |x| <= 1 + guard; between -eta and eta it changes sign."""
 
     eta: Decimal = Field(gt=0, lt=1)
     guard: Decimal = Field(ge=0, lt=1)
@@ -55,6 +56,7 @@ class SignComposite(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def degrees(self) -> tuple[int, ...]:
+        """The degree of every stage, first stage first."""
         return tuple(stage.degree for stage in self.stages)
 
     @property
@@ -63,6 +65,7 @@ class SignComposite(BaseModel, frozen=True, extra="forbid"):
         return float(self.stages[-1].error)
 
     def composition(self) -> Composition:
+        """Returns the polynomials in double precision."""
         return Composition.of(stage.series() for stage in self.stages)
 
 
@@ -75,13 +78,15 @@ def generate(
     tolerance: float = 1e-20,
     progress: Progress | None = None,
 ) -> SignComposite:
-    """The minimax composite of these degrees, in seconds.
+    """Computes the minimax composite of these degrees, which takes seconds.
 
     Args:
         degrees: odd, first stage first.
-        eta: where the sign starts to hold, in (0, 1).
-        guard: how far beyond 1 an input may go, and how much noise there may be between stages.
+        eta: smallest |x| for which the sign has to be right, in (0, 1).
+        guard: how far beyond 1 an input may go, and how much noise is allowed between stages.
         digits: of the arithmetic; 50 are plenty up to degree 63.
+        tolerance: on (largest - smallest extremum) / largest.
+        progress: called with a line per iteration.
 
     Raises:
         UsageError: an argument out of range, or no convergence.
@@ -92,7 +97,7 @@ def generate(
         raise UsageError(f"eta = {eta:g} with guard = {guard:g}: both lie between 0 and 1")
     mp = remez.context(digits)
     lowest, bound, e = mp.mpf(eta), 1 + mp.mpf(guard), mp.mpf(guard)
-    made = []
+    stages = []
     for number, degree in enumerate(degrees, start=1):
 
         def tell(text: str, number: int = number) -> None:
@@ -103,7 +108,7 @@ def generate(
         after = 1 + found.error + e if number < len(degrees) else mp.mpf(1)
         # The first stage sees x itself, which ends at 1; every other one its input divided by the bound.
         series = _rescaled(mp, found, bound) if number == 1 and guard else found.coefficients
-        made.append(
+        stages.append(
             SignStage(
                 degree=degree,
                 domain=(_decimal(mp, lowest), _decimal(mp, bound)),
@@ -117,11 +122,11 @@ def generate(
                 f"stage {number} leaves the sign in [{mp.nstr(lowest, 4)}, {mp.nstr(bound, 4)}], guard included: "
                 "raise eta or its degree, or lower the guard"
             )
-    return SignComposite(eta=_decimal(mp, mp.mpf(eta)), guard=_decimal(mp, e), stages=tuple(made))
+    return SignComposite(eta=_decimal(mp, mp.mpf(eta)), guard=_decimal(mp, e), stages=tuple(stages))
 
 
 def relu_error(composition: Composition, eta: float) -> float:
-    """max |x (1 - s(|x|)) / 2| for 0 <= x <= 1: what x (1 + s(x)) / 2 misses of ReLU."""
+    """Returns max |x (1 - s(|x|)) / 2| for 0 <= x <= 1: the largest error of x (1 + s(x)) / 2 as ReLU."""
     x = np.concatenate([np.linspace(0, 1.5 * eta, 4001).clip(0, 1), np.linspace(eta, 1, 20001)])
     return float(np.abs(x * (1 - composition(x)) / 2).max())
 
@@ -129,7 +134,7 @@ def relu_error(composition: Composition, eta: float) -> float:
 def search_eta(
     alpha: int, degrees: Sequence[int], guard: float = 0.0, *, progress: Progress | None = None
 ) -> tuple[int, float]:
-    """The integer zeta for which eta = zeta 2^-alpha gives ReLU its smallest error on [-1, 1], and that error.
+    """Finds the integer zeta for which eta = zeta 2^-alpha gives ReLU its smallest error on [-1, 1], and that error.
 
     The error is |x| tau / 2 beyond eta, which falls as eta grows, or that of the band, which grows with it. So it has
     one minimum: doubling finds an interval around it, and halving that finds it.
@@ -146,7 +151,7 @@ def search_eta(
             eta = zeta / 2**alpha
             try:
                 made = generate(degrees, eta, guard, digits=30, tolerance=1e-8)
-            except UsageError:  # so small that the guard band reaches over zero
+            except UsageError:  # so small that the guard band crosses zero
                 known[zeta] = inf
             else:
                 known[zeta] = relu_error(made.composition(), eta)
@@ -163,7 +168,7 @@ def search_eta(
         low, high = (middle, high) if falls else (low, middle)
     best = min((low, high), key=error)
     if error(best) == inf:
-        raise UsageError(f"no eta serves degrees {list(degrees)} with a guard of {guard:g}; lower the guard")
+        raise UsageError(f"no eta works for degrees {list(degrees)} with a guard of {guard:g}; lower the guard")
     return best, error(best)
 
 

@@ -1,8 +1,8 @@
 """ReLU, SiLU and GELU by one Chebyshev series.
 
 SiLU is x / 2 + x tanh(x / 2) / 2 and GELU is x / 2 + x erf(x / sqrt(2)) / 2: half the identity plus an even function,
-as ReLU is. So the odd coefficients beyond the first are zero. They are not homogeneous, as ReLU is: their range is part
-of what they are, and cannot be folded into scales.
+as ReLU is. So the odd coefficients beyond the first are zero. Unlike ReLU they are not homogeneous: the range is part
+of the function, and cannot be folded into scales.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fheinfer.approx.forms import Function, Polynomial
 from fheinfer.errors import UsageError
 
 MAX_DEGREE = 2031
-"""What the longest entry of OpenFHE's table of depths covers."""
+"""The largest degree in OpenFHE's table of depths."""
 _erf = np.vectorize(erf, otypes=[np.float64])
 
 
 def silu(x: F64) -> F64:
-    """x / (1 + exp(-x)) (Elfwing, Uchibe and Doya, 2017)."""
+    """Returns x / (1 + exp(-x)) (Elfwing, Uchibe and Doya, 2017)."""
     return np.asarray(x / 2 * (1 + np.tanh(x / 2)), dtype=np.float64)
 
 
 def gelu(x: F64) -> F64:
-    """x Phi(x), with the error function, not its tanh approximation (Hendrycks and Gimpel, 2016)."""
+    """Returns x Phi(x), with the error function, not its tanh approximation (Hendrycks and Gimpel, 2016)."""
     return np.asarray(x / 2 * (1 + _erf(x / sqrt(2))), dtype=np.float64)
 
 
@@ -43,7 +43,7 @@ FUNCTIONS: dict[str, tuple[str, Function, str]] = {
 
 
 def chebyshev_relu(degree: int) -> Polynomial:
-    """ReLU on [-1, 1] by the weighted least squares of `fheinfer.approx.chebyshev`.
+    """Returns ReLU on [-1, 1] by the weighted least squares of `fheinfer.approx.chebyshev`.
 
     Raises:
         UsageError: a degree out of range.
@@ -59,7 +59,7 @@ def chebyshev_relu(degree: int) -> Polynomial:
 
 
 def smooth(name: str, degree: int, bound: float) -> Polynomial:
-    """SiLU or GELU on [-bound, bound], interpolated at Chebyshev nodes.
+    """Returns SiLU or GELU on [-bound, bound], interpolated at Chebyshev nodes.
 
     Raises:
         UsageError: a degree or a bound out of range.
@@ -84,11 +84,11 @@ def smooth(name: str, degree: int, bound: float) -> Polynomial:
 
 
 def _series(coefficients: F64) -> Composition:
-    """A zero in the highest place stays, so that degree and levels are what the name says."""
+    """Keeps a zero as the last coefficient, so that degree and levels are those of the name."""
     coefficients.flags.writeable = False
     return Composition((coefficients,))
 
 
 def _check(degree: int) -> None:
     if not 2 <= degree <= MAX_DEGREE:
-        raise UsageError(f"a degree between 2 and {MAX_DEGREE}, not {degree}")
+        raise UsageError(f"degree {degree} of a Chebyshev series; choose 2 to {MAX_DEGREE}")

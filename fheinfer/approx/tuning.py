@@ -1,4 +1,4 @@
-"""Coefficients of a PAF fitted to what a layer sees: weighted least squares on the histogram of its inputs."""
+"""Coefficients of a PAF fitted to the inputs of a layer: weighted least squares on their histogram."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fheinfer.approx.composition import F64
 from fheinfer.approx.paf import POLYNOMIALS, stages
 
 FLOOR = 0.001
-"""Part of the weight that is spread over the whole range, and `OUTSIDE` beyond it, wherever the inputs may fall."""
+"""Share of the weight that is spread evenly over `OUTSIDE` times the range, whatever the inputs are."""
 OUTSIDE = 1.05
 _STEPS = 200
 
 
 def initial(name: str, order: str = "") -> list[F64]:
-    """The untrained PAF of that name: the coefficients of x, x^3, ... of each polynomial, in the order applied."""
+    """Returns the untrained PAF of that name: coefficients of x, x^3, ... of each polynomial, in the order applied."""
     return [np.array(POLYNOMIALS[p][1::2]) for p in stages(name, order)]
 
 
 def evaluated(coefficients: Sequence[F64], x: F64) -> tuple[F64, F64]:
-    """(s(x), its derivative by every coefficient as (len(x), coefficients)) of the composite s."""
+    """Returns s(x) of the composite s, and its derivatives by every coefficient as (len(x), coefficients)."""
     value, columns = x, np.empty((len(x), 0))
     for stage in coefficients:
         even = value[:, None] ** (2 * np.arange(len(stage)))
@@ -32,15 +32,16 @@ def evaluated(coefficients: Sequence[F64], x: F64) -> tuple[F64, F64]:
 
 
 def tuned(coefficients: Sequence[F64], x: F64, weights: F64, floor: float = FLOOR) -> list[F64]:
-    """Coefficients with the least weighted square error of ReLU, by Levenberg and Marquardt's method.
+    """Returns the coefficients with the least weighted square error of ReLU, by Levenberg and Marquardt's method.
 
-    ReLU is missed by |x| |sign(x) - s(x)| / 2, which is linear in s. `floor` of all weight goes to a grid over
-    [-OUTSIDE, OUTSIDE]: without it the fit holds on the bulk of the inputs and lets go of everything else.
+    The error of ReLU is |x| |sign(x) - s(x)| / 2, which is linear in s. A share `floor` of the weight goes to a grid
+    over [-OUTSIDE, OUTSIDE]: without it the fit is good on the bulk of the inputs and bad everywhere else.
 
     Args:
         coefficients: where to start from, as of `initial`.
-        x: inputs as parts of the scale, none of them 0; (n,).
+        x: inputs divided by the scale, none of them 0; (n,).
         weights: how often each occurs; (n,), not all 0.
+        floor: share of the weight that goes to the grid.
     """
     grid = np.linspace(-OUTSIDE, OUTSIDE, 400)  # even, so that 0 is not in it
     points = np.concatenate([x, grid])

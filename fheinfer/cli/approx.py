@@ -45,7 +45,7 @@ def list_(as_json: JsonOption = False) -> None:
         return
     table(
         "activations (error on [-1, 1], or on the range of SiLU and GELU; levels: native evaluator, OpenFHE)",
-        ["name", "approximates", "degrees", "levels", "OpenFHE", "largest error", "rms", "band", "range", "reach"],
+        ["name", "approximates", "degrees", "levels", "OpenFHE", "largest error", "rms", "band", "range", "valid to"],
         [
             [
                 r["name"],
@@ -57,15 +57,15 @@ def list_(as_json: JsonOption = False) -> None:
                 f"{r['rms']:.2g}",
                 "-" if r["band"] is None else f"{r['band']['width']:.3g}",
                 "any" if r["bound"] is None else f"{r['bound']:.3g}",
-                "-" if r["reach"] is None else f"{r['reach']:.2f}",
+                "-" if r["valid_range"] is None else f"{r['valid_range']:.2f}",
             ]
             for r in rows
         ],
         left=2,
     )
     out.print(
-        "band: where the sign crosses over and means nothing; reach: how far beyond 1\n"
-        "the error stays below its largest. relu, silu and gelu take any degree, max and maxpool2/3 any sign:\n"
+        "band: below it the sign changes and is not valid; valid to: how large an input may be, in ranges, before\n"
+        "the error exceeds the largest one inside. relu, silu and gelu take any degree, max and maxpool2/3 any sign:\n"
         "`fheinfer approx show max:a7`."
     )
 
@@ -98,8 +98,8 @@ def show(
     if about["band"]:
         out.print(f"band:    sign within {about['band']['error']:.3g} from |x| = {about['band']['width']:.4g} on")
     out.print(f"range:   {'any input' if about['bound'] is None else f'|x| <= {found.bound:.6g}'}")
-    if about["reach"]:
-        out.print(f"reach:   the error stays below its largest up to {about['reach']:.3f} times the scale")
+    if about["valid_range"]:
+        out.print(f"valid:   the error stays below its largest up to {about['valid_range']:.3f} times the scale")
     out.print(f"source:  {found.source}")
     letter = "T_{}" if basis == "cheb" else "x^{}"
     for number, stage in enumerate(stages, start=1):

@@ -10,7 +10,8 @@ import typer
 from fheinfer.cli.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from fheinfer.evaluation.bench import Report, Row
+    from fheinfer.evaluation.bench import Report
+    from fheinfer.evaluation.kernels import Row
 
 
 def bench(
@@ -28,7 +29,8 @@ def bench(
     OpenFHE at N = 2^16 takes minutes and 12 GB; OMP_NUM_THREADS sets the threads.
     """
     from fheinfer.cli.display import out, print_json, table
-    from fheinfer.evaluation.bench import BACKENDS, ratios, run
+    from fheinfer.crypto.backends import BACKENDS
+    from fheinfer.evaluation.bench import ratios, run
 
     name = set_name or "1"
     backends = tuple(BACKENDS) if backend == "both" else (backend,)

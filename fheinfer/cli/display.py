@@ -86,13 +86,6 @@ def print_error(message: str) -> None:
         sys.stderr.flush()
 
 
-def tolerate_any_name() -> None:
-    """Lets the output streams write what their encoding cannot, escaped: names of files that are no UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # a stream of a test, or a closed one
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-
-
 @contextmanager
 def byte_bar(title: str) -> Iterator[Progress]:
     """A callback (done, total) that shows bytes and the time left."""

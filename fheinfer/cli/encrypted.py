@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fheinfer.client import Client
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.local import Event, Inferences, Run
+    from fheinfer.local import EvaluatingProcess, Event, Inferences, Run
 
     F64 = NDArray[np.float64]
 
@@ -36,6 +36,8 @@ class Job:
     resume: bool = False
     keep: bool = False
     verbose: bool = False
+    process: EvaluatingProcess | None = None
+    """The evaluating process, where one loads the plan and the keys already."""
 
     def client(self) -> Client:
         """Opens the client; see `choices.open_client`."""
@@ -111,6 +113,7 @@ def evaluated(
                 on_event=follow(view),
                 threads=job.threads,
                 memory=job.memory,
+                process=job.process,
             )
         yield done
         if not job.keep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from fheinfer.cli.results import Taken
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.local import Event
+    from fheinfer.local import EvaluatingProcess, Event
     from fheinfer.model.model import Model
 
     F64 = NDArray[np.float64]
@@ -100,28 +101,39 @@ def infer(
         only = {"keys": keys, "runs": runs, "resume": resume, "keep": keep, "threads": threads, "memory": memory}
         refuse("--backend slots encrypts nothing", **only, passphrase_file=passphrase_file)
     compared = _named_model(plan, model, plain)
-    folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
-    spec = choices.spec_of(folder)
-    file = compared or (choices.model_file(model, spec.params) if plain else None)
-    job = Job(
-        folder,
-        spec,
-        choices.keys_folder(keys, spec.params.name) if keys is None else keys,
-        runs or choices.RUNS,
-        passphrase_file,
-        threads_of(threads),
-        memory,
-        resume,
-        keep,
-        verbose,
-    )
-    report = Report(_model(file, spec) if file else None, csv_file, as_json)
-    if image is None:
-        _many(job, report, images or [])
-    elif slots:
-        _in_clear(job, report, image)
-    else:
-        _one(job, report, image)
+    with ExitStack() as stack:
+        # First of all: it imports and loads in parallel with everything else that is done here.
+        process = None if slots else stack.enter_context(_started(threads_of(threads), memory))
+        folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
+        spec = choices.spec_of(folder)
+        where = choices.keys_folder(keys, spec.params.name) if keys is None else keys
+        if process is not None:
+            process.load(folder, where / "server")
+        file = compared or (choices.model_file(model, spec.params) if plain else None)
+        job = Job(
+            folder,
+            spec,
+            where,
+            runs or choices.RUNS,
+            passphrase_file,
+            resume=resume,
+            keep=keep,
+            verbose=verbose,
+            process=process,
+        )
+        report = Report(_model(file, spec) if file else None, csv_file, as_json)
+        if image is None:
+            _many(job, report, images or [])
+        elif slots:
+            _in_clear(job, report, image)
+        else:
+            _one(job, report, image)
+
+
+def _started(threads: int | None, memory: int | None) -> EvaluatingProcess:
+    from fheinfer.local import EvaluatingProcess
+
+    return EvaluatingProcess(threads=threads, memory=memory)
 
 
 def _named_model(plan: Path | None, model: Path | None, plain: bool) -> Path | None:
@@ -187,9 +199,7 @@ def _one(job: Job, report: Report, image: str) -> None:
     with job.run("infer", key_id, {image: x}) as run:
         with EvaluationView(verbose=job.verbose) as view:
             plain = _Plain(report.model, {image: x}, view)
-            done = run_encrypted(
-                job.plan, job.keys, job.client, x, run, on_event=plain, threads=job.threads, memory=job.memory
-            )
+            done = run_encrypted(job.plan, job.keys, job.client, x, run, on_event=plain, process=job.process)
         _deliver(job, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
         if not job.keep:
             run.finish()

@@ -82,7 +82,7 @@ def array_input(path: Path, spec: ClientSpec) -> F64:
     array = _load(path)
     shape = spec.input_shape
     if len(shape) == 3 and array.dtype == np.uint8 and array.shape == (*shape[1:], shape[0]):
-        return normalised(array, spec)
+        return normalised(array.astype(np.uint8), spec)
     if array.shape != shape or array.dtype.kind not in "fiu":
         pixels = f", or pixels as uint8 {(*shape[1:], shape[0])}" if len(shape) == 3 else ""
         raise InputError(

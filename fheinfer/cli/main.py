@@ -82,12 +82,8 @@ def options(
 def main() -> None:
     """Runs a command: our errors become one line and their exit code, Ctrl-C 130, a reader that went away 141."""
     process.install()
-    from fheinfer.cli.display import tolerate_any_name
-
-    tolerate_any_name()
     try:
-        code = app(prog_name="fheinfer", standalone_mode=False)
-        sys.stdout.flush()
+        code = _run()
     except FheinferError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -107,6 +103,18 @@ def main() -> None:
     if code == process.INTERRUPTED:  # what typer makes of Ctrl-C
         _fail(STOPPED, process.INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    process.tolerate_any_name()
+    try:
+        code = app(prog_name="fheinfer", standalone_mode=False)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # which typer makes a 1 of
+            raise stop.__context__ from None
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def _os_error(error: OSError) -> str:
@@ -134,4 +142,5 @@ def _fail(message: str, code: int) -> NoReturn:
     from fheinfer.cli.display import print_error
 
     print_error(message)
+    exec("")  # after an interrupted exec(), which dataclasses use, Python ends by the signal and not with our code
     sys.exit(code)

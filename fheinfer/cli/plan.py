@@ -26,6 +26,7 @@ from fheinfer.cli.options import (
 if TYPE_CHECKING:
     from fheinfer.compiler.plan import Plan
     from fheinfer.crypto.client_spec import ClientSpec
+    from fheinfer.crypto.key_policy import KeyPolicy
     from fheinfer.crypto.params import ParameterSet
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]")
@@ -175,7 +176,7 @@ def _planned(
     )
 
 
-def _plan_fields(plan: Plan, policy: str) -> dict[str, Any]:
+def _plan_fields(plan: Plan, policy: KeyPolicy) -> dict[str, Any]:
     import numpy as np
 
     from fheinfer.compiler.plan import describe
@@ -209,7 +210,7 @@ def _plan_fields(plan: Plan, policy: str) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, policy: str) -> None:
+def _print_plan(plan: Plan, policy: KeyPolicy) -> None:
     import numpy as np
 
     from fheinfer.cli.display import out, size, table

@@ -153,6 +153,7 @@ def _evaluate(
     def observe(done: StepDone) -> None:
         view(step_event(done))
 
+    results: tuple[bytes, ...]
     if len(inputs) == 2:
         results = session.evaluate_two(inputs[0], inputs[1], observer=observe)
     else:

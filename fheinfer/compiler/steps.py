@@ -45,13 +45,22 @@ class Step:
     multiplications: int = 0
 
     def apply(
-        self, evaluator: _core.Evaluator, constants: Arrays, inputs: Sequence[_core.Ciphertext]
+        self,
+        evaluator: _core.Evaluator,
+        constants: Arrays,
+        inputs: Sequence[_core.Ciphertext],
+        encoded: _core.LinearMapConstants | None = None,
     ) -> _core.Ciphertext:
-        """Runs the step on any evaluator."""
+        """Runs the step on any evaluator.
+
+        Args:
+            constants: the arrays of the plan.
+            encoded: what is kept of this step's diagonals, where it is a linear map on the native backend.
+        """
         if isinstance(self.op, ops.Bootstrap):
             return evaluator.bootstrap(inputs[0])
         lowered = [evaluator.drop_to(x, self.level + self.depth) for x in inputs]
-        return _APPLY[type(self.op)](self, self.op, evaluator, constants, lowered)
+        return _APPLY[type(self.op)](self, self.op, evaluator, constants, lowered, encoded)
 
     def trace(self, slots: int, levels: _core.LevelModel, constants: Arrays, policy: KeyPolicy) -> Work:
         """What the step takes with the rotation keys of a policy; needs none.
@@ -95,33 +104,44 @@ def conv_of(op: ops.Conv2d) -> _core.Conv2d:
 
 
 _Inputs = Sequence[_core.Ciphertext]
+_Encoded = _core.LinearMapConstants | None
 _NONE = np.zeros(0)
 
 
-def _conv2d(s: Step, op: ops.Conv2d, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+def linear_map(step: Step, constants: Arrays) -> _core.LinearMap | None:
+    """The linear map that a step is, without its bias; None for other steps."""
+    op = step.op
+    if isinstance(op, ops.Conv2d):
+        return _core.LinearMap.conv2d(constants[op.weight], step.in_layout, step.layout, conv_of(op))
+    if isinstance(op, ops.Linear):
+        return _core.LinearMap.linear(constants[op.weight], step.in_layout, step.layout, op.mask)
+    return None
+
+
+def _conv2d(s: Step, op: ops.Conv2d, e: _core.Evaluator, c: Arrays, x: _Inputs, encoded: _Encoded) -> _core.Ciphertext:
     bias = c[op.bias] if op.bias else _NONE
-    return _core.conv2d(e, x[0], c[op.weight], bias, s.in_layout, s.layout, conv_of(op))
+    return _core.conv2d(e, x[0], c[op.weight], bias, s.in_layout, s.layout, conv_of(op), encoded)
 
 
-def _linear(s: Step, op: ops.Linear, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+def _linear(s: Step, op: ops.Linear, e: _core.Evaluator, c: Arrays, x: _Inputs, encoded: _Encoded) -> _core.Ciphertext:
     bias = c[op.bias] if op.bias else _NONE
-    return _core.linear(e, x[0], c[op.weight], bias, s.in_layout, s.layout, op.mask)
+    return _core.linear(e, x[0], c[op.weight], bias, s.in_layout, s.layout, op.mask, encoded)
 
 
-def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: _Inputs) -> _core.Ciphertext:
+def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: _Inputs, _: _Encoded) -> _core.Ciphertext:
     t = e.add_plain(x[0], s.slots(c[op.shift]))
     return e.add_plain(e.multiply(t, t), s.slots(c[op.constant]))
 
 
-_APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs], _core.Ciphertext]] = {
+_APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs, _Encoded], _core.Ciphertext]] = {
     ops.Conv2d: _conv2d,
     ops.Linear: _linear,
     ops.Square: _square,
-    ops.Chebyshev: lambda s, op, e, c, x: e.chebyshev(x[0], list(c[op.coefficients])),
-    ops.Multiply: lambda s, op, e, c, x: e.multiply(x[0], x[1]),
-    ops.ScaleChannels: lambda s, op, e, c, x: e.multiply_plain(x[0], s.slots(c[op.factor])),
-    ops.SumPool: lambda s, op, e, c, x: _core.sum_pool(e, x[0], s.in_layout),
-    ops.Add: lambda s, op, e, c, x: e.add(x[0], x[1]),
+    ops.Chebyshev: lambda s, op, e, c, x, _: e.chebyshev(x[0], list(c[op.coefficients])),
+    ops.Multiply: lambda s, op, e, c, x, _: e.multiply(x[0], x[1]),
+    ops.ScaleChannels: lambda s, op, e, c, x, _: e.multiply_plain(x[0], s.slots(c[op.factor])),
+    ops.SumPool: lambda s, op, e, c, x, _: _core.sum_pool(e, x[0], s.in_layout),
+    ops.Add: lambda s, op, e, c, x, _: e.add(x[0], x[1]),
 }
 """How each lowered operation runs on an evaluator."""
 

@@ -67,9 +67,6 @@ class LabelledImages:
         return LabelledImages(np.rint(squares.mean(axis=(2, 4))).astype(np.uint8), self.labels)
 
 
-Pictures = LabelledImages  # the name that its users still have
-
-
 def folder(given: Path | None = None) -> Path:
     """`given`, else $FHEINFER_DATA.
 

@@ -23,7 +23,6 @@ from fheinfer.crypto.backends import BACKENDS
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
 from fheinfer.errors import BackendError, UsageError
-from fheinfer.evaluation import ring_speed
 from fheinfer.evaluation.kernels import Bench, Row
 from fheinfer.frontends import zoo
 from fheinfer.machine import peak_memory
@@ -161,7 +160,7 @@ def _worker(job: dict[str, Any]) -> Report:
         set_name=params.name,
         log_n=params.log_n,
         threads=_threads(),
-        instruction_set="OpenFHE" if backend.name == "openfhe" else ring_speed.instruction_sets()[0],
+        instruction_set="OpenFHE" if backend.name == "openfhe" else _core.instruction_set(),
         rows=tuple(rows),
         key_bytes=key_bytes,
         peak_memory=peak_memory(),

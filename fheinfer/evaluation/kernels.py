@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.evaluation import ring_speed
 
 LONG = 20.0
 """Seconds after which a kernel is not repeated any more, nor warmed up."""
@@ -137,20 +136,27 @@ class Bench:
     def _transforms(self) -> None:
         """Of one limb on one thread: the backend's own, ours with every instruction set."""
         n, p, repeats = 1 << self.params.log_n, self.context.q[-1], 10 * self.repeats
-
-        def add(name: str, seconds: tuple[float, float]) -> None:
-            for direction, value in zip(("forward", "inverse"), seconds, strict=True):
-                self.rows.append(Row(f"NTT {direction}{name}", value, repeats))
-
         if self.backend.name == "openfhe":
-            add("", ring_speed.openfhe_ntt_seconds(n, p, repeats))
+            self._add_transforms("", _core.openfhe_ntt_ms(n, p, repeats + 1))
             return
-        usual = ring_speed.ntt_seconds(n, p, repeats)
-        add("", usual)
-        for name in ring_speed.instruction_sets()[1]:
-            add(f", {name}", ring_speed.ntt_seconds(n, p, repeats, name))
-        limb = ring_speed.conversion_seconds(n, p)
-        self.floor = Floor(self.params, self.backend, sum(usual) / 2, limb, self.threads)
+        usual, names = _core.instruction_set(), _core.instruction_sets()
+        ntt = self._add_transforms("", _core.ntt_ms(n, p, repeats + 1))
+        try:
+            for name in names:
+                _core.set_instruction_set(name)
+                self._add_transforms(f", {name}", _core.ntt_ms(n, p, repeats + 1))
+        finally:
+            _core.set_instruction_set(usual)
+        limb = _core.conversion_ms(n, p) / 1e3
+        self.floor = Floor(self.params, self.backend, ntt, limb, self.threads)
+
+    def _add_transforms(self, name: str, milliseconds: Sequence[tuple[float, float]]) -> float:
+        """Adds a row for each direction; the mean of both medians, in seconds."""
+        timed = milliseconds[1:]  # the first one warms up
+        both = [statistics.median(pair[i] for pair in timed) / 1e3 for i in (0, 1)]
+        for direction, seconds in zip(("forward", "inverse"), both, strict=True):
+            self.rows.append(Row(f"NTT {direction}{name}", seconds, len(timed)))
+        return sum(both) / 2
 
     def _trace(self, kernel: Kernel) -> Work:
         trace = _core.TraceEvaluator(self.params.slots, self.context.levels)

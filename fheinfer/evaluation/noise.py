@@ -109,7 +109,7 @@ class NativeNoise:
         last = isinstance(step.op, Linear) and step.op.mask
         finer = 2.0**-LAST_LAYER_FINER if self.plan.params.composite and last else 1.0
         of_one = self._slots(1 / 12) * finer
-        in_slots = x.square().flatten(1).sum(1) * layout.copies / layout.period
+        in_slots = x.square().flatten(1).sum(1) * layout.replicas / layout.period
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,14 +40,15 @@ def execute(
     evaluator: _core.Evaluator,
     x: _core.Ciphertext,
     *,
+    encoded: Mapping[str, _core.LinearMapConstants] | None = None,
     observer: StepObserver | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
 ) -> _core.Ciphertext:
     """Runs the plan on `x` and returns the logits' ciphertext.
 
-    With `checkpoints`, every value that is alone alive after an activation is saved; with `resume`, the run starts
-    after the last one saved.
+    `encoded` has what is kept of the diagonals of linear maps, by step. With `checkpoints`, every value that is alone
+    alive after an activation is saved; with `resume`, the run starts after the last one saved.
     """
     values = {plan.steps[0].inputs[0]: x}
     start = 0
@@ -58,7 +59,8 @@ def execute(
     for index in range(start, len(plan.steps)):
         step = plan.steps[index]
         began = time.perf_counter()
-        values[step.name] = step.apply(evaluator, plan.constants, [values[name] for name in step.inputs])
+        inputs = [values[name] for name in step.inputs]
+        values[step.name] = step.apply(evaluator, plan.constants, inputs, (encoded or {}).get(step.name))
         seconds = time.perf_counter() - began
         for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
             del values[name]

@@ -7,15 +7,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
 
+from fheinfer import _core
 from fheinfer.compiler.plan import BASE_MEMORY, Plan
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, describe
 from fheinfer.errors import NotEnoughMemoryError
-from fheinfer.machine import require_memory
+from fheinfer.machine import available_memory, require_memory
+from fheinfer.runtime.constants import ConstantCache
 
 LoadProgress = Callable[[str, float], None]
 """Called with what is being loaded ("keys", "tables") and the fraction done."""
+
+
+_ONE_OF_ITS_KIND: dict[str, _core.OneKey] = {
+    RELINEARISATION: "relinearisation",
+    CONJUGATION: "conjugation",
+    TO_SPARSE: "to_sparse",
+    TO_DENSE: "to_dense",
+}
 
 
 def quiet(what: str, fraction: float) -> None:
@@ -54,11 +64,11 @@ class LoadedKeys:
             KeyStoreError, ArtifactError, StorageError: see `ServerKeys.read`.
         """
         missing = [name for name in key_files(plan, keys) if name not in self._loaded]
-        bodies: dict[str, memoryview] = {}
+        read: list[tuple[int | _core.OneKey, memoryview]] = []
         for done, (name, body) in enumerate(keys.read_all(missing)):
             progress("keys", done / len(missing))
-            bodies[name] = body
-            self._add(name, bodies)
+            read.append((_core_name(name), body))
+        self.evaluator.add_keys(read)
         self._loaded |= set(missing)
         progress("keys", 1.0)
         if plan.bootstraps and not self._prepared:
@@ -68,17 +78,11 @@ class LoadedKeys:
             progress("tables", 1.0)
         self.bytes = max(self.bytes, memory_needed(plan, keys))
 
-    def _add(self, name: str, bodies: dict[str, memoryview]) -> None:
-        evaluator, body = self.evaluator, bodies[name]
-        if name == RELINEARISATION:
-            evaluator.add_relinearisation_key(body)
-        elif name == CONJUGATION:
-            evaluator.add_conjugation_key(body)
-        elif name in (TO_SPARSE, TO_DENSE):
-            if TO_SPARSE in bodies and TO_DENSE in bodies:
-                evaluator.add_encapsulation_keys(bodies[TO_SPARSE], bodies[TO_DENSE])
-        elif found := describe(name):
-            evaluator.add_rotation_key(found[1]["rotation"], body)
+
+def _core_name(name: str) -> int | _core.OneKey:
+    """What the core calls a key file's content: the rotation, or the only key of its kind."""
+    rotation = describe(name)[1].get("rotation")
+    return _ONE_OF_ITS_KIND[name] if rotation is None else rotation
 
 
 def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
@@ -118,11 +122,13 @@ class KeyCache:
     """The keys of several clients within a byte limit.
 
     Args:
-        limit: bytes that all of them together may take by prediction; None for what the machine has.
+        limit: bytes that all of them together may take by prediction, with the constants; None for what the machine has.
+        constants: what is given back first where keys need room.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None, constants: ConstantCache) -> None:
         self.limit = limit
+        self._constants = constants
         self._entries: OrderedDict[str, LoadedKeys] = OrderedDict()
         self._changed = Condition()
         self._loading: set[str] = set()
@@ -206,6 +212,8 @@ class KeyCache:
                 f"{plan.model} on set {plan.params.name} needs {needed / 1e9:.2f} GB for one client's keys and "
                 f"this server may take {self.limit / 1e9:.2f} GB; raise --memory, or make minimal rotation keys"
             )
+        if self.limit is not None and self.bytes - self._size(name) + needed + self._constants.bytes > self.limit:
+            self._constants.drop()
         while self.limit is not None and self.bytes - self._size(name) + needed > self.limit:
             idle = [k for k, e in self._entries.items() if k != name and not e.users and k not in self._loading]
             if idle:
@@ -215,7 +223,10 @@ class KeyCache:
             else:
                 break
         if not plan.params.insecure:
-            require_memory(needed - self._size(name), f"{plan.model} on set {plan.params.name}")
+            more = needed - self._size(name)
+            if more > (available_memory() or more):
+                self._constants.drop()
+            require_memory(more, f"{plan.model} on set {plan.params.name}")
 
     def _size(self, name: str) -> int:
         entry = self._entries.get(name)

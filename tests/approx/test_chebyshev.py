@@ -31,6 +31,8 @@ def test_small_inputs_are_met_better_than_by_interpolation(degree: int) -> None:
     x = np.random.default_rng(0).normal(0, 0.15, 20000).clip(-1, 1)
     nodes = numpy_chebyshev.chebpts1(degree + 1)
     through_nodes = numpy_chebyshev.chebfit(nodes, _relu(nodes), degree)
-    fitted, interpolated = (np.sqrt(np.mean((numpy_chebyshev.chebval(x, c) - _relu(x)) ** 2))
-                            for c in (chebyshev.relu(degree), through_nodes))
+    fitted, interpolated = (
+        np.sqrt(np.mean((numpy_chebyshev.chebval(x, c) - _relu(x)) ** 2))
+        for c in (chebyshev.relu(degree), through_nodes)
+    )
     assert fitted < 0.75 * interpolated

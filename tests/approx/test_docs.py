@@ -10,7 +10,7 @@ import pytest
 from fheinfer.approx import activation, measure, names, registry, sign
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
-COSTS = "What they cost and miss"
+COSTS = "Costs and errors"
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -26,7 +26,7 @@ def test_the_page_lists_what_the_registry_lists() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_the_figures_are_measured(name: str) -> None:
-    function, degrees, levels, openfhe, largest, rms, band, bound, reach = rows(COSTS)[name]
+    function, degrees, levels, openfhe, largest, rms, band, bound, valid = rows(COSTS)[name]
     about = measure.describe(activation(name))
     assert (function, degrees) == (about["function"], ", ".join(map(str, about["degrees"])))
     assert (int(levels), int(openfhe)) == (about["levels"], about["openfhe_levels"])
@@ -35,7 +35,7 @@ def test_the_figures_are_measured(name: str) -> None:
     else:
         assert float(largest.removeprefix("2^-")) == pytest.approx(about["bits"], abs=0.0051)
     assert float(rms) == pytest.approx(about["rms"], rel=0.06)
-    known = {band: about["band"] and about["band"]["width"], bound: about["bound"], reach: about["reach"]}
+    known = {band: about["band"] and about["band"]["width"], bound: about["bound"], valid: about["valid_range"]}
     for text, value in known.items():
         if value is None:
             assert text in ("-", "any")
@@ -63,6 +63,5 @@ def test_what_guard_bands_do(
 
 def test_levels_of_replaced_relus_are_the_registrys() -> None:
     table = rows("ResNet20 with every ReLU replaced, not trained")
-    assert {name: int(cells[0]) for name, cells in table.items()} == {
-        name: activation(name).levels for name in table}
+    assert {name: int(cells[0]) for name, cells in table.items()} == {name: activation(name).levels for name in table}
     assert {f"minimax:{alpha}" for alpha in range(4, 15)} <= set(table)

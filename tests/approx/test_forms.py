@@ -283,7 +283,7 @@ def damaged(**changes: object) -> dict[str, Any]:
 def test_a_damaged_file_is_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(InputError, match=r"no composite|larger than"):
+    with pytest.raises(InputError, match=r"not a composite|larger than"):
         activation(str(path))
     path.write_text(json.dumps(GOOD))
     assert activation(str(path)).levels == 2

@@ -123,7 +123,7 @@ def test_the_sign_holds_outside_its_band_and_not_inside(alpha: int) -> None:
 
 @pytest.mark.parametrize("alpha", ALL)
 def test_the_sign_is_odd_and_its_coefficients_small(alpha: int) -> None:
-    """As powers they reach 9.6e4 at alpha = 14; as normalised series all stay below 1.3."""
+    """As powers they are as large as 9.6e4 at alpha = 14; as normalised series all stay below 1.3."""
     found = gate(f"minimax:{alpha}")
     for stage in found.polynomials.stages:
         assert not stage[::2].any()
@@ -146,9 +146,7 @@ def test_the_composition_equals_direct_evaluation_in_many_digits(alpha: int) -> 
         for value in x:
             y = mp.mpf(value)
             for stage in made.stages:
-                y = mp.fsum(
-                    mp.mpf(str(c)) * mp.chebyt(2 * j + 1, y) for j, c in enumerate(stage.coefficients)
-                )
+                y = mp.fsum(mp.mpf(str(c)) * mp.chebyt(2 * j + 1, y) for j, c in enumerate(stage.coefficients))
             direct.append(float(y))
     assert made.composition()(x) == pytest.approx(direct, abs=1e-10)
 
@@ -195,7 +193,7 @@ def test_alpha_4_and_5_in_circulation_are_off_by_two(
 
 
 def test_the_degrees_are_alpha_10s_where_a_27_is_spoken_of() -> None:
-    """"27-degree minimax" is 7 + 7 + 13, alpha = 10, which one table calls alpha = 14 (sum 71)."""
+    """ "27-degree minimax" is 7 + 7 + 13, alpha = 10, which one table calls alpha = 14 (sum 71)."""
     assert sum(activation("minimax:10").degrees) == 27
     assert sum(activation("minimax:14").degrees) == 71
 

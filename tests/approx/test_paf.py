@@ -142,7 +142,7 @@ def test_trained_coefficients_are_good_on_the_bulk_only(trained_pafs: dict[str, 
     first = trained("f1g2", trained_pafs["f1g2"][0])
     assert float(first.polynomials(1.0)) == pytest.approx(-5.46, abs=0.01)
     assert measure.error(first).largest == pytest.approx(3.2, abs=0.05)
-    assert measure.reach(first, 0.05) == pytest.approx(0.562, abs=0.002)
+    assert measure.valid_range(first, 0.05) == pytest.approx(0.562, abs=0.002)
     longer = trained("2f12g1", trained_pafs["2f12g1"][0])
-    assert measure.reach(longer, 0.05) == pytest.approx(0.821, abs=0.002)
-    assert measure.reach(gate("f1g2"), 0.05) > 1
+    assert measure.valid_range(longer, 0.05) == pytest.approx(0.821, abs=0.002)
+    assert measure.valid_range(gate("f1g2"), 0.05) > 1

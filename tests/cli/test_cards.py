@@ -1,4 +1,4 @@
-"""`fheinfer accuracy` says of every shipped network what its model card says."""
+"""Every shipped model has a model card, and `fheinfer accuracy` measures what the card states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fheinfer.model.graph import POLYNOMIALS
+from fheinfer.compiler.presets import set_for
 from fheinfer.model.model import load
 from tests.conftest import Result
 from tests.train.conftest import one_thread
@@ -29,17 +29,24 @@ def cifar(request: pytest.FixtureRequest) -> Path:
     return folder / "cifar10"
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_card_is_of_the_model(path: Path) -> None:
+    model, card = load(path), path.with_suffix(".md").read_text()
+    assert f"| identity (SHA-256) | `{model.identity}` |" in card
+    facts = {name: value for name, value in model.provenance.items() if name != "curve"}
+    assert facts
+    assert all(f"| {name} | {value} |" in card for name, value in facts.items())
+    assert all(f"| {name} | {bound:.2f} |" in card for name, bound in model.ranges.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_accuracy_of_a_card_comes_out_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
-    from fheinfer.train.prune import set_of
-
+def test_the_accuracy_on_the_card_is_measured_again(path: Path, cifar: Path, command: Callable[..., Result]) -> None:
     model = load(path)
-    polynomial = all(node.op in POLYNOMIALS for node in model.graph.activations)
+    polynomial = all(node.op.polynomial for node in model.graph.activations)
     said = re.search(r"\| accuracy on ([\d,]+) test images \| ([\d.]+) % \|", path.with_suffix(".md").read_text())
     assert said
-    assert f"`{model.identity}`" in path.with_suffix(".md").read_text()
-    where = ("--model", path, "--data", cifar, "--set", set_of(model.name).name)
+    where = ("--model", path, "--data", cifar, "--set", set_for(model.name).name)
     images = said[1].replace(",", "")
     done = command("accuracy", "--mode", "approx" if polynomial else "clear", *where, "--limit", images, "--json")
     assert done.code == 0, done.err

@@ -245,9 +245,9 @@ def test_paths_with_markup(command: Command, desk: Desk) -> None:
     done = command("keygen", "plan", "-o", name)
     assert done.code == 0, done.err
     assert f"{name}/secret stays with you" in done.out
-    shutil.copy(desk.image, "x[/y].png")
-    shown = command("infer", "--plan", "plan", "--keys", name, "--images", "x[/y].png")
-    assert "x[/y].png" in shown.out
+    shutil.copy(desk.image, "x[bold].png")
+    shown = command("infer", "--plan", "plan", "--keys", name, "--images", "x[bold].png")
+    assert "x[bold].png" in shown.out
 
 
 def test_names_that_are_not_utf_8(process: Command, desk: Desk) -> None:

@@ -59,7 +59,8 @@ def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
     command: Command, desk: Desk, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["infer", "--set", SET, "--model", desk.model, "--images", album, "--json"]
-    real, seen = local.EvaluatingProcess.evaluate, []
+    real = local.EvaluatingProcess.evaluate
+    seen: list[list[Path]] = []
 
     def stopped(process: local.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> dict[str, float]:
         if seen:

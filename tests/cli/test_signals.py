@@ -71,6 +71,23 @@ def test_an_interrupt_at_any_moment_is_one_line(start: Start, delay: float) -> N
     assert out == ""
 
 
+IN_EXEC = """
+import sys
+from fheinfer.cli import main
+from fheinfer.crypto import params
+params.parameter_sets = lambda: exec("raise KeyboardInterrupt")
+sys.argv = ["fheinfer", "sets"]
+main.main()
+"""
+
+
+def test_an_interrupt_in_what_a_library_executes(start: Start) -> None:
+    process = start("-c", IN_EXEC)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.startswith("error: stopped")
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("delay", [0.0, 0.3, 2.0])
 def test_the_signals_that_ask_to_end(start: Start, number: signal.Signals, code: int, delay: float) -> None:
@@ -90,7 +107,7 @@ def test_key_generation_cleans_up_and_a_killed_one_is_cleaned_up_after(
     arguments = ("-m", "fheinfer", "keygen", str(tiny_plan_folder), "-o", "keys/tiny")
 
     def temporary() -> list[Path]:
-        return list(tmp_path.glob("keys/.fheinfer-*/secret/secret.key"))
+        return list(tmp_path.glob("keys/.fheinfer-*/server/public.key"))
 
     process = start(*arguments)
     wait(temporary)

@@ -1,4 +1,4 @@
-"""The images that come with the project, and the weights that come with it, agree."""
+"""The shipped images are what inputs/draw.py draws, and the shipped model classifies them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fheinfer.data.images import CLASSES, load_image, normalise
+from fheinfer.data.images import load_image, normalise
 from fheinfer.evaluation.metrics import top_class
-from fheinfer.evaluation.plain import plain_logits
+from fheinfer.evaluation.plain import plain_outputs
 from fheinfer.model.model import load
 
 ROOT = Path(__file__).parents[2]
@@ -31,14 +31,14 @@ def draw() -> ModuleType:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_script_draws_the_image(draw: ModuleType, name: str) -> None:
-    drawn = np.asarray(draw.PICTURES[name](), float)
+    drawn = np.asarray(draw.IMAGES[name](), float)
     kept = np.asarray(Image.open(ROOT / "inputs" / name), float)
     assert abs(drawn - kept).mean() < 3  # JPEG and another Pillow may round otherwise
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_weights_know_the_image(name: str) -> None:
+def test_the_model_classifies_the_image(name: str) -> None:
     pytest.importorskip("torch")
-    weights = load(ROOT / "weights" / "resnet20.safetensors")
-    logits = plain_logits(weights, normalise(load_image(ROOT / "inputs" / name), weights.mean, weights.std))
-    assert CLASSES[top_class(logits)] == SHOWN[name]
+    model = load(ROOT / "weights" / "resnet20.safetensors")
+    outputs = plain_outputs(model, normalise(load_image(ROOT / "inputs" / name), model.mean, model.std))
+    assert model.classes[top_class(outputs)] == SHOWN[name]

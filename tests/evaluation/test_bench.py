@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from fheinfer import _core
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.backends import BACKENDS, backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import UsageError
-from fheinfer.evaluation import bench, ring_speed
+from fheinfer.evaluation import bench
 
 Command = Callable[..., Any]
 QUICK = ("bench", "--log-n", 10, "--repeats", 1)
@@ -30,9 +31,9 @@ def test_both_backends_measure_the_same_kernels(reports: list[bench.Report]) -> 
     assert [report.set_name for report in reports] == ["1", "1-openfhe"]
     assert {name for name in ours if not name.startswith("NTT")} == {name for name in theirs if name[:3] != "NTT"}
     assert {"bootstrap", "ReLU, relu:59", "convolution 3x3, 16 channels", "8 hoisted rotations"} <= set(ours)
-    for name in ring_speed.instruction_sets()[1]:
+    for name in _core.instruction_sets():
         assert {f"NTT forward, {name}", f"NTT inverse, {name}"} <= set(ours)
-    assert reports[0].instruction_set == ring_speed.instruction_sets()[0]
+    assert reports[0].instruction_set == _core.instruction_set()
     assert all(row.seconds > 0 and row.repeats >= 1 for row in [*ours.values(), *theirs.values()])
     for report in reports:
         assert report.peak_memory > report.key_bytes > 1 << 20

@@ -1,4 +1,4 @@
-"""Chains without bootstraps: how much room the last modulus leaves (docs/precision.md, "How often ours fails")."""
+"""Chains without bootstraps: how much room the last modulus leaves (docs/precision.md)."""
 
 from __future__ import annotations
 

@@ -240,8 +240,8 @@ def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
         return layout.channels == layout.blocks * layout.gap**2
 
     try:
-        assume(not (case.layout.skew and case.output.skew))
-        if case.layout.skew or case.output.skew:
+        assume(not (case.layout.replica_rotation and case.output.replica_rotation))
+        if case.layout.replica_rotation or case.output.replica_rotation:
             assume(full(case.layout) and full(case.output))
         for size, outputs in ((case.height, case.output.height), (case.width, case.output.width)):
             reads = [range(-(k - case.padding), size - (k - case.padding)) for k in range(case.kernel)]
@@ -252,7 +252,7 @@ def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
         assume(False)
     counted = diagonals(case.layout, case.output, case.kernel, case.padding).max() + 1
     assert made % counted == 0
-    if not case.layout.skew and not case.output.skew:
+    if not case.layout.replica_rotation and not case.output.replica_rotation:
         assert made == counted
 
 

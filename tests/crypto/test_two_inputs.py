@@ -23,7 +23,7 @@ fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 class Two:
     def __init__(self, rig: Any) -> None:
-        self.rig, self.e = rig, _core.TwoPictures(rig.evaluator)
+        self.rig, self.e = rig, _core.TwoInputs(rig.evaluator)
 
     def join(self, level: int, *seeds: int) -> tuple[Any, Any, Any]:
         x, y = (np.random.default_rng(seed).uniform(-1, 1, SLOTS) for seed in seeds)
@@ -77,5 +77,5 @@ def test_what_they_cannot(two: Two, native_rig: Rigs) -> None:
     with pytest.raises(UsageError, match="different levels"):
         two.e.join(two.rig.encrypt(x, 4), two.rig.encrypt(x, 6))
     other = native_rig("1")
-    with pytest.raises(UsageError, match="one picture"):
-        _core.TwoPictures(other.evaluator).bootstrap(other.encrypt(x, 5))
+    with pytest.raises(UsageError, match="one input"):
+        _core.TwoInputs(other.evaluator).bootstrap(other.encrypt(x, 5))

@@ -1,4 +1,4 @@
-// Two pictures in one ciphertext of our own evaluation: one in the real parts of the slots, one in the imaginary parts.
+// Two inputs in one ciphertext of our own evaluation: one in the real parts of the slots, one in the imaginary parts.
 // Linear maps with real factors, which is nearly all of a network, are the same for both at no cost; a product takes them
 // apart, which is one conjugation and one product more.
 #pragma once
@@ -7,11 +7,11 @@
 
 namespace fheinfer {
 
-// Every operation acts on both pictures alike. No bootstraps: they see real parts only.
-class TwoPictures final : public Evaluator {
+// Every operation acts on both inputs alike. No bootstraps: they see real parts only.
+class TwoInputs final : public Evaluator {
 public:
     // `one` has a conjugation key of all limbs, and outlives this.
-    explicit TwoPictures(NativeEvaluator& one) : Evaluator(one.keys()), one_(one) {}
+    explicit TwoInputs(NativeEvaluator& one) : Evaluator(one.keys()), one_(one) {}
 
     // x + i y. Throws Error(kUsage) for ciphertexts of different levels.
     CiphertextPtr join(const CiphertextPtr& x, const CiphertextPtr& y);
@@ -49,8 +49,12 @@ public:
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override {
         return one_.drop_to(x, level);
     }
-    CiphertextPtr linear_transform(const CiphertextPtr& x, const LinearTransform& transform) override {
-        return one_.linear_transform(x, transform);
+    using Evaluator::linear_map;
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) override {
+        return one_.linear_map(xs, map);
+    }
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, LinearMapConstants& constants) override {
+        return one_.linear_map(xs, constants);
     }
 
 private:
