@@ -161,6 +161,35 @@ def test_an_image_is_encrypted_evaluated_and_decrypted(
     assert names(tmp_path) == []
 
 
+def test_a_process_that_was_started_before_is_used(
+    started: Callable[..., local.Inference],
+    tiny_plan: Plan,
+    tiny_plan_folder: Path,
+    tiny_keys: Path,
+    tiny_image: F64,
+    tmp_path: Path,
+) -> None:
+    """It imports while the command line still looks for plan and keys."""
+    events: list[str] = []
+    with EvaluatingProcess() as process, Run(tmp_path, NAME, resume=False) as run:
+        process.load(tiny_plan_folder, tiny_keys / "server")
+        done = started(tiny_image, run, process=process, on_event=lambda event: events.append(event["event"]))
+        run.finish()
+        assert process._process.poll() == 0
+    assert {"ready", "step", "done"} <= set(events)
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+
+
+def test_a_process_that_never_gets_to_load_ends_with_its_owner() -> None:
+    with EvaluatingProcess() as process:
+        child = process._process
+        process.finish()
+    assert child.poll() == 0
+    process = EvaluatingProcess()
+    process.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert process._process.poll() is not None
+
+
 def test_two_runs_of_the_same_image_at_once_do_not_meet(
     started: Callable[..., local.Inference], tiny_plan: Plan, tiny_image: F64, tmp_path: Path
 ) -> None:
@@ -229,13 +258,6 @@ def test_a_killed_process_is_told_and_its_run_resumes(
     assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
 
 
-def asked(ask: Callable[[EvaluatingProcess], object], folder: Path) -> None:
-    """Starts a process, says what to load and asks it for something."""
-    with EvaluatingProcess() as process:
-        process.load(folder, folder)
-        ask(process)
-
-
 @pytest.mark.parametrize(
     ("ending", "error", "says"),
     [
@@ -254,9 +276,11 @@ def test_how_a_process_ended_is_said(
     dying.write_text(f"#!/bin/sh\n{ending}\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    for ask in (lambda process: process.evaluate([tmp_path / "x.ct"], [tmp_path / "y.ct"]), EvaluatingProcess.finish):
-        with pytest.raises(error, match=says):
-            asked(ask, tmp_path)
+    for wanted in (lambda p: p.evaluate([tmp_path / "x.ct"], [tmp_path / "y.ct"]), EvaluatingProcess.finish):
+        with EvaluatingProcess() as process:
+            process.load(tmp_path, tmp_path)
+            with pytest.raises(error, match=says):
+                wanted(process)
 
 
 def test_errors_of_the_other_process_arrive_under_their_type(

@@ -198,7 +198,8 @@ def show(event):
     if event["event"] == "step":
         print(worker._process.pid, flush=True)
 
-worker = EvaluatingProcess(plan, keys, show)
+worker = EvaluatingProcess(show)
+worker.load(plan, keys)
 while True:
     worker.evaluate([x], [y])
 """
