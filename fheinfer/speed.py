@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fheinfer.errors import FheinferError
 from fheinfer.machine import PROC, usable_threads
-from fheinfer.storage import make_folder, read_json, write_json
+from fheinfer.storage import cache_folder, make_folder, read_json, write_json
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -96,20 +96,6 @@ def scale_seconds(predicted: float, threads: int | None = None, speed: Speed | N
     compute = speed.ntt_ms / REFERENCE.ntt_ms * REFERENCE.compute_gain / _gain(speed.compute_gain, speed, threads)
     read = REFERENCE.read_gb_s / speed.read_gb_s * REFERENCE.read_gain / _gain(speed.read_gain, speed, threads)
     return predicted * ((1 - MEMORY_PART) * compute + MEMORY_PART * read)
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/fheinfer or ~/.cache/fheinfer; a relative XDG_CACHE_HOME is ignored, as its standard says."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = named if named.is_absolute() else _home() / ".cache"
-    return base / "fheinfer"
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:  # a user without one, as containers have: the file will not be written
-        return Path(os.devnull)
 
 
 def machine_key(threads: int, proc: Path = PROC) -> str:

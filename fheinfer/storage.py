@@ -25,6 +25,7 @@ __all__ = [
     "PRIVATE",
     "PUBLIC",
     "atomic_write",
+    "cache_folder",
     "check_private",
     "leftovers",
     "make_folder",
@@ -51,6 +52,21 @@ PUBLIC = 0o644
 """For everything else: keys of the server, ciphertexts, plans, polynomials."""
 PRIVATE_FOLDER = 0o700
 PUBLIC_FOLDER = 0o755
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/fheinfer, or ~/.cache/fheinfer.
+
+    A relative XDG_CACHE_HOME is ignored, as its standard says. Whoever writes there does without where that fails: a
+    home folder may be read-only, or missing.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not named.is_absolute():
+        try:
+            named = Path.home() / ".cache"
+        except RuntimeError:  # a user without one, as containers have: nothing can be written below this
+            named = Path(os.devnull)
+    return named / "fheinfer"
 
 
 def atomic_write(path: Path, chunks: Iterable[Buffer], mode: int = PUBLIC) -> None:

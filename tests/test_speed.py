@@ -115,13 +115,6 @@ def test_a_folder_that_cannot_be_written_is_no_error(measured: list[int], tmp_pa
     assert len(measured) == 6
 
 
-def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    for value, folder in (("/c", "/c"), ("c", "/home/someone/.cache"), ("", "/home/someone/.cache")):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert speed.cache_folder() == Path(folder) / "fheinfer"
-
-
 def test_the_processor_is_part_of_the_key(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\n")
     assert speed.machine_key(3, tmp_path).startswith("Some CPU @ 3 GHz; 3 threads; ")

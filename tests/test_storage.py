@@ -394,3 +394,20 @@ def test_a_disk_that_fails_while_reading(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fdopen", lambda fd, mode: Broken())
     with pytest.raises(StorageError, match="check the disk"):
         storage.read_small(tmp_path / "file", 100)
+
+
+def test_the_cache_folder_is_an_absolute_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    for value, folder in (("/c", "/c"), ("c", "/home/someone/.cache"), ("", "/home/someone/.cache")):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert storage.cache_folder() == Path(folder) / "fheinfer"
+
+
+def test_a_user_without_a_home_has_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(StorageError):
+        storage.make_folder(storage.cache_folder())

@@ -6,10 +6,12 @@ folder on this machine and nothing else: which plan it is, is the plan's own ide
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +20,15 @@ from fheinfer.compiler.plan import FILE_NAME, FORMAT
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.errors import FheinferError
+from fheinfer.errors import FheinferError, StorageError
 from fheinfer.model.model import MAX_BYTES
-from fheinfer.storage import read_small
+from fheinfer.storage import cache_folder, make_folder, read_small, storage_errors
 
 KEPT = 64
 """Plans that are kept, the most recently used ones."""
 
 
-def cache_folder() -> Path:
-    """Where plans are kept: $XDG_CACHE_HOME/fheinfer/plans, by default in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "fheinfer" / "plans"
+_temporary: dict[str, Path] = {}  # plans of this process that could not be kept, by name
 
 
 def compiled(
@@ -42,23 +41,44 @@ def compiled(
 ) -> Path:
     """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
 
-    Arguments and errors are those of `fheinfer.compile`, and of reading the model.
+    Where the cache folder cannot be written, the plan goes into a temporary folder that is removed when this process
+    ends. Arguments and errors are those of `fheinfer.compile`, and of reading the model.
     """
     name = _name(model, params, activation, backend, margin)
-    folder = cache_folder() / name
-    if (folder / FILE_NAME).is_file() and (folder / CLIENT_FILE).is_file():
-        with suppress(OSError):
-            os.utime(folder)
-        return folder
+    folder = cache_folder() / "plans" / name
+    for there in (folder, _temporary.get(name)):
+        if there is not None and _is_plan(there):
+            with suppress(OSError):
+                os.utime(there)
+            return there
     from fheinfer.compiler.pipeline import RANGE_MARGIN, compile
     from fheinfer.model.model import load
 
     plan = compile(
         load(model), params, activation=activation, backend=backend, margin=RANGE_MARGIN if margin is None else margin
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    plan.save(folder)
-    _forget_oldest(folder.parent)
+    try:
+        make_folder(folder)
+        plan.save(folder)
+    except StorageError:
+        folder = _temporary_folder(name)
+        plan.save(folder)
+    else:
+        _forget_oldest(folder.parent)
+    return folder
+
+
+def _is_plan(folder: Path) -> bool:
+    try:
+        return (folder / FILE_NAME).is_file() and (folder / CLIENT_FILE).is_file()
+    except OSError:  # of a folder that may not be entered
+        return False
+
+
+def _temporary_folder(name: str) -> Path:
+    with storage_errors(Path(tempfile.gettempdir())):
+        folder = _temporary[name] = Path(tempfile.mkdtemp(prefix="fheinfer-plan-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

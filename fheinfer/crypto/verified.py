@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fheinfer.errors import FheinferError
-from fheinfer.storage import read_small, write_json
+from fheinfer.storage import cache_folder, read_small, write_json
 
 MAX_AGE = 7 * 24 * 3600
 """Seconds after which a file is checked again."""
@@ -29,10 +29,8 @@ MAX_BYTES = 1 << 20
 
 
 def default_path() -> Path:
-    """`fheinfer/verified.json` in the user's cache (XDG_CACHE_HOME, or ~/.cache)."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(cache) if Path(cache).is_absolute() else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111
-    return folder / "fheinfer" / "verified.json"
+    """`verified.json` in the user's cache folder."""
+    return cache_folder() / "verified.json"
 
 
 class VerifiedFiles:

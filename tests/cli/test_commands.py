@@ -46,6 +46,19 @@ def test_sets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "insecure" not in words
 
 
+def test_a_cache_that_cannot_be_written_stops_no_command(
+    process: Callable[..., Any], desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "file").touch()
+    for cache in ("/proc/nope", str(tmp_path / "file")):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        done = process("plan", *SET, *MODEL, "--json", cwd=desk.folder)
+        assert parsed(done)["model"] == "resnet8-tiny"
+        assert list((tmp_path / "temporary").iterdir()) == []  # the plan was there meanwhile
+
+
 def test_plan(command: Command, desk: Desk) -> None:
     found = parsed(command("plan", *SET, *MODEL, "--json"))
     assert (found["model"], found["set"], found["bootstraps"]) == ("resnet8-tiny", "insecure-tiny", 7)
