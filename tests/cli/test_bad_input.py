@@ -207,7 +207,7 @@ def test_files_mistaken_for_one_another(
     refused(4, "input.ct: ", "decrypt", *SET, tiny_input_file)
     refused(
         4,
-        "no input for resnet8-tiny",
+        "name the plan that it was encrypted for with --plan, or encrypt it again",
         "evaluate",
         "--keys",
         desk.server,
