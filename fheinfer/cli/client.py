@@ -10,12 +10,14 @@ import typer
 from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ClientOption,
+    DepthOption,
     ImageOption,
     JsonOption,
     KeysOption,
     OutputOption,
     PassphraseOption,
     SetOption,
+    refuse,
 )
 from fheinfer.errors import ArtifactError, InputError, RangeError, UsageError
 
@@ -35,6 +37,7 @@ def encrypt(
             help="Array: pixels as uint8 (H, W, C), a vector's values, or an image's normalised values (C, H, W).",
         ),
     ] = None,
+    depth: DepthOption = None,
     set_name: SetOption = None,
     client: ClientOption = None,
     keys: KeysOption = None,
@@ -47,8 +50,10 @@ def encrypt(
 
     if (image is None) == (source is None):
         raise UsageError("give an image by --image, or an array by --input")
+    if image is None:
+        refuse("it is of images, not of arrays", depth=depth)
     spec, folder = choices.client_and_keys(client, keys, set_name)
-    x = image_input(image, spec) if image is not None else array_input(source or Path(), spec)
+    x = image_input(image, spec, depth) if image is not None else array_input(source or Path(), spec)
     data = unlock.open_client(folder, spec, passphrase_file, ask=False).encrypt(x)
     atomic_write(output, [data])
     err.print(f"{output}: {size(len(data))}")

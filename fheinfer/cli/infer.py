@@ -16,6 +16,7 @@ from fheinfer.cli.encrypted import Job, evaluated, threads_of
 from fheinfer.cli.options import (
     ActOption,
     CsvOption,
+    DepthOption,
     ImageOption,
     JsonOption,
     KeysOption,
@@ -60,6 +61,7 @@ def infer(
         list[Path] | None,
         typer.Option("--images", metavar="DIR|FILE", help="Folder of images, or one image; repeat."),
     ] = None,
+    depth: DepthOption = None,
     plan: PlanOption = None,
     set_name: SetOption = None,
     model: ModelOption = None,
@@ -123,11 +125,11 @@ def infer(
         )
         report = Report(_model(file, spec) if file else None, csv_file, as_json)
         if image is None:
-            _many(job, report, images or [])
+            _many(job, report, images or [], depth)
         elif slots:
-            _in_clear(job, report, image)
+            _in_clear(job, report, image, depth)
         else:
-            _one(job, report, image)
+            _one(job, report, image, depth)
 
 
 def _started(threads: int | None, memory: int | None) -> EvaluatingProcess:
@@ -189,13 +191,13 @@ class _Plain:
         return self._outputs
 
 
-def _one(job: Job, report: Report, image: str) -> None:
+def _one(job: Job, report: Report, image: str, depth: int | None) -> None:
     from fheinfer.cli.display import EvaluationView
     from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
     from fheinfer.local import infer as run_encrypted
 
-    key_id, x = job.key_id(), image_input(image, job.spec)
+    key_id, x = job.key_id(), image_input(image, job.spec, depth)
     with job.run("infer", key_id, {image: x}) as run:
         with EvaluationView(verbose=job.verbose) as view:
             plain = _Plain(report.model, {image: x}, view)
@@ -205,7 +207,7 @@ def _one(job: Job, report: Report, image: str) -> None:
             run.finish()
 
 
-def _in_clear(job: Job, report: Report, image: str) -> None:
+def _in_clear(job: Job, report: Report, image: str, depth: int | None) -> None:
     from fheinfer.cli.display import EvaluationView
     from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
@@ -213,7 +215,7 @@ def _in_clear(job: Job, report: Report, image: str) -> None:
     from fheinfer.runtime.slots import run_slots
     from fheinfer.worker import step_event
 
-    plan, x = load(job.plan), image_input(image, job.spec)
+    plan, x = load(job.plan), image_input(image, job.spec, depth)
     began = time.perf_counter()
     if job.verbose:
         with EvaluationView(verbose=True) as view:
@@ -248,12 +250,12 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     atomic_write(file, [rows_csv(rows).encode()], PRIVATE)
 
 
-def _many(job: Job, report: Report, paths: list[Path]) -> None:
+def _many(job: Job, report: Report, paths: list[Path], depth: int | None) -> None:
     from fheinfer.cli import results
     from fheinfer.cli.inputs import images_input
 
     client = job.client()
-    inputs, failures = images_input(paths, job.spec)
+    inputs, failures = images_input(paths, job.spec, depth)
     compared = _Plain(report.model, inputs)
     with evaluated(job, client, inputs, compared.before) as done:
         plain, classes = compared.outputs(), job.spec.classes

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fheinfer.cli.options import refuse
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.data.files import one_line, printable, read_given
 from fheinfer.errors import InputError
@@ -22,32 +23,43 @@ MAX_BYTES = 1 << 28
 """Of an array file: float64 of the largest input shape there is are 128 MiB."""
 
 
-def image_input(image: str, spec: ClientSpec) -> F64:
+def image_input(image: str, spec: ClientSpec, depth: int | None = None) -> F64:
     """An image, (C, H, W) and normalised; what is odd about it goes to standard error.
+
+    Args:
+        depth: bits of its values, where they are more than 8; see `data.images.read_image`.
 
     Raises:
         InputError: the network takes vectors.
+        UsageError: a depth for an image of 8 bits.
         ImageError: see `data.images.read_image`.
     """
     from fheinfer.cli.display import err
     from fheinfer.data.images import read_image
 
-    found = read_image(image, spec.image_size, channels=channels(spec))
+    found = read_image(image, spec.image_size, channels=channels(spec), depth=depth)
+    if not found.deep:
+        refuse(f"{printable(image)} has 8 bits per channel", depth=depth)
     for note in found.notes:
         err.print(note)
     return normalised(found.pixels, spec)
 
 
-def images_input(paths: Iterable[Path], spec: ClientSpec) -> tuple[dict[str, F64], dict[str, str]]:
+def images_input(
+    paths: Iterable[Path], spec: ClientSpec, depth: int | None = None
+) -> tuple[dict[str, F64], dict[str, str]]:
     """The images in files and folders by name, normalised, and why others could not be read, by name.
 
     Raises:
         InputError: none can be read, or the network takes vectors.
+        UsageError: a depth where all images have 8 bits.
     """
     from fheinfer.cli.display import err
     from fheinfer.data.folders import load_folder
 
-    found = load_folder(paths, spec.image_size, channels=channels(spec))
+    found = load_folder(paths, spec.image_size, channels=channels(spec), depth=depth)
+    if not found.deep:
+        refuse("these images have 8 bits per channel", depth=depth)
     for line in (*found.notes, *found.failures.values()):
         err.print(line)
     return {name: normalised(pixels, spec) for name, pixels in found.images.items()}, dict(found.failures)

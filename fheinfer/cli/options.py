@@ -128,6 +128,17 @@ DataOption = Annotated[
 ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="FILE", help="Image file, or the name of one in inputs/.")
 ]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--depth",
+        metavar="BITS",
+        min=1,
+        max=32,
+        help="Bits of the values of images with more than 8 per channel: 12 of what 12-bit cameras store in 16.",
+        show_default="what the file says",
+    ),
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
 OutputFolderOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")]
 

@@ -12,6 +12,7 @@ from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ActOption,
     BackendOption,
+    DepthOption,
     JsonOption,
     KeysOption,
     MemoryOption,
@@ -38,6 +39,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 def precision(
     image: Annotated[str, typer.Option("--image", metavar="FILE", help="Image file, or the name of one in inputs/.")],
+    depth: DepthOption = None,
     set_name: SetOption = None,
     model: ModelOption = None,
     act: ActOption = None,
@@ -71,7 +73,7 @@ def precision(
     spec, loaded = plan.client, load(choices.model_file(model, choices.parameters(set_name, backend)))
     where = choices.keys_folder(keys, spec.params.name) if keys is None else keys
     client = unlock.open_client(where, spec, passphrase_file)
-    x = image_input(image, spec)
+    x = image_input(image, spec, depth)
     name = run_name("precision", plan.identity, client.key_id, x.tobytes())
     with Run(runs or choices.RUNS, name, resume=False) as run:
         with EvaluationView(verbose=verbose) as view:

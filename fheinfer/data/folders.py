@@ -27,11 +27,13 @@ class Folder:
     images    pixels, uint8 (height, width, channels)
     failures  why an image could not be read, one line each
     notes     lines that a user should see: what was skipped, values that look wrong
+    deep      whether any has values of more than 8 bits, to which alone a depth applies
     """
 
     images: Mapping[str, U8]
     failures: Mapping[str, str]
     notes: tuple[str, ...]
+    deep: bool = False
 
 
 def load_folder(
@@ -61,6 +63,7 @@ def load_folder(
         files += inside
         notes += [f"{printable(path)}: skipped {skipped}"] if skipped else []
     images: dict[str, U8] = {}
+    deep = False
     for name, file in _names(files, failures).items():
         try:
             loaded = read_image(file, size, channels=channels, depth=depth)
@@ -69,9 +72,10 @@ def load_folder(
         else:
             images[name] = loaded.pixels
             notes += loaded.notes
+            deep |= loaded.deep
     if not images:
         raise InputError(_nothing(paths, list(failures.values())))
-    return Folder(images, failures, tuple(notes))
+    return Folder(images, failures, tuple(notes), deep)
 
 
 def _inside(folder: Path) -> tuple[list[Path], str]:

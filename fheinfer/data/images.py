@@ -32,10 +32,16 @@ MAX_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """pixels: uint8 (H, W, channels); notes: lines that a user should see, each with the file's name."""
+    """An image as a network takes it.
+
+    pixels  uint8 (H, W, channels)
+    notes   lines that a user should see, each with the file's name
+    deep    whether its values have more than 8 bits, to which alone a depth applies
+    """
 
     pixels: U8
     notes: tuple[str, ...] = ()
+    deep: bool = False
 
 
 def read_image(
@@ -92,10 +98,10 @@ def decode(file: BinaryIO, name: str, size: tuple[int, int], channels: int, dept
             file.seek(0)
             return Image.open(file)
 
-        upright, notes = rgb(image, again, depth)
+        upright, notes, deep = rgb(image, again, depth)
         cut = _cut(upright, *size).convert("RGB" if channels == 3 else "L")
         pixels = np.asarray(cut).reshape(*size, channels)
-    return LoadedImage(pixels, tuple(f"{name}: {note}" for note in notes))
+    return LoadedImage(pixels, tuple(f"{name}: {note}" for note in notes), deep)
 
 
 @contextmanager

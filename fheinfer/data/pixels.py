@@ -30,8 +30,8 @@ _SIXTEEN_BIT_FORMATS = {"PNG", "PPM"}  # their grey values of mode I are 0 to 65
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
-def rgb(image: Image.Image, again: Callable[[], Image.Image], depth: int | None) -> tuple[Image.Image, list[str]]:
-    """(the upright image in mode RGB, what a user should know of its values).
+def rgb(image: Image.Image, again: Callable[[], Image.Image], depth: int | None) -> tuple[Image.Image, list[str], bool]:
+    """(the upright image in mode RGB, what a user should know of its values, whether they have more than 8 bits).
 
     Args:
         image: opened, not yet loaded.
@@ -46,14 +46,14 @@ def rgb(image: Image.Image, again: Callable[[], Image.Image], depth: int | None)
     upright = ImageOps.exif_transpose(image)
     clear = upright.info.get("transparency")
     if family:
-        return _deep(_both_bytes(upright, family, raw_mode, again), clear, False, depth)
+        return *_deep(_both_bytes(upright, family, raw_mode, again), clear, False, depth), True
     if upright.mode.startswith("I"):
         wide = upright.mode == "I" and image.format not in _SIXTEEN_BIT_FORMATS
-        return _deep(np.asarray(upright)[..., None], clear, wide, depth)
+        return *_deep(np.asarray(upright)[..., None], clear, wide, depth), True
     if upright.mode == "F":
-        return _real(np.asarray(upright), depth)
+        return *_real(np.asarray(upright), depth), True
     notes = [] if depth in (None, 8) else [f"8 bits per channel: a depth of {depth} bits does not apply"]
-    return _shallow(upright, _GREY_STEPS.get(raw_mode, 1)), notes
+    return _shallow(upright, _GREY_STEPS.get(raw_mode, 1)), notes, False
 
 
 def _shallow(image: Image.Image, grey_step: int) -> Image.Image:
@@ -123,15 +123,15 @@ def _white(low: int, high: int, wide: bool, depth: int | None) -> tuple[float, l
         raise ImageError(f"holds negative values, down to {low}; white and black are unknown: convert it to PNG first")
     if depth is not None:
         if high > 2**depth - 1:
-            raise ImageError(f"holds values up to {high}, more than {depth} bits; give the depth it has")
+            raise ImageError(f"holds values up to {high}, more than {depth} bits; give the depth it has (--depth)")
         return 2.0**depth - 1, []
     if not wide:
         dark = f"16 bits per channel, but no value above {high}, as of 12-bit data: nearly black; "
-        return 65535.0, [f"{dark}a depth of 12 bits scales it"] if 0 < high <= TWELVE_BITS else []
+        return 65535.0, [f"{dark}a depth of 12 bits (--depth 12) scales it"] if 0 < high <= TWELVE_BITS else []
     if high > 65535:
-        raise ImageError(f"holds 32-bit values up to {high}; give the depth in bits that is white")
+        raise ImageError(f"holds 32-bit values up to {high}; give the depth in bits (--depth)")
     bits = 8 if high <= 255 else 16
-    return 2.0**bits - 1, [f"32-bit values up to {high}, read as {bits}-bit ones; a depth in bits says otherwise"]
+    return 2.0**bits - 1, [f"32-bit values up to {high}, read as {bits}-bit ones; --depth says otherwise"]
 
 
 def _real(values: Values, depth: int | None) -> tuple[Image.Image, list[str]]:
@@ -141,7 +141,9 @@ def _real(values: Values, depth: int | None) -> tuple[Image.Image, list[str]]:
     high = float(values.max())
     white = 2.0**depth - 1 if depth is not None else 1.0 if high <= 1 else 255.0
     if high > white:
-        raise ImageError(f"holds real values up to {high:.6g}, more than white ({white:.0f}); give the depth in bits")
+        raise ImageError(
+            f"holds real values up to {high:.6g}, more than white ({white:.0f}); give the depth in bits (--depth)"
+        )
     notes = [] if depth is not None else [f"real values up to {high:.6g}, read with white at {white:.0f}"]
     return _eight_bit(values[..., None], white, None), notes
 

@@ -20,6 +20,7 @@ from fheinfer.errors import StorageError
 from fheinfer.model.model import Model
 from tests.cli.conftest import SET, Desk
 from tests.conftest import Result, calibrated, random_model, tiny_pixels
+from tests.data.files import deep_png
 from tests.train.conftest import one_thread
 
 __all__ = ["one_thread"]
@@ -209,3 +210,21 @@ def test_demo_makes_keys_once(command: Command, desk: Desk, monkeypatch: pytest.
     assert manifest.stat().st_mtime_ns == made
     torch = optional.have("torch")
     assert done == [f"infer vale.jpg {torch}", f"infer luis.png {torch}"]
+
+
+def test_a_depth_scales_deep_images(command: Command, desk: Desk) -> None:
+    """12-bit values in a 16-bit PNG are nearly black without, and the same as the 8-bit image with their depth."""
+    folder = desk.folder / "deep"
+    folder.mkdir()
+    (folder / "deep.png").write_bytes(deep_png(np.rint(tiny_pixels(1000) * (4095 / 255)).astype(np.uint16)))
+    Image.fromarray(tiny_pixels(1000)).save("shallow.png")
+    given = ("infer", "--plan", "plan", "--json", "--backend", "slots")
+    dark = command(*given[:-2], "--images", folder)
+    assert "a depth of 12 bits (--depth 12) scales it" in dark.err
+    many = command(*given[:-2], "--images", folder, "--depth", 12)
+    one = command(*given, "--image", folder / "deep.png", "--depth", 12)
+    shallow = command(*given, "--image", "shallow.png")
+    outputs = [json.loads(done.out) for done in (one, shallow, many, dark)]
+    assert outputs[0]["logits"] == pytest.approx(outputs[1]["logits"], abs=1e-9)
+    assert outputs[2]["images"][0]["logits"] == pytest.approx(outputs[1]["logits"], abs=0.02)
+    assert outputs[3]["images"][0]["logits"] != pytest.approx(outputs[1]["logits"], abs=0.02)

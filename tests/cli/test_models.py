@@ -102,6 +102,10 @@ def test_normalisation_that_cannot_be(refused: Callable[..., None], desk: Desk, 
         ("-x; see `fheinfer infer --help`", ("infer", "-x")),
         ("no size", ("infer", "--plan", "plan", "--memory", "much", "--image", "tiny.png")),
         ("an image by --image, or an array", ("encrypt", *SET, "-o", "in.ct")),
+        ("--depth changes nothing", ("encrypt", *SET, "--image", "tiny.png", "--depth", "12", "-o", "in.ct")),
+        ("--depth changes nothing", ("encrypt", *SET, "--input", "none.npy", "--depth", "12", "-o", "in.ct")),
+        ("--depth changes nothing", ("infer", "--plan", "plan", "--images", ".", "--depth", "12")),
+        ("--depth", ("infer", "--plan", "plan", "--image", "tiny.png", "--depth", "33")),
     ],
 )
 def test_options_that_change_nothing_or_cannot_be(
