@@ -401,7 +401,7 @@ def _environment() -> dict[str, str]:
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     paths = f"{here}{os.pathsep}{path}" if path else here
-    return {**os.environ, "PYTHONPATH": paths, "FHEINFER_PARENT": str(os.getpid())}
+    return {**os.environ, "PYTHONPATH": paths}
 
 
 def _typed(event: Event) -> FheinferError:
