@@ -51,7 +51,8 @@ def model_file(model: Path | None, params: ParameterSet) -> Path:
 
 
 def require_relus(model: Model, activation: str | None) -> None:
-    """
+    """Refuses an activation for a network that it could not change.
+
     Raises:
         UsageError: an activation was chosen for a network without anything that it could approximate.
     """

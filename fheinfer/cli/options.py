@@ -107,8 +107,11 @@ MemoryOption = Annotated[
         "--memory",
         metavar="SIZE",
         parser=parse_size,
-        help="Memory that evaluating may take: 6GB, 500MB or bytes.",
-        show_default="what is free",
+        help=(
+            "Limit for keys, tables and encoded constants: 6GB, 500MB or bytes. Without it keys may take what is free, "
+            "and constants are encoded anew in every evaluation."
+        ),
+        show_default="none",
     ),
 ]
 RunsOption = Annotated[
