@@ -16,7 +16,7 @@ FheinferError                     exit code 1
 │   ├── NotEnoughMemoryError          asked before starting
 │   └── StorageError                  disk full, read-only folder, failed write
 ├── PlanError                     7   a network and a set that do not fit together
-│   └── GraphError                    a graph that breaks a rule of `graph.verify`
+│   └── GraphError                    a graph that breaks a rule of `model.verify`
 ├── RangeError                    8   an activation left the range its polynomial is valid on
 └── BackendError                  9   the evaluator or OpenFHE refused an operation
 

@@ -181,8 +181,8 @@ class Session:
         found = open_ciphertext(encrypted, plan.params, plan.backend.name, self.keys.key_id, level=level)
         if found.metadata.get("role") != "input" or found.metadata.get("plan") != plan.identity:
             raise MismatchError(
-                f"this ciphertext is no input for {plan.model} ({plan.identity[:8]}); name the plan that it was encrypted "
-                "for with --plan, or encrypt it again with the client.json of this one"
+                f"this ciphertext is no input for {plan.model} ({plan.identity[:8]}); name the plan that it was "
+                "encrypted for with --plan, or encrypt it again with the client.json of this one"
             )
         x = loaded.evaluator.read(found.body)
         if loaded.evaluator.level(x) != level:

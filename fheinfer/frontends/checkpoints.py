@@ -1,7 +1,7 @@
 """Weights as people save them, under the names that a network expects; every guess is a note.
 
 `read_checkpoint` finds the tensors in a file, `match` gives them the names of a network: prefixes of wrappers come off,
-known spellings are recognised, counters are left off, and the shortcuts of "option A" networks, which have no weights,
+known spellings are recognised, counters are ignored, and the shortcuts of "option A" networks, which have no weights,
 become the constant convolutions they are (He et al. 2015, section 4.2).
 """
 
@@ -33,7 +33,7 @@ class Checkpoint:
     """Tensors of a file.
 
     arrays    by the names in the file: float32, finite
-    notes     what was chosen or left off, a line each
+    notes     what was chosen or ignored, a line each
     metadata  words that a safetensors file holds
     """
 
@@ -71,7 +71,7 @@ class Matched:
 def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
     """The weights in a file: of torch.save, with a state_dict at any place in it, safetensors, or a numpy archive.
 
-    float16, bfloat16 and float64 become float32. Counters and other tensors that are not real numbers are left off.
+    float16, bfloat16 and float64 become float32. Counters and other tensors that are not real numbers are ignored.
 
     Args:
         entry: which state_dict, where there are several: its key, or keys joined by dots. None takes the only one,
@@ -159,7 +159,7 @@ def _tables(tree: Any, tensor: type, where: tuple[str, ...], seen: set[int]) -> 
 
 
 def _arrays(table: Mapping[Any, Any], contents: Contents) -> tuple[dict[str, F32], list[str]]:
-    """(float32 arrays by name, notes of what was left off)."""
+    """(float32 arrays by name, notes of what was ignored)."""
     arrays: dict[str, F32] = {}
     counters, others = 0, []
     total = 0
@@ -180,10 +180,10 @@ def _arrays(table: Mapping[Any, Any], contents: Contents) -> tuple[dict[str, F32
             if not np.isfinite(array).all():
                 raise WeightsError(f"tensor {shown!r} holds NaN or infinite values, or too large ones for float32")
             arrays[name] = array
-    notes = [f"{counters} counters ({_COUNTER}) are left off"] if counters else []
+    notes = [f"{counters} counters ({_COUNTER}) are ignored"] if counters else []
     if others:
         more = f" and {len(others) - 6} more" if len(others) > 6 else ""
-        notes.append(f"left off, as no weights: {', '.join(others[:6])}{more}")
+        notes.append(f"ignored, as no weights: {', '.join(others[:6])}{more}")
     if not arrays:
         raise WeightsError("holds no tensor of real numbers")
     return arrays, notes

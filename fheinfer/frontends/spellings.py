@@ -35,7 +35,7 @@ def matched(
         left = len(arrays) - len(chosen)
         found, notes = _recognised(chosen, expected)
         notes = [
-            *([f"only names that begin with '{prefix}.' are taken, {left} others left off"] if left else []),
+            *([f"only names that begin with '{prefix}.' are taken, {left} others ignored"] if left else []),
             *notes,
         ]
     else:
@@ -113,7 +113,7 @@ def _one_network(arrays: Mapping[str, F32], expected: Shapes) -> tuple[dict[str,
     for first, group in groups.items() if len(groups) > 1 else ():
         part, part_notes = _recognised(group, expected)
         if _complete(part, expected):
-            left = f"only names that begin with '{first}.' are taken, {len(arrays) - len(group)} others left off"
+            left = f"only names that begin with '{first}.' are taken, {len(arrays) - len(group)} others ignored"
             fits.append((first, part, [left, *part_notes]))
     if len(fits) > 1:
         names = ", ".join(f"'{first}.'" for first, _, _ in fits)
@@ -135,13 +135,13 @@ def _recognised(arrays: Mapping[str, F32], expected: Shapes) -> tuple[dict[str, 
         found = {name.partition(".")[2]: array for name, array in found.items()}
         prefix += f"{first}."
     if prefix:
-        notes.append(f"names start with '{printable(prefix)}'; left off")
+        notes.append(f"names start with '{printable(prefix)}'; ignored")
     wrappers = WRAPPERS - known
     found = _renamed(
         found,
         lambda name: ".".join(part for part in name.split(".") if part not in wrappers),
         notes,
-        "parts of names that wrappers put in are left off: {}",
+        "parts of names that wrappers put in are ignored: {}",
     )
     for other in SHORTCUTS:
         for ours in (name for name in SHORTCUTS if name in known and other not in known):
@@ -231,7 +231,7 @@ def _fitted(found: Mapping[str, F32], expected: Shapes, notes: list[str]) -> dic
         raise WeightsError(f"tensor {printable(unknown_names[0], 60)!r} is unknown{more}: not a weight of this network")
     if twice:
         notes.append(
-            f"left off, as they are there under other names: {', '.join(printable(n, 60) for n in twice[:6])}"
+            f"ignored, as they are there under other names: {', '.join(printable(n, 60) for n in twice[:6])}"
             + (f" and {len(twice) - 6} more" if len(twice) > 6 else "")
         )
     return result

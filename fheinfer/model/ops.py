@@ -282,7 +282,7 @@ class Add(Op):
 
 @dataclass(frozen=True)
 class _Pool(Op):
-    """Windows side by side; pixels that do not fill one are left out."""
+    """Windows side by side; pixels that do not fill one are ignored."""
 
     kernel: int
 

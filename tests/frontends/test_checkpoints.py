@@ -78,7 +78,7 @@ def test_a_state_dict_is_found_wherever_it_is(
     assert same(match(found, EXPECTED).arrays, arrays())
     assert all(array.dtype == np.float32 for array in found.arrays.values())
     assert [note for note in found.notes if "under" in note] == ([f"the weights are under {where!r}"] if where else [])
-    assert any("counters (num_batches_tracked) are left off" in note for note in found.notes)
+    assert any("counters (num_batches_tracked) are ignored" in note for note in found.notes)
 
 
 def test_the_plain_one_is_taken_beside_an_average_and_it_is_said(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_prefixes_and_spellings_come_off_in_any_combination(prefix: list[str], s
 
     found = match(renamed(arrays(), change), EXPECTED)
     assert same(found.arrays, arrays())
-    assert (f"names start with '{start}'; left off" in found.notes) == bool(prefix)
+    assert (f"names start with '{start}'; ignored" in found.notes) == bool(prefix)
     assert any(repr(shortcut) in note for note in found.notes) == (shortcut != "downsample")
     assert any("last layer" in note for note in found.notes) == (last != "fc")
     assert len(found.notes) == bool(prefix) + (shortcut != "downsample") + (last != "fc")
@@ -130,7 +130,7 @@ def test_a_common_prefix_that_the_network_has_stays() -> None:
     named = renamed(arrays(), lambda name: f"module.model.{name}")
     found = match(named, expected)
     assert list(found.arrays) == list(expected)
-    assert found.notes == ("names start with 'module.'; left off",)
+    assert found.notes == ("names start with 'module.'; ignored",)
     one_layer = {"fc.weight": (3, 2), "fc.bias": (3,)}
     alone = {"linear.weight": np.ones((3, 2), np.float32), "linear.bias": np.ones(3, np.float32)}
     assert list(match(alone, one_layer).arrays) == list(one_layer)
@@ -140,7 +140,7 @@ def test_the_only_network_in_a_file_of_several_parts_is_taken() -> None:
     named = renamed(arrays(), lambda name: f"model.{name}") | {"criterion.weight": np.ones(10, np.float32)}
     found = match(named, EXPECTED)
     assert same(found.arrays, arrays())
-    assert "only names that begin with 'model.' are taken, 1 others left off" in found.notes
+    assert "only names that begin with 'model.' are taken, 1 others ignored" in found.notes
     both = renamed(arrays(1), lambda name: f"online.{name}") | renamed(arrays(2), lambda name: f"average.{name}")
     with pytest.raises(WeightsError, match=r"several networks, under 'online\.', 'average\.'"):
         match(both, EXPECTED)
@@ -265,7 +265,7 @@ def test_every_width_of_real_numbers_is_read(tmp_path: Path, dtype: str) -> None
         assert same(match(found, EXPECTED).arrays, expected)
     safe = read_checkpoint(tmp_path / "a")
     assert safe.metadata == {"made": "here"}
-    assert "left off, as no weights: epoch (I64)" in safe.notes
+    assert "ignored, as no weights: epoch (I64)" in safe.notes
     if dtype != "bfloat16":
         np.savez(tmp_path / "c.npz", **{name: t.numpy() for name, t in tensors.items()})
         assert same(match(read_checkpoint(tmp_path / "c.npz"), EXPECTED).arrays, expected)
@@ -282,7 +282,7 @@ def test_numpy_archives_are_read_without_torch(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     for name in ("w.npz", "w.safetensors"):
         assert same(match(read_checkpoint(tmp_path / name), EXPECTED).arrays, arrays())
-    assert "left off, as no weights: epoch (int64), names (<U1)" in read_checkpoint(tmp_path / "w.npz").notes
+    assert "ignored, as no weights: epoch (int64), names (<U1)" in read_checkpoint(tmp_path / "w.npz").notes
     for name in ("zip", "old"):
         with pytest.raises(
             WeightsError, match=rf"{name}\.pt: a file of torch\.save; reading it needs PyTorch: pip inst"

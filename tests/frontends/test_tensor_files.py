@@ -198,7 +198,7 @@ def test_many_views_of_one_number_are_refused(tmp_path: Path, monkeypatch: pytes
 def test_complex_numbers_are_left_off(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"a.weight": torch.ones(2), "b": torch.ones(2, dtype=torch.complex64)}, tmp_path / "w.pt")
-    assert read_checkpoint(tmp_path / "w.pt").notes == ("left off, as no weights: b (complex64)",)
+    assert read_checkpoint(tmp_path / "w.pt").notes == ("ignored, as no weights: b (complex64)",)
 
 
 def test_float8_in_safetensors_is_named(tmp_path: Path) -> None:
