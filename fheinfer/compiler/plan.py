@@ -117,7 +117,7 @@ def load(path: Path) -> Plan:
     """
     path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
     try:
-        data = read_small(path, MAX_BYTES)
+        data = read_small(path, MAX_BYTES, "a plan")
     except FileNotFoundError:
         raise InputError(f"{path}: no such plan; make one with `fheinfer compile`") from None
     return from_bytes(data, str(path))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
-from fheinfer.crypto.params import ParameterSet
+from fheinfer.crypto.params import ParameterSet, parameter_sets
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Bootstrap, Input, Multiply
@@ -168,12 +168,26 @@ def _read_back(graph: Graph, last: _Way) -> dict[str, _Choice]:
     return dict(zip((node.name for node in reversed(graph.nodes)), taken, strict=True))
 
 
+def _sets_of(program: Program, needed: int) -> str:
+    """Names of the sets that have so many levels, or bootstraps of the program's backend."""
+    names = []
+    for params in parameter_sets():
+        fits = params.bootstrap_levels == program.backend.bootstrap_levels(params)
+        if fits if params.bootstraps else params.top_level >= needed:
+            names.append(params.name)
+    return ", ".join(names)
+
+
 def _too_short(program: Program, node: Node, least: dict[str, int]) -> PlanError:
     params = program.params
     what = f"activation {node.activation!r}" if node.activation else f"node {node.name!r}"
     needs = program.depth(node) + least[node.name]
     if not params.bootstraps:
-        return PlanError(f"set {params.name} has {params.top_level} levels and no bootstrapping; too few for {what}")
+        total = least[program.graph.input.name]
+        return PlanError(
+            f"set {params.name} has {params.top_level} levels and no bootstrapping; too few for {what}, as the whole "
+            f"network needs {total}; choose a set that has as many, or one with bootstraps: {_sets_of(program, total)}"
+        )
     return PlanError(
         f"set {params.name} leaves {params.levels} levels after a bootstrap; {what} ({program.relu.name}) and what "
         f"follows it up to the next bootstrap need {needs}; choose a set of more levels or an activation of fewer"

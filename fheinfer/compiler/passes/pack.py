@@ -11,6 +11,7 @@ from dataclasses import replace
 from fheinfer import _core
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import conv_of
+from fheinfer.crypto.params import parameter_sets
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Node
 from fheinfer.model.ops import Conv2d, Input, Linear, SumPool
@@ -26,10 +27,19 @@ def pack(program: Program) -> Program:
         layouts[node.name] = layout = _layout(node, [layouts[name] for name in node.inputs])
         if layout.period > program.params.slots:
             raise PlanError(
-                f"node {node.name!r} needs {layout.period} slots; set {program.params.name} has {program.params.slots}"
+                f"node {node.name!r} needs {layout.period} slots; set {program.params.name} has "
+                f"{program.params.slots}; {_advice(layout.period)}"
             )
         nodes.append(node)
     return replace(program.with_nodes(nodes), layouts=layouts)
+
+
+def _advice(slots: int) -> str:
+    """What to do where a set has fewer slots than that."""
+    names = [params.name for params in parameter_sets() if params.slots >= slots]
+    if names:
+        return f"choose a set that has as many: {', '.join(names)}"
+    return "no set has as many (`fheinfer sets`): make the input smaller, or the network narrower there"
 
 
 def _layout(node: Node, inputs: list[Layout]) -> Layout:

@@ -39,7 +39,8 @@ def pools(program: Program) -> Program:
             x, (channels, *size), kernel = node.inputs[0], graph.shapes[node.inputs[0]], node.op.kernel
             if any(length % kernel for length in size):
                 raise PlanError(
-                    f"{node.op.kind} {node.name!r}: windows of {kernel} do not fill {size[0]}x{size[1]} pixels"
+                    f"{node.op.kind} {node.name!r}: windows of {kernel} do not fill {size[0]}x{size[1]} pixels; "
+                    f"choose windows that do, or an input whose height and width here are multiples of {kernel}"
                 )
             window = np.full((kernel, kernel), kernel**-2.0)
             if isinstance(node.op, MaxPool):

@@ -31,7 +31,9 @@ def test_only_the_output_is_masked() -> None:
 
 
 def test_a_layer_of_more_slots_than_the_set_has_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"node 'input' needs 4096 slots; set insecure-tiny has 512"):
+    with pytest.raises(
+        PlanError, match=r"node 'input' needs 4096 slots; set insecure-tiny has 512; choose a set that has as many: 1, "
+    ):
         run(program(zoo.network("resnet20")), fold_batch_norm, fold_pool, approximate, pack)
 
 

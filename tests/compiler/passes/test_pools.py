@@ -26,7 +26,7 @@ from tests.compiler.programs import convolution, kinds, run, small, with_levels
     [
         (MaxPool(2), False, "max_pool 'pool' must follow a ReLU"),
         (MaxPool(4), True, "max_pool 'pool': encrypted it has to be of 2x2"),
-        (MaxPool(3), True, "max_pool 'pool': windows of 3 do not fill 8x8"),
+        (MaxPool(3), True, "max_pool 'pool': windows of 3 do not fill 8x8 pixels; choose .* multiples of 3"),
         (MeanPool(3), True, "mean_pool 'pool': windows of 3 do not fill 8x8"),
     ],
 )
