@@ -121,8 +121,11 @@ def make_folder(path: Path, mode: int = PUBLIC_FOLDER) -> None:
         path.mkdir(mode, exist_ok=True)
 
 
-def open_regular(path: Path) -> tuple[int, os.stat_result]:
+def open_regular(path: Path, what: str = "") -> tuple[int, os.stat_result]:
     """A read-only descriptor of a regular file and what the system says of it; the caller closes it.
+
+    Args:
+        what: what the file should be, with its article ("a plan"), for messages.
 
     Raises:
         FileNotFoundError: nothing has that name.
@@ -138,24 +141,29 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
             raise FileNotFoundError(error.errno, error.strerror) from None
         if error.errno == errno.ENXIO:  # a socket
-            raise CorruptArtifactError(f"{shown(path)}: not a regular file") from None
+            raise CorruptArtifactError(_not_regular(path, what)) from None
         advice = "check its permissions" if error.errno in {errno.EACCES, errno.EPERM} else "check the disk"
         raise StorageError(f"cannot read {shown(path)}: {error.strerror}; {advice}") from None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise CorruptArtifactError(f"{shown(path)}: not a regular file")
+        raise CorruptArtifactError(_not_regular(path, what))
     return fd, status
 
 
-def read_small(path: Path, limit: int) -> bytes:
-    """The content of a file of at most `limit` bytes.
+def _not_regular(path: Path, what: str) -> str:
+    expected = f", and {what} was expected there" if what else ""
+    return f"{shown(path)}: not a regular file{expected}; check the path"
+
+
+def read_small(path: Path, limit: int, what: str = "") -> bytes:
+    """The content of a file of at most `limit` bytes; `what` as of `open_regular`.
 
     Raises:
         FileNotFoundError, StorageError: as `open_regular` says.
         CorruptArtifactError: larger than `limit`, or no regular file.
     """
-    fd, _ = open_regular(path)
+    fd, _ = open_regular(path, what)
     with os.fdopen(fd, "rb") as file:
         try:
             data = file.read(limit + 1)
@@ -177,7 +185,7 @@ def read_json(path: Path, limit: int, model: type[Model], advice: str = "get the
         CorruptArtifactError: no regular file, too large, not JSON, or a field that is missing, unknown or impossible:
             "FILE: damaged (field: reason); advice".
     """
-    return parse_json(read_small(path, limit), path, model, advice)
+    return parse_json(read_small(path, limit, "a JSON file"), path, model, advice)
 
 
 def parse_json(raw: bytes, path: Path, model: type[Model], advice: str = "get the file again or make it anew") -> Model:

@@ -22,17 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from fheinfer import _core
+from fheinfer.crypto.artifact import read_ciphertext
 from fheinfer.crypto.keystore import ServerKeys
-from fheinfer.crypto.params import ParameterSet, ciphertext_bound
-from fheinfer.errors import FheinferError, InputError
+from fheinfer.errors import FheinferError
 from fheinfer.machine import peak_memory
 from fheinfer.process import BROKEN_PIPE, die_with_parent, install
 from fheinfer.runtime.executor import StepDone
 from fheinfer.server import Server, Session
-from fheinfer.storage import atomic_write, read_small
-
-CONTAINER_BYTES = 1 << 17
-"""Header and metadata of a ciphertext, at most."""
+from fheinfer.storage import atomic_write
 
 
 class Worker:
@@ -109,19 +106,6 @@ def step_event(done: StepDone) -> dict[str, Any]:
         "level": done.level,
         "seconds": done.seconds,
     }
-
-
-def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
-    """A ciphertext file, refused unread when it is larger than any ciphertext of the set.
-
-    Raises:
-        InputError: no such file.
-        CorruptArtifactError: too large, or no regular file.
-    """
-    try:
-        return read_small(path, ciphertext_bound(params) + CONTAINER_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ import pytest
 
 import fheinfer
 from fheinfer.compiler.plan import Plan
+from fheinfer.crypto.artifact import read_ciphertext
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError
 from fheinfer.process import BROKEN_PIPE
-from fheinfer.worker import Worker, read_ciphertext
+from fheinfer.worker import Worker
 from tests.conftest import F64
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fheinfer.__file__).parent.parent)}

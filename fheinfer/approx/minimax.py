@@ -73,7 +73,7 @@ def read(path: Path) -> SignComposite:
         InputError: no such file, or not a composite.
     """
     try:
-        data = read_small(path, MAX_FILE)
+        data = read_small(path, MAX_FILE, "a composite")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except CorruptArtifactError as error:

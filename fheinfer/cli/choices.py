@@ -36,6 +36,19 @@ def parameters(set_name: str | None, backend: str | None = None) -> ParameterSet
     return parameter_set(name + suffix)
 
 
+def require_backend(name: str, *others: str) -> None:
+    """Refuses a name that is neither that of a backend nor among `others`, which a command takes as well.
+
+    Raises:
+        UsageError: with the names there are.
+    """
+    from fheinfer.crypto.backends import BACKENDS
+
+    names = [*BACKENDS, *others]
+    if name not in names:
+        raise UsageError(f"no backend {name!r}; there are {', '.join(names)}")
+
+
 def model_file(model: Path | None, params: ParameterSet) -> Path:
     """The model that was named, or the one that comes with the set.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,7 @@ from fheinfer.cli.options import (
     SetOption,
     refuse,
 )
-from fheinfer.errors import ArtifactError, InputError, RangeError, UsageError
-
-if TYPE_CHECKING:
-    from fheinfer.crypto.params import ParameterSet
+from fheinfer.errors import ArtifactError, RangeError, UsageError
 
 
 def encrypt(
@@ -85,7 +82,7 @@ def decrypt(
     from fheinfer.cli import results
     from fheinfer.cli.display import err, print_json
     from fheinfer.client import class_decimals, rounded
-    from fheinfer.crypto.artifact import request_id
+    from fheinfer.crypto.artifact import read_ciphertext, request_id
 
     spec, folder = choices.client_and_keys(client, keys, set_name)
     data = read_ciphertext(result, spec.params)
@@ -103,19 +100,3 @@ def decrypt(
         print_json({**fields, "decimals": shown, "request_checked": asked is not None})
     else:
         results.print_result(fields, spec.classes, decimals=shown)
-
-
-def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
-    """A ciphertext file, refused unread when it is larger than any ciphertext of the set.
-
-    Raises:
-        InputError: no such file.
-        CorruptArtifactError: too large, or no regular file.
-    """
-    from fheinfer.crypto.params import ciphertext_bound
-    from fheinfer.storage import read_small
-
-    try:
-        return read_small(path, ciphertext_bound(params) + (1 << 17))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None

@@ -97,6 +97,8 @@ def infer(
     if plain:
         require("torch", "--plain")
     slots = backend == "slots"
+    if backend is not None:
+        choices.require_backend(backend, "slots")
     if slots:
         if images:
             raise UsageError("--backend slots takes one image; `fheinfer accuracy` runs a plan on many in clear")

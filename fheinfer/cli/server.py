@@ -145,8 +145,9 @@ def _prepare(output: Path, results: int, session: Session, *, folder: bool) -> N
 def _evaluate(
     session: Session, jobs: list[Job], view: EvaluationView, checkpoints: Path | None, resume: bool, keep_layers: bool
 ) -> None:
+    from fheinfer.crypto.artifact import read_ciphertext
     from fheinfer.storage import atomic_write
-    from fheinfer.worker import read_ciphertext, step_event
+    from fheinfer.worker import step_event
 
     inputs = [read_ciphertext(file, session.plan.params) for file, _ in jobs]
 

@@ -30,7 +30,7 @@ from typing import Any
 from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
 from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
-from fheinfer.storage import Buffer, atomic_write, open_regular, shown
+from fheinfer.storage import Buffer, atomic_write, open_regular, read_small, shown
 
 VERSION = 2
 ALIGNMENT = 64
@@ -143,7 +143,7 @@ def read(
     """
     wanted = _Wanted(kind, identity, key_id, max_body)
     try:
-        fd, status = open_regular(path)
+        fd, status = open_regular(path, f"a {kind.title}")
     except FileNotFoundError:
         missing = InputError if kind is Kind.CIPHERTEXT else KeyStoreError
         raise missing(f"{shown(path)}: no such {kind.title}; check the path or make it first") from None
@@ -163,6 +163,20 @@ def read(
         os.close(fd)
 
 
+def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
+    """The container in a ciphertext's file, refused unread where it is larger than any ciphertext of the set.
+
+    Raises:
+        InputError: no such file.
+        CorruptArtifactError: too large, or no regular file.
+        StorageError: no permission, or the disk fails.
+    """
+    try:
+        return read_small(path, ciphertext_bound(params) + _HEADER.size + MAX_METADATA, "a ciphertext")
+    except FileNotFoundError:
+        raise InputError(f"{shown(path)}: no such file; check the path") from None
+
+
 def open_ciphertext(
     source: Buffer | Path, params: ParameterSet, backend: str, key_id: str, *, level: int | None = None
 ) -> Artifact:
@@ -180,11 +194,30 @@ def open_ciphertext(
         found = read(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
     else:
         found = from_bytes(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
+    if level is not None:
+        check_level(found, params, level)
+    return found
+
+
+def check_level(found: Artifact, params: ParameterSet, level: int) -> None:
+    """Asks whether a ciphertext has a level of at most `level`, by its length and by the limbs that it says it has.
+
+    Raises:
+        CorruptArtifactError: it is higher.
+    """
+    bound = ciphertext_bytes(params, level)
+    if len(found.body) > bound:
+        raise CorruptArtifactError(_too_long(len(found.body), bound))
     # One with a seed in place of a polynomial is half as long: twice the limbs stay within the bound.
     limbs = int.from_bytes(found.body[:4], "little")
-    if level is not None and limbs > params.limbs(level):
-        raise CorruptArtifactError(f"a ciphertext of {limbs} limbs where at most {params.limbs(level)} can be")
-    return found
+    if limbs > params.limbs(level):
+        raise CorruptArtifactError(
+            f"a ciphertext of {limbs} limbs where at most {params.limbs(level)} can be; fetch or make it again"
+        )
+
+
+def _too_long(size: int, bound: int) -> str:
+    return f"{size} bytes of body where at most {bound} can be; fetch or make it again"
 
 
 @dataclass(frozen=True)
@@ -199,10 +232,11 @@ class _Header:
     @classmethod
     def parse(cls, head: bytes, size: int, wanted: _Wanted) -> _Header:
         """Checks all that can be checked on the header of a container of `size` bytes alone."""
-        if not head.startswith(_MAGIC):
-            raise CorruptArtifactError("not a key or ciphertext of fheinfer")
+        if not head.startswith(_MAGIC[: len(head)]):
+            raise CorruptArtifactError("not a key or ciphertext of fheinfer; check which file you name")
         if len(head) < _HEADER.size:
-            raise CorruptArtifactError("incomplete: it ends before its header does")
+            state = "incomplete: it ends before its header does" if head else "an empty file"
+            raise CorruptArtifactError(f"{state}; fetch or make it again")
         _, version, kind, metadata_size, body_size, identity, key_id, checksum = _HEADER.unpack(head)
         if version != VERSION:
             writer = "fheinfer 0.1" if version == 1 else "the fheinfer"
@@ -217,7 +251,7 @@ class _Header:
         header = cls(kind, metadata_size, body_size, identity, key_id.hex(), checksum)
         if body_size > wanted.max_body:
             wanted.check(header)  # of a larger set, then that is what is wrong with it
-            raise CorruptArtifactError(f"{body_size} bytes of body where at most {wanted.max_body} can be")
+            raise CorruptArtifactError(_too_long(body_size, wanted.max_body))
         return header
 
 

@@ -235,7 +235,7 @@ class ClientSpec(_Frozen):
         """
         path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
         try:
-            raw = read_small(path, MAX_BYTES)
+            raw = read_small(path, MAX_BYTES, "a client.json")
         except FileNotFoundError:
             raise InputError(f"{path}: no such client.json; `fheinfer compile` writes it beside the plan") from None
         return cls.from_bytes(raw, str(path))

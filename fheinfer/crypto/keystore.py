@@ -71,11 +71,11 @@ class KeySet:
         files = {}
         for name, entry in server.manifest.files.items():
             server.read(name)
-            files[name] = read_small(folder / SERVER_FOLDER / name, min(entry.bytes, MAX_KEY_BYTES))
+            files[name] = read_small(folder / SERVER_FOLDER / name, min(entry.bytes, MAX_KEY_BYTES), "a key")
         container = None
         if secret.exists():
             read_secret(secret, identity=server.manifest.identity, key_id=server.key_id)
-            container = read_small(secret, 2 * MAX_SECRET)
+            container = read_small(secret, 2 * MAX_SECRET, "a secret key")
         return cls(server.manifest, files, container)
 
 

@@ -171,7 +171,7 @@ class Manifest(_Frozen):
             PlanError: parameters below 128 bits.
         """
         try:
-            raw = read_small(path, MAX_BYTES)
+            raw = read_small(path, MAX_BYTES, "the manifest of keys")
         except FileNotFoundError:
             raise KeyStoreError(
                 f"no keys in {shown(path.parent)}; make them with `fheinfer keygen`, or name their folder"

@@ -95,15 +95,17 @@ def read_passphrase(
     """The passphrase from a file (its first line), else from the environment, else from `prompt`; None without any.
 
     Raises:
-        InputError: a file that is missing, or empty.
-        CorruptArtifactError, StorageError: a file that is too large, no regular one, or not to be read.
+        InputError: a file that is missing, empty, too large, or no regular one.
+        StorageError: a file that cannot be read.
         UsageError: an empty passphrase from elsewhere.
     """
     if file is not None:
         try:
-            lines = read_small(file, MAX_PASSPHRASE).splitlines()
+            lines = read_small(file, MAX_PASSPHRASE, "a file with the passphrase").splitlines()
         except FileNotFoundError:
             raise InputError(f"{shown(file)}: no such file; put the passphrase on its first line") from None
+        except CorruptArtifactError as error:
+            raise InputError(str(error)) from None
         if not lines or not lines[0]:
             raise InputError(f"{shown(file)}: its first line is empty; put the passphrase there")
         return lines[0]

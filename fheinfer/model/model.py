@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     from safetensors.numpy import load as parse
 
     try:
-        data = read_small(path, MAX_BYTES)
+        data = read_small(path, MAX_BYTES, "a model file")
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; check the path") from None
     except CorruptArtifactError as error:

@@ -62,7 +62,7 @@ class Checkpoint:
             CorruptArtifactError: the file is not a whole checkpoint.
             MismatchError: it belongs to another network or recipe.
         """
-        data = read_small(path, MAX_BYTES)
+        data = read_small(path, MAX_BYTES, "a checkpoint")
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             found = cls(**{**content, "recipe": Recipe(**content["recipe"])})

@@ -173,6 +173,7 @@ def test_a_network_that_fits_no_setting_is_refused(command: Command, options: li
     done = command("search", "--over", "margin", *options, "--set", "turbo", "--model", relu_network)
     assert done.code == 7
     assert "set turbo has 22 levels and no bootstrapping" in done.err
+    assert "choose a set that has as many, or one with bootstraps: 1, 2, 3, 4" in done.err
 
 
 @pytest.mark.parametrize(

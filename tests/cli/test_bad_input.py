@@ -204,7 +204,8 @@ def test_ciphertexts_of_another_set_or_key(
 def test_files_mistaken_for_one_another(
     refused: Refused, desk: Any, tiny_input_file: Path, tiny_result_file: Path
 ) -> None:
-    refused(4, "input.ct: ", "decrypt", *SET, tiny_input_file)
+    says = "input.ct: this ciphertext is an encrypted input; decrypt what `fheinfer evaluate` wrote"
+    refused(4, says, "decrypt", *SET, tiny_input_file)
     refused(
         4,
         "name the plan that it was encrypted for with --plan, or encrypt it again",
@@ -220,7 +221,13 @@ def test_files_mistaken_for_one_another(
     )
     refused(4, "secret key, not a ciphertext", "decrypt", *SET, desk.secret)
     refused(4, "not a key or ciphertext", "decrypt", *SET, desk.image)
-    refused(4, "not a regular file", "decrypt", *SET, desk.keys)
+    refused(4, "not a regular file, and a ciphertext was expected there", "decrypt", *SET, desk.keys)
+    for cut, says in ((tiny_result_file.read_bytes()[:5], "incomplete"), (b"", "empty")):
+        (desk.folder / "cut.ct").write_bytes(cut)
+        refused(4, says, "decrypt", *SET, "cut.ct")
+    refused(
+        3, "a file with the passphrase was expected", "decrypt", *SET, tiny_result_file, "--passphrase-file", "keys"
+    )
     refused(4, "larger than", "decrypt", *SET, desk.server / "relinearisation.key")
 
 
@@ -287,7 +294,9 @@ def test_unknown_names(refused: Refused, desk: Any, tiny_result_file: Path) -> N
     refused(2, "--set 1+minimax:7: an activation is no part of a set", "plan", "--set", "1+minimax:7")
     refused(2, "say --set 1 --act f1g2", "infer", "--set", "1+f1g2", "--image", "tiny.png")
     refused(2, "no network called 'resnet21'", "plan", *SET, "--network", "resnet21")
-    refused(2, "no backend 'gpu'", *INFER, "--image", "tiny.png", "--backend", "gpu")
+    says = "no backend 'gpu'; there are native, openfhe"
+    refused(2, f"{says}, slots", *INFER, "--image", "tiny.png", "--backend", "gpu")
+    refused(2, says, "plan", *SET, *MODEL, "--backend", "gpu")
 
 
 def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> None:
