@@ -14,7 +14,7 @@ from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.client_spec import KeyNeeds
 from fheinfer.crypto.key_policy import KEY_POLICIES, KeyPolicy, Rotations
-from fheinfer.crypto.params import ParameterSet
+from fheinfer.crypto.params import ParameterSet, public_key_bytes
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap
 
@@ -38,7 +38,7 @@ def lower(program: Program, model: Model) -> Plan:
         memory = BASE_MEMORY + cost.key_memory(rotations, bootstraps=bootstraps) + tables + cost.working_bytes()
         keys[policy] = KeyNeeds(
             rotations=rotations,
-            key_bytes=cost.key_bytes(rotations, bootstraps=bootstraps),
+            key_bytes=cost.key_bytes(rotations, bootstraps=bootstraps) + public_key_bytes(program.params),
             peak_memory=memory,
             seconds=sum(s[policy] for s in seconds),
         )

@@ -67,10 +67,10 @@ class _Frozen(BaseModel):
 
 
 class KeyNeeds(_Frozen):
-    """The evaluation keys that a plan needs under one policy, and what a run with them is predicted to take.
+    """The keys that a plan needs under one policy, and what a run with them is predicted to take.
 
     rotations    (rotation, limbs of its key), those of bootstrapping included; a rotation may need several heights
-    key_bytes    of all evaluation keys on disk
+    key_bytes    of all keys in the server's folder, the public key among them
     peak_memory  bytes of a server that holds them and the plan
     seconds      of an evaluation with two threads of the reference machine (docs/performance.md)
     """

@@ -110,6 +110,11 @@ def ciphertext_bound(params: ParameterSet) -> int:
     return ciphertext_bytes(params, params.top_level)
 
 
+def public_key_bytes(params: ParameterSet) -> int:
+    """Bytes of the body of a public key: a polynomial over Q, the sprout prime where there is one, and one special."""
+    return (params.limbs(params.top_level) + params.composite + 1) * (1 << params.log_n) * 8 + 64
+
+
 def _native(name: str, special_bits: int, digits: int, budgets: tuple[int, int], levels: int) -> ParameterSet:
     """A set of N = 2^16 and 16,384 slots for bootstraps of the native backend."""
     above = budgets[0] + NATIVE_EVAL_MOD_LEVELS
