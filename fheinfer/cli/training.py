@@ -106,7 +106,6 @@ def calibrate(
     output: OutputOption,
     data: DataOption = None,
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Training images to look at.")] = 10_000,
-    margin: Annotated[float, typer.Option("--margin", help="Factor on what was seen, for what was not.")] = 1.2,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the input range and histogram of every activation over training images."""
@@ -120,14 +119,13 @@ def calibrate(
     require_writable(output)
     model, examples = load(file), datasets.load(datasets.folder(data), "train")
     with steps_bar("measuring") as progress:
-        ranges = measuring.calibrate(model, examples.first(images), margin, progress)
+        ranges = measuring.calibrate(model, examples.first(images), progress=progress)
     ranges.save(output)
-    seen, bounds = ranges.largest(), ranges.bounds()
+    seen = ranges.largest()
     if as_json:
-        print_json({"file": str(output), "images": ranges.images, "largest": seen, "with_margin": bounds})
+        print_json({"file": str(output), "images": ranges.images, "largest": seen})
         return
-    columns = ["activation", "largest input", "with margin"]
-    table(str(output), columns, [[name, f"{largest:.2f}", f"{bounds[name]:.2f}"] for name, largest in seen.items()])
+    table(str(output), ["activation", "largest input"], [[name, f"{largest:.2f}"] for name, largest in seen.items()])
     out.print(f"to use them: fheinfer model import {file} --ranges {output} -o FILE")
 
 

@@ -133,9 +133,10 @@ def test_the_command(
     relu_file: Path, relu_model: Model, sheets: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     out = tmp_path / "ranges.json"
-    result = command("calibrate", relu_file, "--data", sheets, "--images", 100, "--margin", 1.3, "-o", out)
+    result = command("calibrate", relu_file, "--data", sheets, "--images", 100, "-o", out)
     assert result.code == 0, result.err
     assert "layer3.0.relu2" in result.out
-    assert module.load(out, relu_model).margin == 1.3
+    assert module.load(out, relu_model).images == 100
+    assert command("calibrate", relu_file, "--data", sheets, "--margin", 1.3, "-o", out).code == 2
     missing = command("calibrate", relu_file, "--data", tmp_path / "none", "-o", out)
     assert (missing.code, "no such folder" in missing.err) == (3, True)
