@@ -45,13 +45,13 @@ def test_asking_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_encrypted_run_needs_none_of_them(
-    process: Callable[..., Any], tiny_keys: Path, tiny_weights_file: Path, tiny_image_file: Path
+    process: Callable[..., Any], tiny_keys: Path, tiny_model_file: Path, tiny_image_file: Path
 ) -> None:
     options = [
         "--set",
         "insecure-tiny",
-        "--weights",
-        tiny_weights_file,
+        "--model",
+        tiny_model_file,
         "--image",
         tiny_image_file,
         "--keys",
