@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fheinfer.cli.options import DataOption, JsonOption, OutputOption, refuse
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import CorruptArtifactError, InputError, UsageError
 
 if TYPE_CHECKING:
     from fheinfer.model.model import Model
@@ -105,7 +104,10 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _classes(text: str) -> tuple[str, ...]:
     """Names from a file (one per line, or a JSON list) or from the words themselves."""
+    from pydantic import RootModel
+
     from fheinfer.data.files import printable, read_given
+    from fheinfer.storage import parse_json
 
     path = Path(text)
     if "," in text and not path.is_file():
@@ -113,12 +115,9 @@ def _classes(text: str) -> tuple[str, ...]:
     content = read_given(path, MAX_BYTES, InputError, "a file of class names").decode("utf-8", "replace")
     if content.lstrip().startswith("["):
         try:
-            names = json.loads(content)
-        except (ValueError, RecursionError):
-            names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"{printable(path)}: no JSON list of names; write one name per line")
-        return tuple(names)
+            return parse_json(content.encode(), path, RootModel[tuple[str, ...]]).root
+        except CorruptArtifactError:
+            raise InputError(f"{printable(path)}: no JSON list of names; write one name per line") from None
     return tuple(line.strip() for line in content.splitlines() if line.strip())
 
 

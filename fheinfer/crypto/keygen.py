@@ -34,10 +34,8 @@ from fheinfer.crypto.params import ParameterSet
 from fheinfer.crypto.secret import open_secret, wrap_secret
 from fheinfer.errors import CorruptArtifactError, MismatchError
 from fheinfer.machine import available_memory, require_memory, usable_threads
+from fheinfer.progress import ProgressCallback
 from fheinfer.storage import require_disk
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with keys that are made and keys in all."""
 
 _DISK_MARGIN = 64 << 20
 _MEMORY = 3 << 30  # context, and the keys in the making: OpenFHE makes each at full height

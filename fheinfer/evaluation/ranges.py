@@ -6,19 +6,19 @@ under `activations`, by node name, `bin_range`, `largest` and `counts` as in `Hi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fheinfer.data.files import one_line, printable, read_given
+from fheinfer.data.files import printable, read_given
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, UsageError
-from fheinfer.storage import write_json
+from fheinfer.storage import parse_json, write_json
 
 if TYPE_CHECKING:
     from fheinfer.model.model import Model
@@ -120,6 +120,31 @@ class Ranges:
         )
 
 
+class _HistogramFields(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bin_range: Annotated[float, Field(allow_inf_nan=False)]
+    largest: Annotated[float, Field(ge=0)]
+    counts: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=BINS, max_length=BINS)]
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if not self.largest <= self.bin_range:
+            raise ValueError("the largest input is outside the bins")
+        return self
+
+
+class _RangesFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["fheinfer-ranges-2"]
+    network: str
+    model: str
+    images: Annotated[int, Field(ge=0)]
+    margin: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    activations: dict[str, _HistogramFields]
+
+
 def in_words(bound: float) -> str:
     """Writes a range for people; one that ran away would be a line of digits."""
     return f"{bound:.2f}" if bound < 1e6 else f"{bound:.1e}"
@@ -159,34 +184,17 @@ def load(path: Path, model: Model) -> Ranges:
         MismatchError: of another model.
     """
     name, content = printable(path), read_given(path, MAX_BYTES, InputError, "a file of ranges")
+    fields = parse_json(content, path, _RangesFile, "make it again with `fheinfer calibrate`")
+    histograms = {
+        activation: Histogram(h.bin_range, h.largest, np.array(h.counts, np.int64))
+        for activation, h in fields.activations.items()
+    }
+    found = Ranges(fields.network, fields.model, fields.images, fields.margin, histograms)
     try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{name}: not a file of ranges ({one_line(error)})") from None
-    try:
-        if fields["format"] != _FORMAT:
-            raise ValueError("another format")
-        found = Ranges(
-            str(fields["network"]),
-            str(fields["model"]),
-            int(fields["images"]),
-            float(fields["margin"]),
-            {k: _histogram(v) for k, v in fields["activations"].items()},
-        )
         plausible_ranges(found.largest())
     except InputError as error:
         raise CorruptArtifactError(f"{name}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
-        raise CorruptArtifactError(f"{name}: not a whole file of ranges ({one_line(error)}); make it again") from None
     found.require(model)
     if found.activations.keys() != {node.name for node in model.graph.activations}:
         raise CorruptArtifactError(f"{name}: lacks activations of {model.name}; make it again")
     return found
-
-
-def _histogram(content: Mapping[str, object]) -> Histogram:
-    counts = np.array(content["counts"], np.int64)
-    bin_range, largest = float(content["bin_range"]), float(content["largest"])  # type: ignore[arg-type]
-    if counts.shape != (BINS,) or counts.min() < 0 or not 0 <= largest <= bin_range < math.inf:
-        raise ValueError("a histogram that cannot be one")
-    return Histogram(bin_range, largest, counts)
