@@ -43,6 +43,7 @@ def encrypt(
     """Client: encrypt an image, or an array. The public key is enough; with the secret key files are half as large."""
     from fheinfer.cli.display import err, size
     from fheinfer.cli.inputs import array_input, image_input
+    from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER
     from fheinfer.storage import atomic_write
 
     if (image is None) == (source is None):
@@ -51,7 +52,12 @@ def encrypt(
         refuse("it is of images, not of arrays", depth=depth)
     spec, folder = choices.client_and_keys(client, keys, set_name)
     x = image_input(image, spec, depth) if image is not None else array_input(source or Path(), spec)
-    data = unlock.open_client(folder, spec, passphrase_file, ask=False).encrypt(x)
+    opened = unlock.open_client(folder, spec, passphrase_file, ask=False)
+    if not opened.can_decrypt and (folder / SECRET_FOLDER / SECRET_FILE).exists():
+        err.print(
+            "the secret key has a passphrase, which was not given: encrypting under the public key, to twice the bytes"
+        )
+    data = opened.encrypt(x)
     atomic_write(output, [data])
     err.print(f"{output}: {size(len(data))}")
 

@@ -248,8 +248,14 @@ def test_a_passphrase(command: Command, desk: Desk, tiny_result_file: Path) -> N
     refused = command(*arguments)
     assert (refused.code, "passphrase" in refused.err) == (5, True)
     assert parsed(command(*arguments, "--passphrase-file", "pass"))["logits"]
-    encrypted = command("encrypt", "--keys", "sealed", "--image", "tiny.png", "-o", "in.ct")  # by the public key
-    assert encrypted.code == 0, encrypted.err
+    encrypting = ("encrypt", "--keys", "sealed", "--image", "tiny.png", "-o", "in.ct")
+    sizes = []
+    for more in ((), ("--passphrase-file", "pass")):
+        done = command(*encrypting, *more)
+        assert done.code == 0, done.err
+        assert ("encrypting under the public key, to twice the bytes" in done.err) == (not more)
+        sizes.append(Path("in.ct").stat().st_size)
+    assert 1.9 < sizes[0] / sizes[1] < 2.1
 
 
 def test_paths_with_markup(command: Command, desk: Desk) -> None:
