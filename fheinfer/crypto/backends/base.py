@@ -30,6 +30,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    native_chain: ClassVar[bool]
+    """Whether chain and polynomials are those of `csrc/ckks`, rather than OpenFHE's."""
     key_heights: ClassVar[int]
     """Heights of rotation keys: 2 where those of CoeffToSlot are taller than all others, else 1."""
 
@@ -86,7 +88,7 @@ class Backend(ABC):
                 cts_budget=params.cts_budget,
                 stc_budget=params.stc_budget,
                 top_level=params.top_level,
-                native=self.name == "native",
+                native=self.native_chain,
                 allow_insecure=params.insecure,
                 paired=params.composite,
             )
@@ -98,7 +100,7 @@ class Backend(ABC):
             top=params.top_level,
             after_bootstrap=params.levels if params.bootstraps else 0,
             bootstrap_min=self.bootstrap_input(params),
-            openfhe_series=self.name == "openfhe",
+            openfhe_series=not self.native_chain,
             paired=params.composite,
         )
 
