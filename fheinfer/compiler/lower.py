@@ -20,6 +20,7 @@ from fheinfer.model.ops import Bootstrap
 
 
 def lower(program: Program, model: Model) -> Plan:
+    """Makes the plan: steps, the keys that each policy needs, and predictions for the reference machine."""
     steps = [program.step(node) for node in program.graph.nodes[1:]]
     bootstraps = any(isinstance(step.op, Bootstrap) for step in steps)
     kept = [step.kept(program.constants) for step in steps]

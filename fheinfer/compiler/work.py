@@ -30,10 +30,12 @@ class Work:
 
     @classmethod
     def of(cls, report: _core.TraceReport) -> Work:
+        """What a trace counted."""
         return cls(**{name: getattr(report, name) for name in cls.__dataclass_fields__})
 
     @classmethod
     def of_bootstrap(cls) -> Work:
+        """One bootstrap and nothing else."""
         return cls({}, {}, {}, {}, {}, {}, {}, {}, {}, 1)
 
     def thinner(self, part: float) -> Work:

@@ -40,6 +40,8 @@ class _Matrix:
 
 
 class NativeCost(CostModel):
+    """Time, bytes and memory of a run of the native backend; see the module."""
+
     def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
         super().__init__(params, backend, policy)
         self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(self._context, policy)]
@@ -48,6 +50,7 @@ class NativeCost(CostModel):
         self._plain, self._tap = PLAIN_SECONDS * ring, TAP_SECONDS * ring
 
     def seconds(self, work: Work) -> float:
+        """Time of this work with two threads of the reference machine."""
         total = sum(n * self._key_switch(limbs) for limbs, n in work.key_switches.items())
         total += sum(n * self._key_switch(limbs, hoisted=True) for limbs, n in work.hoisted_key_switches.items())
         total += sum(n * self._mod_up(limbs) for limbs, n in work.mod_ups.items())
@@ -99,13 +102,16 @@ class NativeCost(CostModel):
         return babies + giants + m.diagonals * 2 * rows * self._plain + 2 * self._mod_down(limbs)
 
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
+        """(rotation, limbs of its key) of CoeffToSlot and SlotToCoeff under the policy."""
         return _core.native_bootstrap_rotations(self._context, self._policy)
 
     def table_bytes(self) -> int:
+        """Encoded matrices of CoeffToSlot and SlotToCoeff, in memory."""
         rows = sum(m.diagonals * (m.limbs + self._special(m.limbs)) for m in self._matrices)
         return rows * 2 * self.params.slots * 8
 
     def working_bytes(self) -> int:
+        """Ciphertexts and digits alive at once in the largest linear map of a bootstrap, or in a key switch."""
         # Sums of all giant steps, the parts of the baby steps with their digits, and what a division holds.
         digits = self.params.digits
         most = max((2 * m.giant + (m.baby // m.hoisted) * (digits + 1) for m in self._matrices), default=digits + 3)
@@ -117,9 +123,11 @@ class NativeCost(CostModel):
         return [limbs for _, limbs in rotations] + [self._all] + conjugation
 
     def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:
+        """Evaluation keys on disk, with the uniform halves as seeds."""
         heights = self._heights(rotations, bootstraps=bootstraps)
         to_dense = (self._all + 1) * self.limb_bytes if bootstraps else 0
         return sum(_core.native_key_bytes(self._context, limbs) for limbs in heights) + to_dense
 
     def key_memory(self, rotations: Rotations, *, bootstraps: bool) -> int:
+        """Evaluation keys in the server's memory, with the uniform halves made."""
         return 2 * self.key_bytes(rotations, bootstraps=bootstraps)  # the uniform halves come from seeds

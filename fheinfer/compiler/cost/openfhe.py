@@ -36,6 +36,7 @@ class OpenFheCost(CostModel):
         return down + (0 if hoisted else self.mod_up_ntts(limbs)) + digits * (limbs + self._specials) * 0.5
 
     def mod_up_ntts(self, limbs: int) -> float:
+        """ModUp alone."""
         return limbs + -(-limbs // self._per_digit) * (limbs + self._specials)
 
     def seconds(self, work: Work) -> float:
@@ -64,6 +65,7 @@ class OpenFheCost(CostModel):
         return cts + stc + self._polynomial_ntts(32, self._all - self.params.cts_budget)
 
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
+        """(rotation, limbs of its key) of CoeffToSlot and SlotToCoeff."""
         return list(self._context.bootstrap_rotations().items())
 
     def table_bytes(self) -> int:
@@ -84,6 +86,7 @@ class OpenFheCost(CostModel):
         return 48 * 2 * (self._all + self._specials) * self.limb_bytes
 
     def key_memory(self, rotations: Rotations, *, bootstraps: bool) -> int:
+        """Evaluation keys in the server's memory: as many bytes as on disk."""
         return self.key_bytes(rotations, bootstraps=bootstraps)
 
     def key_bytes(self, rotations: Rotations, *, bootstraps: bool) -> int:

@@ -34,6 +34,11 @@ IMPLAUSIBLE = 1e4
 
 
 def approximate(program: Program) -> Program:
+    """Replaces every activation by polynomials: a series takes about log2 of its degree in levels, a product one.
+
+    Raises:
+        PlanError: a range that is implausible or too large, or a form that does not approximate a ReLU.
+    """
     constants = dict(program.constants)
     _check_ranges(program)
     nodes: list[Node] = []

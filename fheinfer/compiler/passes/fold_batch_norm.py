@@ -16,6 +16,11 @@ from fheinfer.model.ops import BatchNorm, Conv2d
 
 
 def fold_batch_norm(program: Program) -> Program:
+    """Folds every batch norm into the convolution before it, so that it consumes no level.
+
+    Raises:
+        PlanError: a batch norm that does not follow a convolution of its own.
+    """
     graph, constants = program.graph, dict(program.constants)
     folded: dict[str, str] = {}  # convolution -> the batch norm that takes its place
     nodes: list[Node] = []

@@ -20,6 +20,11 @@ from fheinfer.model.ops import GlobalAvgPool, Linear, SumPool
 
 
 def fold_pool(program: Program) -> Program:
+    """Moves the division of every global average pool into the linear layer after it; a sum consumes no level.
+
+    Raises:
+        PlanError: such a pool that something else than a linear layer reads.
+    """
     graph, constants = program.graph, dict(program.constants)
     nodes: list[Node] = []
     for node in graph:

@@ -46,6 +46,11 @@ Ways = dict[tuple[int, ...], _Way]
 
 
 def levels(program: Program) -> Program:
+    """Inserts bootstraps and gives every node its level, by the least predicted time.
+
+    Raises:
+        PlanError: the set has too few levels for the network, or between two bootstraps.
+    """
     traced = {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
     choices = _shortest(program, traced)
     nodes: list[Node] = []

@@ -22,6 +22,7 @@ F64 = NDArray[np.float64]
 
 
 def merge_shortcuts(program: Program) -> Program:
+    """Makes one convolution of a sum of two convolutions of one value, or of a convolution and what it reads."""
     graph, constants = program.graph, dict(program.constants)
     merged: dict[str, Node] = {}  # sum -> the convolution that takes its place
     gone: set[str] = set()

@@ -19,6 +19,11 @@ from fheinfer.packing import Layout, input_layout
 
 
 def pack(program: Program) -> Program:
+    """Gives every value its layout in the slots.
+
+    Raises:
+        PlanError: a value that needs more slots than the set has, or a layer that no layout serves.
+    """
     layouts: dict[str, Layout] = {}
     nodes: list[Node] = []
     for node in program.graph:

@@ -30,6 +30,11 @@ Constants = dict[str, F64]
 
 
 def pools(program: Program) -> Program:
+    """Replaces every pool by convolutions, and those of maxima by ReLUs, too; a level where no convolution absorbs it.
+
+    Raises:
+        PlanError: windows that do not fill the pixels, maxima of other windows than 2x2, or of anything but a ReLU.
+    """
     graph = program.graph
     constants, ranges = dict(program.constants), dict(program.ranges)
     windows: dict[str, tuple[str, F64]] = {}  # pool that the convolutions after it absorb -> what they read, and how

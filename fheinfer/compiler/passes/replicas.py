@@ -32,6 +32,7 @@ Choice = dict[str, int]
 
 
 def replicas(program: Program) -> Program:
+    """Rotates replicas in the layouts where convolutions become cheaper by that; consumes no level."""
     graph, layouts = program.graph, program.layouts
     group = _groups(graph)
     options = {g: _rotations(layouts[g], program.params.slots) for g in set(group.values())}
@@ -97,6 +98,7 @@ class _Prices:
         self._known: dict[tuple[object, ...], float] = {}
 
     def seconds(self, node: Node, op: Conv2d, source_rotation: int, rotation: int) -> float:
+        """Predicted time of a convolution between replicas rotated by so many blocks."""
         layouts = self._program.layouts
         before, after = rotated(layouts[node.inputs[0]], source_rotation), rotated(layouts[node.name], rotation)
         key = (repr(before), repr(after), op.kernel, op.padding)

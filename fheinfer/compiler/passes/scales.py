@@ -27,6 +27,11 @@ from fheinfer.model.graph import Node
 
 
 def scales(program: Program) -> Program:
+    """Gives every value its scale and folds the factors into constants; one level where an addend has to be scaled.
+
+    Raises:
+        PlanError: a value that feeds activations of different ranges, or a quadratic with a channel that is linear.
+    """
     return _Scales(program).run()
 
 
