@@ -226,7 +226,9 @@ ALLOWED = (
     "fheinfer.errors",
     "fheinfer.packing",
     "fheinfer._core",
+    "fheinfer.leftovers",
     "fheinfer.machine",
+    "fheinfer.progress",
     "fheinfer.storage",
 )
 
