@@ -5,7 +5,7 @@ FheinferError                     exit code 1
 │   ├── UnknownSetError               no parameter set of that name
 │   └── UnknownNetworkError           no network of that name
 ├── InputError                    3   something the user gave cannot be read
-│   ├── ImageError                    not a picture, or one too large to open safely
+│   ├── ImageError                    not an image, or one too large to open safely
 │   ├── WeightsError                  weights of a wrong shape, kind or with NaN
 │   └── DatasetError                  a data folder that is missing or incomplete
 ├── ArtifactError                 4   a key, ciphertext or plan file that must not be used
