@@ -54,8 +54,19 @@ auto set_present(LinearMap& map, std::vector<std::vector<Value>> values) {
 LinearMap of_diagonals(std::size_t period, const py::list& diagonals, bool is_complex, int inputs, int outputs,
                        const std::vector<int>& first, const std::vector<int>& second, int row_steps, int row_stride, int block_steps,
                        int block_stride, int shift, const std::vector<int>& rotate_and_sum, bool double_hoisting) {
-    LinearMap map{period, inputs, outputs, first, second, row_steps, row_stride, block_steps, block_stride, shift, rotate_and_sum};
-    map.hoisting = double_hoisting ? Hoisting::kDouble : Hoisting::kSingle;
+    LinearMap map;
+    map.period         = period;
+    map.inputs         = inputs;
+    map.outputs        = outputs;
+    map.first          = first;
+    map.second         = second;
+    map.row_steps      = row_steps;
+    map.row_stride     = row_stride;
+    map.block_steps    = block_steps;
+    map.block_stride   = block_stride;
+    map.shift          = shift;
+    map.rotate_and_sum = rotate_and_sum;
+    map.hoisting       = double_hoisting ? Hoisting::kDouble : Hoisting::kSingle;
     if (is_complex)
         map.write_complex = set_present(map, diagonals.cast<std::vector<std::vector<std::complex<double>>>>());
     else
