@@ -88,7 +88,7 @@ class Backend(ABC):
                 top_level=params.top_level,
                 native=self.name == "native",
                 allow_insecure=params.insecure,
-                paired=params.composite,
+                composite=params.composite,
             )
         )
 
@@ -99,7 +99,7 @@ class Backend(ABC):
             after_bootstrap=params.levels if params.bootstraps else 0,
             bootstrap_min=self.bootstrap_input(params),
             openfhe_series=self.name == "openfhe",
-            paired=params.composite,
+            composite=params.composite,
         )
 
     def needs_conjugation(self, params: ParameterSet, *, bootstraps: bool) -> bool:
