@@ -13,7 +13,7 @@ namespace fheinfer::bindings {
 
 namespace {
 
-using Ct      = std::shared_ptr<Ciphertext>;
+using Ct = std::shared_ptr<Ciphertext>;
 // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
 Ct out(const CiphertextPtr& x) {
     return std::const_pointer_cast<Ciphertext>(x);

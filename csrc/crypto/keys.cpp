@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "ckks/key_generation.h"
+#include "crypto/key_format.h"
 #include "evaluator/level_rules.h"
 #include "ring/pointwise.h"
 
@@ -18,6 +20,9 @@ namespace {
 
 // The slot count whose bootstrapping setup is cheapest; its key generation is used for the two encapsulation keys.
 constexpr int kFewestSlots = 2;
+
+// Special primes of a public key. What it encrypts is divided by them, and the noise with it.
+constexpr std::size_t kPublicSpecials = 1;
 
 OpenFheKey automorphism_key(const Context& context, const PrivateKey<Poly>& secret, uint32_t index) {
     return context.openfhe()->GetScheme()->EvalAutomorphismKeyGen(secret, {index})->at(index);
@@ -46,8 +51,11 @@ ckks::Seed random_seed() {
     return seed;
 }
 
-const PublicKey<Poly>& ClientKeys::openfhe_public() const {
-    return present(public_, "public");
+PublicKey<Poly> ClientKeys::openfhe_public() const {
+    const auto& key = present(public_, "public")->key;
+    auto out        = std::make_shared<PublicKeyImpl<Poly>>(context_->openfhe(), tag_);
+    out->SetPublicElements({to_openfhe(*context_, key.b[0], context_->q().size()), to_openfhe(*context_, key.a[0], context_->q().size())});
+    return out;
 }
 
 const PrivateKey<Poly>& ClientKeys::openfhe_secret() const {
@@ -69,9 +77,8 @@ ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::str
     auto pair = keys.context_->openfhe()->KeyGen();
     cp.SetSecretKeyDist(distribution);
     keys.secret_ = pair.secretKey;
-    keys.public_ = pair.publicKey;
     keys.secret_->SetKeyTag(key_tag);
-    keys.public_->SetKeyTag(key_tag);
+    keys.public_ = keys.read_public(keys.fresh_public());
     return keys;
 }
 
@@ -79,13 +86,8 @@ ClientKeys ClientKeys::load(std::shared_ptr<Context> context, const std::string&
     ClientKeys keys(std::move(context), key_tag);
     if (!secret.empty())
         keys.secret_ = read_secret(*keys.context_, key_tag, secret);
-    if (!public_key.empty()) {
-        auto polys = read_polys(*keys.context_, public_key);
-        if (polys.size() != 2 || polys[0].GetNumOfElements() != keys.context_->q().size())
-            throw Error(ErrorKind::kCorrupt, "a public key has two polynomials of all limbs");
-        keys.public_ = std::make_shared<PublicKeyImpl<Poly>>(keys.context_->openfhe(), key_tag);
-        keys.public_->SetPublicElements(std::move(polys));
-    }
+    if (!public_key.empty())
+        keys.public_ = keys.read_public({reinterpret_cast<const char*>(public_key.data()), public_key.size()});
     return keys;
 }
 
@@ -94,16 +96,34 @@ SecretVector<char> ClientKeys::secret() const {
 }
 
 std::string ClientKeys::public_key() const {
-    if (!public_) {
-        const std::size_t limbs = context_->q().size();
-        const auto x            = encryption_of_zero(limbs, random_seed());
-        return write_residues({&x.c0, &x.c1});
-    }
-    // OpenFHE makes it modulo Q * P; encryption uses limbs of Q only.
-    auto polys = openfhe_public()->GetPublicElements();
-    for (auto& poly : polys)
-        poly.DropLastElements(poly.GetNumOfElements() - context_->q().size());
-    return write_polys(polys);
+    return public_ ? public_->body : fresh_public();
+}
+
+std::string ClientKeys::fresh_public() const {
+    const auto& chain = *context_->chain();
+    const auto bytes  = secret();
+    ckks::SmallPoly s;
+    s.reserve(bytes.size());
+    for (char c : bytes)
+        s.push_back(static_cast<signed char>(c));
+    ckks::Poly zero(chain.q_count(), chain.n());
+    std::memset(zero[0], 0, zero.limbs() * zero.n() * sizeof(uint64_t));
+    const auto seed  = random_seed();
+    const auto noise = [&] {
+        return draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), chain.n());
+    };
+    return write_switching_key(
+        ckks::switching_key(chain, zero, ckks::evaluate(chain, s), chain.q_count(), kPublicSpecials, true, seed, noise), seed);
+}
+
+std::shared_ptr<const ClientKeys::Public> ClientKeys::read_public(std::string body) const {
+    auto out  = std::make_shared<Public>();
+    out->body = std::move(body);
+    const Bytes bytes = std::as_bytes(std::span(out->body));
+    out->key  = std::move(read_switching_keys(*context_->chain(), {&bytes, 1})[0]);
+    if (out->key.b.size() != 1 || out->key.limbs != context_->chain()->q_count() || out->key.specials != kPublicSpecials)
+        throw Error(ErrorKind::kCorrupt, "a public key has one digit of all limbs and one special prime");
+    return out;
 }
 
 std::string ClientKeys::relinearisation_key() const {
@@ -149,7 +169,7 @@ std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
 
 std::string ClientKeys::encrypt(std::span<const double> values, int level) const {
     if (!secret_)
-        openfhe_public();
+        present(public_, "public");
     check_period(values.size(), context_->params().slots);
     if (!std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }))
         throw Error(ErrorKind::kUsage, "only finite values can be encrypted");
@@ -168,9 +188,18 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
         v *= ratio;
     const auto plain = cc->MakeCKKSPackedPlaintext(encoded, 1, before, nullptr, static_cast<uint32_t>(values.size()));
     wipe(encoded.data(), encoded.size() * sizeof(double));
-    auto out = secret_ ? encrypt_seeded(plain, limbs) : write_ciphertext(*context_, cc->Encrypt(public_, plain));
+    auto message = plain->GetElement<Poly>();
+    message.SetFormat(Format::EVALUATION);
+    const auto& chain = *context_->chain();
+    std::optional<ckks::Seed> seed;
+    if (secret_)
+        seed = random_seed();
+    auto x = seed ? encryption_of_zero(limbs, *seed) : public_encryption_of_zero(limbs);
+    for (std::size_t i = 0; i < limbs; ++i)
+        ring::add(x.c0[i], x.c0[i], words(message, i), chain.n(), chain.modulus(chain.sprout_count() + i));
+    wipe(message);
     wipe(plain);
-    return out;
+    return ckks::write(chain, x, 0, seed);
 }
 
 // (e - a s, a) on the first primes of OpenFHE's chain, a the keystream of a seed.
@@ -191,17 +220,29 @@ ckks::Ciphertext ClientKeys::encryption_of_zero(std::size_t limbs, const ckks::S
     return x;
 }
 
-// Half the bytes of an encryption under the public key, and less noise.
-std::string ClientKeys::encrypt_seeded(const Plaintext& plain, std::size_t limbs) const {
-    const auto& chain = *context_->chain();
-    const auto seed   = random_seed();
-    auto x            = encryption_of_zero(limbs, seed);
-    auto message      = plain->GetElement<Poly>();
-    message.SetFormat(Format::EVALUATION);
-    for (std::size_t i = 0; i < limbs; ++i)
-        ring::add(x.c0[i], x.c0[i], words(message, i), chain.n(), chain.modulus(chain.sprout_count() + i));
-    wipe(message);
-    return ckks::write(chain, x, 0, seed);
+ckks::Ciphertext ClientKeys::public_encryption_of_zero(std::size_t limbs) const {
+    const auto& chain   = *context_->chain();
+    const auto& key     = public_->key;
+    const std::size_t n = chain.n(), first = chain.sprout_count();
+    const auto& gaussian = context_->crypto_parameters().GetDiscreteGaussianGenerator();
+    const auto u = draw_ternary(n), e0 = draw(gaussian, n), e1 = draw(gaussian, n);
+    ckks::Poly c0(limbs + 1, n, first), c1(limbs + 1, n, first);
+    parallel_for(limbs + 1, [&](std::size_t row) {
+        const std::size_t prime = chain.prime(row, limbs, first), at = row < limbs ? prime : key.limbs;
+        const auto& m = chain.modulus(prime);
+        ckks::SecretPoly factor(1, n), error(1, n);
+        ring::lift(factor[0], u.data(), n, m);
+        chain.ntt(prime).forward(factor[0]);
+        const auto half = [&](uint64_t* out, const uint64_t* k, const SecretVector<int64_t>& e) {
+            ring::lift(error[0], e.data(), n, m);
+            chain.ntt(prime).forward(error[0]);
+            ring::multiply(out, factor[0], k, n, m);
+            ring::add(out, out, error[0], n, m);
+        };
+        half(c0[row], key.b[0][at], e0);
+        half(c1[row], key.a[0][at], e1);
+    });
+    return {ckks::divide(chain, c0, kPublicSpecials), ckks::divide(chain, c1, kPublicSpecials), 0};
 }
 
 SecretVector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {

@@ -1,6 +1,7 @@
 // What the client makes: the secret key, the public key and the evaluation keys, one body each.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,7 +48,7 @@ public:
         return context_;
     }
     // Throw Error(kUsage) where only the other key was loaded.
-    const lbcrypto::PublicKey<Poly>& openfhe_public() const;
+    lbcrypto::PublicKey<Poly> openfhe_public() const;
     const lbcrypto::PrivateKey<Poly>& openfhe_secret() const;
     const std::string& tag() const {
         return tag_;
@@ -58,11 +59,19 @@ private:
 
     std::shared_ptr<Context> context_;
     std::string tag_;
+    // An encryption of zero modulo all primes and one special prime: a switching key from zero, with a seed for its a half.
+    struct Public {
+        std::string body;
+        ckks::SwitchingKey key;  // of views of the body
+    };
+    std::string fresh_public() const;
+    std::shared_ptr<const Public> read_public(std::string body) const;
     ckks::Ciphertext encryption_of_zero(std::size_t limbs, const ckks::Seed& seed) const;
-    std::string encrypt_seeded(const lbcrypto::Plaintext& plain, std::size_t limbs) const;
+    // (u b + e0, u a + e1) divided by the special prime, for a ternary u: what is left of the noise is that of rounding.
+    ckks::Ciphertext public_encryption_of_zero(std::size_t limbs) const;
 
     lbcrypto::PrivateKey<Poly> secret_;
-    lbcrypto::PublicKey<Poly> public_;
+    std::shared_ptr<const Public> public_;
 };
 
 }  // namespace fheinfer

@@ -27,9 +27,6 @@ public:
         const auto& values = poly.GetValues();
         out_.append(reinterpret_cast<const char*>(&values[0]), values.GetLength() * sizeof(uint64_t));
     }
-    void bytes(const uint64_t* words, std::size_t size) {
-        out_.append(reinterpret_cast<const char*>(words), size);
-    }
     std::string take() {
         return std::move(out_);
     }
@@ -134,41 +131,27 @@ void wipe(const Plaintext& plain) {
     wipe(plain->GetElement<Poly>());
 }
 
-std::string write_polys(const std::vector<Poly>& polys) {
-    const std::size_t limbs = polys.at(0).GetNumOfElements();
-    Writer w(2 * sizeof(uint32_t) + polys.size() * limbs * polys[0].GetRingDimension() * sizeof(uint64_t));
-    w.count(polys.size());
-    w.count(limbs);
-    for (const auto& poly : polys)
-        for (const auto& limb : poly.GetAllElements())
-            w.limb(limb);
-    return w.take();
-}
-
-std::string write_residues(const std::vector<const ckks::Poly*>& polys) {
-    const std::size_t limbs = polys.at(0)->limbs(), bytes = limbs * polys[0]->n() * sizeof(uint64_t);
-    Writer w(2 * sizeof(uint32_t) + polys.size() * bytes);
-    w.count(polys.size());
-    w.count(limbs);
-    for (const auto* poly : polys)
-        w.bytes((*poly)[0], bytes);
-    return w.take();
-}
-
-std::vector<Poly> read_polys(const Context& context, Bytes body) {
-    Reader r(body);
-    const auto count = r.count(2, "polynomials");
-    const auto limbs = r.count(static_cast<uint32_t>(context.q().size()), "limbs");
-    r.expect_limbs(std::size_t{count} * limbs, context.ring_dimension());
-    const auto params = first_limbs(context, limbs);
-    std::vector<Poly> polys;
-    for (uint32_t i = 0; i < count; ++i) {
-        Poly poly(params, Format::EVALUATION);
-        for (auto& limb : poly.GetAllElements())
-            r.limb(limb);
-        polys.push_back(std::move(poly));
+SecretVector<int64_t> draw_ternary(std::size_t n) {
+    const NativeInteger modulus(3);
+    auto drawn = TernaryUniformGeneratorImpl<NativeVector>().GenerateVector(static_cast<uint32_t>(n), modulus);
+    SecretVector<int64_t> out(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        const auto v = static_cast<int64_t>(drawn[i].ConvertToInt());
+        out[i]       = v == 2 ? -1 : v;
     }
-    return polys;
+    wipe(&drawn[0], n * sizeof(NativeInteger));
+    return out;
+}
+
+Poly to_openfhe(const Context& context, const ckks::Poly& x, std::size_t limbs) {
+    const std::size_t n = context.ring_dimension(), first = context.chain()->sprout_count();
+    Poly out(first_limbs(context, limbs), Format::EVALUATION);
+    for (std::size_t i = 0; i < limbs; ++i) {
+        NativeVector values(n, out.GetElementAtIndex(i).GetModulus());
+        std::memcpy(reinterpret_cast<uint64_t*>(&values[0]), x.of(first + i), n * sizeof(uint64_t));
+        out.GetAllElements()[i].SetValues(std::move(values), Format::EVALUATION);
+    }
+    return out;
 }
 
 std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext, int dropped) {
@@ -187,17 +170,7 @@ std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext
 
 OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes body) {
     const auto x      = ckks::read(*context.chain(), body);
-    const auto params = first_limbs(context, x.limbs());
-    std::vector<Poly> polys;
-    for (const auto* half : {&x.c0, &x.c1}) {
-        Poly poly(params, Format::EVALUATION);
-        for (std::size_t i = 0; i < x.limbs(); ++i) {
-            NativeVector values(context.ring_dimension(), poly.GetElementAtIndex(i).GetModulus());
-            std::memcpy(reinterpret_cast<uint64_t*>(&values[0]), (*half)[i], context.ring_dimension() * sizeof(uint64_t));
-            poly.GetAllElements()[i].SetValues(std::move(values), Format::EVALUATION);
-        }
-        polys.push_back(std::move(poly));
-    }
+    std::vector<Poly> polys{to_openfhe(context, x.c0, x.limbs()), to_openfhe(context, x.c1, x.limbs())};
     auto ct = std::make_shared<CiphertextImpl<Poly>>(context.openfhe(), key_tag, CKKS_PACKED_ENCODING);
     ct->SetElements(std::move(polys));
     ct->SetLevel(context.q().size() - x.limbs());
@@ -255,7 +228,14 @@ OpenFheKey read_evaluation_key(const Context& context, const std::string& key_ta
 }
 
 std::string write_encapsulation_key(const OpenFheKey& key) {
-    return write_polys({key->GetBVector()[0], key->GetAVector()[0]});
+    const std::size_t limbs = 2;
+    Writer w(2 * sizeof(uint32_t) + 2 * limbs * key->GetBVector()[0].GetRingDimension() * sizeof(uint64_t));
+    w.count(2);
+    w.count(limbs);
+    for (const auto* half : {&key->GetBVector()[0], &key->GetAVector()[0]})
+        for (const auto& limb : half->GetAllElements())
+            w.limb(limb);
+    return w.take();
 }
 
 OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes body) {

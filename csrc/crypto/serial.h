@@ -13,12 +13,8 @@ namespace fheinfer {
 
 using Bytes = std::span<const std::byte>;
 
-// [polys u32][limbs u32] then polys x limbs x N residues, evaluation form.
-std::string write_polys(const std::vector<Poly>& polys);
-// The same of residues as the native backend has them.
-std::string write_residues(const std::vector<const ckks::Poly*>& polys);
-// Throws Error(kCorrupt) unless the length is exact, the counts possible and every residue below its prime.
-std::vector<Poly> read_polys(const Context& context, Bytes body);
+// The rows of the first `limbs` primes that OpenFHE knows as one of its polynomials.
+Poly to_openfhe(const Context& context, const ckks::Poly& x, std::size_t limbs);
 
 // ckks/ciphertext_format.h. Ciphertexts carry their scale implicitly: always that of their level (every evaluator output is
 // rescaled).
@@ -31,7 +27,8 @@ std::string write_evaluation_key(const Context& context, const OpenFheKey& key, 
 OpenFheKey read_evaluation_key(const Context& context, const std::string& key_tag, Bytes body);
 std::size_t evaluation_key_bytes(const Context& context, int limbs);
 
-// The two sparse-secret-encapsulation keys have shapes of their own: to_sparse lives modulo q_0 * p_0.
+// [polynomials u32][limbs u32], both 2, then the b and the a half modulo q_0 and p_0: of the two keys of sparse-secret
+// encapsulation, to_sparse lives modulo q_0 * p_0.
 std::string write_encapsulation_key(const OpenFheKey& key);
 OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes body);
 
@@ -41,6 +38,8 @@ lbcrypto::PrivateKey<Poly> read_secret(const Context& context, const std::string
 
 // n values of the error distribution.
 SecretVector<int64_t> draw(const lbcrypto::DiscreteGaussianGeneratorImpl<lbcrypto::NativeVector>& gaussian, std::size_t n);
+// n values in {-1, 0, 1}, uniform.
+SecretVector<int64_t> draw_ternary(std::size_t n);
 // OpenFHE's residues, overwritten where they are.
 void wipe(const LimbPoly& limb);
 void wipe(const Poly& poly);

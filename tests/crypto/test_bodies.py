@@ -53,7 +53,9 @@ def readers() -> dict[str, Reader]:
     return {
         "ciphertext": Reader(ciphertext, lambda b: evaluator().read(b), 3, q[:3], 32, True),
         "ciphertext of the client": Reader(ciphertext, lambda b: keys.decrypt(b, 8), 3, q[:3], 32, True),
-        "public key": Reader(keys.public_key(), lambda b: _core.ClientKeys.load(context, TAG, b"", b), 2, q * 2),
+        "public key": Reader(
+            keys.public_key(), lambda b: _core.ClientKeys.load(context, TAG, b"", b), 3, q + p[:1], 52
+        ),
         "rotation key": Reader(short, lambda b: evaluator().add_rotation_key(1, b), 3, (q[:3] + p) * 4),
         "relinearisation key": Reader(
             relinearisation, lambda b: evaluator().add_relinearisation_key(b), 3, (q + p) * 4
@@ -161,12 +163,11 @@ def test_a_secret_is_ternary(at: int, value: int) -> None:
     refused("secret", bytes(secret))
 
 
-@pytest.mark.parametrize("polynomials", [1, 2])
-def test_a_public_key_has_two_polynomials_of_every_limb(polynomials: int) -> None:
-    """A ciphertext is made of the same bytes and must not pass for one."""
-    limbs = 4 if polynomials == 1 else 3
-    body = np.array([polynomials, limbs], "<u4").tobytes() + bytes(polynomials * limbs * N * 8)
-    refused("public key", body)
+@pytest.mark.parametrize(("digits", "limbs", "specials"), [(1, 3, 1), (1, 4, 2), (2, 4, 1), (2, 4, 2)])
+def test_a_public_key_has_one_digit_of_every_limb_and_one_special_prime(digits: int, limbs: int, specials: int) -> None:
+    """Switching keys are made of the same bytes and must not pass for one."""
+    header = np.array([digits, limbs, specials], "<u4").tobytes() + bytes(52)
+    refused("public key", header + bytes(digits * (limbs + specials) * N * 8))
 
 
 def test_a_ciphertext_has_two_polynomials_or_one_and_a_seed() -> None:

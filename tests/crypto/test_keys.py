@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fheinfer import _core
-from fheinfer.errors import UsageError
+from fheinfer.errors import CorruptArtifactError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
 
 Rigs = Callable[[str], Any]
@@ -109,6 +109,35 @@ def test_the_public_key_alone_encrypts_at_every_level(chain: str) -> None:
                 np.testing.assert_allclose(reader.decrypt(ciphertext, 16), x, atol=2.0**-8)
             assert len(ciphertext) > len(client.encrypt(x, level))  # no seed in place of a half
             assert ciphertext != public.encrypt(x, level)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_public_key_adds_hardly_more_noise_than_the_secret(chain: str) -> None:
+    """Rounding remains, of std sqrt(N / 18), beside errors of 3.2; undivided it would be 3.2 sqrt(4 N / 3)."""
+    context, x = _core.Context(CHAINS[chain]), np.linspace(-1, 1, 16)
+    client = _core.ClientKeys.generate(context, "ab" * 16)
+    public = _core.ClientKeys.load(context, "ab" * 16, b"", client.public_key())
+
+    def noise(keys: _core.ClientKeys) -> float:
+        return float(np.std([client.decrypt(keys.encrypt(x, 2), 16) - x for _ in range(40)]))
+
+    assert noise(client) < noise(public) < 6 * noise(client)
+
+
+@pytest.mark.parametrize("part", ["digits", "limbs", "special primes", "length"])
+def test_a_public_key_of_another_shape_is_refused(part: str) -> None:
+    context = _core.Context(CHAINS["a prime for each level"])
+    client = _core.ClientKeys.generate(context, "ab" * 16)
+    body = bytearray(client.public_key())
+    if part == "length":
+        del body[-8:]
+    else:
+        at = ["digits", "limbs", "special primes"].index(part) * 4
+        body[at] += 1
+    with pytest.raises(CorruptArtifactError):
+        _core.ClientKeys.load(context, "ab" * 16, b"", bytes(body))
+    with pytest.raises(CorruptArtifactError, match="one digit of all limbs and one special prime"):
+        _core.ClientKeys.load(context, "ab" * 16, b"", _core.NativeKeys(client).rotation_keys([(1, 1)])[0])
 
 
 @pytest.mark.parametrize("level", [-1, 23, 1000])
