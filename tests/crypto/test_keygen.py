@@ -228,6 +228,8 @@ ALLOWED = (
     "fheinfer._core",
     "fheinfer.machine",
     "fheinfer.storage",
+    "fheinfer.leftovers",
+    "fheinfer.progress",
 )
 
 
