@@ -159,7 +159,7 @@ def class_decimals(outputs: NDArray[np.floating]) -> int:
 
 
 def rounded(outputs: NDArray[np.floating], decimals: int) -> NDArray[np.float64]:
-    """Outputs rounded to `decimals` decimals: what is omitted cannot tell anybody about the secret key (SECURITY.md).
+    """Outputs rounded to `decimals` decimals: the omitted ones tell nobody about the secret key (SECURITY.md).
 
     Raises:
         UsageError: decimals below 0 or above 17.

@@ -1,7 +1,7 @@
 """Temporary files that say whose they are, and what killed processes left of them.
 
-A name is `.fheinfer-<place>-<pid>-<start>-<random>.tmp`: place stands for the running system and its table of processes
-(a container has its own), and the start time tells a process from a later one with the same number.
+A name is `.fheinfer-<place>-<pid>-<start>-<random>.tmp`: place identifies the running system and its table of
+processes (a container has its own), and the start time tells a process from a later one with the same number.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 
 from fheinfer import _core
 from fheinfer.compiler.plan import RESULT_BITS, Plan
@@ -34,8 +35,9 @@ class Server:
     """
 
     def __init__(self, *, memory_limit: int | None = None) -> None:
-        self.constants = ConstantCache(self._free)
-        self.keys = KeyCache(memory_limit, self.constants)
+        lock = RLock()
+        self.constants = ConstantCache(self._free, lock)
+        self.keys = KeyCache(memory_limit, self.constants, lock)
         self._plans: dict[str, Plan] = {}
 
     def _free(self) -> int:

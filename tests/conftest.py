@@ -165,8 +165,8 @@ def load(evaluator: Any, keys: Any, rotations: list[tuple[int, int]]) -> None:
     evaluator.add_conjugation_key(keys.conjugation_key())
     if evaluator.levels.after_bootstrap:
         evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
-    for (rotation, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
-        evaluator.add_rotation_key(rotation, payload)
+    for (rotation, _), body in zip(rotations, keys.rotation_keys(rotations), strict=True):
+        evaluator.add_rotation_key(rotation, body)
     if evaluator.levels.after_bootstrap:
         evaluator.prepare_bootstrap()
 
@@ -191,7 +191,7 @@ def rig() -> Callable[[str], Rig]:
 
 @pytest.fixture(scope="session")
 def native_rig() -> Callable[[str], Rig]:
-    """native_rig("3"): the same of set 3, on our own evaluator."""
+    """native_rig("3"): the same of set 3, on the native backend."""
     made: dict[str, Rig] = {}
 
     def get(name: str) -> Rig:
@@ -272,12 +272,12 @@ def process(tmp_path: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def sheets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mosaics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """2,000 training and 1,000 test images of ten kinds."""
     pytest.importorskip("torch")
     from fheinfer.data.synthetic import stripes
 
-    return stripes(tmp_path_factory.mktemp("sheets"))
+    return stripes(tmp_path_factory.mktemp("mosaics"))
 
 
 @pytest.fixture(scope="session")

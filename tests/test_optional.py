@@ -45,18 +45,9 @@ def test_asking_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_encrypted_run_needs_none_of_them(
-    process: Callable[..., Any], tiny_keys: Path, tiny_model_file: Path, tiny_image_file: Path
+    process: Callable[..., Any], tiny_keys: Path, tiny_plan_folder: Path, tiny_image_file: Path
 ) -> None:
-    options = [
-        "--set",
-        "insecure-tiny",
-        "--model",
-        tiny_model_file,
-        "--image",
-        tiny_image_file,
-        "--keys",
-        tiny_keys,
-    ]
+    options = ["--plan", tiny_plan_folder, "--keys", tiny_keys, "--image", tiny_image_file]
     result = process("infer", *options, "--json", python=WITHOUT)
     assert result.code == 0, result.err
     assert '"logits"' in result.out

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,6 +164,65 @@ def test_keys_in_use_are_never_given_back(tenants: list[Tenant]) -> None:
             assert not later.done()
         assert later.result(timeout=60)
     assert len(server.keys) == 1
+
+
+def test_keys_that_are_still_loading_count_too(tenants: list[Tenant]) -> None:
+    first, second = tenants[:2]
+    sessions = [fheinfer.Server().session(t.plan, t.keys / "server") for t in (first, second)]
+    limit = int(1.5 * memory_needed(first.plan, sessions[0].keys))
+    server, most = fheinfer.Server(memory_limit=limit), []
+    entered = threading.Barrier(2)
+
+    def slowly(what: str, fraction: float) -> None:
+        most.append(server.keys.bytes)
+        time.sleep(0.02)
+
+    def load(tenant: Tenant, session: Any) -> None:
+        entered.wait()
+        with server.keys.use(session.keys, tenant.plan, slowly):
+            most.append(server.keys.bytes)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(load, (first, second), sessions))
+    assert 0 < max(most) <= limit
+    assert len(server.keys) == 1
+
+
+@pytest.mark.parametrize("per_plan", [10.0, 3.0])
+def test_constants_are_kept_within_the_limit_and_leave_before_keys(tenants: list[Tenant], per_plan: float) -> None:
+    """With room for residues, or for coefficients alone; the bits are those of a server that keeps nothing."""
+    first, second = tenants[:2]
+    plain = fheinfer.Server().session(first.plan, first.keys / "server")
+    encrypted, need = first.encrypted, memory_needed(first.plan, plain.keys)
+    expected = plain.evaluate(encrypted)
+    server = fheinfer.Server(memory_limit=int(per_plan * need))
+    session = server.session(first.plan, first.keys / "server")
+    kept = []
+    for _ in range(3):
+        assert session.evaluate(encrypted) == expected
+        kept.append(server.constants.bytes)
+        assert server.constants.bytes + server.keys.bytes <= per_plan * need
+    assert kept[0] == 0 < kept[1] == kept[2]
+    server.keys.limit = 2 * need + kept[1] // 2
+    server.session(second.plan, second.keys / "server")
+    assert server.constants.bytes == 0
+    assert len(server.keys) == 2
+
+
+def test_idle_keys_leave_where_the_machine_has_no_room(monkeypatch: pytest.MonkeyPatch, tenants: list[Tenant]) -> None:
+    server = fheinfer.Server()
+    session = server.session(tenants[0].plan, tenants[0].keys / "server")
+    secure = replace(tenants[1].plan, params=replace(tenants[1].plan.params, insecure=False))
+    asked: list[int] = []
+    monkeypatch.setattr("fheinfer.runtime.loaded_keys.available_memory", lambda: 1000)
+    monkeypatch.setattr("fheinfer.runtime.loaded_keys.require_memory", lambda needed, what: asked.append(needed))
+    with server.keys.use(session.keys, session.plan):
+        server.keys._make_room("another", 5000, secure)
+        assert asked == [5000]  # those in use stay
+    held = server.keys.bytes
+    server.keys._make_room("another", 5000, secure)
+    assert asked == [5000, 5000 - held]
+    assert len(server.keys) == 0
 
 
 def test_a_limit_below_one_client_is_said(tenants: list[Tenant]) -> None:

@@ -39,13 +39,13 @@ std::atomic<int> chosen{-1};
 }  // namespace
 
 InstructionSet instruction_set() {
-    int form = chosen.load(std::memory_order_relaxed);
-    if (form < 0) {
+    int set = chosen.load(std::memory_order_relaxed);
+    if (set < 0) {
         const char* asked = std::getenv("FHEINFER_CPU");
-        form              = static_cast<int>(asked && *asked ? named(asked) : best());
-        chosen            = form;
+        set               = static_cast<int>(asked && *asked ? named(asked) : best());
+        chosen            = set;
     }
-    return static_cast<InstructionSet>(form);
+    return static_cast<InstructionSet>(set);
 }
 
 void set_instruction_set(const char* name) {

@@ -1,4 +1,4 @@
-// Which form of the arithmetic this processor runs: asked once at run time, never at build time.
+// Which instruction set the arithmetic uses on this processor: asked once at run time, never at build time.
 #pragma once
 
 #include <string>
@@ -6,16 +6,16 @@
 
 namespace fheinfer {
 
-// Every form gives the same bits; they differ in speed only.
+// All give the same bits; they differ in speed only.
 enum class InstructionSet { kPortable, kAvx2, kAvx512 };
 
-// The best form this processor has (kAvx512 means AVX-512 F, DQ, VL and IFMA), or the one that the environment variable
-// FHEINFER_CPU names ("portable", "avx2", "avx512"). Throws Error(kUsage) for a form it does not have.
+// The best one this processor has (kAvx512 means AVX-512 F, DQ, VL and IFMA), or the one that the environment variable
+// FHEINFER_CPU names ("portable", "avx2", "avx512"). Throws Error(kUsage) for one it does not have.
 InstructionSet instruction_set();
 // For tests and benchmarks. Throws as above.
 void set_instruction_set(const char* name);
 const char* instruction_set_name();
-// The names of the forms this processor has.
+// The names of those this processor has.
 std::vector<std::string> instruction_sets();
 
 }  // namespace fheinfer

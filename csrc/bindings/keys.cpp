@@ -32,7 +32,7 @@ std::pair<py::bytes, py::bytes> encapsulation_keys(const Keys& keys) {
     return {py::bytes(made.first), py::bytes(made.second)};
 }
 
-// The evaluation keys that ClientKeys (OpenFHE's) and NativeKeys (ours) make under the same names.
+// The evaluation keys that ClientKeys (OpenFHE's) and NativeKeys (the native backend's) make under the same names.
 template <typename Keys, typename Class>
 void bind_evaluation_keys(Class& c) {
     c.def("relinearisation_key", [](const Keys& k) { return bytes_of([&] { return k.relinearisation_key(); }); })
@@ -46,7 +46,7 @@ void bind_context(py::module_& m) {
         .def(py::init<int, int, int, int, int, int, int, int, int, bool, bool, bool>(), py::arg("log_n"), py::arg("slots"),
              py::arg("first_bits"), py::arg("scale_bits"), py::arg("special_bits"), py::arg("digits"),
              py::arg("cts_budget"), py::arg("stc_budget"), py::arg("top_level"), py::arg("native"), py::arg("allow_insecure"),
-             py::arg("paired") = false);
+             py::arg("composite") = false);
     m.def("bootstrap_depth", &bootstrap_depth);
     m.attr("eval_mod_depth") = ckks::kEvalModDepth;
     m.def("openfhe_bootstrap_depth", [](uint32_t cts, uint32_t stc) {

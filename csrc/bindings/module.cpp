@@ -146,7 +146,7 @@ void bind_evaluators(py::module_& m) {
     py::enum_<KeyPolicy>(m, "KeyPolicy").value("minimal", KeyPolicy::kMinimal).value("fast", KeyPolicy::kFast);
     py::class_<LevelModel>(m, "LevelModel")
         .def(py::init<int, int, int, bool, bool>(), py::arg("top"), py::arg("after_bootstrap"), py::arg("bootstrap_min"),
-             py::arg("openfhe_series") = false, py::arg("paired") = false)
+             py::arg("openfhe_series") = false, py::arg("composite") = false)
         .def_readonly("top", &LevelModel::top)
         .def_readonly("after_bootstrap", &LevelModel::after_bootstrap)
         .def_readonly("bootstrap_min", &LevelModel::bootstrap_min)

@@ -13,7 +13,7 @@ namespace fheinfer::ckks {
 namespace {
 
 // Range of the cosine's argument: with the quarter period that turns sine into cosine it stays even.
-constexpr double kReach = kRange + 0.25;
+constexpr double kCosineRange = kRange + 0.25;
 
 struct Group {
     std::vector<std::size_t> lengths;  // stages in the order they are applied
@@ -40,12 +40,12 @@ std::vector<Group> groups(std::size_t slots, int budget, bool to_slots) {
 }
 
 MatrixShape shape(const Group& group, std::size_t limbs, KeyPolicy keys) {
-    std::size_t least = group.lengths[0], reach = 0;
+    std::size_t least = group.lengths[0], sum_of_halves = 0;
     for (std::size_t length : group.lengths) {
         least = std::min(least, length);
-        reach += length / 2;
+        sum_of_halves += length / 2;
     }
-    const int stride = static_cast<int>(least / 2), far = static_cast<int>(reach) / stride;
+    const int stride = static_cast<int>(least / 2), far = static_cast<int>(sum_of_halves) / stride;
     const int lowest = group.wraps ? 0 : -far;
     return {Steps::fit(lowest, far, stride, keys), far - lowest + 1, limbs};
 }
@@ -102,10 +102,10 @@ Diagonals matrix(const Group& group, std::size_t slots, bool to_slots, double fa
     return out;
 }
 
-// Chebyshev coefficients of cos(2 pi kReach x / 2^kDoubleAngles), which is even: the odd ones are exactly zero.
+// Chebyshev coefficients of cos(2 pi kCosineRange x / 2^kDoubleAngles), which is even: the odd ones are exactly zero.
 std::vector<double> cosine() {
     constexpr int kNodes = 128;
-    const double a       = 2 * std::numbers::pi * kReach / (1 << kDoubleAngles);
+    const double a       = 2 * std::numbers::pi * kCosineRange / (1 << kDoubleAngles);
     std::vector<double> c(kEvalModSeriesDegree + 1);
     for (int k = 0; k <= kEvalModSeriesDegree; k += 2) {
         for (int i = 0; i < kNodes; ++i) {
@@ -147,7 +147,7 @@ Bootstrap::Bootstrap(const Chain& chain, const BootstrapParameters& p, const std
     slot_to_coeff_ = factors(keys, false, low, scales[p.stc_budget], std::ldexp(q0, -kRatioBits), 1);
     // After ModRaise a coefficient is m + q_0 I; the trace multiplies it, the conjugate that is added doubles it.
     const double trace = static_cast<double>(chain.n() / (2 * p.slots));
-    coeff_to_slot_ = factors(keys, true, top, trace * q0 * kReach, scales[top - 1 - p.cts_budget], 0.5);
+    coeff_to_slot_ = factors(keys, true, top, trace * q0 * kCosineRange, scales[top - 1 - p.cts_budget], 0.5);
 }
 
 // Every matrix brings the scale an equal part of the way from `from` to `to`; the first one multiplies by `factor` too.
@@ -218,7 +218,7 @@ Ciphertext Bootstrap::apply(const Keys& keys, const Ciphertext& x) const {
     double trace    = 1;
     for (std::size_t k = p.slots; k < chain_.n() / 2; k *= 2, trace *= 2)
         y = add(chain_, y, rotate(chain_, keys, y, ring::rotation_exponent(chain_.n(), static_cast<long>(k))));
-    y.scale = trace * q0 * kReach;
+    y.scale = trace * q0 * kCosineRange;
     y = multiply(keys, coeff_to_slot_, std::move(y));
     y = add(chain_, y, rotate(chain_, keys, y, 2 * chain_.n() - 1));  // twice the real part
 
@@ -230,7 +230,7 @@ Ciphertext Bootstrap::apply(const Keys& keys, const Ciphertext& x) const {
     std::vector<double> targets{scales_[after] * inverse_slope / static_cast<double>(integer_factor)};
     for (int i = 1; i <= kDoubleAngles; ++i)
         targets.push_back(std::sqrt(targets.back() * static_cast<double>(chain_.modulus(after + i).p)));
-    add_constant(chain_, y, -0.25 / kReach);
+    add_constant(chain_, y, -0.25 / kCosineRange);
     y = chebyshev(chain_, keys.relinearisation, y, cosine_, targets.back());
     for (int i = 0; i < kDoubleAngles; ++i)
         y = double_product(chain_, keys.relinearisation, y, y, nullptr);

@@ -17,8 +17,8 @@ constexpr double kSpecialMarginBits = 6;
 
 }  // namespace
 
-Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool paired)
-    : n_(n), q_count_(q.size()), half_(paired ? 1 : 0), per_digit_((q.size() - half_ + digits - 1) / digits),
+Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool composite)
+    : n_(n), q_count_(q.size()), sprout_count_(composite ? 1 : 0), per_digit_((q.size() - sprout_count_ + digits - 1) / digits),
       transforms_(q.size() + special.size()) {
     for (const auto* primes : {&q, &special})
         for (const auto& prime : *primes) {
@@ -29,23 +29,23 @@ Chain::Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime
 
 Rows Chain::rows(int level) const {
     const auto l = static_cast<std::size_t>(level);
-    if (!half_)
+    if (!sprout_count_)
         return {0, l + 1};
-    return l % 2 == 0 ? Rows{half_, l / 2 + 1} : Rows{0, l / 2 + 2};
+    return l % 2 == 0 ? Rows{sprout_count_, l / 2 + 1} : Rows{0, l / 2 + 2};
 }
 
 int Chain::level(const Poly& x) const {
     const int limbs = static_cast<int>(x.limbs());
-    if (!half_)
+    if (!sprout_count_)
         return limbs - 1;
-    return x.base() == half_ ? 2 * (limbs - 1) : 2 * (limbs - 2) + 1;
+    return x.base() == sprout_count_ ? 2 * (limbs - 1) : 2 * (limbs - 2) + 1;
 }
 
 double Chain::divisor(int level) const {
-    const double last = static_cast<double>(modulus(rows(level).end() - 1).p), half = static_cast<double>(modulus(0).p);
-    if (!half_)
+    const double last = static_cast<double>(modulus(rows(level).end() - 1).p), sprout = static_cast<double>(modulus(0).p);
+    if (!sprout_count_)
         return last;
-    return level % 2 == 0 ? last / half : half;
+    return level % 2 == 0 ? last / sprout : sprout;
 }
 
 const Ntt& Chain::ntt(std::size_t prime) const {
@@ -135,10 +135,10 @@ const BasisConversion& Chain::conversion(const std::vector<std::size_t>& from, b
         if (raised && t == 0) {
             inverse = m.subtract(0, inverse);
         } else if (raised && product) {
-            const uint64_t half = m.reduce(modulus(0).p), inverse_half = m.inverse(half);
-            inverse = m.multiply(inverse, half);
+            const uint64_t sprout = m.reduce(modulus(0).p), inverse_sprout = m.inverse(sprout);
+            inverse               = m.multiply(inverse, sprout);
             for (auto& factor : row)
-                factor = m.multiply(factor, inverse_half);
+                factor = m.multiply(factor, inverse_sprout);
         }
         made->inverse_product.emplace_back(inverse, m);
     }

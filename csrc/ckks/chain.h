@@ -39,15 +39,15 @@ struct BasisConversion {
     std::vector<ring::Factor> inverse_product;    // by target prime: D^-1 modulo it; zero for the d_i themselves
 };
 
-// Primes 0 .. q_count-1 are those of Q, the rest the special primes. A polynomial of l limbs and k specials has l rows of
-// Q and then k special rows.
+// Primes 0 .. q_count-1 are those of Q, the rest the special primes. A polynomial of l limbs and k special primes has l
+// rows of Q and then k special rows.
 //
-// A paired chain has a prime for every two levels, p_1 p_2 ... about as large as the square of the scale, and prime 0 is a
-// half one, r, about as large as the scale. An even level 2j has the primes q_0 p_1 ... p_j, an odd one r as well:
-// rescaling divides by p_j / r from even to odd, and by r from odd to even. So half the limbs hold as many levels.
+// A composite-prime chain has a prime for every two levels, p_1 p_2 ... about as large as the square of the scale, and prime
+// 0 is the sprout prime r, about as large as the scale. An even level 2j has the primes q_0 p_1 ... p_j, an odd one r as
+// well: rescaling divides by p_j / r from even to odd, and by r from odd to even. So half the limbs hold as many levels.
 class Chain {
 public:
-    Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool paired = false);
+    Chain(std::size_t n, const std::vector<Prime>& q, const std::vector<Prime>& special, int digits, bool composite = false);
 
     std::size_t n() const {
         return n_;
@@ -58,21 +58,21 @@ public:
     std::size_t special_count() const {
         return moduli_.size() - q_count_;
     }
-    // 1 on a paired chain: where q_0 is.
-    std::size_t half() const {
-        return half_;
+    // 1 on a composite-prime chain, else 0: where q_0 is.
+    std::size_t sprout_count() const {
+        return sprout_count_;
     }
     Rows rows(int level) const;
     // Of the ciphertext that has this polynomial, without special rows.
     int level(const ring::Poly& x) const;
     // What rescaling from this level divides by.
     double divisor(int level) const;
-    // Limbs of one digit of hybrid key switching; the half prime goes with the first.
+    // Limbs of one digit of hybrid key switching; the sprout prime goes with the first.
     std::size_t per_digit() const {
         return per_digit_;
     }
     std::size_t digit(std::size_t prime) const {
-        return prime < half_ ? 0 : (prime - half_) / per_digit_;
+        return prime < sprout_count_ ? 0 : (prime - sprout_count_) / per_digit_;
     }
     // Of primes 0 .. primes-1.
     std::size_t digits(std::size_t primes) const {
@@ -95,7 +95,7 @@ public:
     std::size_t specials_for(std::size_t limbs) const;
     // Whether there are as many, for all limbs.
     bool covers_digits() const;
-    // Made once, kept. `raised`: of the half prime r times what the residues say, divided by r again wherever it is not
+    // Made once, kept. `raised`: of the sprout prime r times what the residues say, divided by r again wherever it is not
     // modulo r itself, so that (x - converted) * inverse_product is r x / D rounded; modulo r that is -converted / D.
     const BasisConversion& conversion(const std::vector<std::size_t>& from, bool raised = false) const;
 
@@ -104,7 +104,7 @@ private:
     double widest_digit(std::size_t limbs) const;
     double special_bits(std::size_t specials) const;
 
-    std::size_t n_, q_count_, half_, per_digit_;
+    std::size_t n_, q_count_, sprout_count_, per_digit_;
     std::vector<ring::Modulus> moduli_;
     std::vector<uint64_t> roots_;
     struct Transform {

@@ -35,8 +35,8 @@ Poly blank(const Chain& chain, Rows rows) {
     return Poly(rows.limbs, chain.n(), rows.first);
 }
 
-// Itself where it has all primes of a level; on a paired chain an even level lacks the half prime, which a rescaling
-// brings in: then x brought there, in `made`.
+// Itself where it has all primes of a level; on a composite-prime chain an even level lacks the sprout prime, which a
+// rescaling brings in: then x brought there, in `made`.
 const Ciphertext& with_primes_of(const Chain& chain, const Ciphertext& x, int level, Ciphertext& made) {
     if (x.c0.base() <= chain.rows(level).first)
         return x;

@@ -80,7 +80,7 @@ __attribute__((target("avx512f"))) void inverse_stage_avx512(double* re, double*
 }
 #endif
 
-auto inverse_stage_form() {
+auto inverse_stage_kernel() {
 #if defined(__x86_64__)
     if (instruction_set() == InstructionSet::kAvx512)
         return inverse_stage_avx512;
@@ -99,9 +99,9 @@ std::vector<int64_t> encode_values(std::span<const Value> values, double scale) 
         im[i] = std::imag(values[i]);
     }
     const auto& factors = stages(slots);
-    const auto form     = inverse_stage_form();
+    const auto kernel   = inverse_stage_kernel();
     for (std::size_t half = slots / 2, s = factors.size(); half >= 1; half /= 2)
-        form(re.data(), im.data(), factors[--s].data(), slots, half);
+        kernel(re.data(), im.data(), factors[--s].data(), slots, half);
 
     const auto& order   = reversed(slots);
     const double factor = scale / static_cast<double>(slots);

@@ -24,7 +24,7 @@ std::vector<int64_t> encode(std::span<const Complex> values, double scale);
 std::vector<int64_t> encode(std::span<const double> values, double scale);
 
 // Residues in evaluation form of the subring of X^(n / coefficients.size()): rows of coefficients.size() words, each
-// standing for n / coefficients.size() equal neighbours in the whole ring. Rows as in Chain::prime. On one thread.
+// value that of n / coefficients.size() equal neighbours in the whole ring. Rows as in Chain::prime. On one thread.
 ring::Poly transform(const Chain& chain, std::span<const int64_t> coefficients, std::size_t limbs, std::size_t specials,
                      std::size_t base = 0);
 

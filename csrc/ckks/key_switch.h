@@ -38,10 +38,10 @@ void inner_product_row(const Chain& chain, const std::vector<Poly>& digits, cons
 // Throws Error(kBackend) for a key that does not serve these digits.
 void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::size_t limbs);
 
-// x, whose last rows are `specials` specials, divided by them and by those of its primes that `to` does not have; and
-// times the half prime of a paired chain where that is in `to` and x does not have it.
+// x, whose last `specials` rows are those of special primes, divided by them and by those of its primes that `to` does not
+// have; and times the sprout prime of a composite-prime chain where that is in `to` and x does not have it.
 Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Rounding rounding = Rounding::kRounded);
-// By the specials alone.
+// By the special primes alone.
 Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rounding rounding = Rounding::kRounded);
 
 // A ciphertext part c of l limbs under s' becomes one under s.

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/cpu.h"
-#include "ckks/random_forms.h"
+#include "ckks/random_kernels.h"
 
 namespace fheinfer::ckks {
 
@@ -58,12 +58,12 @@ std::size_t accept_portable(uint64_t* out, const uint64_t* words, uint64_t mask,
     return kept;
 }
 
-struct Form {
+struct Kernels {
     Keystream* keystream;
     Accept* accept;
 };
 
-Form form() {
+Kernels kernels() {
 #if defined(__x86_64__)
     if (instruction_set() == InstructionSet::kAvx512)
         return {keystream_avx512, accept_avx512};
@@ -86,7 +86,7 @@ std::array<uint32_t, 16> state(const Seed& key, uint32_t counter, const std::arr
 
 std::array<uint32_t, 16> chacha20_block(const Seed& key, uint32_t counter, const std::array<uint32_t, 3>& nonce) {
     alignas(64) uint64_t words[kWords];
-    form().keystream(words, state(key, counter, nonce).data());
+    kernels().keystream(words, state(key, counter, nonce).data());
     std::array<uint32_t, 16> out;
     for (std::size_t w = 0; w < 16; ++w)
         out[w] = static_cast<uint32_t>(words[w / 2] >> 32 * (w % 2));
@@ -95,7 +95,7 @@ std::array<uint32_t, 16> chacha20_block(const Seed& key, uint32_t counter, const
 
 void uniform(uint64_t* out, std::size_t n, const ring::Modulus& m, const Seed& seed, uint32_t digit, uint32_t row) {
     const uint64_t mask          = (uint64_t{1} << std::bit_width(m.p)) - 1;
-    const auto [keystream, accept] = form();
+    const auto [keystream, accept] = kernels();
     auto start                   = state(seed, 0, {digit, row, 0});
     alignas(64) uint64_t words[kWords], last[kWords + kSpill];
     for (std::size_t made = 0; made < n; start[12] += kBlocks) {

@@ -1,5 +1,5 @@
 // Eight blocks of ChaCha20 at once, one in each 32-bit lane.
-#include "ckks/random_forms.h"
+#include "ckks/random_kernels.h"
 
 #if defined(__x86_64__)
 

@@ -1,5 +1,5 @@
 // Sixteen blocks of ChaCha20 at once, one in each 32-bit lane.
-#include "ckks/random_forms.h"
+#include "ckks/random_kernels.h"
 
 #if defined(__x86_64__)
 
@@ -72,7 +72,7 @@ FHEINFER_AVX512 std::size_t accept_avx512(uint64_t* out, const uint64_t* words, 
     for (std::size_t i = 0; i < kWords; i += kLanes) {
         const Lanes x      = _mm512_and_si512(load(words + i), all(mask));
         const __mmask8 fit = _mm512_cmplt_epu64_mask(x, all(p));
-        // Compressed in a register: the form that compresses into memory is many times slower on some processors.
+        // Compressed in a register: the instruction that compresses into memory is many times slower on some processors.
         store(next, _mm512_maskz_compress_epi64(fit, x));
         next += __builtin_popcount(fit);
     }

@@ -23,12 +23,12 @@ CryptoContext<Poly> generate(const ParameterSet& p) {
     c.SetSecretKeyDist(p.native ? UNIFORM_TERNARY : SPARSE_ENCAPSULATED);
     c.SetRingDim(1u << p.log_n);
     c.SetBatchSize(p.slots);
-    c.SetFirstModSize(p.paired ? 2 * p.scale_bits : p.first_bits);
-    c.SetScalingModSize(p.paired ? 2 * p.scale_bits : p.scale_bits);
+    c.SetFirstModSize(p.composite ? 2 * p.scale_bits : p.first_bits);
+    c.SetScalingModSize(p.composite ? 2 * p.scale_bits : p.scale_bits);
     c.SetScalingTechnique(FLEXIBLEAUTO);
     c.SetKeySwitchTechnique(HYBRID);
     c.SetNumLargeDigits(p.digits);
-    c.SetMultiplicativeDepth(p.paired ? p.top_level / 2 : p.top_level);
+    c.SetMultiplicativeDepth(p.composite ? p.top_level / 2 : p.top_level);
     auto cc = GenCryptoContext(c);
     for (auto feature : {PKE, KEYSWITCH, LEVELEDSHE, ADVANCEDSHE, FHE})
         cc->Enable(feature);
@@ -65,19 +65,19 @@ void fit_first_prime(CryptoParametersCKKSRNS& cp, int first_bits, int scale_bits
     cp.SetElementParams(std::make_shared<Poly::Params>(static_cast<uint32_t>(order), primes, roots));
 }
 
-// The primes q_0, p_1, ..., p_k of a paired chain in place of OpenFHE's, the half prime, and the scales of all levels. Two
-// rescalings, by p_j / r and by r, take the scale s to s^4 r / p_j^2: from the top down, every p_j is the prime that brings
-// it back to where it was.
-ckks::Prime pair_primes(CryptoParametersCKKSRNS& cp, const ParameterSet& p, std::vector<double>& scales) {
+// The primes q_0, p_1, ..., p_k of a composite-prime chain in place of OpenFHE's, the sprout prime r, and the scales of all
+// levels. Two rescalings, by p_j / r and by r, take the scale s to s^4 r / p_j^2: from the top down, every p_j is the prime
+// that brings it back to where it was.
+ckks::Prime composite_primes(CryptoParametersCKKSRNS& cp, const ParameterSet& p, std::vector<double>& scales) {
     const uint64_t order = cp.GetElementParams()->GetCyclotomicOrder();
     const double first   = std::ldexp(1.0, p.scale_bits);
-    const auto half      = prime_near(first * (1 - 1.0 / 64), order, {});  // p_j of about r^2 are to stay below 2^50
-    std::vector<NativeInteger> primes{half};
+    const auto sprout    = prime_near(first * (1 - 1.0 / 64), order, {});  // p_j of about r^2 are to stay below 2^50
+    std::vector<NativeInteger> primes{sprout};
     double scale = first;
     scales.assign(static_cast<std::size_t>(p.top_level) + 1, first);
     std::vector<NativeInteger> descending;
     for (int level = p.top_level; level >= 2; level -= 2) {
-        const double r      = static_cast<double>(half);
+        const double r      = static_cast<double>(sprout);
         const uint64_t next = prime_near(std::sqrt(std::pow(scale, 4) * r / first), order, primes);
         primes.push_back(next);
         descending.push_back(next);
@@ -90,7 +90,7 @@ ckks::Prime pair_primes(CryptoParametersCKKSRNS& cp, const ParameterSet& p, std:
     for (const auto& prime : primes)
         roots.push_back(RootOfUnity(static_cast<uint32_t>(order), prime));
     cp.SetElementParams(std::make_shared<Poly::Params>(static_cast<uint32_t>(order), primes, roots));
-    return {half, RootOfUnity(static_cast<uint32_t>(order), NativeInteger(half)).ConvertToInt()};
+    return {sprout, RootOfUnity(static_cast<uint32_t>(order), NativeInteger(sprout)).ConvertToInt()};
 }
 
 // How OpenFHE collapses the layers of an FFT: `layers` in each level, `remainder` in one more.
@@ -148,11 +148,12 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         throw Error(ErrorKind::kPlan, "impossible ring, slots, levels or digits");
     if (p.slots < 1LL << std::clamp(std::max(p.cts_budget, p.stc_budget), 0, 62))
         throw Error(ErrorKind::kPlan, "CoeffToSlot and SlotToCoeff take at most log2(slots) levels each");
-    if (p.paired && (!p.native || bootstraps || p.top_level % 2))
-        throw Error(ErrorKind::kPlan, "a paired chain is for our own evaluation, has an even number of levels and no bootstrapping");
-    if (std::max({p.first_bits, (p.paired ? 2 : 1) * p.scale_bits, p.special_bits}) > kMaxPrimeBits)
+    if (p.composite && (!p.native || bootstraps || p.top_level % 2))
+        throw Error(ErrorKind::kPlan, "a composite-prime chain is for the native backend, has an even number of levels and"
+                                      " no bootstrapping");
+    if (std::max({p.first_bits, (p.composite ? 2 : 1) * p.scale_bits, p.special_bits}) > kMaxPrimeBits)
         throw Error(ErrorKind::kPlan, "every prime must be below 2^" + std::to_string(kMaxPrimeBits));
-    // SlotToCoeff comes first in ours, and is paid for by the levels before a bootstrap.
+    // SlotToCoeff comes first in the native backend, and is paid for by the levels before a bootstrap.
     const int depth = p.native ? p.cts_budget + ckks::kEvalModDepth : bootstrap_depth(p.cts_budget, p.stc_budget);
     if (bootstraps && p.top_level <= depth)
         throw Error(ErrorKind::kPlan, "a bootstrap alone needs more than " + std::to_string(p.top_level) + " levels");
@@ -164,15 +165,15 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
         auto& cp = self->crypto_parameters();
         if (!p.native)
             fit_first_prime(cp, p.first_bits, p.scale_bits);
-        if (p.paired)
-            self->half_ = pair_primes(cp, p, self->scales_);
-        // Special primes default to 60 bits; ours are re-made at special_bits.
+        if (p.composite)
+            self->sprout_ = composite_primes(cp, p, self->scales_);
+        // Special primes default to 60 bits; those here are re-made at special_bits.
         cp.PrecomputeCRTTables(HYBRID, FLEXIBLEAUTO, cp.GetEncryptionTechnique(), cp.GetMultiplicationTechnique(), p.digits,
                                p.special_bits, 0);
         self->q_      = moduli(cp.GetElementParams());
         self->p_      = moduli(cp.GetParamsP());
-        const BigInteger half(p.paired ? self->half_.p : 1);
-        self->log_qp_ = static_cast<int>((cp.GetParamsQP()->GetModulus() * half).GetMSB());
+        const BigInteger sprout(p.composite ? self->sprout_.p : 1);
+        self->log_qp_ = static_cast<int>((cp.GetParamsQP()->GetModulus() * sprout).GetMSB());
     }
     catch (const OpenFHEException& e) {
         throw Error(ErrorKind::kPlan, "OpenFHE refuses these parameters: " + reason(e));
@@ -186,14 +187,14 @@ std::shared_ptr<Context> Context::make(const ParameterSet& p) {
             if (prime >> kMaxPrimeBits)
                 throw Error(ErrorKind::kPlan, "a prime of this chain reaches 2^50; lower its size by one bit");
 
-    // The half prime makes the first digit wider than OpenFHE, which chose the special primes, knows.
-    if (p.paired && !self->chain()->covers_digits())
+    // The sprout prime makes the first digit wider than OpenFHE, which chose the special primes, knows.
+    if (p.composite && !self->chain()->covers_digits())
         throw Error(ErrorKind::kPlan, "the special primes are narrower than a digit; change their size by a bit or two");
 
     self->levels_.top             = p.top_level;
     self->levels_.after_bootstrap = bootstraps ? p.top_level - depth : 0;
     self->levels_.openfhe_series  = !p.native;
-    self->levels_.paired          = p.paired;
+    self->levels_.composite       = p.composite;
     self->levels_.bootstrap_min   = p.native ? p.stc_budget : 1;  // one level goes into OpenFHE's scale adjustment
     return self;
 }
@@ -208,15 +209,15 @@ const std::shared_ptr<const ckks::Chain>& Context::chain() const {
         };
         const auto& cp = crypto_parameters();
         auto q         = primes(cp.GetElementParams());
-        if (params_.paired)
-            q.insert(q.begin(), half_);
-        chain_ = std::make_shared<ckks::Chain>(ring_dimension(), q, primes(cp.GetParamsP()), params_.digits, params_.paired);
+        if (params_.composite)
+            q.insert(q.begin(), sprout_);
+        chain_ = std::make_shared<ckks::Chain>(ring_dimension(), q, primes(cp.GetParamsP()), params_.digits, params_.composite);
     });
     return chain_;
 }
 
 double Context::scale(int level) const {
-    return params_.paired ? scales_[static_cast<std::size_t>(level)] : openfhe_scale(static_cast<std::size_t>(level) + 1);
+    return params_.composite ? scales_[static_cast<std::size_t>(level)] : openfhe_scale(static_cast<std::size_t>(level) + 1);
 }
 
 double Context::openfhe_scale(std::size_t limbs) const {

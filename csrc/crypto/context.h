@@ -24,9 +24,9 @@ struct ParameterSet {
     int cts_budget      = 3;      // levels of CoeffToSlot; 0 together with stc_budget: no bootstrapping
     int stc_budget      = 3;      // levels of SlotToCoeff
     int top_level       = 24;     // multiplicative depth, bootstrapping included
-    bool native         = false;  // for our own evaluation (csrc/ckks) instead of OpenFHE's
+    bool native         = false;  // for the native backend (csrc/ckks) instead of OpenFHE's
     bool allow_insecure = false;  // tests only: skip the 128-bit check
-    bool paired         = false;  // a prime of twice the scale's size for every two levels (ckks/chain.h)
+    bool composite      = false;  // a prime of twice the scale's size for every two levels (ckks/chain.h)
 
     auto operator<=>(const ParameterSet&) const = default;
 };
@@ -60,9 +60,9 @@ public:
     int log_qp() const {
         return log_qp_;
     }
-    // The same primes for our own arithmetic; made at the first call.
+    // The same primes for the native backend; made at the first call.
     const std::shared_ptr<const ckks::Chain>& chain() const;
-    // Scale of a ciphertext at a level; but for paired chains, as OpenFHE encodes there.
+    // Scale of a ciphertext at a level; but for composite-prime chains, as OpenFHE encodes there.
     double scale(int level) const;
     // What OpenFHE takes for the scale of a ciphertext of so many limbs.
     double openfhe_scale(std::size_t limbs) const;
@@ -87,8 +87,8 @@ private:
     LevelModel levels_;
     lbcrypto::CryptoContext<Poly> cc_;
     std::vector<uint64_t> q_, p_;
-    ckks::Prime half_;            // of a paired chain; OpenFHE does not know it
-    std::vector<double> scales_;  // of a paired chain, by level
+    ckks::Prime sprout_;          // of a composite-prime chain; OpenFHE does not know it
+    std::vector<double> scales_;  // of a composite-prime chain, by level
     int log_qp_ = 0;
     mutable std::once_flag chain_once_;
     mutable std::shared_ptr<const ckks::Chain> chain_;

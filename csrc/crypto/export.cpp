@@ -33,8 +33,8 @@ std::string export_secret_key(const ClientKeys& keys) {
     return binary(keys.openfhe_secret());
 }
 
-std::string export_ciphertext(const Context& context, const std::string& key_tag, Bytes payload) {
-    return binary(read_ciphertext(context, key_tag, payload));
+std::string export_ciphertext(const Context& context, const std::string& key_tag, Bytes body) {
+    return binary(read_ciphertext(context, key_tag, body));
 }
 
 }  // namespace fheinfer

@@ -10,6 +10,6 @@ namespace fheinfer {
 std::string export_context(const Context& context);
 std::string export_public_key(const ClientKeys& keys);
 std::string export_secret_key(const ClientKeys& keys);
-std::string export_ciphertext(const Context& context, const std::string& key_tag, Bytes payload);
+std::string export_ciphertext(const Context& context, const std::string& key_tag, Bytes body);
 
 }  // namespace fheinfer

@@ -27,7 +27,7 @@ struct Unread {
 Unread parse(const ckks::Chain& chain, std::span<const std::byte> body) {
     uint32_t counts[3];
     if (body.size() < kHeader)
-        throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
+        throw Error(ErrorKind::kCorrupt, "a body ends before its header does");
     std::memcpy(counts, body.data(), sizeof counts);
     const auto [digits, limbs, specials] = counts;
     if (limbs < 1 || limbs > chain.q_count() || specials < 1 || specials > chain.special_count() || digits < 1 ||
@@ -35,7 +35,7 @@ Unread parse(const ckks::Chain& chain, std::span<const std::byte> body) {
         throw Error(ErrorKind::kCorrupt, "a switching key whose counts contradict each other");
     const std::size_t rows = std::size_t{limbs} + specials, bytes = rows * chain.n() * sizeof(uint64_t);
     if (body.size() != kHeader + digits * bytes)
-        throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
+        throw Error(ErrorKind::kCorrupt, "a body of the wrong length");
     if (reinterpret_cast<std::uintptr_t>(body.data()) % alignof(uint64_t) != 0)
         throw Error(ErrorKind::kUsage, "a switching key has to stand at a multiple of 8 bytes in memory");
     Unread out{{limbs, specials, {}, {}}, {}};
@@ -79,7 +79,7 @@ std::vector<ckks::SwitchingKey> read_switching_keys(const ckks::Chain& chain, st
         const auto [k, digit, row] = rows[i];
         auto& [key, seed]          = unread[k];
         if (!ring::all_below(key.b[digit][row], chain.n(), chain.modulus(chain.prime(row, key.limbs))))
-            throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+            throw Error(ErrorKind::kCorrupt, "a body holds a residue that is not below its prime");
         ckks::expand_row(chain, key, seed, digit, row);
     });
     std::vector<ckks::SwitchingKey> out;
@@ -89,7 +89,7 @@ std::vector<ckks::SwitchingKey> read_switching_keys(const ckks::Chain& chain, st
 }
 
 std::size_t switching_key_bytes(const ckks::Chain& chain, std::size_t limbs) {
-    const std::size_t primes = chain.half() + limbs;
+    const std::size_t primes = chain.sprout_count() + limbs;
     return kHeader + chain.digits(primes) * (primes + chain.specials_for(primes)) * chain.n() * sizeof(uint64_t);
 }
 

@@ -175,8 +175,9 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
         throw Error(ErrorKind::kUsage, "only finite values can be encrypted");
     if (level < 0 || level > context_->levels().top)
         throw Error(ErrorKind::kUsage, "no level " + std::to_string(level) + " to encrypt at");
-    if (context_->params().paired && level % 2)
-        throw Error(ErrorKind::kUsage, "encryption on a paired chain is at even levels, not at " + std::to_string(level));
+    if (context_->params().composite && level % 2)
+        throw Error(ErrorKind::kUsage,
+                    "encryption on a composite-prime chain is at even levels, not at " + std::to_string(level));
     const auto& cc    = context_->openfhe();
     const auto limbs  = static_cast<std::size_t>(context_->levels().limbs(level));
     const auto before = static_cast<uint32_t>(context_->q().size() - limbs);
@@ -195,7 +196,7 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
         seed = random_seed();
     auto x = seed ? encryption_of_zero(limbs, *seed) : public_encryption_of_zero(limbs);
     for (std::size_t i = 0; i < limbs; ++i)
-        ring::add(x.c0[i], x.c0[i], words(message, i), chain.n(), chain.modulus(chain.half() + i));
+        ring::add(x.c0[i], x.c0[i], words(message, i), chain.n(), chain.modulus(chain.sprout_count() + i));
     wipe(message);
     wipe(plain);
     return ckks::write(chain, x, 0, seed);
@@ -204,7 +205,7 @@ std::string ClientKeys::encrypt(std::span<const double> values, int level) const
 // (e - a s, a) on the first primes of OpenFHE's chain, a the keystream of a seed.
 ckks::Ciphertext ClientKeys::encryption_of_zero(std::size_t limbs, const ckks::Seed& seed) const {
     const auto& chain   = *context_->chain();
-    const std::size_t n = chain.n(), first = chain.half();
+    const std::size_t n = chain.n(), first = chain.sprout_count();
     const auto error    = draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), n);
     ckks::Ciphertext x{ckks::Poly(limbs, n, first), ckks::Poly(limbs, n, first), 0};
     ckks::SecretPoly product(1, n);
@@ -222,7 +223,7 @@ ckks::Ciphertext ClientKeys::encryption_of_zero(std::size_t limbs, const ckks::S
 ckks::Ciphertext ClientKeys::public_encryption_of_zero(std::size_t limbs) const {
     const auto& chain   = *context_->chain();
     const auto& key     = public_->key;
-    const std::size_t n = chain.n(), first = chain.half();
+    const std::size_t n = chain.n(), first = chain.sprout_count();
     const auto& gaussian = context_->crypto_parameters().GetDiscreteGaussianGenerator();
     const auto u = draw_ternary(n), e0 = draw(gaussian, n), e1 = draw(gaussian, n);
     ckks::Poly c0(limbs + 1, n, first), c1(limbs + 1, n, first);

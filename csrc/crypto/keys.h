@@ -1,4 +1,4 @@
-// What the client makes: the secret key, the public key and the evaluation keys, one payload each.
+// What the client makes: the secret key, the public key and the evaluation keys, one body each.
 #pragma once
 
 #include <memory>

@@ -6,7 +6,7 @@
 namespace fheinfer {
 
 using namespace lbcrypto;
-using Residues = ckks::Poly;  // ours; Poly is OpenFHE's
+using Residues = ckks::Poly;  // Poly is OpenFHE's
 
 std::vector<double> native_scales(const Context& context) {
     std::vector<double> out;
@@ -54,15 +54,15 @@ void NativeBackend::add_keys(std::span<const NamedKey> keys, std::vector<ckks::S
         set_encapsulation_keys(std::move(read[sparse]), std::move(read[dense]));
 }
 
-CiphertextPtr NativeBackend::read(Bytes payload) const {
-    auto x  = ckks::read(chain(), payload);
+CiphertextPtr NativeBackend::read(Bytes body) const {
+    auto x  = ckks::read(chain(), body);
     x.scale = context_->scale(chain().level(x.c0));
     return wrap(std::move(x));
 }
 
 std::string NativeBackend::write(const CiphertextPtr& x, int dropped) {
-    // OpenFHE, which decrypts, does not know the half prime of odd levels.
-    const int low = level(x) - (context_->params().paired ? level(x) % 2 : 0);
+    // OpenFHE, which decrypts, does not know the sprout prime of odd levels.
+    const int low = level(x) - (context_->params().composite ? level(x) % 2 : 0);
     return ckks::write(chain(), get(drop_to(x, low)), dropped);
 }
 
@@ -105,7 +105,8 @@ std::vector<std::string> NativeKeys::rotation_keys(const std::vector<std::pair<i
     for (const auto& [rotation, limbs] : rotations) {
         if (limbs < 1 || limbs > static_cast<int>(context_->q().size()))
             throw Error(ErrorKind::kUsage, "no rotation key of " + std::to_string(limbs) + " limbs");
-        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), -rotation), chain_->half() + static_cast<std::size_t>(limbs)));
+        out.push_back(automorphism_key(ring::rotation_exponent(chain_->n(), -rotation),
+                                       chain_->sprout_count() + static_cast<std::size_t>(limbs)));
     }
     return out;
 }

@@ -1,4 +1,4 @@
-// Between OpenFHE's context, keys and payloads and our own evaluation (csrc/ckks).
+// Between OpenFHE's context, keys and bodies and the native backend (csrc/ckks).
 #pragma once
 
 #include <mutex>
@@ -34,8 +34,8 @@ public:
     // Adds what read_keys made of the same keys; from several threads at a time, but not during an evaluation. The two
     // encapsulation keys come in one call.
     void add_keys(std::span<const NamedKey> keys, std::vector<ckks::SwitchingKey> read);
-    CiphertextPtr read(Bytes payload) const;
-    // At the even level below where the chain is paired. See ckks/payload.h for `dropped`.
+    CiphertextPtr read(Bytes body) const;
+    // At the even level below on a composite-prime chain. See ckks/ciphertext_format.h for `dropped`.
     std::string write(const CiphertextPtr& x, int dropped = 0);
 
 private:

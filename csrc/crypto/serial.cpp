@@ -12,7 +12,7 @@ using namespace lbcrypto;
 namespace {
 
 static_assert(sizeof(NativeInteger) == sizeof(uint64_t), "residues are copied as 64-bit words");
-static_assert(std::endian::native == std::endian::little, "payloads are little-endian");
+static_assert(std::endian::native == std::endian::little, "bodies are little-endian");
 
 class Writer {
 public:
@@ -42,16 +42,16 @@ public:
     uint32_t count(uint32_t max, const char* what) {
         uint32_t v = 0;
         if (rest_.size() < sizeof v)
-            throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
+            throw Error(ErrorKind::kCorrupt, "a body ends before its header does");
         std::memcpy(&v, rest_.data(), sizeof v);
         rest_ = rest_.subspan(sizeof v);
         if (v < 1 || v > max)
-            throw Error(ErrorKind::kCorrupt, "a payload claims " + std::to_string(v) + " " + what);
+            throw Error(ErrorKind::kCorrupt, "a body claims " + std::to_string(v) + " " + what);
         return v;
     }
     void expect_limbs(std::size_t limbs, std::size_t n) const {
         if (rest_.size() != limbs * n * sizeof(uint64_t))
-            throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
+            throw Error(ErrorKind::kCorrupt, "a body of the wrong length");
     }
     // Fills `poly`; throws unless every residue is below the prime.
     void limb(LimbPoly& poly) {
@@ -65,7 +65,7 @@ public:
         for (std::size_t i = 0; i < n; ++i)
             ok &= words[i] < q;
         if (!ok)
-            throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+            throw Error(ErrorKind::kCorrupt, "a body holds a residue that is not below its prime");
         poly.SetValues(std::move(values), Format::EVALUATION);
         rest_ = rest_.subspan(n * sizeof(uint64_t));
     }
@@ -144,7 +144,7 @@ SecretVector<int64_t> draw_ternary(std::size_t n) {
 }
 
 Poly to_openfhe(const Context& context, const ckks::Poly& x, std::size_t limbs) {
-    const std::size_t n = context.ring_dimension(), first = context.chain()->half();
+    const std::size_t n = context.ring_dimension(), first = context.chain()->sprout_count();
     Poly out(first_limbs(context, limbs), Format::EVALUATION);
     for (std::size_t i = 0; i < limbs; ++i) {
         NativeVector values(n, out.GetElementAtIndex(i).GetModulus());
@@ -159,7 +159,7 @@ std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext
     if (ciphertext->GetNoiseScaleDeg() != 1 || polys.size() != 2)
         throw Error(ErrorKind::kUsage, "only a rescaled, relinearised ciphertext can be written");
     const std::size_t n = context.ring_dimension(), limbs = polys[0].GetNumOfElements();
-    const std::size_t base = context.chain()->half();
+    const std::size_t base = context.chain()->sprout_count();
     ckks::Ciphertext x{ckks::Poly(limbs, n, base), ckks::Poly(limbs, n, base), 0};
     for (std::size_t i = 0; i < limbs; ++i) {
         std::memcpy(x.c0[i], &polys[0].GetElementAtIndex(i).GetValues()[0], n * sizeof(uint64_t));
@@ -168,8 +168,8 @@ std::string write_ciphertext(const Context& context, const OpenFheCt& ciphertext
     return ckks::write(*context.chain(), x, dropped);
 }
 
-OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes payload) {
-    const auto x      = ckks::read(*context.chain(), payload);
+OpenFheCt read_ciphertext(const Context& context, const std::string& key_tag, Bytes body) {
+    const auto x      = ckks::read(*context.chain(), body);
     std::vector<Poly> polys{to_openfhe(context, x.c0, x.limbs()), to_openfhe(context, x.c1, x.limbs())};
     auto ct = std::make_shared<CiphertextImpl<Poly>>(context.openfhe(), key_tag, CKKS_PACKED_ENCODING);
     ct->SetElements(std::move(polys));
@@ -204,9 +204,9 @@ std::string write_evaluation_key(const Context& context, const OpenFheKey& key, 
     return w.take();
 }
 
-OpenFheKey read_evaluation_key(const Context& context, const std::string& key_tag, Bytes payload) {
+OpenFheKey read_evaluation_key(const Context& context, const std::string& key_tag, Bytes body) {
     const std::size_t specials = context.p().size(), all = context.q().size();
-    Reader r(payload);
+    Reader r(body);
     const auto digits = r.count(context.params().digits, "digits");
     const auto limbs  = r.count(static_cast<uint32_t>(all), "limbs");
     if (digits != digits_for(context, static_cast<int>(limbs)) || r.count(static_cast<uint32_t>(specials), "special primes") != specials)
@@ -238,13 +238,13 @@ std::string write_encapsulation_key(const OpenFheKey& key) {
     return w.take();
 }
 
-OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes payload) {
+OpenFheKey read_encapsulation_key(const Context& context, const std::string& key_tag, Bytes body) {
     const auto& q = context.crypto_parameters().GetElementParams()->GetParams()[0];
     const auto& p = context.crypto_parameters().GetParamsP()->GetParams()[0];
     auto params   = std::make_shared<Poly::Params>(2 * context.ring_dimension(),
                                                  std::vector<NativeInteger>{q->GetModulus(), p->GetModulus()},
                                                  std::vector<NativeInteger>{q->GetRootOfUnity(), p->GetRootOfUnity()});
-    Reader r(payload);
+    Reader r(body);
     if (r.count(2, "polynomials") != 2 || r.count(2, "limbs") != 2)
         throw Error(ErrorKind::kCorrupt, "not an encapsulation key");
     r.expect_limbs(4, context.ring_dimension());
@@ -271,12 +271,12 @@ SecretVector<char> write_secret(const Context& context, const PrivateKey<Poly>& 
     return out;
 }
 
-PrivateKey<Poly> read_secret(const Context& context, const std::string& key_tag, Bytes payload) {
-    if (payload.size() != context.ring_dimension())
+PrivateKey<Poly> read_secret(const Context& context, const std::string& key_tag, Bytes body) {
+    if (body.size() != context.ring_dimension())
         throw Error(ErrorKind::kCorrupt, "a secret key of the wrong length");
-    SecretVector<int> s(payload.size());
+    SecretVector<int> s(body.size());
     for (std::size_t i = 0; i < s.size(); ++i) {
-        s[i] = static_cast<signed char>(payload[i]);
+        s[i] = static_cast<signed char>(body[i]);
         if (s[i] < -1 || s[i] > 1)
             throw Error(ErrorKind::kCorrupt, "a secret key that is not ternary");
     }

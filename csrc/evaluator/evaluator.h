@@ -25,11 +25,11 @@ struct LevelModel {
     int after_bootstrap = 0;      // level a bootstrap returns
     int bootstrap_min   = 1;      // lowest level a bootstrap accepts
     bool openfhe_series = false;  // Chebyshev series go through OpenFHE's EvalChebyshevSeries
-    bool paired         = false;  // a limb for every two levels (ckks/chain.h)
+    bool composite      = false;  // a limb for every two levels (ckks/chain.h)
 
     // Limbs of a ciphertext at a level: all of a key that are in use.
     int limbs(int level) const {
-        return paired ? level / 2 + 1 + level % 2 : level + 1;
+        return composite ? level / 2 + 1 + level % 2 : level + 1;
     }
 
     // Levels a Chebyshev series of this degree on [-1, 1] consumes: ceil(log2(degree + 1)), the least there is; or

@@ -167,7 +167,7 @@ ckks::Target NativeEvaluator::target(const CiphertextPtr& input, const LinearMap
         return {{x.c0.base(), x.limbs()}, specials, factor_scale(x)};
     }
     // Short scales need it, and on the chains that have them every level but the last has room.
-    const int finer = chain_->half() && level > 1 ? map.finer : 0;
+    const int finer = chain_->sprout_count() && level > 1 ? map.finer : 0;
     return {{x.c0.base(), x.limbs()}, 0, std::ldexp(factor_scale(x), finer)};
 }
 

@@ -1,4 +1,4 @@
-// Encrypted evaluation by our own kernels (csrc/ckks, csrc/ring). No OpenFHE.
+// The native backend: encrypted evaluation by csrc/ckks and csrc/ring. No OpenFHE.
 #pragma once
 
 #include <map>

@@ -58,10 +58,10 @@ OpenFheEvaluator::~OpenFheEvaluator() {
     KeyMaps::ClearEvalMultKeys(tag_);
 }
 
-OpenFheKey OpenFheEvaluator::read_key(Bytes payload, std::size_t limbs, const char* what) const {
-    auto key   = read_evaluation_key(*context_, tag_, payload);
+OpenFheKey OpenFheEvaluator::read_key(Bytes body, std::size_t limbs, const char* what) const {
+    auto key   = read_evaluation_key(*context_, tag_, body);
     uint32_t n = 0;
-    std::memcpy(&n, payload.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
+    std::memcpy(&n, body.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
     if (n < limbs)
         throw Error(ErrorKind::kBackend, std::string("the ") + what + " key has " + std::to_string(n) + " limbs, " +
                                              std::to_string(limbs) + " are needed");
@@ -74,25 +74,25 @@ void OpenFheEvaluator::insert_automorphism_key(uint32_t index, OpenFheKey key) {
     KeyMaps::InsertEvalAutomorphismKey(map, tag_);
 }
 
-void OpenFheEvaluator::add_relinearisation_key(Bytes payload) {
-    KeyMaps::InsertEvalMultKey({read_key(payload, context_->q().size(), "relinearisation")}, tag_);
+void OpenFheEvaluator::add_relinearisation_key(Bytes body) {
+    KeyMaps::InsertEvalMultKey({read_key(body, context_->q().size(), "relinearisation")}, tag_);
     has_relinearisation_ = true;
 }
 
-void OpenFheEvaluator::add_conjugation_key(Bytes payload) {
+void OpenFheEvaluator::add_conjugation_key(Bytes body) {
     insert_automorphism_key(static_cast<uint32_t>(2 * context_->ring_dimension() - 1),
-                            read_key(payload, context_->q().size() - context_->params().cts_budget, "conjugation"));
+                            read_key(body, context_->q().size() - context_->params().cts_budget, "conjugation"));
     has_conjugation_ = true;
 }
 
-void OpenFheEvaluator::add_rotation_key(int rotation, Bytes payload) {
+void OpenFheEvaluator::add_rotation_key(int rotation, Bytes body) {
     const int cyclic = static_cast<int>(positive_rotation(rotation, context_->ring_dimension() / 2));
     // Two rotations that are the same automorphism share a key; the second would silently replace a taller first.
     if (rotation_limbs_.contains(cyclic))
         throw Error(ErrorKind::kUsage, "rotation " + std::to_string(cyclic) + " has a key already");
-    auto key   = read_evaluation_key(*context_, tag_, payload);
+    auto key   = read_evaluation_key(*context_, tag_, body);
     uint32_t n = 0;
-    std::memcpy(&n, payload.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
+    std::memcpy(&n, body.data() + sizeof n, sizeof n);  // the limb count, checked by the reader
     rotation_limbs_[cyclic] = static_cast<int>(n);
     insert_automorphism_key(context_->openfhe()->FindAutomorphismIndex(rotation), std::move(key));
 }
@@ -123,8 +123,8 @@ void OpenFheEvaluator::require_rotation(int k, int limbs) const {
                                              " limbs, " + std::to_string(limbs) + " are needed");
 }
 
-CiphertextPtr OpenFheEvaluator::read(Bytes payload) const {
-    return wrap(read_ciphertext(*context_, tag_, payload));
+CiphertextPtr OpenFheEvaluator::read(Bytes body) const {
+    return wrap(read_ciphertext(*context_, tag_, body));
 }
 
 std::string OpenFheEvaluator::write(const CiphertextPtr& x, int dropped) const {

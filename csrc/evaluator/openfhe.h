@@ -21,15 +21,15 @@ public:
     OpenFheEvaluator(std::shared_ptr<Context> context, std::string key_tag, KeyPolicy keys);
     ~OpenFheEvaluator() override;
 
-    void add_relinearisation_key(Bytes payload);
-    void add_conjugation_key(Bytes payload);
-    void add_rotation_key(int rotation, Bytes payload);
+    void add_relinearisation_key(Bytes body);
+    void add_conjugation_key(Bytes body);
+    void add_rotation_key(int rotation, Bytes body);
     void add_encapsulation_keys(Bytes to_sparse, Bytes to_dense);
     // Computes OpenFHE's bootstrapping tables (seconds, and the largest block of memory of a run).
     void prepare_bootstrap();
 
-    CiphertextPtr read(Bytes payload) const;
-    // See ckks/payload.h for `dropped`.
+    CiphertextPtr read(Bytes body) const;
+    // See ckks/ciphertext_format.h for `dropped`.
     std::string write(const CiphertextPtr& x, int dropped = 0) const;
 
     std::size_t slots() const override {
@@ -52,7 +52,7 @@ public:
 
 private:
     // Throws Error(kBackend) for a key of fewer limbs: OpenFHE would read past its end.
-    OpenFheKey read_key(Bytes payload, std::size_t limbs, const char* what) const;
+    OpenFheKey read_key(Bytes body, std::size_t limbs, const char* what) const;
     void insert_automorphism_key(uint32_t index, OpenFheKey key);
     void require_rotation(int k, int limbs) const;
 

@@ -1,4 +1,4 @@
-// Two inputs in one ciphertext of our own evaluation: one in the real parts of the slots, one in the imaginary parts.
+// Two inputs in one ciphertext of the native backend: one in the real parts of the slots, one in the imaginary parts.
 // Linear maps with real factors, which is nearly all of a network, are the same for both at no cost; a product takes them
 // apart, which is one conjugation and one product more.
 #pragma once

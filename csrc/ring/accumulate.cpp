@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/cpu.h"
-#include "ring/accumulate_forms.h"
+#include "ring/accumulate_kernels.h"
 
 namespace fheinfer::ring {
 
@@ -39,7 +39,7 @@ void linear_combination_portable(uint64_t* out, const uint64_t* const* xs, const
     }
 }
 
-auto linear_combination_form() {
+auto linear_combination_kernel() {
 #if defined(__x86_64__)
     if (instruction_set() == InstructionSet::kAvx512)
         return linear_combination_avx512;
@@ -75,17 +75,17 @@ void sum_of_mirrored_products(uint64_t* out, const uint64_t* const* xs, const ui
 
 void linear_combination(uint64_t* out, const uint64_t* const* xs, const uint64_t* cs, std::size_t terms, bool accumulate,
                         std::size_t n, const Modulus& m) {
-    linear_combination_form()(out, xs, cs, terms, accumulate, 0, n, m);
+    linear_combination_kernel()(out, xs, cs, terms, accumulate, 0, n, m);
 }
 
 void linear_combinations(uint64_t* const* outs, std::size_t count, const uint64_t* const* xs,
                          const uint64_t* const* cs, std::size_t terms, bool accumulate, std::size_t n,
                          const Modulus* const* ms) {
     constexpr std::size_t kBlock = 256;  // of a dozen xs fits the first cache
-    const auto form              = linear_combination_form();
+    const auto kernel            = linear_combination_kernel();
     for (std::size_t begin = 0; begin < n; begin += kBlock)
         for (std::size_t k = 0; k < count; ++k)
-            form(outs[k], xs, cs[k], terms, accumulate, begin, std::min(begin + kBlock, n), *ms[k]);
+            kernel(outs[k], xs, cs[k], terms, accumulate, begin, std::min(begin + kBlock, n), *ms[k]);
 }
 
 }  // namespace fheinfer::ring

@@ -4,7 +4,7 @@
 
 #include <bit>
 
-#include "ring/accumulate_forms.h"
+#include "ring/accumulate_kernels.h"
 #include "ring/avx2.h"
 
 namespace fheinfer::ring {
@@ -89,7 +89,7 @@ struct Mirrored {
     }
 };
 
-// Four vectors at once, so that what is done once a term is worth it.
+// Four vectors at once, so that what is done once per term is worth it.
 template <class Second>
 FHEINFER_AVX2 void sums(uint64_t* out, const uint64_t* const* xs, const Second& second, std::size_t terms, bool accumulate,
                         std::size_t begin, std::size_t end, const Modulus& modulus) {

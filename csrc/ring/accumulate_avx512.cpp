@@ -4,7 +4,7 @@
 
 #include <bit>
 
-#include "ring/accumulate_forms.h"
+#include "ring/accumulate_kernels.h"
 #include "ring/avx512.h"
 
 namespace fheinfer::ring {

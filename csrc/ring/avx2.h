@@ -1,7 +1,7 @@
 // Four residues at a time with AVX2 and FMA, as doubles: AVX2 has no wide integer multiplier, while a fused multiply-add
-// gives the exact low part of a product. Included only by files that hold AVX2 forms.
+// gives the exact low part of a product. Included only by files that hold AVX2 kernels.
 //
-// Residues in this form are signed integers of a few p, which a double holds exactly up to 2^53.
+// Residues in these kernels are signed integers of a few p, which a double holds exactly up to 2^53.
 #pragma once
 
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
 // Eight residues at a time with AVX-512 IFMA, whose multipliers take the low 52 bits of each lane and add either half of
-// the product to a 64-bit lane. Included only by files that hold AVX-512 forms.
+// the product to a 64-bit lane. Included only by files that hold AVX-512 kernels.
 #pragma once
 
 #if defined(__x86_64__)

@@ -5,7 +5,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "ring/bit_reversal.h"
-#include "ring/ntt_forms.h"
+#include "ring/ntt_kernels.h"
 
 namespace fheinfer::ring {
 

@@ -6,7 +6,7 @@
 #include <bit>
 
 #include "ring/avx2.h"
-#include "ring/ntt_forms.h"
+#include "ring/ntt_kernels.h"
 
 namespace fheinfer::ring {
 

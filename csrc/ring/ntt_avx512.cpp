@@ -13,7 +13,7 @@
 #include <bit>
 
 #include "ring/avx512.h"
-#include "ring/ntt_forms.h"
+#include "ring/ntt_kernels.h"
 
 namespace fheinfer::ring {
 

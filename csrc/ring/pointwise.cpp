@@ -1,7 +1,7 @@
 #include "ring/pointwise.h"
 
 #include "base/cpu.h"
-#include "ring/pointwise_forms.h"
+#include "ring/pointwise_kernels.h"
 
 namespace fheinfer::ring {
 
@@ -52,51 +52,51 @@ bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
 
 }  // namespace portable
 
-// Calls the form that this processor runs.
+// Calls the kernel for the instruction set that this processor runs.
 #if defined(__x86_64__)
-#define FHEINFER_FORM(call)         \
-    switch (instruction_set()) {           \
-        case InstructionSet::kAvx512:      \
-            return avx512::call;    \
-        case InstructionSet::kAvx2:        \
-            return avx2::call;      \
-        default:                    \
-            return portable::call;  \
+#define FHEINFER_DISPATCH(call)       \
+    switch (instruction_set()) {      \
+        case InstructionSet::kAvx512: \
+            return avx512::call;      \
+        case InstructionSet::kAvx2:   \
+            return avx2::call;        \
+        default:                      \
+            return portable::call;    \
     }
 #else
-#define FHEINFER_FORM(call) return portable::call
+#define FHEINFER_DISPATCH(call) return portable::call
 #endif
 
 void add(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(add(out, x, y, n, m));
+    FHEINFER_DISPATCH(add(out, x, y, n, m));
 }
 
 void subtract(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(subtract(out, x, y, n, m));
+    FHEINFER_DISPATCH(subtract(out, x, y, n, m));
 }
 
 void multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(multiply(out, x, y, n, m));
+    FHEINFER_DISPATCH(multiply(out, x, y, n, m));
 }
 
 void multiply(uint64_t* out, const uint64_t* x, const Factor& f, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(multiply(out, x, f, n, m));
+    FHEINFER_DISPATCH(multiply(out, x, f, n, m));
 }
 
 void subtract_multiply(uint64_t* out, const uint64_t* x, const uint64_t* y, const Factor& f, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(subtract_multiply(out, x, y, f, n, m));
+    FHEINFER_DISPATCH(subtract_multiply(out, x, y, f, n, m));
 }
 
 void switch_modulus(uint64_t* out, const uint64_t* x, std::size_t n, const Modulus& from, const Modulus& m) {
-    FHEINFER_FORM(switch_modulus(out, x, n, from, m));
+    FHEINFER_DISPATCH(switch_modulus(out, x, n, from, m));
 }
 
 void lift(uint64_t* out, const int64_t* x, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(lift(out, x, n, m));
+    FHEINFER_DISPATCH(lift(out, x, n, m));
 }
 
 bool all_below(const uint64_t* x, std::size_t n, const Modulus& m) {
-    FHEINFER_FORM(all_below(x, n, m));
+    FHEINFER_DISPATCH(all_below(x, n, m));
 }
 
 }  // namespace fheinfer::ring

@@ -1,7 +1,7 @@
 #if defined(__x86_64__)
 
 #include "ring/avx512.h"
-#include "ring/pointwise_forms.h"
+#include "ring/pointwise_kernels.h"
 
 namespace fheinfer::ring::avx512 {
 

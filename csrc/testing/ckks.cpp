@@ -1,4 +1,4 @@
-// fheinfer._testing.ckks: parts of our evaluation, and OpenFHE's to compare them with.
+// fheinfer._testing.ckks: parts of the native backend, and OpenFHE's to compare them with.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -65,7 +65,7 @@ ckks::Rounding rounding(bool rounded) {
     return rounded ? ckks::Rounding::kRounded : ckks::Rounding::kApproximate;
 }
 
-// b and a: digits x (limbs + specials) x N.
+// b and a: digits x (limbs + special primes) x N.
 ckks::SwitchingKey switching_key(const ckks::Chain& chain, const Words& b, const Words& a, std::size_t limbs, std::size_t specials) {
     const std::size_t rows = limbs + specials;
     ckks::SwitchingKey key{limbs, specials, {}, {}};

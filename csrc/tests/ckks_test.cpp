@@ -1,6 +1,6 @@
-// Our own evaluation on a small ring, without OpenFHE. What the tests in Python cannot see, the sanitizers do (make
+// The native backend on a small ring, without OpenFHE. What the tests in Python cannot see, the sanitizers do (make
 // sanitize).
-#include "ckks/payload.h"
+#include "ckks/ciphertext_format.h"
 #include "tests/client.h"
 
 using namespace fheinfer;
@@ -117,7 +117,7 @@ void test_refusals(const Bench& b) {
 }
 
 // Bytes of any kind: read, or refused as corrupt; a copy of exactly their size, so that reading past it is seen.
-void test_payloads(const Bench& b) {
+void test_bodies(const Bench& b) {
     const auto x = b.client.encrypt(values(), 4, b.scales[4]);
     const auto whole = write(*b.chain, x);
     const auto attempt = [&](const std::string& text) {
@@ -129,7 +129,7 @@ void test_payloads(const Bench& b) {
               std::equal(again.c0[0], again.c0[0] + 5 * kN, x.c0[0]),
           "a ciphertext that was written and read");
     for (int i = 0; i < 300; ++i) {
-        refused([&] { attempt(whole.substr(0, random_bits() % whole.size())); }, ErrorKind::kCorrupt, "half a payload");
+        refused([&] { attempt(whole.substr(0, random_bits() % whole.size())); }, ErrorKind::kCorrupt, "half a body");
         auto flipped = whole;
         flipped[random_bits() % (i % 2 ? 12 : whole.size())] ^= static_cast<char>(1 << random_bits() % 8);
         try {
@@ -165,8 +165,8 @@ void prepare(const Bench& b, NativeEvaluator& e) {
 }  // namespace
 
 int main() {
-    for (const auto& form : instruction_sets()) {
-        set_instruction_set(form.c_str());
+    for (const auto& set : instruction_sets()) {
+        set_instruction_set(set.c_str());
         for (auto keys : {KeyPolicy::kMinimal, KeyPolicy::kFast}) {
             const Bench b(keys);
             auto e = b.evaluator();
@@ -176,8 +176,8 @@ int main() {
         const Bench b(KeyPolicy::kFast);
         test_matrices(b);
         test_refusals(b);
-        test_payloads(b);
-        std::printf("%s: tested\n", form.c_str());
+        test_bodies(b);
+        std::printf("%s: tested\n", set.c_str());
     }
     return failures != 0;
 }

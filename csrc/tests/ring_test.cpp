@@ -1,5 +1,5 @@
-// Every form of the ring arithmetic against 128-bit integers, on buffers of exactly the size they need: what the tests in
-// Python cannot see, the sanitizers do (make sanitize).
+// The ring arithmetic in every instruction set against 128-bit integers, on buffers of exactly the size they need: what the
+// tests in Python cannot see, the sanitizers do (make sanitize).
 #include <cstdio>
 #include <functional>
 #include <random>
@@ -164,8 +164,8 @@ void test_sums(std::size_t n, std::size_t terms, std::size_t repeat, bool accumu
 }  // namespace
 
 int main() {
-    for (const auto& form : instruction_sets()) {
-        set_instruction_set(form.c_str());
+    for (const auto& set : instruction_sets()) {
+        set_instruction_set(set.c_str());
         for (const uint64_t p : kPrimes) {
             const Modulus m(p);
             for (std::size_t n = 16; n <= 1 << 13; n *= 2)
@@ -179,7 +179,7 @@ int main() {
             }
             test_sums(32, kMaxTerms, 1, true, m);
         }
-        std::printf("%s: tested\n", form.c_str());
+        std::printf("%s: tested\n", set.c_str());
     }
     return failures != 0;
 }

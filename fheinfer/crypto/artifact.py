@@ -248,6 +248,8 @@ class _Header:
         if metadata_size > MAX_METADATA or size != expected:
             state = "incomplete" if size < expected else "damaged"
             raise CorruptArtifactError(f"{state}: {size} bytes, its header says {expected}; fetch or make it again")
+        if (_HEADER.size + metadata_size) % ALIGNMENT:
+            raise CorruptArtifactError(f"damaged: its body does not begin at a multiple of {ALIGNMENT} bytes")
         header = cls(kind, metadata_size, body_size, identity, key_id.hex(), checksum)
         if body_size > wanted.max_body:
             wanted.check(header)  # of a larger set, then that is what is wrong with it

@@ -62,7 +62,7 @@ class Floor(NativeCost):
     def __init__(self, params: ParameterSet, backend: Backend, ntt: float, limb: float, threads: int) -> None:
         super().__init__(params, backend)
         self._ntt = ntt / threads
-        self._row = self._plain = self._tap = limb / threads
+        self._row = self._plain = self._diagonal = limb / threads
 
     def seconds(self, work: Work) -> float:
         return super().seconds(replace(work, encoded_values={}))

@@ -58,10 +58,10 @@ def resnet(
 
 
 def turbo(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], size: int = 32, classes: int = 10) -> Graph:
-    """A residual network of few levels: one convolution and one quadratic a block, after a 5x5 convolution.
+    """A residual network of few levels: one convolution and one quadratic per block, after a 5x5 convolution.
 
     A block is herpn(bn(conv(x)) + shortcut(x)). Encrypted that is one convolution, since the shortcut, be it 1x1 or
-    nothing at all, is part of its middle tap. So a block takes two levels, and the network 2 (blocks + 1) + 1.
+    nothing at all, is part of its centre weight. So a block takes two levels, and the network 2 (blocks + 1) + 1.
     Arguments are those of `resnet`.
     """
     g = GraphBuilder(name, (3, size, size))

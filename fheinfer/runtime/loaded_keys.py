@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Condition
+from threading import Condition, RLock
 
 from fheinfer import _core
 from fheinfer.compiler.plan import BASE_MEMORY, Plan
@@ -126,19 +127,21 @@ class KeyCache:
     Args:
         limit: bytes that they may take by prediction, together with constants; None for what the machine has.
         constants: what is given back first where keys need room.
+        lock: the lock of the constants.
     """
 
-    def __init__(self, limit: int | None, constants: ConstantCache) -> None:
+    def __init__(self, limit: int | None, constants: ConstantCache, lock: RLock) -> None:
         self.limit = limit
         self._constants = constants
         self._entries: OrderedDict[str, LoadedKeys] = OrderedDict()
-        self._changed = Condition()
-        self._loading: set[str] = set()
+        self._changed = Condition(lock)
+        self._loading: dict[str, int] = {}  # name -> bytes that it will take; 0 while it waits for room
 
     @property
     def bytes(self) -> int:
-        """Predicted bytes of all that is loaded."""
-        return sum(entry.bytes for entry in self._entries.values())
+        """Predicted bytes of all that is loaded or being loaded."""
+        with self._changed:
+            return sum(self._size(name) for name in self._entries.keys() | self._loading.keys())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -181,13 +184,15 @@ class KeyCache:
                 self._entries.move_to_end(name)
                 entry.users += 1
                 return entry
-            self._loading.add(name)
+            self._loading[name] = 0
             try:
                 while entry is not None and entry.users:  # nobody may use an evaluator while keys are added to it
                     self._changed.wait()
-                self._make_room(name, memory_needed(plan, keys), plan)
+                needed = memory_needed(plan, keys)
+                self._make_room(name, needed, plan)
+                self._loading[name] = needed
             except BaseException:
-                self._loading.discard(name)
+                del self._loading[name]
                 self._changed.notify_all()
                 raise
         try:
@@ -196,40 +201,52 @@ class KeyCache:
         except BaseException:
             with self._changed:
                 self._entries.pop(name, None)  # half of the keys is no use
-                self._loading.discard(name)
+                del self._loading[name]
                 self._changed.notify_all()
             raise
         with self._changed:
             self._entries[name] = loaded
             self._entries.move_to_end(name)
             loaded.users += 1
-            self._loading.discard(name)
+            del self._loading[name]
             self._changed.notify_all()
         return loaded
 
     def _make_room(self, name: str, needed: int, plan: Plan) -> None:
-        """Gives back the least recently used keys that nobody uses, until `needed` bytes fit."""
+        """Gives back constants, then the least recently used keys that nobody uses, until `needed` bytes fit."""
         if self.limit is not None and needed > self.limit:
             raise NotEnoughMemoryError(
                 f"{plan.model} on set {plan.params.name} needs {needed / 1e9:.2f} GB for one client's keys and "
                 f"this server may take {self.limit / 1e9:.2f} GB; raise --memory, or make minimal rotation keys"
             )
-        if self.limit is not None and self.bytes - self._size(name) + needed + self._constants.bytes > self.limit:
-            self._constants.drop()
-        while self.limit is not None and self.bytes - self._size(name) + needed > self.limit:
+        more = needed - self._size(name)
+        given_back = 0  # which the process may keep: the system does not see that it is free
+        while more > self._room(given_back, plan):
             idle = [k for k, e in self._entries.items() if k != name and not e.users and k not in self._loading]
-            if idle:
-                del self._entries[idle[0]]
-            elif any(e.users for k, e in self._entries.items() if k != name) or len(self._loading) > 1:
+            if constants := self._constants.bytes:
+                self._constants.drop()
+                given_back += constants
+            elif idle:
+                given_back += self._entries.pop(idle[0]).bytes
+            elif self.limit is not None and self._somebody_else_is_busy(name):
                 self._changed.wait()
             else:
                 break
         if not plan.params.insecure:
-            more = needed - self._size(name)
-            if more > (available_memory() or more):
-                self._constants.drop()
-            require_memory(more, f"{plan.model} on set {plan.params.name}")
+            require_memory(more - given_back, f"{plan.model} on set {plan.params.name}")
+
+    def _room(self, given_back: int, plan: Plan) -> float:
+        """Bytes that keys may take more than they do: what the limit leaves, and what the machine has."""
+        by_limit = math.inf if self.limit is None else self.limit - self.bytes - self._constants.bytes
+        free = None if plan.params.insecure else available_memory()
+        return by_limit if free is None else min(by_limit, free + given_back)
+
+    def _somebody_else_is_busy(self, name: str) -> bool:
+        """Whether others use or load keys: when they are done, there may be room."""
+        return any(e.users for k, e in self._entries.items() if k != name) or any(
+            size for k, size in self._loading.items() if k != name
+        )
 
     def _size(self, name: str) -> int:
         entry = self._entries.get(name)
-        return entry.bytes if entry else 0
+        return max(entry.bytes if entry else 0, self._loading.get(name, 0))

@@ -81,17 +81,17 @@ def test_impossible_layouts_are_refused(shape: tuple[int, ...]) -> None:
 @given(layouts(), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_rotated_replicas_hold_the_tensor_rotated_further_and_further(layout: Layout, log: int, seed: int) -> None:
     assume(layout.blocks >= 2**log)
-    skew = layout.blocks >> log
-    other = rotated(layout, skew)
+    rotation = layout.blocks >> log
+    other = rotated(layout, rotation)
     tensor = np.random.default_rng(seed).normal(size=(layout.channels, layout.height, layout.width))
     assert other.period == layout.period << log
     assert np.array_equal(unpack(pack(tensor, other), other), tensor)
     grid = layout.grid_height * layout.grid_width
     for copy, slots in enumerate(pack(tensor, other).reshape(-1, layout.period)):
-        assert np.array_equal(slots, np.roll(pack(tensor, layout), -copy * skew * grid))
+        assert np.array_equal(slots, np.roll(pack(tensor, layout), -copy * rotation * grid))
 
 
-@pytest.mark.parametrize("skew", [-1, 3, 4, 8])
-def test_impossible_replica_rotations_are_refused(skew: int) -> None:
+@pytest.mark.parametrize("rotation", [-1, 3, 4, 8])
+def test_impossible_replica_rotations_are_refused(rotation: int) -> None:
     with pytest.raises(PlanError, match="impossible layout"):
-        Layout(4, 2, 2, 1, 2, 2, skew)
+        Layout(4, 2, 2, 1, 2, 2, rotation)

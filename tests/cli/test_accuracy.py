@@ -26,8 +26,8 @@ QUADRATIC = Path(__file__).parents[2] / "weights" / "resnet20-turbo.safetensors"
 
 
 @pytest.fixture
-def options(tiny_model_file: Path, sheets: Path) -> list[object]:
-    return ["--set", TINY, "--model", tiny_model_file, "--data", sheets, "--limit", 60]
+def options(tiny_model_file: Path, mosaics: Path) -> list[object]:
+    return ["--set", TINY, "--model", tiny_model_file, "--data", mosaics, "--limit", 60]
 
 
 @pytest.fixture
@@ -197,9 +197,9 @@ def test_a_long_title_stands_on_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
-    command: Command, options: list[object], tiny_model: Model, sheets: Path, tmp_path: Path
+    command: Command, options: list[object], tiny_model: Model, mosaics: Path, tmp_path: Path
 ) -> None:
-    ranges = calibrate(tiny_model, data.load(sheets, "train").take(np.arange(60))).largest()
+    ranges = calibrate(tiny_model, data.load(mosaics, "train").take(np.arange(60))).largest()
     dataclasses.replace(tiny_model, ranges=ranges).save(tmp_path / "exact.safetensors")
     where = ["--over", "margin", "--act", "minimax:13", "--mode", "approx", *options]
     where += ["--model", tmp_path / "exact.safetensors"]

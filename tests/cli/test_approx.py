@@ -56,7 +56,7 @@ def test_generate(command: Command, tmp_path: Path) -> None:
 
 
 def test_plot(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "plot.png"
     made = parsed(command("approx", "plot", "relu:27", "2f12g1", "silu:31", "maxpool2:a7", "-o", path, "--json"))
     assert made["plot"] == str(path)
     assert len(made["activations"]) == 4

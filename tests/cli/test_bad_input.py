@@ -59,7 +59,7 @@ DAMAGE = pytest.mark.parametrize(
 )
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(

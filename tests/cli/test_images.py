@@ -126,7 +126,7 @@ def test_the_server_evaluates_a_folder(command: Command, desk: Desk, tiny_input_
     assert Path("results/a.ct").stat().st_size == Path("results/b.ct").stat().st_size
 
 
-def test_encrypted_accuracy(command: Command, desk: Desk, tiny_model: Model, sheets: Path, tmp_path: Path) -> None:
+def test_encrypted_accuracy(command: Command, desk: Desk, tiny_model: Model, mosaics: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.safetensors"  # images of the tests are brighter than those of calibration
     dataclasses.replace(tiny_model, ranges={k: 2 * v for k, v in tiny_model.ranges.items()}).save(wide)
     done = command(
@@ -138,7 +138,7 @@ def test_encrypted_accuracy(command: Command, desk: Desk, tiny_model: Model, she
         "--model",
         wide,
         "--data",
-        sheets,
+        mosaics,
         "--limit",
         4,
         "--csv",

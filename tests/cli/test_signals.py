@@ -18,6 +18,8 @@ import fheinfer
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fheinfer.__file__).parent.parent)}
 SHOW = ("approx", "show", "relu:3")
 """A command that prints much and computes little."""
+BUSY = ("-m", "fheinfer", "approx", "generate", "--degrees", "31,31,31,31,31", "--alpha", "20", "-o", "composite.json")
+"""Computes for half a minute, after a second of imports."""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -58,7 +60,7 @@ def handles(process: subprocess.Popen[str], number: int) -> bool:
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6, 1.2, 3.0])
 def test_an_interrupt_at_any_moment_is_one_line(start: Start, delay: float) -> None:
-    process = start("-m", "fheinfer", "approx", "list")  # seconds of computing, after a second of imports
+    process = start(*BUSY)
     wait(lambda: handles(process, signal.SIGTERM))
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
@@ -91,7 +93,7 @@ def test_an_interrupt_in_what_a_library_executes(start: Start) -> None:
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("delay", [0.0, 0.3, 2.0])
 def test_the_signals_that_ask_to_end(start: Start, number: signal.Signals, code: int, delay: float) -> None:
-    process = start("-m", "fheinfer", "approx", "list")
+    process = start(*BUSY)
     wait(lambda: handles(process, number))
     time.sleep(delay)
     process.send_signal(number)

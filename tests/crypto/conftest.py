@@ -1,4 +1,4 @@
-"""Ciphertext payloads (docs/formats.md) read and written in Python."""
+"""Ciphertext bodies (docs/formats.md) read and written in Python."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fheinfer._testing import ckks
 U64 = NDArray[np.uint64]
 
 
-def _unpack(payload: bytes, q: Sequence[int], n: int) -> U64:
-    limbs, polynomials, dropped = np.frombuffer(payload[:12], "<u4").tolist()
+def _unpack(body: bytes, q: Sequence[int], n: int) -> U64:
+    limbs, polynomials, dropped = np.frombuffer(body[:12], "<u4").tolist()
     assert dropped == 0
-    seed, at = payload[12:44], 12 + (32 if polynomials == 1 else 0)
+    seed, at = body[12:44], 12 + (32 if polynomials == 1 else 0)
     out = np.zeros((2, limbs, n), np.uint64)
     for k in range(2):
         for row, p in enumerate(q[:limbs]):
@@ -25,11 +25,11 @@ def _unpack(payload: bytes, q: Sequence[int], n: int) -> U64:
                 out[k, row] = ckks.uniform(n, p, seed, 0, row)
                 continue
             width = p.bit_length()
-            packed = np.frombuffer(payload[at : at + n * width // 8], np.uint8)
+            packed = np.frombuffer(body[at : at + n * width // 8], np.uint8)
             bits = np.unpackbits(packed, bitorder="little").reshape(n, width).astype(np.uint64)
             out[k, row] = bits @ (np.uint64(1) << np.arange(width, dtype=np.uint64))
             at += n * width // 8
-    assert at == len(payload)
+    assert at == len(body)
     return out
 
 
@@ -45,13 +45,13 @@ def _pack(rows: U64, q: Sequence[int]) -> bytes:
 
 @pytest.fixture(scope="session")
 def unpack() -> Callable[[bytes, Sequence[int], int], U64]:
-    """unpack(payload, primes, N): (2, limbs, N) residues, c1 from its seed where the payload has one."""
+    """unpack(body, primes, N): (2, limbs, N) residues, c1 from its seed where the body has one."""
     return _unpack
 
 
 @pytest.fixture(scope="session")
 def pack() -> Callable[[U64, Sequence[int]], bytes]:
-    """pack(residues, primes): a payload of so many polynomials."""
+    """pack(residues, primes): a body of so many polynomials."""
     return _pack
 
 

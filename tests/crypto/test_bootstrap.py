@@ -88,8 +88,8 @@ def test_preparing_asks_for_every_key(rig: Rigs, missing: str) -> None:
     if missing == "height":
         k, limbs = rotations[0]
         rotations[0] = (k, limbs - 1)
-    for (k, _), payload in zip(rotations, r.keys.rotation_keys(rotations), strict=True):
-        evaluator.add_rotation_key(k, payload)
+    for (k, _), body in zip(rotations, r.keys.rotation_keys(rotations), strict=True):
+        evaluator.add_rotation_key(k, body)
     with pytest.raises(BackendError, match=r"needed|needs|no key"):
         evaluator.prepare_bootstrap()
 

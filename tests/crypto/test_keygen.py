@@ -230,6 +230,8 @@ ALLOWED = (
     "fheinfer.machine",
     "fheinfer.progress",
     "fheinfer.storage",
+    "fheinfer.leftovers",
+    "fheinfer.progress",
 )
 
 

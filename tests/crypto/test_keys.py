@@ -1,4 +1,4 @@
-"""The secret, and the payloads a client makes from it."""
+"""The secret, and the bodies a client makes from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_two_secrets_and_two_encryptions_are_never_the_same(rig: Rigs) -> None:
     assert r.keys.encrypt(np.ones(256), 3) != r.keys.encrypt(np.ones(256), 3)
 
 
-def test_keys_survive_their_payloads(rig: Rigs) -> None:
+def test_keys_survive_their_bodies(rig: Rigs) -> None:
     r, x = rig("1"), np.random.default_rng(0).uniform(-1, 1, 256)
     loaded = _core.ClientKeys.load(r.context, f"{1:0>32}", r.keys.secret(), r.keys.public_key())
     assert loaded.secret() == r.keys.secret()
@@ -44,10 +44,10 @@ def test_keys_survive_their_payloads(rig: Rigs) -> None:
 def test_a_key_is_no_taller_than_asked_for(rig: Rigs, limbs: int) -> None:
     """Decision 5: keygen makes each key only as tall as its level needs, which is what keeps key folders small."""
     r = rig("1")
-    payload = r.keys.rotation_keys([(1, limbs)])[0]
-    assert len(payload) == r.context.evaluation_key_bytes(limbs)
+    body = r.keys.rotation_keys([(1, limbs)])[0]
+    assert len(body) == r.context.evaluation_key_bytes(limbs)
     digits = -(-limbs // 13)  # 25 limbs in 2 digits
-    assert len(payload) == 12 + 2 * digits * (limbs + len(r.context.p)) * N * 8
+    assert len(body) == 12 + 2 * digits * (limbs + len(r.context.p)) * N * 8
 
 
 def test_another_secret_decrypts_nothing(rig: Rigs) -> None:
@@ -86,7 +86,7 @@ def test_what_only_the_other_key_can_do_is_refused(rig: Rigs) -> None:
 CHAINS = {
     "a prime for each level": _core.ParameterSet(10, 16, 48, 40, 50, 2, 0, 0, 6, native=True, allow_insecure=True),
     "composite primes": _core.ParameterSet(
-        10, 16, 31, 25, 45, 2, 0, 0, 6, native=True, allow_insecure=True, paired=True
+        10, 16, 31, 25, 45, 2, 0, 0, 6, native=True, allow_insecure=True, composite=True
     ),
     "OpenFHE": _core.ParameterSet(10, 16, 48, 40, 50, 2, 0, 0, 6, native=False, allow_insecure=True),
 }

@@ -247,8 +247,8 @@ def test_every_instruction_set_gives_the_same_bits(machine: Callable[[str], Mach
     xs = [m.encrypt(values(i)) for i in range(2)]
     try:
         bodies = []
-        for form in _core.instruction_sets():
-            _core.set_instruction_set(form)
+        for instructions in _core.instruction_sets():
+            _core.set_instruction_set(instructions)
             bodies.append(m.body(_core.linear_map(m.fast, xs, map)))
     finally:
         _core.set_instruction_set(best)

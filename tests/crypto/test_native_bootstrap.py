@@ -1,4 +1,5 @@
-"""Our own bootstrapping on the chains of sets 1 to 4 and a small ring, under exactly the keys it says it needs."""
+"""Bootstrapping of the native backend on the chains of sets 1 to 4 and a small ring, under exactly the keys
+it says it needs."""
 
 from __future__ import annotations
 
@@ -115,8 +116,8 @@ def test_preparing_asks_for_every_key(native_rig: Rigs, missing: str) -> None:
     if missing == "height":
         tallest = max(range(len(rotations)), key=lambda i: rotations[i][1])
         rotations[tallest] = (rotations[tallest][0], rotations[tallest][1] - 1)
-    for (k, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
-        evaluator.add_rotation_key(k, payload)
+    for (k, _), body in zip(rotations, keys.rotation_keys(rotations), strict=True):
+        evaluator.add_rotation_key(k, body)
     with pytest.raises(BackendError, match=r"needs the|no key of"):
         evaluator.prepare_bootstrap()
 
@@ -136,8 +137,8 @@ def test_keys_that_are_too_short_are_refused_before_or_at_their_use(native_rig: 
             to_sparse if short != "to_sparse" else keys.relinearisation_key(), low if short == "to_dense" else to_dense
         )
         rotations = sorted(_core.native_bootstrap_rotations(r.context))
-        for (k, _), payload in zip(rotations, keys.rotation_keys(rotations), strict=True):
-            evaluator.add_rotation_key(k, payload)
+        for (k, _), body in zip(rotations, keys.rotation_keys(rotations), strict=True):
+            evaluator.add_rotation_key(k, body)
         evaluator.prepare_bootstrap()
         y = evaluator.bootstrap(evaluator.read(r.keys.encrypt(values(0), 3)))
         assert precision_bits(values(0), r.keys.decrypt(evaluator.write(y), SLOTS)).minimum < 0, "a wrong key decrypts"
@@ -172,8 +173,8 @@ def test_a_bootstrap_keeps_its_bits_under_few_keys(native_rig: Rigs, name: str) 
     evaluator.add_relinearisation_key(keys.relinearisation_key())
     evaluator.add_conjugation_key(keys.conjugation_key())
     evaluator.add_encapsulation_keys(*keys.encapsulation_keys())
-    for (k, _), payload in zip(sorted(needs), keys.rotation_keys(sorted(needs)), strict=True):
-        evaluator.add_rotation_key(k, payload)
+    for (k, _), body in zip(sorted(needs), keys.rotation_keys(sorted(needs)), strict=True):
+        evaluator.add_rotation_key(k, body)
     evaluator.prepare_bootstrap()
     y = evaluator.bootstrap(evaluator.read(r.keys.encrypt(x, parameter_set(name).stc_budget)))
     assert evaluator.level(y) == parameter_set(name).levels
@@ -203,44 +204,44 @@ def test_the_rotations_of_a_bootstrap_fit_the_chain(params: Any, keys: Any) -> N
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    form = ring.instruction_set()
+    before = ring.instruction_set()
     yield
-    ring.set_instruction_set(form)
+    ring.set_instruction_set(before)
     _core.set_threads(1)
 
 
 @SETS
 @pytest.mark.usefixtures("as_before")
-def test_a_bootstrap_has_the_same_bits_for_every_number_of_threads_and_form(native_rig: Rigs, name: str) -> None:
+def test_a_bootstrap_has_the_same_bits_for_all_threads_and_instruction_sets(native_rig: Rigs, name: str) -> None:
     r = native_rig(name)
     x = r.encrypt(values(1), 6)
     results = {}
-    for form in ring.instruction_sets():
-        ring.set_instruction_set(form)
+    for instructions in ring.instruction_sets():
+        ring.set_instruction_set(instructions)
         for threads in (1, 2, 4):
             _core.set_threads(threads)
             y = r.evaluator.chebyshev(r.evaluator.bootstrap(x), [0, 0.5, 0, 0.25, 0.125])
-            results[form, threads] = r.evaluator.write(y)
+            results[instructions, threads] = r.evaluator.write(y)
     assert len(set(results.values())) == 1, {key: hash(value) for key, value in results.items()}
     assert len(results) >= 3
 
 
 @pytest.mark.usefixtures("as_before")
-def test_tables_have_the_same_bits_for_every_form(native_rig: Rigs) -> None:
-    """Keys expanded and matrices encoded by one form serve all others."""
+def test_tables_have_the_same_bits_for_every_instruction_set(native_rig: Rigs) -> None:
+    """Keys expanded and matrices encoded under one instruction set serve all others."""
     r = native_rig("1")
     keys, needs = _core.NativeKeys(r.keys), sorted(_core.native_bootstrap_rotations(r.context))
-    payloads = [keys.relinearisation_key(), keys.conjugation_key(), *keys.encapsulation_keys()]
+    bodies = [keys.relinearisation_key(), keys.conjugation_key(), *keys.encapsulation_keys()]
     rotations = keys.rotation_keys(needs)
     x, results = r.keys.encrypt(values(2), 3), set()
-    for form in ring.instruction_sets():
-        ring.set_instruction_set(form)
+    for instructions in ring.instruction_sets():
+        ring.set_instruction_set(instructions)
         evaluator = _core.NativeEvaluator(r.context)
-        evaluator.add_relinearisation_key(payloads[0])
-        evaluator.add_conjugation_key(payloads[1])
-        evaluator.add_encapsulation_keys(payloads[2], payloads[3])
-        for (k, _), payload in zip(needs, rotations, strict=True):
-            evaluator.add_rotation_key(k, payload)
+        evaluator.add_relinearisation_key(bodies[0])
+        evaluator.add_conjugation_key(bodies[1])
+        evaluator.add_encapsulation_keys(bodies[2], bodies[3])
+        for (k, _), body in zip(needs, rotations, strict=True):
+            evaluator.add_rotation_key(k, body)
         evaluator.prepare_bootstrap()
         results.add(evaluator.write(evaluator.bootstrap(evaluator.read(x))))
     assert len(results) == 1

@@ -1,4 +1,4 @@
-"""Our own evaluation against clear slots, on the chains of sets 1 to 4 and a small ring."""
+"""The native backend against clear slots, on the chains of sets 1 to 4 and a small ring."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ def compose(rows: U64, primes: list[int]) -> NDArray[np.object_]:
     product = int(np.prod([int(p) for p in primes], dtype=object))
     total = np.zeros(rows.shape[1], dtype=object)
     for row, p in zip(rows, primes, strict=True):
-        hat = product // p
-        total += row.astype(object) * (hat * pow(hat, -1, p))
+        factor = product // p
+        total += row.astype(object) * (factor * pow(factor, -1, p))
     return total % product
 
 
@@ -74,17 +74,17 @@ def centred(x: NDArray[np.object_], modulus: int) -> NDArray[np.object_]:
 def test_rescaling_is_openfhes(shape: tuple[int, int, int], unpack: Unpack) -> None:
     r = made(*shape)
     for limbs in range(2, shape[2] + 2):
-        payload = r.ciphertext(limbs, limbs)
-        ours = unpack(ckks.rescale(r.context, payload), r.context.q, r.n)
-        theirs = unpack(ckks.openfhe_rescale(r.context, payload), r.context.q, r.n)
+        body = r.ciphertext(limbs, limbs)
+        ours = unpack(ckks.rescale(r.context, body), r.context.q, r.n)
+        theirs = unpack(ckks.openfhe_rescale(r.context, body), r.context.q, r.n)
         assert ours.shape == (2, limbs - 1, r.n)
         np.testing.assert_array_equal(ours, theirs)
 
 
-def openfhe_key(r: Ring, payload: bytes) -> tuple[U64, U64, int, int]:
+def openfhe_key(r: Ring, body: bytes) -> tuple[U64, U64, int, int]:
     """(b, a, limbs, special primes) of one of OpenFHE's evaluation keys."""
-    digits, limbs, specials = np.frombuffer(payload[:12], "<u4").tolist()
-    halves = np.frombuffer(payload[12:], "<u8").reshape(digits, 2, limbs + specials, r.n)
+    digits, limbs, specials = np.frombuffer(body[:12], "<u4").tolist()
+    halves = np.frombuffer(body[12:], "<u8").reshape(digits, 2, limbs + specials, r.n)
     return halves[:, 0], halves[:, 1], limbs, specials
 
 
@@ -109,15 +109,15 @@ def test_key_switching_with_openfhes_own_key_is_openfhes(
     evaluator.add_rotation_key(rotation, tall)
     exponent = ring.rotation_exponent(r.n, rotation)
     for limbs in range(1, full + 1):
-        payload = r.ciphertext(limbs, limbs)
-        x = unpack(payload, r.context.q, r.n)
-        theirs = unpack(evaluator.write(evaluator.rotate(evaluator.read(payload), rotation)), r.context.q, r.n)
+        body = r.ciphertext(limbs, limbs)
+        x = unpack(body, r.context.q, r.n)
+        theirs = unpack(evaluator.write(evaluator.rotate(evaluator.read(body), rotation)), r.context.q, r.n)
         if height == "short":
             # Another key of the same rotation: its own OpenFHE result.
             key = r.keys.rotation_keys([(rotation, limbs)])[0]
             other = _core.OpenFheEvaluator(r.context, TAG)
             other.add_rotation_key(rotation, key)
-            theirs = unpack(other.write(other.rotate(other.read(payload), rotation)), r.context.q, r.n)
+            theirs = unpack(other.write(other.rotate(other.read(body), rotation)), r.context.q, r.n)
         else:
             key = tall
         ours = rotated(r, x, key, exponent, rounded=False)

@@ -18,8 +18,8 @@ SEED = bytes(range(32))
 
 
 @pytest.fixture(autouse=True, scope="module", params=ring.instruction_sets())
-def form(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Everything here in every form the processor has."""
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here in every instruction set the processor has."""
     before = ring.instruction_set()
     ring.set_instruction_set(request.param)
     yield
@@ -82,7 +82,7 @@ def test_no_two_keys_have_a_seed_in_common() -> None:
     params = _core.ParameterSet(6, 8, 48, 45, 50, 2, 2, 2, 15, native=True, allow_insecure=True)
     context = _core.Context(params)
     keys = _core.NativeKeys(_core.ClientKeys.generate(context, "ab" * 16))
-    payloads = [keys.relinearisation_key(), keys.relinearisation_key(), keys.conjugation_key()]
-    payloads += [*keys.encapsulation_keys(), *keys.encapsulation_keys(), *keys.rotation_keys([(1, 3), (1, 3), (2, 16)])]
-    assert len({payload[12:44] for payload in payloads}) == len(payloads)
-    assert len({payload[44:300] for payload in payloads}) == len(payloads)
+    bodies = [keys.relinearisation_key(), keys.relinearisation_key(), keys.conjugation_key()]
+    bodies += [*keys.encapsulation_keys(), *keys.encapsulation_keys(), *keys.rotation_keys([(1, 3), (1, 3), (2, 16)])]
+    assert len({body[12:44] for body in bodies}) == len(bodies)
+    assert len({body[44:300] for body in bodies}) == len(bodies)

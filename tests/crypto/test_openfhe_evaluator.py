@@ -81,7 +81,8 @@ def test_negative_rotations_use_the_key_of_their_automorphism(rig: Rigs) -> None
 
 
 def test_hoisted_rotations_in_a_convolution_equal_slots(rig: Rigs) -> None:
-    """A convolution whose taps are hoisted rotations, then a Horner sum, under a key made for exactly its manifest."""
+    """A convolution whose kernel offsets are hoisted rotations, then a Horner sum, under a key made for exactly its
+    manifest."""
     context, tag = rig("1").context, "c0" * 16
     layout, conv = _core.Layout(4, 8, 8, 1, 8, 8), _core.Conv2d(3, 1, 1)
     out = _core.conv2d_output(layout, 4, conv)
@@ -94,8 +95,8 @@ def test_hoisted_rotations_in_a_convolution_equal_slots(rig: Rigs) -> None:
 
     keys = _core.ClientKeys.generate(context, tag)
     evaluator = _core.OpenFheEvaluator(context, tag)
-    for (rotation, _), payload in zip(manifest, keys.rotation_keys(manifest), strict=True):
-        evaluator.add_rotation_key(rotation, payload)
+    for (rotation, _), body in zip(manifest, keys.rotation_keys(manifest), strict=True):
+        evaluator.add_rotation_key(rotation, body)
     slots = _core.SlotsEvaluator(SLOTS, context.levels)
     x = values(3)
     expected = _core.conv2d(slots, slots.encrypt(x, 5), weight, bias, layout, out, conv)

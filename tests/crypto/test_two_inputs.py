@@ -1,4 +1,4 @@
-"""Two pictures in real and imaginary parts: every operation is what it is on each."""
+"""Two images in real and imaginary parts: every operation is what it is on each."""
 
 from __future__ import annotations
 

@@ -18,20 +18,20 @@ from tests.data.files import NO_FILES
 
 
 @pytest.fixture
-def copy(sheets: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sheets, tmp_path / "copy"))
+def copy(mosaics: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mosaics, tmp_path / "copy"))
 
 
-def test_images_are_cut_out_in_order(sheets: Path) -> None:
-    images = data.load(sheets, "train")
+def test_images_are_cut_out_in_order(mosaics: Path) -> None:
+    images = data.load(mosaics, "train")
     assert images.images.shape == (2000, 32, 32, 3)
     assert images.labels.shape == (2000,)
-    mosaic = np.asarray(Image.open(sheets / "train_01.webp"))
+    mosaic = np.asarray(Image.open(mosaics / "train_01.webp"))
     assert np.array_equal(images.images[1000 + 41], mosaic[32:64, 32:64])
 
 
-def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
-    images = data.load(sheets, "train")
+def test_the_split_is_always_the_same_and_loses_nothing(mosaics: Path) -> None:
+    images = data.load(mosaics, "train")
     fitting, held_out = data.split(images)
     again = data.split(images)[1]
     assert (len(fitting), len(held_out)) == (1800, 200)
@@ -40,8 +40,8 @@ def test_the_split_is_always_the_same_and_loses_nothing(sheets: Path) -> None:
     assert len(np.unique(both, axis=0)) == 2000
 
 
-def test_resizing_averages_squares(sheets: Path) -> None:
-    images = data.load(sheets, "test").take(np.arange(3))
+def test_resizing_averages_squares(mosaics: Path) -> None:
+    images = data.load(mosaics, "test").take(np.arange(3))
     small = images.resized(8)
     assert small.images.shape == (3, 8, 8, 3)
     assert small.images[2, 1, 7, 0] == np.rint(images.images[2, 4:8, 28:32, 0].mean())
@@ -49,14 +49,14 @@ def test_resizing_averages_squares(sheets: Path) -> None:
         images.resized(7)
 
 
-def test_the_folder_comes_from_the_argument_or_the_environment(sheets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_comes_from_the_argument_or_the_environment(mosaics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FHEINFER_DATA", raising=False)
     with pytest.raises(DatasetError, match="FHEINFER_DATA"):
         data.folder()
-    monkeypatch.setenv("FHEINFER_DATA", str(sheets))
-    assert data.folder() == sheets
+    monkeypatch.setenv("FHEINFER_DATA", str(mosaics))
+    assert data.folder() == mosaics
     with pytest.raises(DatasetError, match="no such folder"):
-        data.folder(sheets / "gone")
+        data.folder(mosaics / "gone")
 
 
 def test_a_missing_mosaic_is_named(copy: Path) -> None:
@@ -101,14 +101,14 @@ def test_damaged_files_are_refused(copy: Path) -> None:
         data.load(copy, "train")
 
 
-def test_stripes_are_whole_mosaics_and_the_same_for_a_seed(sheets: Path, tmp_path: Path) -> None:
+def test_stripes_are_whole_mosaics_and_the_same_for_a_seed(mosaics: Path, tmp_path: Path) -> None:
     again = data.load(stripes(tmp_path / "new" / "folder"), "test")
-    assert np.array_equal(again.images, data.load(sheets, "test").images)
+    assert np.array_equal(again.images, data.load(mosaics, "test").images)
     assert set(again.labels) == set(range(10))
 
 
 def batches(folder: Path, images: data.LabelledImages) -> Path:
-    """`pictures` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
+    """`images` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
     folder.mkdir()
     planes = images.images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     records = np.concatenate([images.labels[:, None], planes], axis=1)
@@ -118,8 +118,8 @@ def batches(folder: Path, images: data.LabelledImages) -> Path:
     return folder
 
 
-def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) -> None:
-    images = data.load(sheets, "test")
+def test_the_binary_version_is_read_as_it_comes(mosaics: Path, tmp_path: Path) -> None:
+    images = data.load(mosaics, "test")
     folder = batches(tmp_path / "cifar-10-batches-bin", images)
     for part in ("train", "test"):
         found = data.load(folder, part)
@@ -140,15 +140,15 @@ def test_the_binary_version_is_read_as_it_comes(sheets: Path, tmp_path: Path) ->
     ],
     ids=["truncated", "empty", "huge", "label", "missing"],
 )
-def test_a_damaged_batch_is_refused(sheets: Path, tmp_path: Path, change: Callable[[Path], Any], words: str) -> None:
-    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+def test_a_damaged_batch_is_refused(mosaics: Path, tmp_path: Path, change: Callable[[Path], Any], words: str) -> None:
+    folder = batches(tmp_path / "bin", data.load(mosaics, "test").take(np.arange(20)))
     change(folder / "data_batch_3.bin")
     with pytest.raises(DatasetError, match=rf"data_batch_3\.bin: .*{words}"):
         data.load(folder, "train")
 
 
-def test_half_a_binary_version_is_not_taken_for_mosaics(sheets: Path, tmp_path: Path) -> None:
-    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+def test_half_a_binary_version_is_not_taken_for_mosaics(mosaics: Path, tmp_path: Path) -> None:
+    folder = batches(tmp_path / "bin", data.load(mosaics, "test").take(np.arange(20)))
     (folder / "test_batch.bin").unlink()
     with pytest.raises(DatasetError, match=r"test_batch\.bin: no such file"):
         data.load(folder, "test")
@@ -157,9 +157,9 @@ def test_half_a_binary_version_is_not_taken_for_mosaics(sheets: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("count", [1, 9])
-def test_a_handful_of_images_is_too_few_to_train_with(sheets: Path, count: int) -> None:
+def test_a_handful_of_images_is_too_few_to_train_with(mosaics: Path, count: int) -> None:
     with pytest.raises(DatasetError, match=f"{count} training images are too few"):
-        data.split(data.load(sheets, "train").take(np.arange(count)))
+        data.split(data.load(mosaics, "train").take(np.arange(count)))
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
@@ -172,8 +172,8 @@ def test_what_is_no_file_is_refused_at_once(copy: Path, name: str, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_a_batch_that_is_no_file_is_refused_at_once(sheets: Path, tmp_path: Path, kind: str) -> None:
-    folder = batches(tmp_path / "bin", data.load(sheets, "test").take(np.arange(20)))
+def test_a_batch_that_is_no_file_is_refused_at_once(mosaics: Path, tmp_path: Path, kind: str) -> None:
+    folder = batches(tmp_path / "bin", data.load(mosaics, "test").take(np.arange(20)))
     (folder / "data_batch_2.bin").unlink()
     NO_FILES[kind](folder / "data_batch_2.bin")
     with pytest.raises(DatasetError, match=r"data_batch_2\.bin"):

@@ -20,7 +20,7 @@ MODULES = {
 }
 
 # A module imports only what stands on a line above its own, or on its own line. Imports inside functions and those for
-# types only count like all others. A name stands for all modules that begin with it and are not named themselves.
+# types only count like all others. A name covers all modules that begin with it and are not named themselves.
 LAYERS = (
     "errors process",
     "optional machine storage leftovers progress",

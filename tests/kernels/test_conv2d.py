@@ -139,8 +139,8 @@ def traced(case: Case, slots: int = 32768) -> Any:
 
 
 def test_five_keys_serve_the_3x3_convolution_by_optimized_vector_encoding() -> None:
-    """Nine taps: 2 column rotations hoisted on the input, 2 row rotations hoisted on each of 3 columns; then a Horner
-    sum over 16 channel distances."""
+    """Nine kernel offsets: 2 column rotations hoisted on the input, 2 row rotations hoisted on each of 3 columns; then
+    a Horner sum over 16 channel distances."""
     report = traced(Case(16, 16, 32, 32, 1, (32, 32), 3, 1, 1), 16384)
     assert set(report.rotation_keys) == {-32, -1, 1, 32, 1024}
     assert sum(report.hoisted_key_switches.values()) == 8
@@ -211,7 +211,7 @@ def test_rotated_replicas_take_a_part_of_the_work(
 
 
 def test_the_stem_needs_a_quarter_of_the_published_diagonals() -> None:
-    """144 published. Our three input channels repeat after four blocks, so diagonals that far apart are one."""
+    """144 published. The three input channels here repeat after four blocks, so diagonals that far apart are one."""
     assert sum(traced(Case(3, 16, 32, 32, 1, (32, 32), 3, 1, 1)).plain_multiplications.values()) == 144 // 4
 
 
@@ -245,7 +245,7 @@ def test_the_layouts_say_how_many_diagonals_there_are(case: Case) -> None:
             assume(full(case.layout) and full(case.output))
         for size, outputs in ((case.height, case.output.height), (case.width, case.output.width)):
             reads = [range(-(k - case.padding), size - (k - case.padding)) for k in range(case.kernel)]
-            # A tap that reads no pixel has a diagonal of zeros, which is left out.
+            # A kernel offset that reads no pixel has a diagonal of zeros, which is omitted.
             assume(all(any(y * case.stride in at for y in range(outputs)) for at in reads))
         made = sum(traced(case).plain_multiplications.values())
     except PlanError:

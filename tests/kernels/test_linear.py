@@ -82,7 +82,7 @@ def test_sum_pool_adds_up_each_channel(layout: Layout, repeats: int, seed: int) 
 
 
 def test_pool_and_linear_end_resnet20() -> None:
-    """64 channels of 8x8 at gap 4 to ten logits: what stands around them after pooling does not reach the logits."""
+    """64 channels of 8x8 at gap 4 to ten logits: slots around them after pooling do not affect the logits."""
     layout = Layout(64, 8, 8, 4, 32, 32)
     rng = np.random.default_rng(0)
     x, weight, bias = rng.normal(size=(64, 8, 8)), rng.normal(size=(10, 64)), rng.normal(size=10)

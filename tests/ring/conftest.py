@@ -1,4 +1,4 @@
-"""What the tests of the ring arithmetic share: every form of it that this processor has, and primes."""
+"""What the tests of the ring arithmetic share: every instruction set that this processor has, and primes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ U64 = NDArray[np.uint64]
 
 
 @pytest.fixture(scope="session")
-def every_form() -> Callable[[Callable[[], U64]], U64]:
-    """Calls a function under every form, and returns what it gives under all of them."""
+def every_instruction_set() -> Callable[[Callable[[], U64]], U64]:
+    """Calls a function under every instruction set, and returns what it gives under all of them."""
 
     def call(function: Callable[[], U64]) -> U64:
         before, results = ring.instruction_set(), {}
         try:
-            for form in ring.instruction_sets():
-                ring.set_instruction_set(form)
-                results[form] = function()
+            for name in ring.instruction_sets():
+                ring.set_instruction_set(name)
+                results[name] = function()
         finally:
             ring.set_instruction_set(before)
-        for form, result in results.items():
-            np.testing.assert_array_equal(result, results["portable"], form)
+        for name, result in results.items():
+            np.testing.assert_array_equal(result, results["portable"], name)
         return results["portable"]
 
     return call

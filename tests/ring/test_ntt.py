@@ -1,4 +1,4 @@
-"""The transform: against its definition, against OpenFHE's, and all forms alike."""
+"""The transform: against its definition, against OpenFHE's, and alike in every instruction set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fheinfer._testing import ring
 from fheinfer.errors import PlanError
 
 U64 = NDArray[np.uint64]
-EveryForm = Callable[[Callable[[], U64]], U64]
+EveryInstructionSet = Callable[[Callable[[], U64]], U64]
 Primes = Callable[[int, int, int], tuple[int, ...]]
 Residues = Callable[[int, int, int], U64]
 
@@ -32,7 +32,11 @@ def reverse_bits(i: int, bits: int) -> int:
 @pytest.mark.parametrize("bits", [50, 49, 45, 20])
 @pytest.mark.parametrize("log_n", [4, 5, 6, 7, 8])
 def test_position_i_holds_the_value_at_an_odd_power(
-    log_n: int, bits: int, every_form: EveryForm, primes: Primes, residues: Residues
+    log_n: int,
+    bits: int,
+    every_instruction_set: EveryInstructionSet,
+    primes: Primes,
+    residues: Residues,
 ) -> None:
     n = 1 << log_n
     (p,) = primes(bits, n, 1)
@@ -45,27 +49,35 @@ def test_position_i_holds_the_value_at_an_odd_power(
         for coefficient in reversed(x.tolist()):
             value = (value * at + coefficient) % p
         expected.append(value)
-    got = every_form(lambda: ntt.forward(x))
+    got = every_instruction_set(lambda: ntt.forward(x))
     assert got.tolist() == expected
-    np.testing.assert_array_equal(every_form(lambda: ntt.inverse(got)), x)
+    np.testing.assert_array_equal(every_instruction_set(lambda: ntt.inverse(got)), x)
 
 
 @given(log_n=st.integers(4, 13), bits=st.integers(18, 50), which=st.integers(0, 3), seed=st.integers(0, 2**32))
-def test_every_form_gives_the_same_and_back(
-    log_n: int, bits: int, which: int, seed: int, every_form: EveryForm, primes: Primes, residues: Residues
+def test_every_instruction_set_gives_the_same_and_back(
+    log_n: int,
+    bits: int,
+    which: int,
+    seed: int,
+    every_instruction_set: EveryInstructionSet,
+    primes: Primes,
+    residues: Residues,
 ) -> None:
     n = 1 << log_n
     p = primes(bits, n, 1)[0] if bits < 25 else primes(bits, n, which + 1)[which]
     ntt = ring.Ntt(n, p, root(n, p))
     x = residues(seed, p, n)
-    values = every_form(lambda: ntt.forward(x))
+    values = every_instruction_set(lambda: ntt.forward(x))
     assert values.max() < p
-    np.testing.assert_array_equal(every_form(lambda: ntt.inverse(values)), x)
-    np.testing.assert_array_equal(every_form(lambda: ntt.forward(every_form(lambda: ntt.inverse(x)))), x)
+    np.testing.assert_array_equal(every_instruction_set(lambda: ntt.inverse(values)), x)
+    np.testing.assert_array_equal(
+        every_instruction_set(lambda: ntt.forward(every_instruction_set(lambda: ntt.inverse(x)))), x
+    )
 
 
 @pytest.mark.parametrize("log_n", [11, 12, 13, 14, 15, 16])
-def test_as_openfhe(log_n: int, every_form: EveryForm, primes: Primes, residues: Residues) -> None:
+def test_as_openfhe(log_n: int, every_instruction_set: EveryInstructionSet, primes: Primes, residues: Residues) -> None:
     n = 1 << log_n
     for seed, bits in enumerate((50, 49, 45)):
         p = primes(bits, n, 2)[1]
@@ -74,8 +86,8 @@ def test_as_openfhe(log_n: int, every_form: EveryForm, primes: Primes, residues:
         ntt = ring.Ntt(n, p, limb.psi)
         limb.transform()
         expected = limb.values()
-        np.testing.assert_array_equal(every_form(partial(ntt.forward, x)), expected)
-        np.testing.assert_array_equal(every_form(partial(ntt.inverse, expected)), x)
+        np.testing.assert_array_equal(every_instruction_set(partial(ntt.forward, x)), expected)
+        np.testing.assert_array_equal(every_instruction_set(partial(ntt.inverse, expected)), x)
 
 
 def test_refuses_what_is_no_root(primes: Primes) -> None:

@@ -18,10 +18,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def relu_file(sheets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny ReLU network, trained on the sheets by `QUICK`."""
+def relu_file(mosaics: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny ReLU network, trained on the mosaics by `QUICK`."""
     out = tmp_path_factory.mktemp("relu") / "tiny.safetensors"
-    train("resnet8-tiny", out, sheets, QUICK)
+    train("resnet8-tiny", out, mosaics, QUICK)
     return out
 
 

@@ -43,18 +43,18 @@ def test_it_is_refused_in_one_line(
     arguments: tuple[str, ...],
     code: int,
     words: str,
-    sheets: Path,
+    mosaics: Path,
     relu_file: Path,
     tmp_path: Path,
     command: Callable[..., Any],
 ) -> None:
     short, out = tmp_path / "SHORT", tmp_path / "out.safetensors"
-    shutil.copytree(sheets, short)
+    shutil.copytree(mosaics, short)
     np.save(short / "train_labels.npy", np.zeros(PER_MOSAIC + 1, np.uint8))
     places = {"NOWHERE": tmp_path / "NOWHERE", "SHORT": short, "RELU": relu_file}
     given = [places.get(a, a) for a in arguments]
     if "--data" not in arguments:
-        given += ["--data", sheets]
+        given += ["--data", mosaics]
     result = command(*given, "-o", out)
     lines = [line for line in result.err.splitlines() if not line.startswith("training:")]  # how far it is, where slow
     assert (result.code, len(lines)) == (code, 1), result.err

@@ -21,8 +21,8 @@ from fheinfer.train.module import from_model
 
 
 @pytest.fixture(scope="module")
-def images(sheets: Path) -> data.LabelledImages:
-    return data.load(sheets, "train").take(np.arange(700))
+def images(mosaics: Path) -> data.LabelledImages:
+    return data.load(mosaics, "train").take(np.arange(700))
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +130,13 @@ def test_a_margin_below_one_is_refused(relu_model: Model, images: data.LabelledI
 
 
 def test_the_command(
-    relu_file: Path, relu_model: Model, sheets: Path, tmp_path: Path, command: Callable[..., Any]
+    relu_file: Path, relu_model: Model, mosaics: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     out = tmp_path / "ranges.json"
-    result = command("calibrate", relu_file, "--data", sheets, "--images", 100, "-o", out)
+    result = command("calibrate", relu_file, "--data", mosaics, "--images", 100, "-o", out)
     assert result.code == 0, result.err
     assert "layer3.0.relu2" in result.out
     assert module.load(out, relu_model).images == 100
-    assert command("calibrate", relu_file, "--data", sheets, "--margin", 1.3, "-o", out).code == 2
+    assert command("calibrate", relu_file, "--data", mosaics, "--margin", 1.3, "-o", out).code == 2
     missing = command("calibrate", relu_file, "--data", tmp_path / "none", "-o", out)
     assert (missing.code, "no such folder" in missing.err) == (3, True)

@@ -49,9 +49,9 @@ def stop_in_epoch(epoch: int) -> TrainingObserver:
     return observe
 
 
-def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: Path) -> None:
+def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, mosaics: Path) -> None:
     model = load(trained)
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     score = accuracy(from_model(model), test, model.mean, model.std)
     assert score > 0.8
     card = trained.with_suffix(".md").read_text()
@@ -60,9 +60,9 @@ def test_it_learns_and_the_file_does_what_the_card_says(trained: Path, sheets: P
     assert not checkpoint_path(trained).exists()
 
 
-def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path) -> None:
+def test_the_ranges_are_those_of_the_training_images(trained: Path, mosaics: Path) -> None:
     model = load(trained)
-    fitting = data.split(data.load(sheets, "train"))[0].resized(8)
+    fitting = data.split(data.load(mosaics, "train"))[0].resized(8)
     _, found = measure(from_model(model), fitting, model.mean, model.std)
     measured = {name: inside for name, (inside, _) in found.items()}
     assert model.ranges == pytest.approx(measured, rel=1e-5)
@@ -70,21 +70,21 @@ def test_the_ranges_are_those_of_the_training_images(trained: Path, sheets: Path
     assert min(measured.values()) > 0
 
 
-def test_an_imported_model_is_calibrated_on_data(trained: Path, sheets: Path) -> None:
+def test_an_imported_model_is_calibrated_on_data(trained: Path, mosaics: Path) -> None:
     model = import_model(trained).model
-    again = with_ranges(replace(model, ranges={}), data.load(sheets, "train"))
+    again = with_ranges(replace(model, ranges={}), data.load(mosaics, "train"))
     assert again.identity == load(trained).identity
     assert set(again.ranges) == set(load(trained).ranges)
     assert min(again.ranges.values()) > 0
 
 
-def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, mosaics: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(NETWORK, out, sheets, QUICK, observer=stop_in_epoch(1))
+        train(NETWORK, out, mosaics, QUICK, observer=stop_in_epoch(1))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.checkpoint"]
     heard: list[TrainingProgress] = []
-    train(NETWORK, out, sheets, QUICK, resume=True, observer=heard.append)
+    train(NETWORK, out, mosaics, QUICK, resume=True, observer=heard.append)
     assert {progress.epoch for progress in heard if not progress.measuring} == {1, 2}
     assert {progress.measuring for progress in heard} >= {"held-out images", "statistics", "test images"}
     assert all(0 < progress.step <= progress.steps for progress in heard)
@@ -100,22 +100,22 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trained: Path, sheets: Path, tm
 
 
 def test_the_curve_of_a_checkpoint_that_had_none_begins_where_it_goes_on(
-    trained: Path, sheets: Path, tmp_path: Path
+    trained: Path, mosaics: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(NETWORK, out, sheets, QUICK, observer=stop_in_epoch(2))
+        train(NETWORK, out, mosaics, QUICK, observer=stop_in_epoch(2))
     content = torch.load(checkpoint_path(out), weights_only=True)
     del content["curve"]
     torch.save(content, checkpoint_path(out))
-    train(NETWORK, out, sheets, QUICK, resume=True)
+    train(NETWORK, out, mosaics, QUICK, resume=True)
     assert load(out).provenance["curve"] == load(trained).provenance["curve"].split("; ")[2]
 
 
-def test_what_runs_away_is_infinite(sheets: Path) -> None:
+def test_what_runs_away_is_infinite(mosaics: Path) -> None:
     model = load(WEIGHTS / "resnet20-turbo.safetensors")
     large = {name: a * np.float32(1e30 if name == "herpn1.weight" else 1) for name, a in model.tensors.items()}
-    few = data.load(sheets, "test").take(np.arange(7))
+    few = data.load(mosaics, "test").take(np.arange(7))
     right, sizes = measure(from_model(replace(model, tensors=large)), few, model.mean, model.std)
     assert right == 0
     assert 1e29 < sizes["herpn1"][1] < math.inf
@@ -137,19 +137,19 @@ def test_a_teacher_is_its_own_best_pupil_whatever_it_normalises_by(trained: Path
         assert float(teacher.loss(logits.roll(1, 1), (images - shift) / scale)) > 0.1
 
 
-def test_a_pupil_learns_from_its_teacher_and_names_it(trained: Path, sheets: Path, tmp_path: Path) -> None:
+def test_a_pupil_learns_from_its_teacher_and_names_it(trained: Path, mosaics: Path, tmp_path: Path) -> None:
     out = tmp_path / "pupil.safetensors"
     teacher = load(trained)
-    train(NETWORK, out, sheets, replace(QUICK, distill=1.0), teacher=teacher)  # labels do not count at all
+    train(NETWORK, out, mosaics, replace(QUICK, distill=1.0), teacher=teacher)  # labels do not count at all
     pupil = load(out)
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     assert accuracy(from_model(pupil), test, pupil.mean, pupil.std) > 0.8
     assert f"| recipe: teacher | {teacher.identity} |" in out.with_suffix(".md").read_text()
 
 
-def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained: Path, sheets: Path) -> None:
+def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained: Path, mosaics: Path) -> None:
     first = load(trained)
-    fitting, held_out = data.split(data.load(sheets, "train").resized(8))
+    fitting, held_out = data.split(data.load(mosaics, "train").resized(8))
     state = Checkpoint("resnet8-tiny-herpn", Recipe(epochs=1))
     run = Run(state, zoo.network(state.network), fitting, held_out, unobserved, start=first)
     begun = run.module.state_dict()
@@ -168,7 +168,7 @@ def test_a_run_begins_with_what_another_network_has_under_the_same_names(trained
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
-    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosaics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = images.batches
 
@@ -179,23 +179,23 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     monkeypatch.setattr(run_module, "batches", poisoned)
     out = tmp_path / "tiny.safetensors"
     with pytest.raises(UsageError, match=r"epoch 2.*lower learning rate"):
-        train(NETWORK, out, sheets, QUICK)
+        train(NETWORK, out, mosaics, QUICK)
     kept = Checkpoint.load(checkpoint_path(out), zoo.network(NETWORK), QUICK)
     assert kept.epoch == 1
     assert all(bool(tensor.isfinite().all()) for tensor in kept.model.values())
     assert not out.exists()
 
 
-def test_a_checkpoint_of_something_else_is_not_resumed(sheets: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_something_else_is_not_resumed(mosaics: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.safetensors"
     Checkpoint(NETWORK, replace(QUICK, seed=6)).save(checkpoint_path(out))
     with pytest.raises(MismatchError, match="another"):
-        train(NETWORK, out, sheets, QUICK, resume=True)
+        train(NETWORK, out, mosaics, QUICK, resume=True)
     whole = checkpoint_path(out).read_bytes()
     for content in (b"", b"nonsense", whole[: len(whole) // 2]):
         checkpoint_path(out).write_bytes(content)
         with pytest.raises(CorruptArtifactError, match="start again") as caught:
-            train(NETWORK, out, sheets, QUICK, resume=True)
+            train(NETWORK, out, mosaics, QUICK, resume=True)
         assert "\n" not in str(caught.value)
 
 
@@ -281,15 +281,15 @@ def test_the_bar_prints_a_line_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("network", ["resnet8-tiny-herpn", "resnet8-tiny-turbo"])
-def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path, sheets: Path, tmp_path: Path) -> None:
+def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path, mosaics: Path, tmp_path: Path) -> None:
     out = tmp_path / "quadratic.safetensors"
     recipe = replace(QUICK, epochs=4, settle=1, bound=3.0)
     with pytest.raises(KeyboardInterrupt):
-        train(network, out, sheets, recipe, observer=stop_in_epoch(3), teacher=load(trained))
-    train(network, out, sheets, recipe, resume=True, teacher=load(trained))
+        train(network, out, mosaics, recipe, observer=stop_in_epoch(3), teacher=load(trained))
+    train(network, out, mosaics, recipe, resume=True, teacher=load(trained))
     model = load(out)
     module, given = from_model(model), (model.mean, model.std)
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     score = accuracy(module, test, *given)
     assert score > 0.8
     measured, sizes = measure(module, test, *given)
@@ -305,8 +305,8 @@ def test_a_quadratic_network_learns_and_stays_small(network: str, trained: Path,
     assert "| recipe: settle | 1 |" in card
 
 
-def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path) -> None:
-    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+def test_settled_statistics_are_measured_once_and_then_do_not_move(mosaics: Path) -> None:
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(mosaics, "train")))
     state = Checkpoint("resnet8-tiny-turbo", replace(QUICK, epochs=2, settle=1))
     run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.epoch()
@@ -319,10 +319,10 @@ def test_settled_statistics_are_measured_once_and_then_do_not_move(sheets: Path)
         assert kept == name.endswith(("mean", "var")), name
 
 
-def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sheets: Path) -> None:
+def test_an_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(mosaics: Path) -> None:
     """With settled statistics its values square from layer to layer; it is punished where that begins, and no
     gradient of the layers behind drowns what the other images have to say."""
-    fitting, held_out = data.split(data.load(sheets, "train").resized(8))
+    fitting, held_out = data.split(data.load(mosaics, "train").resized(8))
     state = Checkpoint("resnet8-tiny-turbo", Recipe(epochs=1, settle=1, bfloat16=False))
     run = Run(state, zoo.network(state.network), fitting, held_out, unobserved)
     run.module.eval()
@@ -339,9 +339,9 @@ def test_a_image_beyond_all_bounds_neither_stops_training_nor_goes_unpunished(sh
     assert behind is None or float(behind.abs().max()) < 1e4
 
 
-def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(sheets: Path) -> None:
+def test_noise_is_a_part_of_the_largest_value_and_new_in_every_step(mosaics: Path) -> None:
     """As `evaluate.noisy_accuracy` adds it; the last batch of an epoch may be smaller."""
-    fitting, held_out = data.split(data.load(sheets, "train").resized(8))
+    fitting, held_out = data.split(data.load(mosaics, "train").resized(8))
     noisy, turbo = Recipe(noise=0.01, bfloat16=False), zoo.network("resnet8-tiny-turbo")
     run = Run(Checkpoint("resnet8-tiny-turbo", noisy), turbo, fitting, held_out, unobserved)
     value = torch.randn(100, 4, 8, 8).to(memory_format=torch.channels_last)
@@ -395,10 +395,10 @@ def test_a_recipe_is_read_from_settings() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet20+f1", "resnet20-turbo"])
-def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Path) -> None:
+def test_fused_measurements_are_the_same_up_to_rounding(network: str, mosaics: Path) -> None:
     """The last batch is smaller."""
     model = load(WEIGHTS / f"{network}.safetensors")
-    images, recipe = data.load(sheets, "test").take(np.arange(257)), Recipe(mean=model.mean, std=model.std)
+    images, recipe = data.load(mosaics, "test").take(np.arange(257)), Recipe(mean=model.mean, std=model.std)
     found = []
     for fused in (False, True):
         module = from_model(model)
@@ -413,8 +413,8 @@ def test_fused_measurements_are_the_same_up_to_rounding(network: str, sheets: Pa
 
 
 @pytest.mark.slow
-def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, sheets: Path) -> None:
-    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+def test_a_fused_run_computes_the_same_up_to_rounding(trained: Path, mosaics: Path) -> None:
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(mosaics, "train")))
     runs = [
         Run(
             Checkpoint("resnet8-tiny-turbo", QUICK),

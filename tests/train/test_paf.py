@@ -36,8 +36,8 @@ X = np.linspace(-0.99, 0.99, 400)
 
 
 @pytest.fixture(scope="module")
-def ranges(relu_model: Model, sheets: Path) -> Ranges:
-    return calibrate(relu_model, data.load(sheets, "train"), margin=1.2)
+def ranges(relu_model: Model, mosaics: Path) -> Ranges:
+    return calibrate(relu_model, data.load(mosaics, "train"), margin=1.2)
 
 
 def layer(name: str, scale: float) -> PAF:
@@ -125,12 +125,12 @@ def test_a_network_with_pafs_is_named_and_legal() -> None:
 
 
 def test_replacing_keeps_the_weights_and_most_of_the_answers(
-    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+    relu_model: Model, ranges: Ranges, mosaics: Path, tmp_path: Path
 ) -> None:
     made = replaced(relu_model, "2f12g1", ranges)
     assert made.tensors["relu1.scale"][0] == pytest.approx(1.2 * ranges.activations["relu1"].largest)
     assert np.array_equal(made.tensors["conv1.weight"], relu_model.tensors["conv1.weight"])
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     exact, score = (accuracy(from_model(w), test, w.mean, w.std) for w in (relu_model, made))
     assert score > exact - 0.02
     made.save(tmp_path / "paf.safetensors")
@@ -152,17 +152,17 @@ def test_what_cannot_be_replaced(relu_model: Model, ranges: Ranges) -> None:
 
 
 def test_finetuning_wins_back_what_replacing_lost(
-    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+    relu_model: Model, ranges: Ranges, mosaics: Path, tmp_path: Path
 ) -> None:
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     before = replaced(relu_model, "f1", ranges)
     out = tmp_path / "f1.safetensors"
-    finetune(relu_model, "f1", out, sheets, RECIPE.changed(["epochs=2", "batch=50", "crop=2", "bfloat16=False"]))
+    finetune(relu_model, "f1", out, mosaics, RECIPE.changed(["epochs=2", "batch=50", "crop=2", "bfloat16=False"]))
     after = load(out)
     assert after.name == "resnet8-tiny+f1"
     scores = [accuracy(from_model(w), test, w.mean, w.std) for w in (relu_model, before, after)]
     assert scores[2] > max(scores[1], scores[0] - 0.02)
-    fitting = data.split(data.load(sheets, "train"))[0].resized(8)
+    fitting = data.split(data.load(mosaics, "train"))[0].resized(8)
     for name, (inside, _) in measure(from_model(after), fitting, after.mean, after.std)[1].items():
         assert inside < after.tensors[f"{name}.scale"][0]
     assert f"| recipe: teacher | {relu_model.identity} |" in out.with_suffix(".md").read_text()
@@ -177,12 +177,12 @@ def test_inputs_are_kept_in_a_part_of_the_scale(relu_model: Model, ranges: Range
 
 
 def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(
-    relu_model: Model, ranges: Ranges, sheets: Path
+    relu_model: Model, ranges: Ranges, mosaics: Path
 ) -> None:
     """Powers of powers reach infinity beyond the range, and a batch norm would spread that over all images."""
     made = replaced(relu_model, "2f12g1", ranges)
     narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
-    images, recipe = data.load(sheets, "test").resized(8), Recipe(mean=made.mean, std=made.std)
+    images, recipe = data.load(mosaics, "test").resized(8), Recipe(mean=made.mean, std=made.std)
     given = (recipe.mean, recipe.std)
     for weights, survives in ((made, True), (narrow, False)):
         module = from_model(weights)
@@ -201,12 +201,12 @@ def test_a_image_that_runs_away_leaves_training_and_statistics_numbers(
 
 
 def test_a_run_that_ends_with_runaways_still_leaves_its_weights(
-    relu_model: Model, ranges: Ranges, sheets: Path, tmp_path: Path
+    relu_model: Model, ranges: Ranges, mosaics: Path, tmp_path: Path
 ) -> None:
     """Ranges that are no numbers once lost a finished run."""
     made = replaced(relu_model, "2f12g1", ranges)
     narrow = replace(made, tensors={**made.tensors, "relu1.scale": np.array([1e-3], np.float32)})
-    images = data.load(sheets, "test").resized(8)
+    images = data.load(mosaics, "test").resized(8)
     state = Checkpoint(
         made.name,
         Recipe(epochs=1, settle=1),
@@ -225,7 +225,7 @@ def test_a_run_that_ends_with_runaways_still_leaves_its_weights(
     assert "curve |" not in card
 
 
-def test_finetune_refuses_an_unknown_paf(relu_model: Model, sheets: Path, tmp_path: Path) -> None:
+def test_finetune_refuses_an_unknown_paf(relu_model: Model, mosaics: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no PAF"):
-        finetune(relu_model, "g9", tmp_path / "x.safetensors", sheets, Recipe(epochs=1))
+        finetune(relu_model, "g9", tmp_path / "x.safetensors", mosaics, Recipe(epochs=1))
     assert not list(tmp_path.iterdir())

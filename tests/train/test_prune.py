@@ -76,10 +76,10 @@ def test_the_smallest_go_and_growing_masks_hold_one_another(diagonals: Diagonals
     assert all(torch.equal(again[key], more[key]) for key in more)
 
 
-def test_a_pruned_run_ends_pruned_and_says_what_it_brought(sheets: Path, tmp_path: Path, diagonals: Diagonals) -> None:
+def test_a_pruned_run_ends_pruned_and_says_what_it_brought(mosaics: Path, tmp_path: Path, diagonals: Diagonals) -> None:
     out = tmp_path / "pruned.safetensors"
     recipe = replace(QUICK, prune=0.3, epochs=4)
-    train(NETWORK, out, sheets, recipe)
+    train(NETWORK, out, mosaics, recipe)
     left, full = compile(load(out), set_for(NETWORK)), unpruned(zoo.network(NETWORK))
     assert full.multiplications - left.multiplications >= round(0.3 * diagonals.count) - 1
     card = out.with_suffix(".md").read_text()
@@ -87,11 +87,11 @@ def test_a_pruned_run_ends_pruned_and_says_what_it_brought(sheets: Path, tmp_pat
     assert "predicted seconds" in card
 
 
-def test_masks_grow_by_epochs_and_stay(sheets: Path, diagonals: Diagonals) -> None:
+def test_masks_grow_by_epochs_and_stay(mosaics: Path, diagonals: Diagonals) -> None:
     recipe = replace(QUICK, prune=0.5, epochs=4)
     assert [recipe.pruned(e) for e in range(4)] == pytest.approx([0.4375, 0.5, 0.5, 0.5])
     assert [recipe.deployable(e) for e in range(4)] == [False, True, True, True]
-    fitting, held_out = (part.resized(8) for part in data.split(data.load(sheets, "train")))
+    fitting, held_out = (part.resized(8) for part in data.split(data.load(mosaics, "train")))
     graph, few, fewer = zoo.network(NETWORK), fitting.take(np.arange(100)), held_out.take(np.arange(50))
     run = Run(Checkpoint(NETWORK, recipe), graph, few, fewer, unobserved)
     zeros = []

@@ -44,7 +44,7 @@ def test_zero_bits_zero_weights_and_the_gradient() -> None:
 
 
 def test_a_file_holds_the_grid_and_does_what_training_did(
-    sheets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mosaics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[GraphModule] = []
     real = quantise.fix
@@ -56,13 +56,13 @@ def test_a_file_holds_the_grid_and_does_what_training_did(
 
     monkeypatch.setattr(quantise, "fix", kept)
     out = tmp_path / "coarse.safetensors"
-    train("resnet8-tiny", out, sheets, replace(QUICK, bits=3, settle=1))
+    train("resnet8-tiny", out, mosaics, replace(QUICK, bits=3, settle=1))
     model = load(out)
     for node in model.graph:
         if isinstance(node.op, Conv2d | Linear):
             for channel in model.tensors[node.op.weight]:
                 assert len(np.unique(channel)) <= 2**3 - 1
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     x = torch.randn(20, 3, 8, 8)
     with torch.inference_mode():
         assert torch.equal(from_model(model)(x), trained[0].eval()(x))

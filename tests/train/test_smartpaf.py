@@ -33,13 +33,13 @@ TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def start(relu_model: Model, sheets: Path) -> Model:
-    return replaced(relu_model, "f1", calibrate(relu_model, data.load(sheets, "train"), margin=1.2))
+def start(relu_model: Model, mosaics: Path) -> Model:
+    return replaced(relu_model, "f1", calibrate(relu_model, data.load(mosaics, "train"), margin=1.2))
 
 
 @pytest.fixture
-def few(sheets: Path) -> data.LabelledImages:
-    return data.load(sheets, "train").resized(8).take(np.arange(400))
+def few(mosaics: Path) -> data.LabelledImages:
+    return data.load(mosaics, "train").resized(8).take(np.arange(400))
 
 
 def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: TrainingObserver = unobserved) -> Run:
@@ -150,7 +150,7 @@ EVERYTHING = replace(TUNE, progressive=True, alternate=True, dynamic=True, settl
 
 
 def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
-    relu_model: Model, sheets: Path, tmp_path: Path
+    relu_model: Model, mosaics: Path, tmp_path: Path
 ) -> None:
     def stop_in(epoch: int) -> TrainingObserver:
         def observe(progress: TrainingProgress) -> None:
@@ -160,18 +160,18 @@ def test_a_resumed_run_with_everything_ends_like_an_unbroken_one(
         return observe
 
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    finetune(relu_model, "f1", whole, sheets, EVERYTHING)
+    finetune(relu_model, "f1", whole, mosaics, EVERYTHING)
     for epoch in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True, observer=stop_in(epoch))
-    finetune(relu_model, "f1", broken, sheets, EVERYTHING, resume=True)
+            finetune(relu_model, "f1", broken, mosaics, EVERYTHING, resume=True, observer=stop_in(epoch))
+    finetune(relu_model, "f1", broken, mosaics, EVERYTHING, resume=True)
     model = load(whole)
     assert load(broken).identity == model.identity
-    test = data.load(sheets, "test").resized(8)
+    test = data.load(mosaics, "test").resized(8)
     assert accuracy(from_model(model), test, model.mean, model.std) > 0.5
 
 
-def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_from_before_these_settings_goes_on(mosaics: Path, tmp_path: Path) -> None:
     old, out = replace(QUICK, epochs=1), tmp_path / "tiny.safetensors"
     Checkpoint("resnet8-tiny", old).save(checkpoint_path(out))
     content = torch.load(checkpoint_path(out), weights_only=True)
@@ -182,11 +182,11 @@ def test_a_checkpoint_from_before_these_settings_goes_on(sheets: Path, tmp_path:
 
 
 @pytest.mark.parametrize("setting", ["progressive", "alternate", "dynamic"])
-def test_what_is_for_pafs_is_refused_without(setting: str, sheets: Path, tmp_path: Path) -> None:
+def test_what_is_for_pafs_is_refused_without(setting: str, mosaics: Path, tmp_path: Path) -> None:
     recipe = replace(QUICK, settle=1).changed([f"{setting}=1"])
     assert getattr(recipe, setting) is True
     with pytest.raises(UsageError, match=f"{setting} is for PAFs"):
-        train("resnet8-tiny", tmp_path / "x.safetensors", sheets, recipe)
+        train("resnet8-tiny", tmp_path / "x.safetensors", mosaics, recipe)
 
 
 @pytest.mark.parametrize("bad", [{"dynamic": True}, {"swa": 5, "epochs": 4}, {"swa": -1}])

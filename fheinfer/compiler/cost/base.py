@@ -60,5 +60,5 @@ class CostModel(ABC):
         return sum(q.bit_length() for q in self._context.q[: self.params.limbs(level)]) * self._ring // 8
 
     def output_bytes(self, bits: int) -> int:
-        """Two polynomials of one limb, so many bits a coefficient."""
+        """Two polynomials of one limb, so many bits per coefficient."""
         return 2 * bits * self._ring // 8

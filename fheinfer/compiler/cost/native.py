@@ -1,4 +1,4 @@
-"""Costs of our own evaluation (csrc/ckks): transforms of limbs, and rows of residues that go through the memory.
+"""Costs of the native backend (csrc/ckks): transforms of limbs, and rows of residues that go through the memory.
 
 The seconds were fitted to runs of set 1 on the reference machine with two threads (docs/performance.md).
 """
@@ -20,7 +20,7 @@ ROW_SECONDS = 0.09e-3
 """One row of a digit times one row of a key: read from memory, once."""
 PLAIN_SECONDS = 0.009e-3
 """One row of a ciphertext times one row of a diagonal, both in the cache."""
-TAP_SECONDS = 0.02e-3
+DIAGONAL_SECONDS = 0.02e-3
 """The same in a convolution, where diagonals come from memory."""
 ENCODE_SECONDS = 29e-9
 """One value of a diagonal: its part of a Fourier transform and of transforms into a few limbs."""
@@ -47,7 +47,7 @@ class NativeCost(CostModel):
         self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(self._context, policy)]
         ring = self._ring / 65536
         self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
-        self._plain, self._tap = PLAIN_SECONDS * ring, TAP_SECONDS * ring
+        self._plain, self._diagonal = PLAIN_SECONDS * ring, DIAGONAL_SECONDS * ring
 
     def seconds(self, work: Work) -> float:
         """Time of this work with two threads of the reference machine."""
@@ -55,7 +55,7 @@ class NativeCost(CostModel):
         total += sum(n * self._key_switch(limbs, hoisted=True) for limbs, n in work.hoisted_key_switches.items())
         total += sum(n * self._mod_up(limbs) for limbs, n in work.mod_ups.items())
         total += sum(n * 2 * limbs * self._ntt for limbs, n in work.rescales.items())
-        total += sum(n * 2 * limbs * self._tap for limbs, n in work.plain_multiplications.items())
+        total += sum(n * 2 * limbs * self._diagonal for limbs, n in work.plain_multiplications.items())
         total += sum(work.encoded_values.values()) * ENCODE_SECONDS
         total += sum(n * self._key_switch(limbs) for limbs, n in work.products.items())
         for degree, counts in work.polynomials.items():

@@ -90,7 +90,7 @@ class Backend(ABC):
                 top_level=params.top_level,
                 native=self.native_chain,
                 allow_insecure=params.insecure,
-                paired=params.composite,
+                composite=params.composite,
             )
         )
 
@@ -101,7 +101,7 @@ class Backend(ABC):
             after_bootstrap=params.levels if params.bootstraps else 0,
             bootstrap_min=self.bootstrap_input(params),
             openfhe_series=not self.native_chain,
-            paired=params.composite,
+            composite=params.composite,
         )
 
     def needs_conjugation(self, params: ParameterSet, *, bootstraps: bool) -> bool:

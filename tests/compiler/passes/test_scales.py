@@ -26,8 +26,8 @@ def test_a_polynomial_sees_its_range_as_one_and_addends_have_one_scale(name: str
         if isinstance(node.op, Chebyshev):
             assert after.scales[node.inputs[0]] == node.op.bound
         if isinstance(node.op, Square):
-            reach = np.asarray(after.scales[node.inputs[0]]) * after.params.max_slot
-            assert (reach >= after.ranges[node.activation]).all()
+            largest = np.asarray(after.scales[node.inputs[0]]) * after.params.max_slot
+            assert (largest >= after.ranges[node.activation]).all()
         if isinstance(node.op, Add):
             assert all(np.allclose(after.scales[i], scale, rtol=1e-12) for i in node.inputs)
     assert Add in seen

@@ -1,6 +1,6 @@
 """Every reader of serial.h against hostile bytes: CorruptArtifactError, and never a crash or a wrong object.
 
-Payloads come behind a checksum, but who can write a file can write its checksum too.
+Bodies come behind a checksum, but who can write a file can write its checksum too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ N = 64
 
 @dataclass(frozen=True)
 class Reader:
-    payload: bytes
+    body: bytes
     read: Callable[[Any], Any]
     counts: int  # u32 counts at the front
     primes: tuple[int, ...]  # of the limbs, in file order
@@ -82,33 +82,33 @@ NAMES = [
 ALL = [*NAMES, "secret"]
 
 
-def refused(name: str, payload: bytes) -> None:
+def refused(name: str, body: bytes) -> None:
     with pytest.raises(CorruptArtifactError):
-        readers()[name].read(payload)
+        readers()[name].read(body)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_payloads_themselves_are_read(name: str) -> None:
+def test_the_bodies_themselves_are_read(name: str) -> None:
     reader = readers()[name]
-    reader.read(reader.payload)
-    reader.read(bytearray(reader.payload))
-    reader.read(memoryview(reader.payload))
-    assert len(reader.payload) == 4 * reader.counts + reader.gap + (N * sum(reader.widths) // 8 or N)
+    reader.read(reader.body)
+    reader.read(bytearray(reader.body))
+    reader.read(memoryview(reader.body))
+    assert len(reader.body) == 4 * reader.counts + reader.gap + (N * sum(reader.widths) // 8 or N)
 
 
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=30)
 @given(st.data())
 def test_truncated(name: str, data: st.DataObject) -> None:
-    payload = readers()[name].payload
-    refused(name, payload[: data.draw(st.integers(1, len(payload) - 1))])
+    body = readers()[name].body
+    refused(name, body[: data.draw(st.integers(1, len(body) - 1))])
 
 
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=20)
 @given(st.binary(min_size=1, max_size=64))
 def test_extended(name: str, more: bytes) -> None:
-    refused(name, readers()[name].payload + more)
+    refused(name, readers()[name].body + more)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -125,13 +125,13 @@ def test_random(name: str, noise: bytes) -> None:
 def test_absurd_counts(name: str, data: st.DataObject) -> None:
     """2^32 - 1 limbs must not become an allocation, nor an overflow that makes a length fit."""
     reader = readers()[name]
-    header = np.frombuffer(reader.payload[: 4 * reader.counts], "<u4").copy()
+    header = np.frombuffer(reader.body[: 4 * reader.counts], "<u4").copy()
     which = data.draw(st.integers(0, reader.counts - 1))
     absurd = st.sampled_from([0, 1, 2, 3, 4, 5, 2**16, 2**31 - 1, 2**31, 2**32 - 1]) | st.integers(0, 2**32 - 1)
     value = data.draw(absurd)
     if value != header[which]:
         header[which] = value
-        refused(name, header.tobytes() + reader.payload[4 * reader.counts :])
+        refused(name, header.tobytes() + reader.body[4 * reader.counts :])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,9 +145,9 @@ def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
     first = start + width * data.draw(st.integers(0, N - 1))
 
     def written(value: int) -> bytes:
-        whole = int.from_bytes(reader.payload, "little")
+        whole = int.from_bytes(reader.body, "little")
         whole += (value - (whole >> first) % (1 << width)) << first
-        return whole.to_bytes(len(reader.payload), "little")
+        return whole.to_bytes(len(reader.body), "little")
 
     largest = (1 << width) - 1
     refused(name, written(data.draw(st.sampled_from([prime, largest]) | st.integers(prime, largest))))
@@ -158,7 +158,7 @@ def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
 @settings(max_examples=60)
 @given(st.integers(0, N - 1), st.integers(2, 254))
 def test_a_secret_is_ternary(at: int, value: int) -> None:
-    secret = bytearray(readers()["secret"].payload)
+    secret = bytearray(readers()["secret"].body)
     secret[at] = value
     refused("secret", bytes(secret))
 
@@ -173,8 +173,8 @@ def test_a_public_key_has_one_digit_of_every_limb_and_one_special_prime(digits: 
 def test_a_ciphertext_has_two_polynomials_or_one_and_a_seed() -> None:
     for polynomials in (0, 1, 2, 3):
         bits = polynomials * N * sum(p.bit_length() for p in readers()["ciphertext"].primes)
-        payload = np.array([3, polynomials, 0], "<u4").tobytes() + bytes(bits // 8)
+        body = np.array([3, polynomials, 0], "<u4").tobytes() + bytes(bits // 8)
         if polynomials == 2:
-            readers()["ciphertext"].read(payload)
+            readers()["ciphertext"].read(body)
         else:
-            refused("ciphertext", payload)
+            refused("ciphertext", body)

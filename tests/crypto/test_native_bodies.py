@@ -1,4 +1,4 @@
-"""Every reader of our own evaluator against hostile bytes: typed errors, and never a crash."""
+"""Every reader of the native backend against hostile bytes: typed errors, and never a crash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY_SEED = 52  # bytes between the counts of a key and its residues: a seed, and
 
 @dataclass(frozen=True)
 class Reader:
-    payload: bytes
+    body: bytes
     read: Callable[[Any], Any]
     counts: int  # u32 counts at the front
     gap: int  # bytes after them that may be anything
@@ -47,12 +47,12 @@ def readers() -> dict[str, Reader]:
     def evaluator() -> Any:
         return _core.NativeEvaluator(context)
 
-    def shape(payload: bytes) -> tuple[int, ...]:
-        digits, limbs, specials = (int(v) for v in np.frombuffer(payload[:12], "<u4"))
+    def shape(body: bytes) -> tuple[int, ...]:
+        digits, limbs, specials = (int(v) for v in np.frombuffer(body[:12], "<u4"))
         return (q[:limbs] + p[:specials]) * digits
 
-    def key(payload: bytes, read: Callable[[Any], Any]) -> Reader:
-        return Reader(payload, read, 3, KEY_SEED, shape(payload))
+    def key(body: bytes, read: Callable[[Any], Any]) -> Reader:
+        return Reader(body, read, 3, KEY_SEED, shape(body))
 
     relinearisation, conjugation = keys.relinearisation_key(), keys.conjugation_key()
     sparse, dense = keys.encapsulation_keys()
@@ -79,23 +79,23 @@ NAMES = [
 KEYS = NAMES[2:]
 
 
-def refused(name: str, payload: bytes) -> None:
+def refused(name: str, body: bytes) -> None:
     with pytest.raises(CorruptArtifactError):
-        readers()[name].read(payload)
+        readers()[name].read(body)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_payloads_themselves_are_read(name: str) -> None:
+def test_the_bodies_themselves_are_read(name: str) -> None:
     reader = readers()[name]
-    for form in (bytes, bytearray, memoryview):
-        reader.read(form(reader.payload))
+    for buffer in (bytes, bytearray, memoryview):
+        reader.read(buffer(reader.body))
     widths = [p.bit_length() if reader.packed else 64 for p in reader.primes]
-    assert len(reader.payload) == 4 * reader.counts + reader.gap + N * sum(widths) // 8
+    assert len(reader.body) == 4 * reader.counts + reader.gap + N * sum(widths) // 8
 
 
 def test_short_keys_are_short() -> None:
     """One digit and few special primes where that is enough; a seed for the uniform half."""
-    header = {name: np.frombuffer(readers()[name].payload[:12], "<u4").tolist() for name in KEYS}
+    header = {name: np.frombuffer(readers()[name].body[:12], "<u4").tolist() for name in KEYS}
     assert header["relinearisation key"] == [2, 16, 8]
     assert header["conjugation key"] == [2, 15, 8]
     assert header["rotation key"] == [1, 3, 3]
@@ -107,15 +107,15 @@ def test_short_keys_are_short() -> None:
 @settings(max_examples=30)
 @given(st.data())
 def test_truncated(name: str, data: st.DataObject) -> None:
-    payload = readers()[name].payload
-    refused(name, payload[: data.draw(st.integers(0, len(payload) - 1))])
+    body = readers()[name].body
+    refused(name, body[: data.draw(st.integers(0, len(body) - 1))])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=20)
 @given(st.binary(min_size=1, max_size=64))
 def test_extended(name: str, more: bytes) -> None:
-    refused(name, readers()[name].payload + more)
+    refused(name, readers()[name].body + more)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,13 +131,13 @@ def test_random(name: str, noise: bytes) -> None:
 def test_absurd_counts(name: str, data: st.DataObject) -> None:
     """2^32 - 1 limbs must not become an allocation, nor an overflow that makes a length fit."""
     reader = readers()[name]
-    header = np.frombuffer(reader.payload[: 4 * reader.counts], "<u4").copy()
+    header = np.frombuffer(reader.body[: 4 * reader.counts], "<u4").copy()
     which = data.draw(st.integers(0, reader.counts - 1))
     absurd = st.sampled_from([0, 1, 2, 3, 4, 8, 9, 16, 17, 2**16, 2**31 - 1, 2**31, 2**32 - 1])
     value = data.draw(absurd | st.integers(0, 2**32 - 1))
     if value != header[which]:
         header[which] = value
-        refused(name, header.tobytes() + reader.payload[4 * reader.counts :])
+        refused(name, header.tobytes() + reader.body[4 * reader.counts :])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,9 +146,9 @@ def test_absurd_counts(name: str, data: st.DataObject) -> None:
 def test_a_flipped_bit_in_the_counts(name: str, data: st.DataObject) -> None:
     reader = readers()[name]
     bit = data.draw(st.integers(0, 32 * reader.counts - 1))
-    payload = bytearray(reader.payload)
-    payload[bit // 8] ^= 1 << bit % 8
-    refused(name, bytes(payload))
+    body = bytearray(reader.body)
+    body[bit // 8] ^= 1 << bit % 8
+    refused(name, bytes(body))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,9 +163,9 @@ def test_residues_not_below_their_prime(name: str, data: st.DataObject) -> None:
     first = 8 * start + N * sum(widths[:limb]) + width * data.draw(st.integers(0, N - 1))
 
     def written(value: int) -> bytes:
-        whole = int.from_bytes(reader.payload, "little")
+        whole = int.from_bytes(reader.body, "little")
         whole += (value - (whole >> first) % (1 << width)) << first
-        return whole.to_bytes(len(reader.payload), "little")
+        return whole.to_bytes(len(reader.body), "little")
 
     largest = (1 << width) - 1
     value = data.draw(st.sampled_from([prime, prime + 1, largest]) | st.integers(prime, largest))
@@ -183,13 +183,13 @@ def test_a_key_of_any_shape_is_refused_or_of_a_shape_that_exists(
     name: str, digits: int, limbs: int, specials: int
 ) -> None:
     counts = np.array([digits, limbs, specials], "<u4").tobytes()
-    payload = counts + bytes(KEY_SEED + digits * (limbs + specials) * 8 * N)
+    body = counts + bytes(KEY_SEED + digits * (limbs + specials) * 8 * N)
     possible = 1 <= limbs <= 16 and 1 <= specials <= 8 and digits in (1, -(-limbs // 8))
     if possible:
         with suppress(BackendError):  # too short for its place
-            readers()[name].read(payload)
+            readers()[name].read(body)
     else:
-        refused(name, payload)
+        refused(name, body)
 
 
 @pytest.mark.parametrize("limbs", [0, 1, 2, 4])
@@ -199,15 +199,15 @@ def test_a_ciphertext_has_one_polynomial_and_a_seed_or_two(polynomials: int, lim
     """And bits can be dropped from a single limb only."""
     widths = [p.bit_length() - dropped for p in readers()["to_dense"].primes[:limbs]]
     bits = polynomials * N * sum(widths[:limbs])
-    payload = np.array([limbs, polynomials, dropped], "<u4").tobytes()
-    payload += bytes((SEED if polynomials == 1 else 0) + max(bits, 0) // 8)
+    body = np.array([limbs, polynomials, dropped], "<u4").tobytes()
+    body += bytes((SEED if polynomials == 1 else 0) + max(bits, 0) // 8)
     if polynomials in (1, 2) and limbs and (dropped == 0 or (limbs == 1 and widths[0] > 0)):
-        readers()["ciphertext"].read(payload)
+        readers()["ciphertext"].read(body)
     else:
-        refused("ciphertext", payload)
+        refused("ciphertext", body)
 
 
-def test_a_payload_is_what_it_says(native_rig: Rigs, pack: Any, unpack: Any) -> None:
+def test_a_body_is_what_it_says(native_rig: Rigs, pack: Any, unpack: Any) -> None:
     """Packed and unpacked again in Python, and what the evaluator makes of the one is what it makes of the other."""
     r, n = native_rig("3"), 2048
     for level in (0, 1, 25):
@@ -223,18 +223,18 @@ def test_a_payload_is_what_it_says(native_rig: Rigs, pack: Any, unpack: Any) -> 
 def test_keys_in_each_others_place_are_errors_or_noise(pack: Any, name: str, other: str, level: int) -> None:
     """Every reader takes the bytes of every key; what they are for, only the mathematics knows. Never a crash."""
     context = _core.Context(_core.ParameterSet(6, 8, 49, 45, 50, 2, 1, 1, 15, native=True, allow_insecure=True))
-    evaluator, payload = _core.NativeEvaluator(context), readers()[other].payload
+    evaluator, body = _core.NativeEvaluator(context), readers()[other].body
     x = evaluator.read(pack(np.zeros((2, level + 1, N), np.uint64), context.q))
     try:
         if name == "relinearisation key":
-            evaluator.add_relinearisation_key(payload)
+            evaluator.add_relinearisation_key(body)
             evaluator.multiply(x, x)
         elif name in ("rotation key", "conjugation key"):
-            evaluator.add_rotation_key(1, payload)
+            evaluator.add_rotation_key(1, body)
             evaluator.rotate(x, 1)
         else:
-            places = {"to_sparse": readers()["to_sparse"].payload, "to_dense": readers()["to_dense"].payload}
-            evaluator.add_encapsulation_keys(*(places | {name: payload}).values())
+            places = {"to_sparse": readers()["to_sparse"].body, "to_dense": readers()["to_dense"].body}
+            evaluator.add_encapsulation_keys(*(places | {name: body}).values())
             evaluator.prepare_bootstrap()
     except BackendError:
         return
@@ -324,9 +324,9 @@ def test_keys_need_a_secret(native_rig: Rigs) -> None:
 def test_a_key_is_no_larger_than_said(native_rig: Rigs, limbs: int) -> None:
     r = native_rig("1")
     assert len(r.context.q) == 22
-    payload = _core.NativeKeys(r.keys).rotation_keys([(1, limbs)])[0]
-    assert len(payload) == _core.native_key_bytes(r.context, limbs)
-    assert len(payload) < 0.52 * r.context.evaluation_key_bytes(limbs)
+    body = _core.NativeKeys(r.keys).rotation_keys([(1, limbs)])[0]
+    assert len(body) == _core.native_key_bytes(r.context, limbs)
+    assert len(body) < 0.52 * r.context.evaluation_key_bytes(limbs)
 
 
 def test_values_too_large_for_the_scale_are_refused(native_rig: Rigs) -> None:

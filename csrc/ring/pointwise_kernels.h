@@ -1,4 +1,4 @@
-// The operations of pointwise.h, one form of the arithmetic each. Only pointwise.cpp calls them.
+// The operations of pointwise.h, once for each instruction set. Only pointwise.cpp calls them.
 #pragma once
 
 #include "ring/pointwise.h"

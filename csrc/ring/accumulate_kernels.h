@@ -1,4 +1,4 @@
-// The sums of accumulate.h for the residues begin .. end - 1, multiples of 16, one form of the arithmetic each. Only
+// The sums of accumulate.h for the residues begin .. end - 1, multiples of 16, once for each instruction set. Only
 // accumulate.cpp calls them.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""A prime for every two levels: half the limbs, with a half prime in the odd levels (csrc/ckks/chain.h)."""
+"""A prime for every two levels: half the limbs, with a sprout prime in the odd levels (csrc/ckks/chain.h)."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def check(r: Any, y: Any, expected: Any, *, level: int, bits: float = WORK) -> N
 
 def test_two_levels_share_a_prime(r: Any) -> None:
     primes = [ckks.primes(r.context, level) for level in range(TOP + 1)]
-    half = primes[1][0]
+    sprout = primes[1][0]
     for level, have in enumerate(primes):
         assert len(have) == r.params.limbs(level)
-        assert have == ([half] if level % 2 else []) + r.context.q[: level // 2 + 1]
-    assert abs(np.log2(half) - 25) < 0.1
+        assert have == ([sprout] if level % 2 else []) + r.context.q[: level // 2 + 1]
+    assert abs(np.log2(sprout) - 25) < 0.1
     assert all(abs(np.log2(p) - 50) < 0.1 and p < 2**50 for p in r.context.q[1:])
 
 
 def test_the_scale_comes_back_every_two_levels(r: Any) -> None:
     """By p / r and by r, from the top: what is left of the squares of the deviations stays small."""
-    half, scale = ckks.primes(r.context, 1)[0], 2.0**25
+    sprout, scale = ckks.primes(r.context, 1)[0], 2.0**25
     for p in r.context.q[:0:-1]:
-        scale = scale**4 * half / p**2
+        scale = scale**4 * sprout / p**2
         assert abs(scale / 2**25 - 1) < 1e-6
 
 
@@ -80,7 +80,7 @@ def test_encryption_is_at_even_levels(r: Any) -> None:
 @given(data=st.data())
 def test_division_rounds_to_the_nearest_integer(shape: tuple[int, int, int], data: st.DataObject) -> None:
     """Even to odd by p / r: r x / p, modulo r too; odd to even by r; two levels by p; with special primes too."""
-    r = paired(*shape)
+    r = composite(*shape)
     level = data.draw(st.integers(1, shape[2]), "level")
     to = data.draw(st.integers(max(0, level - 2), level), "to")
     specials = data.draw(st.integers(0 if to < level else 1, len(r.context.p)), "specials")
@@ -96,9 +96,9 @@ def test_division_rounds_to_the_nearest_integer(shape: tuple[int, int, int], dat
         np.testing.assert_array_equal(row, (exact % p).astype(np.uint64))
 
 
-def paired(log_n: int, digits: int, top_level: int) -> Ring:
+def composite(log_n: int, digits: int, top_level: int) -> Ring:
     params = _core.ParameterSet(
-        log_n, 64, 31, 25, 45, digits, 0, 0, top_level, native=True, allow_insecure=True, paired=True
+        log_n, 64, 31, 25, 45, digits, 0, 0, top_level, native=True, allow_insecure=True, composite=True
     )
     context = _core.Context(params)
     return Ring(context, made(log_n, digits, 9).keys, 1 << log_n)

@@ -18,6 +18,6 @@ namespace fheinfer::ckks {
 std::string write(const Chain& chain, const Ciphertext& x, int dropped = 0, const std::optional<Seed>& seed = std::nullopt);
 // The scale is left to the caller. Throws Error(kCorrupt) unless the counts are possible, the length is exact and every
 // residue is below its prime.
-Ciphertext read(const Chain& chain, std::span<const std::byte> payload);
+Ciphertext read(const Chain& chain, std::span<const std::byte> body);
 
 }  // namespace fheinfer::ckks

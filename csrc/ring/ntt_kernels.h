@@ -1,4 +1,4 @@
-// The transforms of ntt.h, one form of the arithmetic each. Only ntt.cpp calls them.
+// The transforms of ntt.h, once for each instruction set. Only ntt.cpp calls them.
 #pragma once
 
 #include "ring/ntt.h"

@@ -1,4 +1,4 @@
-#include "ckks/payload.h"
+#include "ckks/ciphertext_format.h"
 
 #include <bit>
 #include <cstring>
@@ -9,17 +9,17 @@ namespace fheinfer::ckks {
 
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "payloads are little-endian");
+static_assert(std::endian::native == std::endian::little, "bodies are little-endian");
 
 int width(const Chain& chain, std::size_t row, int dropped) {
-    return static_cast<int>(std::bit_width(chain.modulus(chain.half() + row).p)) - dropped;
+    return static_cast<int>(std::bit_width(chain.modulus(chain.sprout_count() + row).p)) - dropped;
 }
 
 std::size_t row_bytes(const Chain& chain, std::size_t row, int dropped) {
     return chain.n() * static_cast<std::size_t>(width(chain, row, dropped)) / 8;  // n is a multiple of 16
 }
 
-// n values of `bits` each. A value reaches over at most two words, since it has fewer than 58 bits.
+// n values of `bits` each. A value spans at most two words, since it has fewer than 58 bits.
 void pack(char* out, const uint64_t* x, std::size_t n, int bits) {
     uint64_t word = 0;
     int filled    = 0;
@@ -50,8 +50,8 @@ void unpack(uint64_t* out, const std::byte* x, std::size_t n, int bits) {
 
 std::string write(const Chain& chain, const Ciphertext& x, int dropped, const std::optional<Seed>& seed) {
     const std::size_t n = chain.n(), limbs = x.limbs();
-    if (x.c0.base() != chain.half())
-        throw Error(ErrorKind::kUsage, "a ciphertext at an odd level of a paired chain has no payload");
+    if (x.c0.base() != chain.sprout_count())
+        throw Error(ErrorKind::kUsage, "a ciphertext at an odd level of a composite-prime chain has no body");
     if (dropped < 0 || (dropped > 0 && (limbs != 1 || dropped >= width(chain, 0, 0))))
         throw Error(ErrorKind::kUsage, "only a ciphertext of one limb can be rounded, and not to nothing");
     const uint32_t header[] = {static_cast<uint32_t>(limbs), seed ? 1u : 2u, static_cast<uint32_t>(dropped)};
@@ -70,8 +70,8 @@ std::string write(const Chain& chain, const Ciphertext& x, int dropped, const st
             }
             Poly rounded(1, n);
             std::memcpy(rounded[0], (*half)[row], n * sizeof(uint64_t));
-            chain.ntt(chain.half() + row).inverse(rounded[0]);
-            const uint64_t p = chain.modulus(chain.half() + row).p, unit = uint64_t{1} << dropped;
+            chain.ntt(chain.sprout_count() + row).inverse(rounded[0]);
+            const uint64_t p = chain.modulus(chain.sprout_count() + row).p, unit = uint64_t{1} << dropped;
             for (std::size_t i = 0; i < n; ++i) {
                 const uint64_t v = rounded[0][i] + unit / 2;
                 rounded[0][i]    = (v >= p ? v - p : v) >> dropped;
@@ -82,13 +82,13 @@ std::string write(const Chain& chain, const Ciphertext& x, int dropped, const st
     return out;
 }
 
-Ciphertext read(const Chain& chain, std::span<const std::byte> payload) {
+Ciphertext read(const Chain& chain, std::span<const std::byte> body) {
     uint32_t header[3];
-    if (payload.size() < sizeof header)
-        throw Error(ErrorKind::kCorrupt, "a payload ends before its header does");
-    std::memcpy(header, payload.data(), sizeof header);
+    if (body.size() < sizeof header)
+        throw Error(ErrorKind::kCorrupt, "a body ends before its header does");
+    std::memcpy(header, body.data(), sizeof header);
     const auto [limbs, polys, dropped] = header;
-    if (limbs < 1 || limbs > chain.q_count() - chain.half() || polys < 1 || polys > 2 ||
+    if (limbs < 1 || limbs > chain.q_count() - chain.sprout_count() || polys < 1 || polys > 2 ||
         (dropped > 0 && (limbs != 1 || dropped >= static_cast<uint32_t>(width(chain, 0, 0)))))
         throw Error(ErrorKind::kCorrupt, "a ciphertext whose counts are impossible");
     const std::size_t n = chain.n();
@@ -97,13 +97,13 @@ Ciphertext read(const Chain& chain, std::span<const std::byte> payload) {
         half += row_bytes(chain, row, static_cast<int>(dropped));
     Seed seed{};
     const std::size_t start = sizeof header + (polys == 1 ? seed.size() : 0);
-    if (payload.size() != start + polys * half)
-        throw Error(ErrorKind::kCorrupt, "a payload of the wrong length");
-    const std::byte* next = payload.data() + start;
-    Ciphertext out{Poly(limbs, n, chain.half()), Poly(limbs, n, chain.half()), 0};
+    if (body.size() != start + polys * half)
+        throw Error(ErrorKind::kCorrupt, "a body of the wrong length");
+    const std::byte* next = body.data() + start;
+    Ciphertext out{Poly(limbs, n, chain.sprout_count()), Poly(limbs, n, chain.sprout_count()), 0};
     for (uint32_t k = 0; k < polys; ++k)
         for (std::size_t row = 0; row < limbs; ++row) {
-            const auto& m  = chain.modulus(chain.half() + row);
+            const auto& m  = chain.modulus(chain.sprout_count() + row);
             uint64_t* into = (k == 0 ? out.c0 : out.c1)[row];
             unpack(into, next, n, width(chain, row, static_cast<int>(dropped)));
             next += row_bytes(chain, row, static_cast<int>(dropped));
@@ -113,14 +113,14 @@ Ciphertext read(const Chain& chain, std::span<const std::byte> payload) {
                 fits &= into[i] < m.p;
             }
             if (!fits)
-                throw Error(ErrorKind::kCorrupt, "a payload holds a residue that is not below its prime");
+                throw Error(ErrorKind::kCorrupt, "a body holds a residue that is not below its prime");
             if (dropped > 0)
-                chain.ntt(chain.half() + row).forward(into);
+                chain.ntt(chain.sprout_count() + row).forward(into);
         }
     if (polys == 1) {
-        std::memcpy(seed.data(), payload.data() + sizeof header, seed.size());
+        std::memcpy(seed.data(), body.data() + sizeof header, seed.size());
         for (std::size_t row = 0; row < limbs; ++row)
-            uniform(out.c1[row], n, chain.modulus(chain.half() + row), seed, 0, static_cast<uint32_t>(row));
+            uniform(out.c1[row], n, chain.modulus(chain.sprout_count() + row), seed, 0, static_cast<uint32_t>(row));
     }
     return out;
 }
