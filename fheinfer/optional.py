@@ -11,9 +11,6 @@ from fheinfer.errors import FheinferError, UsageError
 EXTRAS = {"torch": "torch", "matplotlib": "plot", "mpmath": "plot"}
 """Optional packages, and the extra of fheinfer that brings each."""
 
-TITLES = {"torch": "PyTorch"}
-"""What a package is called in a sentence, where that is not its name."""
-
 
 @contextmanager
 def needs(package: str, what: str, error: type[FheinferError] = UsageError) -> Iterator[None]:
@@ -57,4 +54,4 @@ def needs_torch(what: str, error: type[FheinferError] = UsageError) -> AbstractC
 
 def _advice(package: str, what: str) -> str:
     ours = f"pip install '.[{EXTRAS[package]}]' in fheinfer's own folder"
-    return f"{what} needs {TITLES.get(package, package)}: pip install {package} (or {ours})"
+    return f"{what} needs {package}: pip install {package} (or {ours})"
