@@ -114,7 +114,7 @@ class Session:
         """Encrypted input to encrypted outputs, both as artifacts.
 
         Args:
-            observer: called after every step.
+            observer: called after every step; must not ask the server for anything, whose keys it would wait for.
             checkpoints: folder for what a later run with `resume` starts from.
             keep_layers: also write the ciphertext of every layer there, for precision reports.
 
@@ -123,7 +123,8 @@ class Session:
             NotEnoughMemoryError: the keys had left memory and there is no room for them now.
             StorageError: no room for the checkpoints; asked before evaluating.
         """
-        with self._server.keys.use(self.keys, self.plan) as loaded:
+        server = self._server
+        with server.keys.use(self.keys, self.plan) as loaded, server.constants.use(self.plan) as encoded:
             request, x = self._open(loaded, encrypted)
             store = None
             if checkpoints is not None:
@@ -143,7 +144,7 @@ class Session:
                 self.plan,
                 loaded.evaluator,
                 x,
-                encoded=self._server.constants.of(self.plan),
+                encoded=encoded,
                 observer=observer,
                 checkpoints=store,
                 resume=resume,
@@ -159,13 +160,12 @@ class Session:
             UsageError: a plan or backend that takes one at a time (`two_inputs`).
             CorruptArtifactError, MismatchError: as `evaluate`.
         """
-        with self._server.keys.use(self.keys, self.plan) as loaded:
+        server = self._server
+        with server.keys.use(self.keys, self.plan) as loaded, server.constants.use(self.plan, inputs=2) as encoded:
             if not self.two_inputs or not isinstance(loaded.evaluator, _core.NativeEvaluator):
                 raise UsageError(f"set {self.plan.params.name} evaluates one input at a time")
             both = _core.TwoInputs(loaded.evaluator)
             (one_request, one), (other_request, other) = (self._open(loaded, x) for x in (first, second))
-            last = self.plan.steps[-1].name  # with constants of its own here
-            encoded = {k: v for k, v in self._server.constants.of(self.plan).items() if k != last}
             y = execute(self._halved, both, both.join(one, other), encoded=encoded, observer=observer)
             re, im = both.twice_each(y)
             return self._result(loaded, re, one_request), self._result(loaded, im, other_request)

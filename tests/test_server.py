@@ -209,6 +209,39 @@ def test_constants_are_kept_within_the_limit_and_leave_before_keys(tenants: list
     assert len(server.keys) == 2
 
 
+def test_one_and_two_inputs_at_a_time_have_constants_of_their_own(tenants: list[Tenant]) -> None:
+    tenant = tenants[0]
+    server = fheinfer.Server(memory_limit=1 << 30)
+    session = server.session(tenant.plan, tenant.keys / "server")
+    one, other = tenant.encrypted, tenant.client.encrypt(tenant.x[::-1].copy())
+    expected, pair = session.evaluate(one), session.evaluate_two(one, other)
+    for _ in range(2):
+        assert session.evaluate(one) == expected
+        assert session.evaluate_two(one, other) == pair
+    assert server.constants.bytes > 0
+
+
+def test_constants_in_use_stay_and_are_counted(tenants: list[Tenant]) -> None:
+    """Another client comes in the middle of an evaluation that encodes as it goes."""
+    first, second = tenants[:2]
+    plain = fheinfer.Server().session(first.plan, first.keys / "server")
+    need, encrypted = memory_needed(first.plan, plain.keys), first.encrypted
+    server = fheinfer.Server(memory_limit=3 * need)
+    session = server.session(first.plan, first.keys / "server")
+    expected = session.evaluate(encrypted)
+    counted: list[int] = []
+
+    def look(done: StepDone) -> None:
+        counted.append(server.constants.bytes)
+        assert server.constants.drop() == 0
+
+    assert session.evaluate(encrypted, observer=look) == expected
+    assert min(counted) == max(counted) >= server.constants.bytes > 0
+    server.keys.limit = int(2.01 * need)
+    server.session(second.plan, second.keys / "server")
+    assert server.constants.bytes + server.keys.bytes <= server.keys.limit
+
+
 def test_idle_keys_leave_where_the_machine_has_no_room(monkeypatch: pytest.MonkeyPatch, tenants: list[Tenant]) -> None:
     server = fheinfer.Server()
     session = server.session(tenants[0].plan, tenants[0].keys / "server")

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <optional>
 
 #include "base/error.h"
@@ -23,6 +24,26 @@ constexpr int kFewestSlots = 2;
 
 // Special primes of a public key. What it encrypts is divided by them, and the noise with it.
 constexpr std::size_t kPublicSpecials = 1;
+
+// The distribution of secrets is a setting of the context, which all clients of a process share.
+std::mutex distribution_in_use;
+
+// Sets it to dense ternary secrets for as long as this lives.
+class DenseSecrets {
+public:
+    explicit DenseSecrets(CryptoParametersCKKSRNS& parameters) : parameters_(parameters), before_(parameters.GetSecretKeyDist()) {
+        parameters_.SetSecretKeyDist(UNIFORM_TERNARY);
+    }
+    ~DenseSecrets() {
+        parameters_.SetSecretKeyDist(before_);
+    }
+    DenseSecrets(const DenseSecrets&)            = delete;
+    DenseSecrets& operator=(const DenseSecrets&) = delete;
+
+private:
+    CryptoParametersCKKSRNS& parameters_;
+    SecretKeyDist before_;
+};
 
 OpenFheKey automorphism_key(const Context& context, const PrivateKey<Poly>& secret, uint32_t index) {
     return context.openfhe()->GetScheme()->EvalAutomorphismKeyGen(secret, {index})->at(index);
@@ -71,11 +92,11 @@ ClientKeys ClientKeys::generate(std::shared_ptr<Context> context, const std::str
     ClientKeys keys(std::move(context), key_tag);
     // OpenFHE draws a main secret of weight 192 in its encapsulated mode. The 128-bit tables assume a dense one, and
     // encapsulation needs no sparse main secret: draw it as OpenFHE draws a uniform ternary secret.
-    auto& cp = keys.context_->crypto_parameters();
-    const auto distribution = cp.GetSecretKeyDist();
-    cp.SetSecretKeyDist(UNIFORM_TERNARY);
-    auto pair = keys.context_->openfhe()->KeyGen();
-    cp.SetSecretKeyDist(distribution);
+    const auto pair = [&] {
+        const std::lock_guard lock(distribution_in_use);
+        const DenseSecrets dense(keys.context_->crypto_parameters());
+        return keys.context_->openfhe()->KeyGen();
+    }();
     keys.secret_ = pair.secretKey;
     keys.secret_->SetKeyTag(key_tag);
     keys.public_ = keys.read_public(keys.fresh_public());
@@ -152,6 +173,7 @@ std::vector<std::string> ClientKeys::rotation_keys(const std::vector<std::pair<i
 std::pair<std::string, std::string> ClientKeys::encapsulation_keys() const {
     if (context_->params().native)
         throw Error(ErrorKind::kUsage, "these are OpenFHE's encapsulation keys; this set takes those of NativeKeys");
+    const std::lock_guard lock(distribution_in_use);
     const auto& cc = context_->openfhe();
     cc->EvalBootstrapSetup({1, 1}, {0, 0}, kFewestSlots, context_->correction_factor(), false);
     // OpenFHE files what it makes under the key's tag, process-wide: use a tag nobody else has.

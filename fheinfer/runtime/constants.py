@@ -2,13 +2,16 @@
 
 An evaluation needs every diagonal of every linear map as a plaintext polynomial. They depend on the plan alone, so all
 sessions of a plan share them, whoever's keys they use. Kept are encoded residues, or else integer coefficients, or else
-nothing: for set turbo 4 GB, 0.4 GB and nothing, for which an evaluation takes 5.6, 7.4 and 8.5 seconds of processor
-time (docs/performance.md).
+nothing: of set turbo 4 GB, 0.4 GB and nothing, with which an evaluation takes 5.6, 7.4 and 8.5 seconds of processor
+time (docs/performance.md). Before they are there, twice and four times as much is set aside for them: how many
+diagonals can be kept by half is known once they are encoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import RLock
 
 from fheinfer import _core
@@ -22,49 +25,82 @@ _TIERS = (_core.Tier.encoded, _core.Tier.coefficients)
 """What can be kept, fastest first."""
 
 
+@dataclass
+class _Kept:
+    """What is kept of one plan: `bytes` as predicted until it has been encoded, then as held."""
+
+    steps: StepConstants
+    bytes: int
+    users: int = 0
+
+    def held(self) -> int:
+        return sum(constants.held_bytes for constants in self.steps.values())
+
+
 class ConstantCache:
     """What is kept of the plans in one process.
 
     Args:
-        free: bytes that may be taken more than is kept already; asked when a plan is evaluated for the second time.
+        free: bytes that may be taken more than is kept already; asked from a plan's second evaluation on.
         lock: held while `free` is asked and until what it allows is counted.
     """
 
     def __init__(self, free: Callable[[], int], lock: RLock) -> None:
         self._free = free
         self._lock = lock
-        self._evaluations: dict[str, int] = {}
-        self._kept: dict[str, StepConstants] = {}
-        self._bytes: dict[str, int] = {}
+        self._seen: set[tuple[str, int]] = set()
+        self._kept: dict[tuple[str, int], _Kept] = {}
 
     @property
     def bytes(self) -> int:
-        """Bytes that all of it takes at most, once it is encoded, which is when an evaluation first needs it."""
+        """Bytes that all of it takes at most: diagonals are encoded when an evaluation first needs them."""
         with self._lock:
-            return sum(self._bytes.values())
+            return sum(kept.bytes for kept in self._kept.values())
 
-    def of(self, plan: Plan) -> StepConstants:
-        """What is kept of a plan: nothing at its first evaluation, so that evaluating once needs no more memory."""
-        if plan.backend.name != "native":
-            return {}
+    @contextmanager
+    def use(self, plan: Plan, inputs: int = 1) -> Iterator[StepConstants]:
+        """What is kept of a plan, pinned while the context is open. Nothing at its first evaluation, so that evaluating
+        once needs no more memory.
+
+        Args:
+            inputs: 1 or 2 at a time: constants have other scales, and with 2 those of the last step, which are not kept,
+                other values.
+        """
+        kept = self._pinned(plan, inputs) if plan.backend.name == "native" else None
+        try:
+            yield kept.steps if kept else {}
+        finally:
+            if kept:
+                with self._lock:
+                    kept.users -= 1
+                    if all(constants.held_bytes for constants in kept.steps.values()):
+                        kept.bytes = kept.held()
+
+    def drop(self) -> int:
+        """Gives back what nobody uses, and returns how many bytes that were; it is made again where memory allows."""
         with self._lock:
-            count = self._evaluations.get(plan.identity, 0)
-            self._evaluations[plan.identity] = count + 1
-            if count == 1:
-                self._kept[plan.identity], self._bytes[plan.identity] = _fitting(plan, self._free())
-            return self._kept.get(plan.identity, {})
+            idle = [key for key, kept in self._kept.items() if not kept.users]
+            return sum(self._kept.pop(key).held() for key in idle)
 
-    def drop(self) -> None:
-        """Gives everything back, once evaluations that use it are done; it is made again where memory allows."""
+    def _pinned(self, plan: Plan, inputs: int) -> _Kept | None:
+        key = plan.identity, inputs
         with self._lock:
-            self._kept.clear()
-            self._bytes.clear()
-            self._evaluations.clear()
+            if key not in self._kept and key in self._seen:
+                steps, size = _fitting(plan, inputs, self._free())
+                if steps:
+                    self._kept[key] = _Kept(steps, size)
+            self._seen.add(key)
+            if kept := self._kept.get(key):
+                kept.users += 1
+            return kept
 
 
-def _fitting(plan: Plan, free: int) -> tuple[StepConstants, int]:
-    """What fits of a plan's constants, and its bytes."""
-    maps = {step.name: (step, found) for step in plan.steps if (found := linear_map(step, plan.constants))}
+def _fitting(plan: Plan, inputs: int, free: int) -> tuple[StepConstants, int]:
+    """What fits of a plan's constants, and how many bytes that are at most."""
+    if free <= 0:
+        return {}, 0
+    steps = plan.steps if inputs == 1 else plan.steps[:-1]
+    maps = {step.name: (step, found) for step in steps if (found := linear_map(step, plan.constants))}
     for tier in _TIERS:
         made = {name: _core.LinearMapConstants(found, tier) for name, (_, found) in maps.items()}
         size = sum(made[name].bytes(tier, _limbs(plan, step)) for name, (step, _) in maps.items())

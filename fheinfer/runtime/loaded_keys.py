@@ -223,15 +223,21 @@ class KeyCache:
         given_back = 0  # which the process may keep: the system does not see that it is free
         while more > self._room(given_back, plan):
             idle = [k for k, e in self._entries.items() if k != name and not e.users and k not in self._loading]
-            if constants := self._constants.bytes:
-                self._constants.drop()
-                given_back += constants
-            elif idle:
+            constants = self._constants.bytes
+            given_back += self._constants.drop()
+            if self._constants.bytes < constants:
+                continue
+            if idle:
                 given_back += self._entries.pop(idle[0]).bytes
             elif self.limit is not None and self._somebody_else_is_busy(name):
                 self._changed.wait()
             else:
                 break
+        if self.limit is not None and more > self.limit - self.bytes - self._constants.bytes:
+            raise NotEnoughMemoryError(
+                f"{plan.model} on set {plan.params.name} needs {more / 1e9:.2f} GB more for one client's keys, and other "
+                f"clients have what this server may take, {self.limit / 1e9:.2f} GB; raise --memory, or try again later"
+            )
         if not plan.params.insecure:
             require_memory(more - given_back, f"{plan.model} on set {plan.params.name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,14 @@ def test_no_encryption_of_what_does_not_repeat_or_is_not_finite(rig: Rigs, value
 def test_no_keys_of_impossible_height(rig: Rigs, limbs: int) -> None:
     with pytest.raises(UsageError, match="no evaluation key of"):
         rig("1").keys.rotation_keys([(1, limbs)])
+
+
+def test_secrets_made_at_the_same_time_leave_the_context_as_it_was() -> None:
+    """Whether secrets are dense is a setting of the context: whoever set it first has to be the one to set it back."""
+    context = _core.Context(_core.ParameterSet(11, 8, 48, 45, 50, 2, 1, 1, 17, native=False, allow_insecure=True))
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda i: _core.ClientKeys.generate(context, f"{i:032x}"), range(40)))
+    for keys in made:
+        secret = np.frombuffer(keys.secret(), np.int8)
+        assert abs(np.count_nonzero(secret) - N * 2 / 3) < 6 * (N * 2 / 9) ** 0.5  # dense; sparse ones have 192
+    assert all(made[0].encapsulation_keys())
