@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fheinfer import errors
 from fheinfer.client import Client
 from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.crypto.passphrase import VARIABLE as PASSPHRASE
 from fheinfer.errors import BackendError, FheinferError, StorageError, UsageError
 from fheinfer.machine import peak_memory
 from fheinfer.storage import atomic_write, require_disk, storage_errors
@@ -397,11 +398,12 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """The evaluating process imports this very package, wherever it was found."""
+    """The evaluating process imports this very package, wherever it was found, and gets no passphrase."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     paths = f"{here}{os.pathsep}{path}" if path else here
-    return {**os.environ, "PYTHONPATH": paths}
+    others = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
+    return {**others, "PYTHONPATH": paths}
 
 
 def _typed(event: Event) -> FheinferError:

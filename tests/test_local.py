@@ -190,6 +190,17 @@ def test_a_process_that_never_gets_to_load_ends_with_its_owner() -> None:
     assert process._process.poll() is not None
 
 
+def test_the_evaluating_process_gets_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FHEINFER_PASSPHRASE", "of the secret key")
+    monkeypatch.setenv("FHEINFER_OTHER", "is handed on")
+    with EvaluatingProcess() as process:
+        given = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        process.finish()
+    assert b"FHEINFER_OTHER=is handed on" in given
+    assert b"of the secret key" not in given
+    assert b"FHEINFER_PASSPHRASE" not in given
+
+
 def test_two_runs_of_the_same_image_at_once_do_not_meet(
     started: Callable[..., local.Inference], tiny_plan: Plan, tiny_image: F64, tmp_path: Path
 ) -> None:
