@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fheinfer.compiler.plan import FILE_NAME, FORMAT
+from fheinfer.compiler.plan import MAX_BYTES as MAX_PLAN_BYTES
 from fheinfer.compiler.presets import preset
-from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
+from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import FheinferError, StorageError
 from fheinfer.model.model import MAX_BYTES
@@ -41,13 +42,15 @@ def compiled(
 ) -> Path:
     """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
 
+    One that was damaged meanwhile is compiled again and replaced.
+
     Where the cache folder cannot be written, the plan goes into a temporary folder that is removed when this process
     ends. Arguments and errors are those of `fheinfer.compile`, and of reading the model.
     """
     name = _name(model, params, activation, backend, margin)
     folder = cache_folder() / "plans" / name
     for there in (folder, _temporary.get(name)):
-        if there is not None and _is_plan(there):
+        if there is not None and _is_whole(there):
             with suppress(OSError):
                 os.utime(there)
             return there
@@ -68,10 +71,12 @@ def compiled(
     return folder
 
 
-def _is_plan(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
+    """Whether both files are there and as they were written: client.json has the SHA-256 of the plan."""
     try:
-        return (folder / FILE_NAME).is_file() and (folder / CLIENT_FILE).is_file()
-    except OSError:  # of a folder that may not be entered
+        expected = ClientSpec.load(folder).plan
+        return hashlib.sha256(read_small(folder / FILE_NAME, MAX_PLAN_BYTES)).hexdigest() == expected
+    except (FheinferError, OSError):
         return False
 
 
