@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from fheinfer import _core
 from fheinfer.compiler.plan import FILE_NAME, FORMAT
 from fheinfer.compiler.plan import MAX_BYTES as MAX_PLAN_BYTES
 from fheinfer.compiler.presets import preset
@@ -94,7 +95,7 @@ def _name(model: Path, params: ParameterSet, activation: str | None, backend: st
     for part in (model, *([Path(chosen)] if chosen.endswith(".json") else [])):
         with suppress(FheinferError, OSError):  # what cannot be read is refused when it is compiled
             digest.update(hashlib.sha256(read_small(part, MAX_BYTES)).digest())
-    settings = [FORMAT, _sources(), asdict(params), chosen, backend or meant.backend, margin]
+    settings = [FORMAT, _sources(), _core_hash(), asdict(params), chosen, backend or meant.backend, margin]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -103,12 +104,23 @@ def _sources() -> list[tuple[str, int, int]]:
     """Which compiler this is: size and time of the package's files, so that an edited one compiles again."""
     package = Path(__file__).resolve().parents[1]
     found = []
-    for folder in ("compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
+    for folder in ("", "compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
         for entry in os.scandir(package / folder):
             if entry.name.endswith((".py", ".json")):
                 status = entry.stat()
                 found.append((f"{folder}/{entry.name}", status.st_size, status.st_mtime_ns))
     return sorted(found)
+
+
+def _core_hash() -> str:
+    """Which C++ core the compiler asks for sizes and layouts: the hash of its bytes, as a build may keep size and time.
+
+    Empty where it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(_core.__file__).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _forget_oldest(root: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from fheinfer import _core
 from fheinfer.compiler import pipeline, plan_cache
 from fheinfer.compiler.plan import FILE_NAME, load
 from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
@@ -45,3 +46,16 @@ def test_a_damaged_plan_is_compiled_again(model: Path, name: str) -> None:
     path.unlink()
     assert plan_cache.compiled(model, TINY) == folder
     assert path.read_bytes() == whole
+
+
+def test_another_core_or_packing_compiles_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = plan_cache.compiled(model, TINY)
+    assert {"/packing.py", "/speed.py", "compiler/lower.py"} <= {name for name, *_ in plan_cache._sources()}
+    core = tmp_path / "_core.so"
+    shutil.copy(_core.__file__, core)
+    monkeypatch.setattr(_core, "__file__", str(core))
+    assert plan_cache.compiled(model, TINY) == folder
+    core.write_bytes(core.read_bytes() + b"\0")
+    assert plan_cache.compiled(model, TINY) != folder
