@@ -294,6 +294,18 @@ def test_how_a_process_ended_is_said(
                 wanted(process)
 
 
+def test_two_inputs_of_one_name_have_two_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted names, and waited for ever for the second one."""
+    fake = tmp_path / "python"
+    said = [f'{{"event": "input", "name": "x.ct", "seconds": {seconds}}}' for seconds in (1.5, 2.5)]
+    fake.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said))
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with EvaluatingProcess() as process:
+        inputs, outputs = [[tmp_path / side / name for side in "ab"] for name in ("x.ct", "y.ct")]
+        assert process.evaluate(inputs, outputs) == [1.5, 2.5]
+
+
 def test_errors_of_the_other_process_arrive_under_their_type(
     started: Callable[..., local.Inference], tiny_keys: Path, tiny_image: F64, tmp_path: Path
 ) -> None:

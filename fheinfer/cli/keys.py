@@ -68,7 +68,7 @@ def keygen(
     else:
         with spinner("compiling"):
             spec = choices.spec_of(choices.plan_folder(None, set_name, model, act, backend))
-    folder = choices.keys_folder(output, spec.params.name) if output is None else output
+    folder = choices.keys_folder(output, spec.params.name)
     passphrase = read_passphrase(passphrase_file)
     for line in _clear_leftovers(folder):
         err.print(line)
