@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from fheinfer.errors import (
     UsageError,
 )
 from fheinfer.local import EvaluatingProcess, Event, Run, infer, infer_many, run_name
+from fheinfer.process import PARENT_PERIOD
 from tests.conftest import F64
 
 NAME = "infer-0123456789abcdef"
@@ -188,6 +190,33 @@ def test_a_process_that_never_gets_to_load_ends_with_its_owner() -> None:
     process = EvaluatingProcess()
     process.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert process._process.poll() is not None
+
+
+def test_a_process_outlives_the_thread_that_started_it(
+    started: Callable[..., local.Inference],
+    tiny_plan: Plan,
+    tiny_plan_folder: Path,
+    tiny_keys: Path,
+    tiny_image: F64,
+    tmp_path: Path,
+) -> None:
+    """The system's signal for the death of a parent comes at the end of that thread."""
+    made: list[EvaluatingProcess] = []
+
+    def start() -> None:
+        made.append(EvaluatingProcess())
+        made[0].load(tiny_plan_folder, tiny_keys / "server")
+        made[0]._process.stdout.readline()  # type: ignore[union-attr]  # it has read what to load, and tied itself to us
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    with made[0] as process, Run(tmp_path, NAME, resume=False) as run:
+        time.sleep(2 * PARENT_PERIOD)
+        assert process._process.poll() is None
+        done = started(tiny_image, run, process=process)
+        run.finish()
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
 
 
 def test_the_evaluating_process_gets_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
