@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fheinfer import errors
 from fheinfer.client import Client
 from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.crypto.passphrase import VARIABLE as PASSPHRASE
 from fheinfer.errors import BackendError, FheinferError, StorageError, UsageError
 from fheinfer.machine import peak_memory
 from fheinfer.storage import atomic_write, require_disk, storage_errors
@@ -111,8 +112,8 @@ class EvaluatingProcess:
         checkpoints: Path | None = None,
         resume: bool = False,
         keep_layers: bool = False,
-    ) -> dict[str, float]:
-        """One job: seconds by name of the input files. One input, or two where the plan takes two at a time.
+    ) -> list[float]:
+        """One job: seconds of each input, in their order. One input, or two where the plan takes two at a time.
 
         Raises:
             FheinferError: whatever the process raised, under its own type.
@@ -126,10 +127,10 @@ class EvaluatingProcess:
                 "keep_layers": keep_layers,
             }
         )
-        done: dict[str, float] = {}
+        done: list[float] = []  # results come in the order of the inputs, whose names may be the same
         for event in self._events():
             if event["event"] == "input":
-                done[event["name"]] = event["seconds"]
+                done.append(event["seconds"])
             if len(done) == len(inputs):
                 return done
         raise self._ended()
@@ -311,7 +312,7 @@ def infer(
         with _timed(done.seconds, "decrypt"):
             done.outputs = opened.decrypt(result.read_bytes(), request=source.read_bytes())
         process.finish()
-    done.seconds |= {"load keys": process.load_seconds, "evaluate": sum(took.values())}
+    done.seconds |= {"load keys": process.load_seconds, "evaluate": sum(took)}
     done.memory = {"client": peak_memory(), "server": process.memory}
     done.sizes = {"input": source.stat().st_size, "result": result.stat().st_size}
     return done
@@ -360,7 +361,7 @@ def infer_many(
         for start in range(0, len(waiting), together):
             now = waiting[start : start + together]
             took = process.evaluate([files[n][0] for n in now], [files[n][1] for n in now])
-            done.each |= {name: took[files[name][0].name] for name in now}
+            done.each |= dict(zip(now, took, strict=True))
         process.finish()
     with _timed(done.seconds, "decrypt"):
         for name, (source, result) in files.items():
@@ -397,11 +398,12 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """The evaluating process imports this very package, wherever it was found."""
+    """The evaluating process imports this very package, wherever it was found, and gets no passphrase."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     paths = f"{here}{os.pathsep}{path}" if path else here
-    return {**os.environ, "PYTHONPATH": paths}
+    others = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
+    return {**others, "PYTHONPATH": paths}
 
 
 def _typed(event: Event) -> FheinferError:

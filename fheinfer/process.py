@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
-_PR_SET_PDEATHSIG = 1
+PARENT_PERIOD = 0.5
+"""Seconds between two looks at whether the parent is there."""
+_ORPHANED = 128 + signal.SIGTERM
 
 
 def install() -> None:
@@ -58,23 +62,26 @@ def tolerate_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Has the system send a signal to this process as soon as its parent ends, however that ends. Linux only.
+def die_with_parent(parent: int) -> None:
+    """Ends this process within a second of the end of the one that started it, however that ends.
 
-    By default one that needs no cooperation: this process may be deep in a computation that no handler interrupts.
+    A thread of its own looks, so that no computation is in the way that releases the GIL. Nothing is cleaned up:
+    files are written atomically. The system's own signal of this kind (PR_SET_PDEATHSIG) would be sent at the end of
+    the thread that started this process, too.
 
     Args:
         parent: the number of the process that started this one. If it is not our parent any more, it ended before this
             call, and this process ends now.
     """
-    import ctypes
-
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    except (OSError, AttributeError):
-        return
     if os.getppid() != parent:
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(_ORPHANED)
+    threading.Thread(target=_watch, args=(parent,), name="fheinfer-parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_PERIOD)
+    os._exit(_ORPHANED)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from fheinfer.errors import (
     UsageError,
 )
 from fheinfer.local import EvaluatingProcess, Event, Run, infer, infer_many, run_name
+from fheinfer.process import PARENT_PERIOD
 from tests.conftest import F64
 
 NAME = "infer-0123456789abcdef"
@@ -190,6 +192,44 @@ def test_a_process_that_never_gets_to_load_ends_with_its_owner() -> None:
     assert process._process.poll() is not None
 
 
+def test_a_process_outlives_the_thread_that_started_it(
+    started: Callable[..., local.Inference],
+    tiny_plan: Plan,
+    tiny_plan_folder: Path,
+    tiny_keys: Path,
+    tiny_image: F64,
+    tmp_path: Path,
+) -> None:
+    """The system's signal for the death of a parent comes at the end of that thread."""
+    made: list[EvaluatingProcess] = []
+
+    def start() -> None:
+        made.append(EvaluatingProcess())
+        made[0].load(tiny_plan_folder, tiny_keys / "server")
+        made[0]._process.stdout.readline()  # type: ignore[union-attr]  # it has read what to load, and tied itself to us
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    with made[0] as process, Run(tmp_path, NAME, resume=False) as run:
+        time.sleep(2 * PARENT_PERIOD)
+        assert process._process.poll() is None
+        done = started(tiny_image, run, process=process)
+        run.finish()
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+
+
+def test_the_evaluating_process_gets_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FHEINFER_PASSPHRASE", "of the secret key")
+    monkeypatch.setenv("FHEINFER_OTHER", "is handed on")
+    with EvaluatingProcess() as process:
+        given = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        process.finish()
+    assert b"FHEINFER_OTHER=is handed on" in given
+    assert b"of the secret key" not in given
+    assert b"FHEINFER_PASSPHRASE" not in given
+
+
 def test_two_runs_of_the_same_image_at_once_do_not_meet(
     started: Callable[..., local.Inference], tiny_plan: Plan, tiny_image: F64, tmp_path: Path
 ) -> None:
@@ -281,6 +321,18 @@ def test_how_a_process_ended_is_said(
             process.load(tmp_path, tmp_path)
             with pytest.raises(error, match=says):
                 wanted(process)
+
+
+def test_two_inputs_of_one_name_have_two_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted names, and waited for ever for the second one."""
+    fake = tmp_path / "python"
+    said = [f'{{"event": "input", "name": "x.ct", "seconds": {seconds}}}' for seconds in (1.5, 2.5)]
+    fake.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said))
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with EvaluatingProcess() as process:
+        inputs, outputs = [[tmp_path / side / name for side in "ab"] for name in ("x.ct", "y.ct")]
+        assert process.evaluate(inputs, outputs) == [1.5, 2.5]
 
 
 def test_errors_of_the_other_process_arrive_under_their_type(

@@ -85,7 +85,7 @@ def accuracy(
         job = Job(
             folder,
             plan.client,
-            choices.keys_folder(keys, params.name) if keys is None else keys,
+            choices.keys_folder(keys, params.name),
             runs or choices.RUNS,
             passphrase_file,
             threads_of(threads),

@@ -110,9 +110,11 @@ def infer(
         process = None if slots else stack.enter_context(_started(threads_of(threads), memory))
         folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
         spec = choices.spec_of(folder)
-        where = choices.keys_folder(keys, spec.params.name) if keys is None else keys
+        where = choices.keys_folder(keys, spec.params.name)
         if process is not None:
-            process.load(folder, where / "server")
+            from fheinfer.crypto.key_writer import SERVER_FOLDER
+
+            process.load(folder, where / SERVER_FOLDER)
         file = compared or (choices.model_file(model, spec.params) if plain else None)
         job = Job(
             folder,
@@ -284,7 +286,7 @@ def demo(
     from fheinfer.crypto.key_writer import SERVER_FOLDER
     from fheinfer.crypto.manifest import FILE_NAME
 
-    folder = choices.keys_folder(keys, set_name) if keys is None else keys
+    folder = choices.keys_folder(keys, set_name)
     if not (folder / SERVER_FOLDER / FILE_NAME).exists():
         keygen(set_name=set_name, output=keys)
     torch = have("torch")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli import choices
+from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ActOption,
     BackendOption,
@@ -56,8 +56,10 @@ def keygen(
     """
     from fheinfer.cli.display import err, spinner, steps_bar
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.crypto.keygen import add_keys
+    from fheinfer.crypto.key_writer import SERVER_FOLDER
+    from fheinfer.crypto.keygen import add_keys, missing_keys
     from fheinfer.crypto.keygen import keygen as make
+    from fheinfer.crypto.manifest import FILE_NAME, Manifest
     from fheinfer.crypto.passphrase import read_passphrase
 
     if add:
@@ -68,8 +70,9 @@ def keygen(
     else:
         with spinner("compiling"):
             spec = choices.spec_of(choices.plan_folder(None, set_name, model, act, backend))
-    folder = choices.keys_folder(output, spec.params.name) if output is None else output
-    passphrase = read_passphrase(passphrase_file)
+    folder = choices.keys_folder(output, spec.params.name)
+    opens = add and missing_keys(spec, Manifest.load(folder / SERVER_FOLDER / FILE_NAME))
+    passphrase = unlock.passphrase_of(folder, passphrase_file) if opens else read_passphrase(passphrase_file)
     for line in _clear_leftovers(folder):
         err.print(line)
     began = time.perf_counter()
@@ -164,13 +167,12 @@ def export(
     """Write context, public key and ciphertexts in OpenFHE's own binary form."""
     from fheinfer.cli.display import out
     from fheinfer.crypto.export import export_openfhe
-    from fheinfer.crypto.passphrase import read_passphrase
 
     if keys is not None:
         refuse("--keys says which keys", set=set_name)
     if not secret:
         refuse("only --secret exports the secret key", passphrase_file=passphrase_file)
     where = choices.keys_folder(keys, set_name)
-    passphrase = read_passphrase(passphrase_file) if secret else None
+    passphrase = unlock.passphrase_of(where, passphrase_file) if secret else None
     for path in export_openfhe(where, folder, ciphertext or [], secret=secret, passphrase=passphrase):
         out.print(str(path))

@@ -108,8 +108,8 @@ MemoryOption = Annotated[
         metavar="SIZE",
         parser=parse_size,
         help=(
-            "Limit for keys, tables and encoded constants: 6GB, 500MB or bytes. Without it keys may take what is free, "
-            "and constants are encoded anew in every evaluation."
+            "Limit for keys, tables and encoded constants, beside some 600 MB of the process itself: 6GB, 500MB or "
+            "bytes. Without it keys may take what is free, and constants are encoded anew in every evaluation."
         ),
         show_default="none",
     ),

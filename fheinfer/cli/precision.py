@@ -71,7 +71,7 @@ def precision(
     folder = choices.plan_folder(None, set_name, model, act, backend)
     plan = load_plan(folder)
     spec, loaded = plan.client, load(choices.model_file(model, choices.parameters(set_name, backend)))
-    where = choices.keys_folder(keys, spec.params.name) if keys is None else keys
+    where = choices.keys_folder(keys, spec.params.name)
     client = unlock.open_client(where, spec, passphrase_file)
     x = image_input(image, spec, depth)
     name = run_name("precision", plan.identity, client.key_id, x.tobytes())

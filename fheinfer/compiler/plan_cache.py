@@ -16,9 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from fheinfer import _core
 from fheinfer.compiler.plan import FILE_NAME, FORMAT
+from fheinfer.compiler.plan import MAX_BYTES as MAX_PLAN_BYTES
 from fheinfer.compiler.presets import preset
-from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
+from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import FheinferError, StorageError
 from fheinfer.model.model import MAX_BYTES
@@ -41,13 +43,15 @@ def compiled(
 ) -> Path:
     """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
 
+    One that was damaged meanwhile is compiled again and replaced.
+
     Where the cache folder cannot be written, the plan goes into a temporary folder that is removed when this process
     ends. Arguments and errors are those of `fheinfer.compile`, and of reading the model.
     """
     name = _name(model, params, activation, backend, margin)
     folder = cache_folder() / "plans" / name
     for there in (folder, _temporary.get(name)):
-        if there is not None and _is_plan(there):
+        if there is not None and _is_whole(there):
             with suppress(OSError):
                 os.utime(there)
             return there
@@ -68,10 +72,12 @@ def compiled(
     return folder
 
 
-def _is_plan(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
+    """Whether both files are there and as they were written: client.json has the SHA-256 of the plan."""
     try:
-        return (folder / FILE_NAME).is_file() and (folder / CLIENT_FILE).is_file()
-    except OSError:  # of a folder that may not be entered
+        expected = ClientSpec.load(folder).plan
+        return hashlib.sha256(read_small(folder / FILE_NAME, MAX_PLAN_BYTES)).hexdigest() == expected
+    except (FheinferError, OSError):
         return False
 
 
@@ -89,7 +95,7 @@ def _name(model: Path, params: ParameterSet, activation: str | None, backend: st
     for part in (model, *([Path(chosen)] if chosen.endswith(".json") else [])):
         with suppress(FheinferError, OSError):  # what cannot be read is refused when it is compiled
             digest.update(hashlib.sha256(read_small(part, MAX_BYTES)).digest())
-    settings = [FORMAT, _sources(), asdict(params), chosen, backend or meant.backend, margin]
+    settings = [FORMAT, _sources(), _core_hash(), asdict(params), chosen, backend or meant.backend, margin]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -98,12 +104,23 @@ def _sources() -> list[tuple[str, int, int]]:
     """Which compiler this is: size and time of the package's files, so that an edited one compiles again."""
     package = Path(__file__).resolve().parents[1]
     found = []
-    for folder in ("compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
+    for folder in ("", "compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
         for entry in os.scandir(package / folder):
             if entry.name.endswith((".py", ".json")):
                 status = entry.stat()
                 found.append((f"{folder}/{entry.name}", status.st_size, status.st_mtime_ns))
     return sorted(found)
+
+
+def _core_hash() -> str:
+    """Which C++ core the compiler asks for sizes and layouts: the hash of its bytes, as a build may keep size and time.
+
+    Empty where it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(_core.__file__).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _forget_oldest(root: Path) -> None:

@@ -13,8 +13,8 @@ from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import PUBLIC
 from fheinfer.crypto.secret import open_secret
-from fheinfer.errors import KeyStoreError, UsageError
-from fheinfer.storage import atomic_write, storage_errors
+from fheinfer.errors import KeyStoreError, StorageError, UsageError
+from fheinfer.storage import atomic_write, storage_errors, sync_folder, temporary_sibling
 
 
 def export_openfhe(
@@ -26,6 +26,8 @@ def export_openfhe(
     passphrase: str | bytes | None = None,
 ) -> list[Path]:
     """Writes context.bin, public.bin, <name>.bin for each ciphertext and, if asked for, secret.bin (0600, in clear).
+
+    Files of these names are replaced, all or none.
 
     They can be read with OpenFHE 1.4.2 (`DeserializeCryptoContext` and so on, BINARY).
 
@@ -71,19 +73,29 @@ def _secret_body(keys: Path | KeySet, server: ServerKeys, passphrase: str | byte
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """All files, under temporary names until each is on the disk: what they replace is there until then."""
     new = not folder.exists()
+    for name in files:
+        if (folder / name).is_dir():
+            raise StorageError(f"{folder / name} is a folder; choose another one for the export")
     with storage_errors(folder):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    written: list[Path] = []
+    written: dict[Path, Path] = {}
     try:
         for name, data in files.items():
-            atomic_write(folder / name, [data], mode=0o600 if name == "secret.bin" else 0o644)
-            written.append(folder / name)
+            temporary = temporary_sibling(folder / name)
+            written[folder / name] = temporary
+            atomic_write(temporary, [data], mode=0o600 if name == "secret.bin" else 0o644)
+        for path, temporary in written.items():
+            with storage_errors(path):
+                temporary.replace(path)
     except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
+        for temporary in written.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if new:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    return written
+    sync_folder(folder)
+    return list(written)

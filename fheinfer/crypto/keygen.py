@@ -38,7 +38,9 @@ from fheinfer.progress import ProgressCallback
 from fheinfer.storage import require_disk
 
 _DISK_MARGIN = 64 << 20
-_MEMORY = 3 << 30  # context, and the keys in the making: OpenFHE makes each at full height
+_OPENFHE_MEMORY = 3 << 30  # context, and the keys in the making, each at full height
+_PROCESS_MEMORY = 256 << 20
+_POLYNOMIALS = 24  # over all primes: what the native backend has in the making, at least
 
 
 def new_key_id() -> str:
@@ -83,7 +85,7 @@ def keygen(
         NotEnoughMemoryError, StorageError: asked before starting, and while writing.
     """
     chosen = choose(spec.keys, policy, available_memory())
-    _require_memory(spec.params)
+    _require_memory(spec)
     require_disk(folder, spec.keys[chosen].key_bytes + _DISK_MARGIN)
     names = _names(spec, spec.keys[chosen].rotations)
     with KeyWriter(folder, force=force) as writer:
@@ -108,7 +110,7 @@ def generate(
         UsageError, KeyStoreError, MismatchError, NotEnoughMemoryError: as `keygen`.
     """
     chosen = choose(spec.keys, policy, available_memory())
-    _require_memory(spec.params, spec.keys[chosen].key_bytes)
+    _require_memory(spec, spec.keys[chosen].key_bytes)
     maker, container = _begin(spec, secret, passphrase)
     made: dict[str, bytes] = {}
 
@@ -153,7 +155,7 @@ def add_keys(
         if names:
             source = folder / SECRET_FOLDER / SECRET_FILE if secret is None else secret
             opened = open_secret(source, identity=old.identity, key_id=old.key_id, passphrase=passphrase)
-            _require_memory(spec.params)
+            _require_memory(spec)
             require_disk(folder, _share(spec, old.policy, names) + _DISK_MARGIN)
             context = spec.key_backend.context(spec.params)
             client = _core.ClientKeys.load(context, old.key_id, opened.body, b"")
@@ -197,9 +199,23 @@ def _names(spec: ClientSpec, rotations: Iterable[tuple[int, int]]) -> list[str]:
     return names + [rotation_file(*key) for key in sorted(set(rotations), key=lambda key: (key[1], key[0]))]
 
 
-def _require_memory(params: ParameterSet, more: int = 0) -> None:
-    if not params.insecure:
-        require_memory(_MEMORY + more, f"key generation for set {params.name}")
+def needed_memory(params: ParameterSet, backend_name: str) -> int:
+    """Bytes that making keys takes beside those that are kept: the process, its context and the keys in the making.
+
+    Rotation keys are made one per thread; each is there as polynomials and as bytes.
+    """
+    if backend_name == "openfhe":
+        return _OPENFHE_MEMORY
+    limbs = params.limbs(params.top_level) + params.composite
+    special = -(-limbs // params.digits)
+    polynomials = max(_POLYNOMIALS, 4 * params.digits * usable_threads())
+    return _PROCESS_MEMORY + polynomials * (limbs + special) * (1 << params.log_n) * 8
+
+
+def _require_memory(spec: ClientSpec, more: int = 0) -> None:
+    if not spec.params.insecure:
+        needed = needed_memory(spec.params, spec.backend) + more
+        require_memory(needed, f"key generation for set {spec.params.name}")
 
 
 def _share(spec: ClientSpec, policy: KeyPolicy, names: Sequence[str]) -> int:

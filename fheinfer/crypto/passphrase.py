@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,10 +89,8 @@ def unseal(
         raise KeyStoreError(f"the passphrase does not open {name}; try again, or get the file from a backup") from None
 
 
-def read_passphrase(
-    file: Path | None = None, *, variable: str = VARIABLE, prompt: Callable[[], str] | None = None
-) -> bytes | None:
-    """The passphrase from a file (its first line), else from the environment, else from `prompt`; None without any.
+def read_passphrase(file: Path | None = None) -> bytes | None:
+    """The passphrase from a file (its first line), else from the environment; None without any.
 
     Raises:
         InputError: a file that is missing, empty, too large, or no regular one.
@@ -109,9 +107,7 @@ def read_passphrase(
         if not lines or not lines[0]:
             raise InputError(f"{shown(file)}: its first line is empty; put the passphrase there")
         return lines[0]
-    if variable in os.environ:
-        return _encoded(os.fsencode(os.environ[variable]))
-    return _encoded(prompt()) if prompt else None
+    return _encoded(os.fsencode(os.environ[VARIABLE])) if VARIABLE in os.environ else None
 
 
 def _encoded(passphrase: str | bytes) -> bytes:

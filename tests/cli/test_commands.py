@@ -258,6 +258,45 @@ def test_a_passphrase(command: Command, desk: Desk, tiny_result_file: Path) -> N
     assert 1.9 < sizes[0] / sizes[1] < 2.1
 
 
+def test_a_passphrase_is_asked_for_where_somebody_is_there(
+    command: Command, desk: Desk, tiny_result_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message promised a prompt, which `keygen --add` and `export --secret` did not have."""
+    monkeypatch.setattr("fheinfer.crypto.passphrase.LOG2_N", 10)
+    (desk.folder / "pass").write_text("a word\n")
+    sealed = ("keygen", "plan", "-o", "sealed", "--rotations", "minimal", "--passphrase-file", "pass")
+    assert command(*sealed).code == 0
+    other = json.loads((desk.plan / "client.json").read_text()) | {"plan": "0" * 64}
+    needs = other["keys"]["minimal"]
+    needs["rotations"] = sorted([*needs["rotations"], [777, 2]])
+    (desk.folder / "other.json").write_text(json.dumps(other))
+    assert command("keygen", "plan", "--add", "-o", "sealed").code == 0  # nothing to make: nothing to ask
+    asking = (
+        ("decrypt", tiny_result_file, "--client", "plan", "--keys", "sealed"),
+        ("export", "out", "--keys", "sealed", "--secret"),
+        ("keygen", "other.json", "--add", "-o", "sealed"),
+    )
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "another word"
+
+    monkeypatch.setattr("getpass.getpass", answer)
+    for arguments in asking:
+        refused = command(*arguments)
+        assert (refused.code, asked) == (5, []), refused.err
+    monkeypatch.setattr("fheinfer.cli.unlock._somebody_is_there", lambda: True)
+    for number, arguments in enumerate(asking, 1):
+        refused = command(*arguments)
+        assert (refused.code, len(asked)) == (5, number), refused.err
+    assert "the passphrase does not open" in refused.err
+    monkeypatch.setattr("getpass.getpass", lambda question: "a word")
+    for arguments in asking[1:]:
+        assert command(*arguments).code == 0
+    assert (desk.folder / "out" / "secret.bin").exists()
+
+
 def test_paths_with_markup(command: Command, desk: Desk) -> None:
     """`keygen -o 'keys[/z]'` ended in an error of markup after the work."""
     name = "keys[/z] [bold]:smile:"

@@ -61,6 +61,8 @@ IMPOSSIBLE: dict[str, Change] = {
     "negative levels": lambda c: c["params"].update(levels=-1),
     "very many levels": lambda c: c["params"].update(levels=1 << 40),
     "another chain": lambda c: c["params"].update(chain="gold"),
+    "narrow primes": lambda c: c["params"].update(first_bits=9),
+    "an unknown backend": lambda c: c.update(backend="abacus"),
     "a level above the chain": lambda c: c.update(input_level=20),
     "an odd level of a composite-prime chain": lambda c: (
         c["params"].update(chain="composite"),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fheinfer.client import Client
-from fheinfer.crypto import passphrase
+from fheinfer.crypto import export, passphrase
 from fheinfer.crypto.export import export_openfhe
 from fheinfer.crypto.keygen import generate, keygen
 from fheinfer.crypto.keystore import KeySet
-from fheinfer.errors import InputError, KeyStoreError, MismatchError, UsageError
+from fheinfer.errors import InputError, KeyStoreError, MismatchError, StorageError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
 from tests.crypto.specs import SHAPE, spec
 
@@ -82,6 +83,38 @@ def test_a_missing_or_foreign_ciphertext_leaves_nothing(keys: Path, ciphertext: 
     with pytest.raises(MismatchError, match="another key"):
         export_openfhe(tmp_path / "others", tmp_path / "out", [ciphertext])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_export_leaves_what_was_there(
+    keys: Path, ciphertext: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deleted the files of an earlier export that it had replaced by then."""
+    out, left = tmp_path / "out", [2]
+    export_openfhe(keys, out, [ciphertext])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    keygen(spec(), tmp_path / "others")
+    write = export.atomic_write
+
+    def full(path: Path, chunks: Any, mode: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StorageError(f"{path}: the disk is full; make room there")
+        write(path, chunks, mode)
+
+    monkeypatch.setattr(export, "atomic_write", full)
+    for folder in (out, tmp_path / "new"):
+        left[0] = 2
+        with pytest.raises(StorageError, match="disk is full"):
+            export_openfhe(tmp_path / "others", folder, [], secret=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_in_the_way_is_refused_first(keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "public.bin").mkdir(parents=True)
+    with pytest.raises(StorageError, match="is a folder"):
+        export_openfhe(keys, tmp_path / "out", [])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["public.bin"]
 
 
 def test_openfhe_itself_reads_and_decrypts_them(keys: Path, ciphertext: Path, tmp_path: Path) -> None:

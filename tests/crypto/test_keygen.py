@@ -21,6 +21,7 @@ from fheinfer.crypto.key_writer import KeyAdder
 from fheinfer.crypto.keygen import add_keys, generate, keygen, missing_keys, new_secret
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import FileEntry, Manifest
+from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import KeyStoreError, MismatchError, UsageError
 from tests.crypto.specs import LOW, SHAPE, TINY, TURBO, spec
 from tests.crypto.test_keystore import tree
@@ -251,3 +252,14 @@ def test_clients_and_keygen_reach_no_model_compiler_or_server() -> None:
     outside = {name for name in seen if not name.startswith(ALLOWED)} - {"fheinfer.client"}
     assert not outside
     assert "fheinfer.crypto.secret" in seen
+
+
+def test_memory_is_asked_for_by_the_size_of_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asked for 3 GiB whatever the set, and turbo's keys take 271 MB to make."""
+    monkeypatch.setattr(module, "usable_threads", lambda: 2)
+    turbo, first = (module.needed_memory(parameter_set(name), "native") for name in ("turbo", "1"))
+    assert 271e6 < turbo < 400 << 20
+    assert turbo < first < 700 << 20
+    assert module.needed_memory(parameter_set("1-openfhe"), "openfhe") == 3 << 30
+    monkeypatch.setattr(module, "usable_threads", lambda: 32)
+    assert module.needed_memory(parameter_set("1"), "native") > 2 * first
