@@ -317,10 +317,10 @@ def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, 
 def test_too_little_memory_is_said_before_anything_is_made(
     refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 29)
     spec = ClientSpec.load(desk.plan)
     spec.model_copy(update={"params": parameter_set(1)}).save(desk.folder / "client.json")
-    refused(6, "GiB of memory and 1.0 GiB are free", "keygen", "client.json", "-o", "new")
+    refused(6, "GiB of memory and 0.5 GiB are free", "keygen", "client.json", "-o", "new")
 
 
 def test_too_little_disk_is_said_before_anything_is_made(

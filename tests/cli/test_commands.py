@@ -271,7 +271,7 @@ def test_a_passphrase_is_asked_for_where_somebody_is_there(
     needs["rotations"] = sorted([*needs["rotations"], [777, 2]])
     (desk.folder / "other.json").write_text(json.dumps(other))
     assert command("keygen", "plan", "--add", "-o", "sealed").code == 0  # nothing to make: nothing to ask
-    asking = (
+    asking: tuple[tuple[object, ...], ...] = (
         ("decrypt", tiny_result_file, "--client", "plan", "--keys", "sealed"),
         ("export", "out", "--keys", "sealed", "--secret"),
         ("keygen", "other.json", "--add", "-o", "sealed"),

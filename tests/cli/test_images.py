@@ -63,7 +63,7 @@ def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
     real = local.EvaluatingProcess.evaluate
     seen: list[list[Path]] = []
 
-    def stopped(process: local.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> dict[str, float]:
+    def stopped(process: local.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> list[float]:
         if seen:
             raise KeyboardInterrupt
         seen.append(inputs)

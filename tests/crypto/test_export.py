@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fheinfer import storage
 from fheinfer.client import Client
 from fheinfer.crypto import export, passphrase
 from fheinfer.crypto.export import export_openfhe
@@ -93,7 +94,7 @@ def test_a_failed_export_leaves_what_was_there(
     export_openfhe(keys, out, [ciphertext])
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     keygen(spec(), tmp_path / "others")
-    write = export.atomic_write
+    write = storage.atomic_write
 
     def full(path: Path, chunks: Any, mode: int) -> None:
         left[0] -= 1
