@@ -235,8 +235,8 @@ class KeyCache:
                 break
         if self.limit is not None and more > self.limit - self.bytes - self._constants.bytes:
             raise NotEnoughMemoryError(
-                f"{plan.model} on set {plan.params.name} needs {more / 1e9:.2f} GB more for one client's keys, and other "
-                f"clients have what this server may take, {self.limit / 1e9:.2f} GB; raise --memory, or try again later"
+                f"{plan.model} on set {plan.params.name} needs {more / 1e9:.2f} GB more for one client's keys, and "
+                f"others have what this server may take, {self.limit / 1e9:.2f} GB; raise --memory, or try again later"
             )
         if not plan.params.insecure:
             require_memory(more - given_back, f"{plan.model} on set {plan.params.name}")
