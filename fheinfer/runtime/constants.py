@@ -63,7 +63,7 @@ class ConstantCache:
         once needs no more memory.
 
         Args:
-            inputs: 1 or 2 at a time: constants have other scales, and with 2 those of the last step, which are not kept,
+            inputs: 1 or 2 at a time: constants have other scales, and those of the last step, which are not kept with 2,
                 other values.
         """
         kept = self._pinned(plan, inputs) if plan.backend.name == "native" else None
