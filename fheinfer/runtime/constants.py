@@ -63,8 +63,8 @@ class ConstantCache:
         once needs no more memory.
 
         Args:
-            inputs: 1 or 2 at a time: constants have other scales, and those of the last step, which are not kept with 2,
-                other values.
+            inputs: 1 or 2 at a time, for which constants have other scales. Those of the last step are not kept with 2:
+                they have other values.
         """
         kept = self._pinned(plan, inputs) if plan.backend.name == "native" else None
         try:
