@@ -22,6 +22,7 @@ if(OpenFHE_DIR)
   target_link_libraries(fheinfer_openfhe INTERFACE ${OpenFHE_SHARED_LIBRARIES})
   set(FHEINFER_OPENFHE_INSTALL_RPATH "${OpenFHE_LIBDIR}")
   set(FHEINFER_OPENFHE_BUILD_RPATH "${OpenFHE_LIBDIR}")
+  set(FHEINFER_OPENFHE_RPATH_OPTIONS "-Wl,--disable-new-dtags")  # as below: its libraries have no path to each other
   add_library(fheinfer::openfhe ALIAS fheinfer_openfhe)
   return()
 endif()
