@@ -124,7 +124,7 @@ def test_client_and_server_of_two_processor_families(
         assert np.allclose(plan.constants[name], other.constants[name], rtol=0, atol=1e-9)
     if fitted:
         refused = server.evaluate("no.ct", "other", code=4)
-        assert "encrypt it again with the client.json of the plan that the server runs" in refused.err
+        assert "name the plan that it was encrypted for with --plan" in refused.err
         assert not (server.folder / "no.ct").exists()
     assert fheinfer.Server().session(other, server.folder / "server").plan is other  # the same keys serve it
 
