@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "ckks/key_generation.h"
 #include "crypto/key_format.h"
+#include "crypto/native.h"
 #include "evaluator/level_rules.h"
 #include "ring/pointwise.h"
 
@@ -21,9 +22,6 @@ namespace {
 
 // The slot count whose bootstrapping setup is cheapest; its key generation is used for the two encapsulation keys.
 constexpr int kFewestSlots = 2;
-
-// Special primes of a public key. What it encrypts is divided by them, and the noise with it.
-constexpr std::size_t kPublicSpecials = 1;
 
 // The distribution of secrets is a setting of the context, which all clients of a process share.
 std::mutex distribution_in_use;
@@ -121,20 +119,7 @@ std::string ClientKeys::public_key() const {
 }
 
 std::string ClientKeys::fresh_public() const {
-    const auto& chain = *context_->chain();
-    const auto bytes  = secret();
-    ckks::SmallPoly s;
-    s.reserve(bytes.size());
-    for (char c : bytes)
-        s.push_back(static_cast<signed char>(c));
-    ckks::Poly zero(chain.q_count(), chain.n());
-    std::memset(zero[0], 0, zero.limbs() * zero.n() * sizeof(uint64_t));
-    const auto seed  = random_seed();
-    const auto noise = [&] {
-        return draw(context_->crypto_parameters().GetDiscreteGaussianGenerator(), chain.n());
-    };
-    return write_switching_key(
-        ckks::switching_key(chain, zero, ckks::evaluate(chain, s), chain.q_count(), kPublicSpecials, true, seed, noise), seed);
+    return NativeKeys(*this).public_key();
 }
 
 std::shared_ptr<const ClientKeys::Public> ClientKeys::read_public(std::string body) const {
@@ -142,7 +127,7 @@ std::shared_ptr<const ClientKeys::Public> ClientKeys::read_public(std::string bo
     out->body = std::move(body);
     const Bytes bytes = std::as_bytes(std::span(out->body));
     out->key  = std::move(read_switching_keys(*context_->chain(), {&bytes, 1})[0]);
-    if (out->key.b.size() != 1 || out->key.limbs != context_->chain()->q_count() || out->key.specials != kPublicSpecials)
+    if (out->key.b.size() != 1 || out->key.limbs != context_->chain()->q_count() || out->key.specials != NativeKeys::kPublicSpecials)
         throw Error(ErrorKind::kCorrupt, "a public key has one digit of all limbs and one special prime");
     return out;
 }
@@ -264,7 +249,7 @@ ckks::Ciphertext ClientKeys::public_encryption_of_zero(std::size_t limbs) const 
         half(c0[row], key.b[0][at], e0);
         half(c1[row], key.a[0][at], e1);
     });
-    return {ckks::divide(chain, c0, kPublicSpecials), ckks::divide(chain, c1, kPublicSpecials), 0};
+    return {ckks::divide(chain, c0, NativeKeys::kPublicSpecials), ckks::divide(chain, c1, NativeKeys::kPublicSpecials), 0};
 }
 
 SecretVector<double> ClientKeys::decrypt(Bytes ciphertext, std::size_t count) const {

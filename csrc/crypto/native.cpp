@@ -1,5 +1,7 @@
 #include "crypto/native.h"
 
+#include <cstring>
+
 #include "base/error.h"
 #include "ring/pointwise.h"
 
@@ -87,6 +89,12 @@ std::string NativeKeys::make(const Residues& from, const Residues& to, std::size
 std::string NativeKeys::automorphism_key(uint64_t inverse, std::size_t limbs) const {
     const auto to = ckks::evaluate(*chain_, ckks::automorphism(secret_, inverse));
     return make(evaluated_, to, limbs, chain_->specials_for(limbs), false);
+}
+
+std::string NativeKeys::public_key() const {
+    Residues zero(chain_->q_count(), chain_->n());
+    std::memset(zero[0], 0, zero.limbs() * zero.n() * sizeof(uint64_t));
+    return make(zero, evaluated_, chain_->q_count(), kPublicSpecials, true);
 }
 
 std::string NativeKeys::relinearisation_key() const {

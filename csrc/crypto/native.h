@@ -48,6 +48,10 @@ class NativeKeys {
 public:
     explicit NativeKeys(const ClientKeys& client);
 
+    // A public key, of either backend, is a switching key from zero, with one digit of all limbs. What it encrypts is divided
+    // by its special primes, and the noise with it.
+    static constexpr std::size_t kPublicSpecials = 1;
+    std::string public_key() const;
     std::string relinearisation_key() const;
     std::string conjugation_key() const;
     // Keys for rotations (rotation, limbs).

@@ -322,16 +322,21 @@ class MeanPool(_Pool):
 
 
 @dataclass(frozen=True)
-class GlobalAvgPool(Op):
-    """The mean of each channel: (C, H, W) to (C,)."""
-
-    kind = "avg_pool"
+class _GlobalPool(Op):
+    """One value per channel: (C, H, W) to (C,)."""
 
     def check(self, inputs: Sequence[Shape]) -> None:
         _image(inputs[0])
 
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (inputs[0][0],)
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(_GlobalPool):
+    """The mean of each channel."""
+
+    kind = "avg_pool"
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].mean(dim=(2, 3))
@@ -477,16 +482,10 @@ class ScaleChannels(Op):
 
 
 @dataclass(frozen=True)
-class SumPool(Op):
+class SumPool(_GlobalPool):
     """The sum over height and width of each channel; the next layer has the division."""
 
     kind = "sum_pool"
-
-    def check(self, inputs: Sequence[Shape]) -> None:
-        _image(inputs[0])
-
-    def infer(self, inputs: Sequence[Shape]) -> Shape:
-        return (inputs[0][0],)
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].sum(dim=(2, 3))
