@@ -21,6 +21,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.stages import Stage, verify
+from fheinfer.compiler.supported import require_supported
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.params import ParameterSet, parameter_set
 from fheinfer.errors import UsageError
@@ -72,6 +73,7 @@ def compile(
         params = parameter_set(params)
     meant = preset(params)
     chosen = activation if activation is not None else meant.activation
+    require_supported(model.graph)
     program = Program(
         graph=model.graph,
         constants={name: array.astype("float64") for name, array in model.tensors.items()},

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from fheinfer.compiler.steps import RUNNABLE, Step
+from fheinfer.compiler.supported import why_not
 from fheinfer.compiler.values import Arrays
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds, require_secure
 from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
-from fheinfer.model.ops import Bootstrap, Linear, ScaleChannels, Square, from_fields, to_fields
+from fheinfer.model.ops import Bootstrap, Conv2d, Linear, ScaleChannels, Square, from_fields, to_fields
 from fheinfer.packing import Layout, input_layout, sizes
 from fheinfer.storage import atomic_write, read_small
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
@@ -246,6 +247,8 @@ def _check_arrays(step: Step, constants: Arrays) -> None:
     if isinstance(op, Linear) or (isinstance(op, Square | ScaleChannels) and shape[:2] == (1, 1)):
         shape = (math.prod(shape),)  # of a vector, or as good as one
     op.check([shape] * op.arity)
+    if isinstance(op, Conv2d) and (reason := why_not(op)):
+        raise ValueError(f"step {step.name!r}: {reason}")
     shapes = op.tensor_shapes([shape])
     for role, name in op.tensors.items():
         array = constants[name]

@@ -107,7 +107,7 @@ class Program:
 
     def with_nodes(self, nodes: Sequence[Node], constants: Arrays | None = None) -> Program:
         """The same with other nodes, and with other constants where given."""
-        graph = Graph(self.graph.name, tuple(nodes))
+        graph = Graph(self.graph.name, tuple(nodes), self.graph.outputs)
         return replace(self, graph=graph, constants=self.constants if constants is None else constants)
 
     def range_of(self, name: str) -> float:

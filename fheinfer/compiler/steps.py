@@ -83,7 +83,7 @@ class Step:
         """Fraction of a convolution's diagonals that is not all zero: the rest is omitted (csrc/kernels/conv2d.cpp)."""
         if not isinstance(self.op, ops.Conv2d):
             return 1.0
-        of = diagonals(self.in_layout, self.layout, self.op.kernel, self.op.padding)
+        of = diagonals(self.in_layout, self.layout, self.op.kernel[0], self.op.padding[0])
         alive = np.unique(of[constants[self.op.weight] != 0])
         return len(alive) / (int(of.max()) + 1)
 
@@ -100,7 +100,7 @@ class Step:
 
 def conv_of(op: ops.Conv2d) -> _core.Conv2d:
     """The core's description of a convolution."""
-    return _core.Conv2d(op.kernel, op.stride, op.padding)
+    return _core.Conv2d(op.kernel[0], op.stride[0], op.padding[0])
 
 
 _Inputs = Sequence[_core.Ciphertext]

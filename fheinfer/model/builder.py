@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
+
 from fheinfer.errors import UsageError
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import ACTIVATIONS, BatchNorm, Conv2d, HerPN, Input, Linear, Op, Shape
@@ -44,7 +46,7 @@ class GraphBuilder:
         """
         if kind == HerPN.kind:
             return self.add(name, HerPN(EPS, f"{name}.weight", f"{name}.bias", f"{name}.mean", f"{name}.var"), x)
-        if kind not in ACTIVATIONS or ACTIVATIONS[kind].TENSORS:
+        if kind not in ACTIVATIONS or any(field.default is MISSING for field in fields(ACTIVATIONS[kind])):
             raise UsageError(f"no activation {kind!r} to build a network with; there are {', '.join(ACTIVATIONS)}")
         return self.add(name, ACTIVATIONS[kind](), x)
 
@@ -52,10 +54,10 @@ class GraphBuilder:
         """A fully connected layer with bias."""
         return self.add(name, Linear(out_features, f"{name}.weight", f"{name}.bias"), x)
 
-    def build(self) -> Graph:
-        """The graph, checked.
+    def build(self, *outputs: str) -> Graph:
+        """The graph, checked; its output is what was added last unless others are named.
 
         Raises:
             GraphError: it breaks a rule of `model.verify`.
         """
-        return verify(Graph(self._name, tuple(self._nodes)))
+        return verify(Graph(self._name, tuple(self._nodes), outputs))

@@ -23,20 +23,27 @@ class Node:
     """One operation under a name, on the values of other nodes.
 
     activation  in a compiled graph: the network's activation that this is a part of, or ""
+    module      the module, or the node of a file, that it was imported from, for messages; "" where there is none
     """
 
     name: str
     op: Op
     inputs: tuple[str, ...] = ()
     activation: str = ""
+    module: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in topological order; the first is the input, the last is the output."""
+    """Nodes in topological order; the first is the input, and the last is the output unless `outputs` names others."""
 
     name: str
     nodes: tuple[Node, ...]
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.outputs and self.nodes:
+            object.__setattr__(self, "outputs", (self.nodes[-1].name,))
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -65,12 +72,24 @@ class Graph:
 
     @property
     def output(self) -> Node:
-        return self.nodes[-1]
+        """The only output.
+
+        Raises:
+            GraphError: there are several.
+        """
+        if len(self.outputs) != 1:
+            raise GraphError(f"{self.name} has the outputs {', '.join(self.outputs)}; this takes networks of one")
+        return self[self.outputs[0]]
 
     @property
     def activations(self) -> tuple[Node, ...]:
         """The non-linear functions of the network, in order."""
         return tuple(node for node in self.nodes if node.op.activation)
+
+    @property
+    def ranged(self) -> tuple[Node, ...]:
+        """The nodes that the compiler has to know the size of inputs of: activations, products and max pools."""
+        return tuple(node for node in self.nodes if node.op.ranged)
 
     @property
     def input_shape(self) -> Shape:

@@ -1,8 +1,8 @@
 """The model: a graph with its tensors and everything else that belongs to the network, in one file.
 
 A model file is a safetensors file. Its tensors are float32 under the names that the graph uses; its metadata is a JSON
-object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance` and `checksum`, a hash over all of it
-(docs/formats.md).
+object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance`, `final` where there is one, and
+`checksum`, a hash over all of it (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ from fheinfer.tensor_file import read_metadata, tensor_bytes, tensor_metadata
 
 F32 = npt.NDArray[np.float32]
 
-MAX_BYTES = 512 * 2**20
-"""Larger files are refused unread; ResNet20 is 1.1 MB."""
+MAX_BYTES = 1 << 30
+"""Larger files are refused unread; ResNet20 is 1.1 MB, VGG19 575 MB."""
 MAX_CLASSES = 1 << 16
+MAX_MODULE = 500
+"""Characters of the name of the module that a node comes from."""
 
 FORMAT = "fheinfer-model-1"
+FINALS = ("", "softmax", "log_softmax", "sigmoid")
+"""What may be done to outputs after decryption."""
 _FIELDS = ("mean", "std", "classes", "ranges", "provenance")
 
 
@@ -44,9 +48,12 @@ class Model:
     graph       operations and how they are connected
     tensors     name -> float32, read-only, in the shapes that the graph infers, all finite, variances not negative
     mean, std   the input is (pixel / 255 - mean) / std per channel, or (x - mean) / std per feature of a vector
-    classes     a name for each output; numbers where none are given
-    ranges      activation -> largest |input| seen on calibration data; empty where it was never measured
+    classes     a name for each output; numbers where none are given, and none where the outputs are no single vector
+    ranges      activation -> largest |input| seen on calibration data; empty where it was never measured. Products and
+                max pools may have one, too, and the input of the network under its own name
     provenance  where it comes from, in words
+    final       what the client does to every output after decryption: "softmax", "log_softmax" (both over the classes),
+                "sigmoid", or "" for nothing
 
     Raises:
         GraphError: a graph that breaks a rule of `model.verify`.
@@ -60,6 +67,7 @@ class Model:
     classes: tuple[str, ...] = ()
     ranges: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    final: str = ""
 
     def __post_init__(self) -> None:
         verify(self.graph)
@@ -71,6 +79,10 @@ class Model:
             "ranges": _checked_ranges(self.graph, self.ranges),
             "provenance": MappingProxyType({str(k): str(v) for k, v in self.provenance.items()}),
         }
+        if self.final not in FINALS:
+            raise WeightsError(
+                f"{self.final!r} is nothing that a client does to outputs; choose {', '.join(FINALS[1:])}"
+            )
         for name, value in fixed.items():
             object.__setattr__(self, name, value)
 
@@ -81,7 +93,9 @@ class Model:
 
     @property
     def input_bound(self) -> float:
-        """Largest |value| of a normalised input whose pixels, or features, are between 0 and 1 before."""
+        """Largest |value| of a normalised input: as measured, else for pixels, or features, between 0 and 1 before."""
+        if measured := self.ranges.get(self.graph.input.name):
+            return measured
         return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
 
     @cached_property
@@ -104,12 +118,13 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """The model file; the same bytes for the same model."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
+        fields = {name: getattr(self, name) for name in _FIELDS} | ({"final": self.final} if self.final else {})
         metadata = {"format": FORMAT, "checksum": self._checksum(), "graph": graph_to_json(self.graph), **fields}
         return tensor_bytes(self.tensors, metadata)
 
     def _checksum(self) -> str:
         rest = [self.identity, self.classes, sorted(self.ranges.items()), sorted(self.provenance.items())]
+        rest += [self.final] if self.final else []
         return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
@@ -124,7 +139,8 @@ def load(path: Path) -> Model:
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: no model of fheinfer; make one of it with `fheinfer model import {path} -o FILE`")
     try:
-        model = Model(graph_from_json(metadata["graph"]), tensors, **{name: metadata[name] for name in _FIELDS})
+        fields = {name: metadata[name] for name in _FIELDS} | {"final": metadata.get("final", "")}
+        model = Model(graph_from_json(metadata["graph"]), tensors, **fields)
         checksum = metadata["checksum"]
     except (WeightsError, GraphError) as error:
         raise type(error)(f"{path}: {error}") from None
@@ -141,9 +157,17 @@ def is_model_file(path: Path) -> bool:
 
 
 def graph_to_json(graph: Graph) -> dict[str, Any]:
-    """The graph as a model file holds it: `name`, and `nodes` with `name`, `op`, `inputs` and the fields of `op`."""
-    nodes = [{"name": n.name, "op": n.op.kind, "inputs": list(n.inputs), **_listed(to_fields(n.op))} for n in graph]
-    return {"name": graph.name, "nodes": nodes}
+    """The graph as a model file holds it: `name`, and `nodes` with `name`, `op`, `inputs` and the fields of `op`.
+
+    A node has its `module` where it is known, and the graph its `outputs` where they are others than the last node.
+    """
+    nodes = [
+        {"name": n.name, "op": n.op.kind, "inputs": list(n.inputs), **_listed(to_fields(n.op))}
+        | ({"module": n.module} if n.module else {})
+        for n in graph
+    ]
+    last = (graph.nodes[-1].name,) if graph.nodes else ()
+    return {"name": graph.name, "nodes": nodes} | ({"outputs": list(graph.outputs)} if graph.outputs != last else {})
 
 
 def graph_from_json(content: Any) -> Graph:
@@ -161,12 +185,16 @@ def graph_from_json(content: Any) -> Graph:
         inputs = entry.get("inputs", [])
         if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
             raise GraphError(f"node {entry['name']!r}: inputs are not a list of names")
-        rest = {key: value for key, value in entry.items() if key not in ("name", "op", "inputs")}
+        rest = {key: value for key, value in entry.items() if key not in ("name", "op", "inputs", "module")}
         try:
-            nodes.append(Node(entry["name"], from_fields(entry.get("op"), rest), tuple(inputs)))
+            op = from_fields(entry.get("op"), rest)
+            nodes.append(Node(entry["name"], op, tuple(inputs), module=str(entry.get("module", ""))[:MAX_MODULE]))
         except Invalid as error:
             raise GraphError(f"node {entry['name']!r}: {error}") from None
-    return verify(Graph(str(content.get("name", "")), tuple(nodes)))
+    outputs = content.get("outputs", [])
+    if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
+        raise GraphError("the outputs of the graph are not a list of names")
+    return verify(Graph(str(content.get("name", "")), tuple(nodes), tuple(outputs)))
 
 
 def _listed(fields: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +246,8 @@ def _checked_tensors(graph: Graph, tensors: Mapping[str, npt.NDArray[Any]]) -> M
 
 
 def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, float]:
-    if ranges and set(ranges) != {node.name for node in graph.activations}:
+    known = {graph.input.name, *(node.name for node in graph.ranged)}
+    if ranges and not {node.name for node in graph.activations} <= set(ranges) <= known:
         raise WeightsError("the ranges are not those of the network's activations")
     checked = {str(name): float(value) for name, value in ranges.items()}
     if not all(0 <= value < math.inf for value in checked.values()):
@@ -227,8 +256,11 @@ def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, f
 
 
 def _checked_classes(graph: Graph, classes: Sequence[str]) -> tuple[str, ...]:
-    (outputs,) = graph.shapes[graph.output.name]
-    names = tuple(str(name)[:200] for name in classes) or tuple(map(str, range(outputs)))
+    shapes = [graph.shapes[name] for name in graph.outputs]
+    outputs = shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 1 else 0
+    if not outputs and classes:
+        raise WeightsError(f"{len(classes)} class names for a network whose output is no single vector; give none")
+    names = tuple(str(name)[:200] for name in classes) or tuple(map(str, range(min(outputs, MAX_CLASSES + 1))))
     if len(names) != outputs or outputs > MAX_CLASSES:
         raise WeightsError(f"{len(names)} class names for a network of {outputs} outputs")
     return names
@@ -237,6 +269,6 @@ def _checked_classes(graph: Graph, classes: Sequence[str]) -> tuple[str, ...]:
 def _normalisation(name: str, values: Sequence[float], graph: Graph, positive: bool = False) -> tuple[float, ...]:
     numbers, shape = tuple(float(value) for value in values), graph.input_shape
     if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        what = "colour channel" if len(shape) == 3 else "feature"
+        what = "colour channel" if len(shape) == 3 else "channel" if len(shape) > 1 else "feature"
         raise WeightsError(f"{name} must be {shape[0]} {'positive ' if positive else ''}numbers, one per {what}")
     return numbers

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from fheinfer.errors import GraphError
 from fheinfer.model.graph import Graph, Node
-from fheinfer.model.ops import NETWORK, Input, Invalid, Linear, Op
+from fheinfer.model.ops import NETWORK, Input, Invalid, Op
 
 MAX_NAME = 200
 """Characters of a graph's name."""
@@ -33,17 +33,24 @@ def verify(graph: Graph, known: Mapping[str, type[Op]] = NETWORK) -> Graph:
     for node in graph.nodes:
         _verify_node(node, seen, known)
         seen.add(node.name)
-    dead = [node.name for node in graph.nodes[:-1] if not graph.users(node.name)]
+    _verify_outputs(graph, seen)
+    dead = [node.name for node in graph.nodes if not graph.users(node.name) and node.name not in graph.outputs]
     if dead:
         raise GraphError(f"graph {graph.name!r} computes {', '.join(dead)} and uses it nowhere")
-    if not isinstance(graph.output.op, Linear):
-        raise GraphError(
-            f"node {graph.output.name!r} ({graph.output.op.kind}) is the output; end the network in a linear layer"
-        )
     _ = graph.shapes  # checks every operation on the shapes it gets
     if known is NETWORK:
         graph.tensor_shapes()
     return graph
+
+
+def _verify_outputs(graph: Graph, known: set[str]) -> None:
+    for name in graph.outputs:
+        if name not in known:
+            raise GraphError(f"graph {graph.name!r} has no node {name!r}, which should be an output")
+        if isinstance(graph[name].op, Input):
+            raise GraphError(f"node {name!r} (input) is an output; there is nothing to compute")
+    if len(set(graph.outputs)) != len(graph.outputs):
+        raise GraphError(f"graph {graph.name!r} has an output twice")
 
 
 def _verify_node(node: Node, seen: set[str], known: Mapping[str, type[Op]]) -> None:

@@ -1,4 +1,9 @@
-"""A graph as a torch module that can be trained: layers with tensors are modules, all else is what operations mean."""
+"""A graph as a torch module that can be trained.
+
+Operations whose tensors have the names of a PyTorch layer (LAYER.weight, LAYER.running_mean, ...) are layers with all
+that training needs: batch statistics, quantised weights, penalties. All else is what operations mean, on parameters of
+the same names.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from torch.nn import functional
 
 from fheinfer.errors import GraphError
 from fheinfer.model import ops
-from fheinfer.model.graph import Graph
+from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
 from fheinfer.model.ops import NETWORK, Op, Shape
 from fheinfer.train.herpn import HerPN
@@ -27,10 +32,12 @@ class GraphModule(nn.Module):
     """Runs a graph; its `state_dict` has exactly the names of the graph's tensors.
 
     The input is (batch, C, H, W) or (batch, F), normalised; the output of node n is (batch, *graph.shapes[n]). With
-    `bits`, weights of convolutions and linear layers are quantised on the way.
+    `bits`, weights of convolutions and linear layers are quantised on the way. Constants that values are multiplied
+    with or added to, and the matrices of a resampling, are not trained.
 
     Raises:
-        GraphError: an operation that is no part of a network, or tensors that are not named as PyTorch names them.
+        GraphError: an operation that is no part of a network, tensors of which one would have to hold the other, or a
+            batch norm whose tensors are not named as PyTorch names them.
     """
 
     def __init__(self, graph: Graph, bits: int = 0) -> None:
@@ -42,21 +49,39 @@ class GraphModule(nn.Module):
                 raise GraphError(
                     f"node {node.name!r} ({node.op.kind}) is no operation of a network; it cannot be trained"
                 )
-            if tensors := node.op.tensors:
-                self._layer_of[node.name] = path = next(iter(tensors.values())).rpartition(".")[0] or node.name
-                shapes = node.op.tensor_shapes(graph.inputs_of(node))
-                _place(self, path, LAYERS[type(node.op)](node.op, {role: shapes[role] for role in tensors}))
+            if node.op.tensors:
+                self._add_layer(node)
         for name in graph.tensor_shapes().keys() ^ self.state_dict().keys():
             raise GraphError(
-                f"{graph.name} cannot be trained: tensor {name!r} is not named as PyTorch names it "
-                "(LAYER.weight, LAYER.running_mean, ...); rename it"
+                f"{graph.name} cannot be trained: tensor {name!r} cannot stand beside the others; rename it"
             )
         for layer in self.modules():
             if isinstance(layer, Conv2d | Linear):
                 layer.bits = bits
 
+    def _add_layer(self, node: Node) -> None:
+        """A layer if the names are those of one, else parameters under their own names."""
+        op, tensors, shapes = node.op, node.op.tensors, node.op.tensor_shapes(self.graph.inputs_of(node))
+        path = next(iter(tensors.values())).rpartition(".")[0]
+        layer = LAYERS[type(op)](op, {role: shapes[role] for role in tensors}) if type(op) in LAYERS else None
+        usual = layer is not None and {f"{path}.{name}" for name in layer.state_dict()} == set(tensors.values())
+        if layer is not None and usual and path and _place(self, path, layer):
+            self._layer_of[node.name] = path
+            return
+        if isinstance(op, BATCH):
+            raise GraphError(
+                f"{self.graph.name} cannot be trained: tensors of {node.name!r} ({op.kind}) are not named as PyTorch "
+                "names them (LAYER.weight, LAYER.running_mean, ...); rename them"
+            )
+        for role, name in tensors.items():
+            _place_tensor(self, name, shapes[role], trained=not isinstance(op, FIXED))
+
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the logits, (batch, classes)."""
+        """Computes the logits, (batch, classes).
+
+        Raises:
+            GraphError: the network has several outputs; `forward_all` has them all.
+        """
         return self.forward_all(x)[self.graph.output.name]
 
     def forward_all(self, x: Tensor, change: Callable[[str, Tensor], Tensor] | None = None) -> dict[str, Tensor]:
@@ -65,9 +90,16 @@ class GraphModule(nn.Module):
         for node in self.graph:
             inputs = [values[name] for name in node.inputs] or [x]
             path = self._layer_of.get(node.name)
-            value = self.get_submodule(path)(*inputs) if path else node.op.reference(inputs, {})
+            value = self.get_submodule(path)(*inputs) if path else node.op.reference(inputs, self._tensors(node))
             values[node.name] = change(node.name, value) if change else value
         return values
+
+    def _tensors(self, node: Node) -> dict[str, Tensor]:
+        found = {}
+        for role, name in node.op.tensors.items():
+            path, _, last = name.rpartition(".")
+            found[role] = getattr(self.get_submodule(path), last)
+        return found
 
     def pafs(self) -> dict[str, PAF]:
         """Returns the PAFs by node, in inference order."""
@@ -77,7 +109,8 @@ class GraphModule(nn.Module):
     def bounds(self, free: float) -> Bounds:
         """Says how large inputs of polynomial activations may get: up to `INSIDE` of the scale where there is one, else
         `free`, and the largest of an image twice that."""
-        layers = {n.name: self.get_submodule(self._layer_of[n.name]) for n in self.graph if n.op.polynomial}
+        trained = [node.name for node in self.graph if node.op.polynomial and not isinstance(node.op, ops.Power)]
+        layers = {name: self.get_submodule(self._layer_of[name]) for name in trained}
         return {
             name: (INSIDE * layer.scale,) * 2 if isinstance(layer, PAF) else (free, 2 * free)
             for name, layer in layers.items()
@@ -106,34 +139,72 @@ NORMS = (BatchNorm, HerPN)
 """Layers with running statistics."""
 
 
-def _conv2d(op: ops.Conv2d, shapes: Mapping[str, Shape]) -> nn.Module:
-    _, channels, *_ = shapes["weight"]
-    return Conv2d(channels, op.out_channels, op.kernel, op.stride, op.padding, bias=op.bias is not None)
+def _conv2d(op: ops.Conv2d, shapes: Mapping[str, Shape]) -> nn.Module | None:
+    channels, (top, bottom, left, right) = shapes["weight"][1] * op.groups, op.padding
+    if (top, left) != (bottom, right):
+        return None
+    sizes = (op.kernel, op.stride, (top, left), op.dilation, op.groups)
+    return Conv2d(channels, op.out_channels, *sizes, bias=op.bias is not None)
 
 
 def _linear(op: ops.Linear, shapes: Mapping[str, Shape]) -> nn.Module:
     return Linear(shapes["weight"][1], op.out_features, bias=op.bias is not None)
 
 
-LAYERS: dict[type[Op], Callable[[Any, Mapping[str, Shape]], nn.Module]] = {
+LAYERS: dict[type[Op], Callable[[Any, Mapping[str, Shape]], nn.Module | None]] = {
     ops.Conv2d: _conv2d,
     ops.Linear: _linear,
     ops.BatchNorm: lambda op, shapes: BatchNorm(shapes["weight"][0], op.eps),
     ops.HerPN: lambda op, shapes: HerPN(shapes["weight"][0], op.eps),
     ops.Paf: lambda op, shapes: PAF(op.degrees),
 }
-"""The layer of every operation that has tensors, from it and the shapes of its tensors by role."""
+"""The layer of an operation, from it and the shapes of its tensors by role; None where there is none of its kind."""
+
+BATCH = (ops.BatchNorm, ops.HerPN, ops.Paf)
+"""Operations that are more in training than their reference says."""
+FIXED = (ops.Resample, ops.MultiplyConstant, ops.AddConstant)
+"""Operations whose tensors are constants."""
 
 
-def _place(root: nn.Module, path: str, layer: nn.Module) -> None:
-    """Puts `layer` at a dotted path, with empty modules on the way, unless it is there already."""
+def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that a dotted path is in, with empty ones on the way, and the last part of the path."""
     *parents, last = path.split(".")
     for name in parents:
         if name not in root._modules:
+            if hasattr(root, name) or not name:
+                raise GraphError(f"a tensor called {path!r} has no place in a torch module; rename it")
             root.add_module(name, nn.Module())
         root = root.get_submodule(name)
-    if last not in root._modules:
-        root.add_module(last, layer)
+    return root, last
+
+
+def _place(root: nn.Module, path: str, layer: nn.Module) -> bool:
+    """Puts `layer` at a dotted path, unless one like it is there already; whether one like it is there now."""
+    parent, last = _parent(root, path)
+    there = parent._modules.get(last)
+    if there is None and not hasattr(parent, last):
+        parent.add_module(last, layer)
+        return True
+    return there is not None and _form(there) == _form(layer)
+
+
+def _form(layer: nn.Module) -> tuple[object, ...]:
+    """What makes two layers of the same tensors compute the same."""
+    fields = ("stride", "padding", "dilation", "groups", "eps", "degrees")
+    return type(layer), *(getattr(layer, name, None) for name in fields), *layer.state_dict()
+
+
+def _place_tensor(root: nn.Module, name: str, shape: Shape, *, trained: bool) -> None:
+    """Puts a tensor at a dotted path, unless it is there already."""
+    parent, last = _parent(root, name)
+    if last in parent._parameters or last in parent._buffers:
+        return
+    if hasattr(parent, last) or not last:
+        raise GraphError(f"a tensor called {name!r} has no place in a torch module; rename it")
+    if trained:
+        parent.register_parameter(last, nn.Parameter(torch.zeros(shape)))
+    else:
+        parent.register_buffer(last, torch.zeros(shape))
 
 
 def from_model(model: Model, dtype: torch.dtype = torch.float32) -> GraphModule:

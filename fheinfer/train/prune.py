@@ -38,13 +38,13 @@ class Diagonals:
             if not isinstance(node.op, Conv2d):
                 continue
             step, conv = steps[_planned(graph, node, steps)]
-            numbers = torch.from_numpy(diagonals(step.in_layout, step.layout, conv.kernel, conv.padding))
+            numbers = torch.from_numpy(diagonals(step.in_layout, step.layout, conv.kernel[0], conv.padding[0]))
             if step.name not in first:
                 first[step.name] = self.count
                 layers.append(torch.full((int(numbers.max()) + 1,), len(layers)))
                 self.count += len(layers[-1])
-            edge = conv.padding - node.op.padding  # a shortcut is in the middle of the convolution it is part of
-            inside = slice(edge, edge + node.op.kernel)
+            edge = conv.padding[0] - node.op.padding[0]  # a shortcut is in the middle of the convolution it is part of
+            inside = slice(edge, edge + node.op.kernel[0])
             self.of[node.op.weight] = first[step.name] + numbers[:, :, inside, inside]
         self.layer = torch.cat(layers)
 

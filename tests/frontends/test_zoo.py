@@ -19,8 +19,8 @@ def test_resnet20_is_resnet20() -> None:
     """He et al. 2015, section 4.2: 19 convolutions and a linear layer on the main path, here with 1x1 shortcuts."""
     graph = zoo.network("resnet20")
     convolutions = [(n.name, n.op.kernel) for n in graph if isinstance(n.op, Conv2d)]
-    assert sum(kernel == 3 for _, kernel in convolutions) == 19
-    assert [name for name, kernel in convolutions if kernel == 1] == [
+    assert sum(kernel == (3, 3) for _, kernel in convolutions) == 19
+    assert [name for name, kernel in convolutions if kernel == (1, 1)] == [
         "layer2.0.downsample.0",
         "layer3.0.downsample.0",
     ]
@@ -33,7 +33,7 @@ def test_resnet20_is_resnet20() -> None:
 @pytest.mark.parametrize("layers", [20, 32, 44, 56, 110])
 def test_deeper_resnets_have_the_layers_of_their_name(layers: int) -> None:
     graph = zoo.network(f"resnet{layers}")
-    assert sum(isinstance(n.op, Conv2d) and n.op.kernel == 3 for n in graph) + 1 == layers
+    assert sum(isinstance(n.op, Conv2d) and n.op.kernel == (3, 3) for n in graph) + 1 == layers
 
 
 @pytest.mark.parametrize(("layers", "pool"), [(11, MaxPool), (16, MaxPool), (11, MeanPool), (16, MeanPool)])

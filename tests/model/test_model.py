@@ -19,9 +19,9 @@ import fheinfer
 from fheinfer.errors import FheinferError, GraphError, PlanError, StorageError, WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.model import model as module
-from fheinfer.model.graph import Graph
+from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model, graph_from_json, graph_to_json, load
-from fheinfer.model.ops import Relu
+from fheinfer.model.ops import Input, Linear, Product, Relu
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
 GRAPH = zoo.network("resnet8-tiny")
@@ -317,3 +317,67 @@ def test_all_errors_are_errors_of_fheinfer() -> None:
 def test_a_changed_model_is_checked_again() -> None:
     with pytest.raises(WeightsError, match="mean must be 3 numbers, one per colour channel"):
         replace(made(), mean=())
+
+
+def two_outputs(**changes: Any) -> Model:
+    nodes = (
+        Node("x", Input((4,))),
+        Node("a", Linear(3, "a.weight"), ("x",)),
+        Node("b", Product(), ("a", "a")),
+    )
+    weight = {"a.weight": np.ones((3, 4), np.float32)}
+    fields: dict[str, Any] = {"graph": Graph("two", nodes, ("a", "b")), "tensors": weight}
+    return Model(**{**fields, "mean": (0.0,) * 4, "std": (1.0,) * 4, **changes})
+
+
+def test_several_outputs_have_no_classes_and_come_back(tmp_path: Path) -> None:
+    model = two_outputs()
+    model.save(tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert again.graph.outputs == ("a", "b")
+    assert again.classes == ()
+    assert again.identity == model.identity
+    with pytest.raises(WeightsError, match="3 class names for a network whose output is no single vector"):
+        two_outputs(classes=("a", "b", "c"))
+    with pytest.raises(GraphError, match="two has the outputs a, b; this takes networks of one"):
+        _ = model.graph.output
+
+
+@pytest.mark.parametrize("final", ["softmax", "log_softmax", "sigmoid"])
+def test_what_the_client_does_to_outputs_comes_back(tmp_path: Path, final: str) -> None:
+    model = made(final=final)
+    model.save(tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors").final == final
+    with pytest.raises(WeightsError, match="'argmax' is nothing that a client does"):
+        made(final="argmax")
+
+
+def test_final_is_part_of_the_checksum(tmp_path: Path) -> None:
+    model = made(final="softmax")
+    data = model.to_bytes()
+    forged = tensor_bytes(model.tensors, {**tensor_metadata(data), "final": "sigmoid"})
+    (tmp_path / "m.safetensors").write_bytes(forged)
+    with pytest.raises(WeightsError, match="changed since it was written"):
+        load(tmp_path / "m.safetensors")
+
+
+def test_products_pools_and_the_input_may_have_ranges() -> None:
+    assert two_outputs(ranges={"x": 7.0, "b": 3.0}).input_bound == 7
+    assert two_outputs().input_bound == 1
+    with pytest.raises(WeightsError, match="not those of the network's activations"):
+        two_outputs(ranges={"a": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "says"),
+    [
+        (["c"], "has no node 'c'"),
+        (["x"], "there is nothing to compute"),
+        (["b", "b"], "has an output twice"),
+        ("b", ""),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(outputs: Any, says: str) -> None:
+    content = graph_to_json(two_outputs().graph) | {"outputs": outputs}
+    with pytest.raises(GraphError, match=says or "are not a list of names"):
+        graph_from_json(content)

@@ -67,10 +67,28 @@ def test_an_operation_of_the_compiler_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["weight", "conv.kernel", "a.b.weights"])
-def test_tensors_that_are_not_named_as_pytorch_names_them_are_named(name: str) -> None:
+def test_tensors_that_are_not_named_as_pytorch_names_them_are_parameters_of_their_own(name: str) -> None:
     graph = Graph("g", (Node("input", Input((3, 8, 8))), Node("c", Conv2d(4, 3, 1, 1, name), ("input",))))
-    with pytest.raises(GraphError, match="cannot be trained: tensor"):
-        GraphModule(graph)
+    module = GraphModule(graph)
+    module.load_state_dict({name: torch.randn(4, 3, 3, 3)})
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(module(x), functional.conv2d(x, module.get_parameter(name), padding=1))
+
+
+def test_a_batch_norm_has_to_have_the_names_of_pytorch() -> None:
+    norm = Node("n", BatchNorm(1e-5, "n.gamma", "n.beta", "n.mean", "n.var"), ("input",))
+    with pytest.raises(GraphError, match=r"tensors of 'n' \(batch_norm\) are not named as PyTorch names them"):
+        GraphModule(Graph("g", (Node("input", Input((3, 8, 8))), norm)))
+
+
+def test_a_tensor_that_would_have_to_hold_another_is_named() -> None:
+    nodes = (
+        Node("input", Input((3, 8, 8))),
+        Node("c", Conv2d(3, 3, 1, 1, "a.kernel"), ("input",)),
+        Node("d", Conv2d(3, 3, 1, 1, "a"), ("c",)),
+    )
+    with pytest.raises(GraphError, match="a tensor called 'a' has no place in a torch module; rename it"):
+        GraphModule(Graph("g", nodes))
 
 
 def test_a_graph_of_ones_own_runs_and_takes_features_of_an_image() -> None:

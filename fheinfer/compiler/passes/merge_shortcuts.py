@@ -46,24 +46,24 @@ def _pair(graph: Graph, node: Node) -> list[tuple[Node, Conv2d]]:
     if len(own) == 2 and own[0][0].inputs == own[1][0].inputs and own[0][1].stride == own[1][1].stride:
         return sorted(own, key=lambda conv: conv[1].kernel, reverse=True)
     for conv, op in own:
-        if conv.inputs[0] in node.inputs and op.stride == 1:
+        if conv.inputs[0] in node.inputs and op.stride == (1, 1):
             return [(conv, op)]
     return []
 
 
 def _same_size(op: Conv2d) -> bool:
-    return bool(op.kernel % 2) and op.padding == op.kernel // 2
+    return bool(op.kernel[0] % 2) and op.padding[0] == op.kernel[0] // 2
 
 
 def _sum(name: str, conv: Conv2d, other: Conv2d | None, constants: dict[str, F64]) -> Conv2d:
     weight = constants[conv.weight].copy()
-    middle = conv.kernel // 2
+    middle = conv.kernel[0] // 2
     if other is None:
         channels = np.arange(weight.shape[0])
         weight[channels, channels, middle, middle] += 1
     else:
-        first = middle - other.kernel // 2
-        inside = slice(first, first + other.kernel)
+        first = middle - other.kernel[0] // 2
+        inside = slice(first, first + other.kernel[0])
         weight[:, :, inside, inside] += constants[other.weight]
     constants[f"{name}/weight"] = weight
     biases = [constants[op.bias] for op in (conv, other) if op is not None and op.bias]

@@ -41,7 +41,7 @@ def pools(program: Program) -> Program:
     nodes: list[Node] = []
     for node in graph:
         if isinstance(node.op, MeanPool | MaxPool):
-            x, (channels, *size), kernel = node.inputs[0], graph.shapes[node.inputs[0]], node.op.kernel
+            x, (channels, *size), kernel = node.inputs[0], graph.shapes[node.inputs[0]], node.op.kernel[0]
             if any(length % kernel for length in size):
                 raise PlanError(
                     f"{node.op.kind} {node.name!r}: windows of {kernel} do not fill {size[0]}x{size[1]} pixels; "
@@ -53,7 +53,7 @@ def pools(program: Program) -> Program:
                 added = _maxima(node, kernel, channels, constants)
                 ranges |= {n.name: _range(program, node) * OVERSHOOT for n in added if isinstance(n.op, Relu)}
                 nodes, x = nodes + added, added[-1].name
-            if all(isinstance(user.op, Conv2d) and user.op.stride == 1 for user in graph.users(node.name)):
+            if all(isinstance(user.op, Conv2d) and user.op.stride == (1, 1) for user in graph.users(node.name)):
                 windows[node.name] = x, window
             else:
                 nodes.append(_each(node.name, x, channels, window, kernel, 0, constants))
@@ -89,7 +89,7 @@ def _strided(name: str, conv: Conv2d, x: str, window: F64, constants: Constants)
     """The convolution of what every window holds."""
     stride, weight = len(window), f"{name}/windows"
     constants[weight] = np.asarray(np.kron(constants[conv.weight], window), np.float64)
-    kernel, padding = stride * conv.kernel, stride * conv.padding
+    kernel, padding = stride * conv.kernel[0], stride * conv.padding[0]
     return Node(name, replace(conv, kernel=kernel, stride=stride, padding=padding, weight=weight), (x,))
 
 
