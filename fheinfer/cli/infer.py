@@ -190,9 +190,9 @@ class _Plain:
         if self._outputs is None:
             self._outputs = {}
             if self._model is not None:
-                from fheinfer.evaluation.plain import plain_outputs
+                from fheinfer.evaluation.plain import plain_values
 
-                self._outputs = {name: plain_outputs(self._model, x) for name, x in self._inputs.items()}
+                self._outputs = {name: plain_values(self._model, x) for name, x in self._inputs.items()}
         return self._outputs
 
 

@@ -71,6 +71,7 @@ def lower(program: Program, model: Model) -> Plan:
         scale=scale,
         # The scale of the last layer is such that no slot is larger; polynomials may overshoot their range a little.
         bound=OUTPUT_ROOM * scale * program.params.max_slot**2,
+        final=model.final,
         classes=model.classes,
     )
     client = {

@@ -79,8 +79,7 @@ def open_ciphertexts(
     """
     wanted: dict[str, Any] = {"kind": Kind.CIPHERTEXT, "identity": key_identity(params, backend), "key_id": key_id}
     wanted["max_body"] = body_bound(params, count, level)
-    open_ = artifact.read if isinstance(source, Path) else artifact.from_bytes
-    found: Artifact = open_(source, **wanted)  # type: ignore[operator]
+    found = artifact.read(source, **wanted) if isinstance(source, Path) else artifact.from_bytes(source, **wanted)
     opened = Ciphertexts(found.metadata, split(found.body, params))
     if level is not None:
         check_level(opened, params, level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=1 << 50)]
 Name = Annotated[str, Field(max_length=200)]
-Final = Literal["", "softmax", "log_softmax", "sigmoid"]
+Final = Annotated[str, Field(pattern=r"^(softmax|log_softmax|sigmoid|)$")]
 """What the client computes of an output after decryption."""
 
 MAX_SLOTS = 1 << 16
@@ -122,13 +122,18 @@ class OutputSpec(_Tensor):
 
     def finish(self, values: F64) -> F64:
         """What the network returns of these values: with its last softmax or sigmoid, which is not encrypted."""
-        if self.final == "sigmoid":
-            return np.asarray(0.5 * (1 + np.tanh(values / 2)))
-        if not self.final:
-            return values
-        shifted = values - values.max(axis=0)  # classes are the first axis, as everywhere
-        logs = shifted - np.log(np.exp(shifted).sum(axis=0))
-        return np.asarray(np.exp(logs) if self.final == "softmax" else logs)
+        return finished(values, self.final)
+
+
+def finished(values: F64, final: str) -> F64:
+    """Values after a last operation: "softmax" or "log_softmax" over the first axis, "sigmoid", or "" for none."""
+    if final == "sigmoid":
+        return np.asarray(0.5 * (1 + np.tanh(values / 2)))
+    if not final:
+        return values
+    shifted = values - values.max(axis=0)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=0))
+    return np.asarray(np.exp(logs) if final == "softmax" else logs)
 
 
 def checked_input(x: NDArray[np.floating], shape: tuple[int, ...], bound: float, model: str, advice: str) -> F64:
