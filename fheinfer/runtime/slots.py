@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +22,8 @@ def run_slots(
     *,
     layers: dict[str, NDArray[np.float64]] | None = None,
     observer: Callable[[StepDone], None] | None = None,
-) -> Any:
-    """What the network returns of a normalised input, (C, H, W) or (F,), as `Client.decrypt` returns it.
-
-    Arguments and errors are those of `slots_outputs`.
-    """
-    return plan.client.finish(slots_outputs(plan, image, layers=layers, observer=observer))
-
-
-def slots_outputs(
-    plan: Plan,
-    image: NDArray[np.floating],
-    *,
-    layers: dict[str, NDArray[np.float64]] | None = None,
-    observer: Callable[[StepDone], None] | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Every output by name, as a server computes it, of a normalised input.
+) -> NDArray[np.float64]:
+    """Logits of a normalised (C, H, W) image or an (F,) vector.
 
     Args:
         layers: filled with the values of every step, by name.
@@ -51,7 +36,7 @@ def slots_outputs(
     outputs: dict[str, NDArray[np.float64]] = {}
 
     def observe(done: StepDone) -> None:
-        outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value[0]))
+        outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value))
         if isinstance(done.step.op, BOOTSTRAPPED):
             source = steps[done.step.inputs[0]]
             _check_range(source, outputs[source.name], done.step, plan.params.max_slot)
@@ -60,10 +45,9 @@ def slots_outputs(
         if observer:
             observer(done)
 
-    x = tuple(evaluator.encrypt(slots, plan.client.input.level) for slots in plan.client.pack(image))
+    x = evaluator.encrypt(plan.client.pack(image), plan.client.input_level)
     y = execute(plan, evaluator, x, observer=observe)
-    decrypted = [evaluator.decrypt(ciphertext) for name in plan.outputs for ciphertext in y[name]]
-    return plan.client.unpack(decrypted)
+    return plan.client.unpack(evaluator.decrypt(y))
 
 
 def _check_range(source: Step, values: NDArray[np.float64], step: Step, max_slot: float) -> None:

@@ -1,72 +1,93 @@
-"""A sum of two convolutions of one value is one convolution; so is a convolution plus the value itself.
+"""A sum of two linear operations of one value is one; so is a convolution plus the value itself.
 
-x ; a = conv (A) ; b = conv (B) ; add (a, b)   =>   x ; conv (A + B), under the sum's name
-x ; a = conv (A) ; add (a, x)                  =>   x ; conv (A + I)
+x ; a = conv (A) ; b = conv (B) ; add (a, b)       =>   x ; conv (A + B), under the sum's name
+x ; a = conv (A) ; add (a, x)                      =>   x ; conv (A + I)
+x ; a = linear (A) ; b = linear (B) ; add (a, b)   =>   x ; linear (A + B)
 
-The smaller kernel is in the middle of the larger one. It saves a convolution, and the residual blocks of networks with
-one convolution each become a plain chain.
+Kernels are laid over each other by their offsets; a sum that would have more of them than both together is left. It
+saves an operation, and the residual blocks of networks with one convolution each become a plain chain.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.compiler.program import Program
-from fheinfer.model.graph import Graph, Node
-from fheinfer.model.ops import Add, Conv2d
+from fheinfer.compiler.rewriting import Rewriter
+from fheinfer.compiler.windows import grouped, placed, spread, united, windows
+from fheinfer.model.graph import Node
+from fheinfer.model.ops import Add, Conv2d, Linear
 
 F64 = NDArray[np.float64]
 
 
 def merge_shortcuts(program: Program) -> Program:
-    """Makes one convolution of a sum of two convolutions of one value, or of a convolution and what it reads."""
-    graph, constants = program.graph, dict(program.constants)
-    merged: dict[str, Node] = {}  # sum -> the convolution that takes its place
-    gone: set[str] = set()
-    for node in graph:
-        if isinstance(node.op, Add) and (pair := _pair(graph, node)):
-            (conv, op), *others = pair
-            total = _sum(node.name, op, others[0][1] if others else None, constants)
-            merged[node.name] = Node(node.name, total, conv.inputs)
-            gone |= {n.name for n, _ in pair}
-    nodes = [merged.get(node.name, node) for node in graph if node.name not in gone]
-    return program.with_nodes(nodes, constants)
+    """Makes one operation of a sum of two of one value, or of a convolution and what it reads."""
+    r = Rewriter(program)
+    for node in r:
+        if isinstance(node.op, Add) and node.inputs[0] != node.inputs[1]:
+            _ = _linears(r, node) or _convs(r, node)
+    return r.finish()
 
 
-def _pair(graph: Graph, node: Node) -> list[tuple[Node, Conv2d]]:
-    """The two convolutions that become one, that of the larger kernel first; one alone if the other addend is what it
-    reads; [] if none fits."""
-    addends = [graph[name] for name in node.inputs]
-    own = [
-        (n, n.op) for n in addends if graph.users(n.name) == (node,) and isinstance(n.op, Conv2d) and _same_size(n.op)
-    ]
-    if len(own) == 2 and own[0][0].inputs == own[1][0].inputs and own[0][1].stride == own[1][1].stride:
-        return sorted(own, key=lambda conv: conv[1].kernel, reverse=True)
-    for conv, op in own:
-        if conv.inputs[0] in node.inputs and op.stride == (1, 1):
-            return [(conv, op)]
-    return []
+def _linears(r: Rewriter, node: Node) -> bool:
+    first, second = (r.nodes[name] for name in node.inputs)
+    a, b = first.op, second.op
+    if not (isinstance(a, Linear) and isinstance(b, Linear) and first.inputs == second.inputs):
+        return False
+    if not (r.is_private(first.name) and r.is_private(second.name)):
+        return False
+    weight = r.constant(f"{node.name}/weight", r.constants[a.weight] + r.constants[b.weight])
+    r.turn(node, replace(a, weight=weight, bias=_bias(r, node, a.bias, b.bias)), first.inputs[0])
+    return True
 
 
-def _same_size(op: Conv2d) -> bool:
-    return bool(op.kernel[0] % 2) and op.padding[0] == op.kernel[0] // 2
+def _convs(r: Rewriter, node: Node) -> bool:
+    names = {r.nodes[name].inputs[0] for name in node.inputs if _is_own_conv(r, name)}
+    for x in sorted(names):
+        first, second = (_reading(r, name, x) for name in node.inputs)
+        if first is None or second is None:
+            continue
+        (a, w1), (b, w2) = first, second
+        rows, columns = (united(*pair) for pair in zip(windows(a), windows(b), strict=True))
+        if rows is None or columns is None or rows.count * columns.count > _offsets(a) + _offsets(b):
+            continue
+        image, out = r.shapes[x], r.shapes[node.name]
+        op = placed(a if a.weight else b, rows, columns, image, out)
+        if op is None:
+            continue
+        weight, groups = grouped(spread(a, w1, rows, columns) + spread(b, w2, rows, columns))
+        if weight.size > w1.size + w2.size:
+            continue
+        name = r.constant(f"{node.name}/weight", weight)
+        r.turn(node, replace(op, weight=name, bias=_bias(r, node, a.bias, b.bias), groups=groups), x)
+        return True
+    return False
 
 
-def _sum(name: str, conv: Conv2d, other: Conv2d | None, constants: dict[str, F64]) -> Conv2d:
-    weight = constants[conv.weight].copy()
-    middle = conv.kernel[0] // 2
-    if other is None:
-        channels = np.arange(weight.shape[0])
-        weight[channels, channels, middle, middle] += 1
-    else:
-        first = middle - other.kernel[0] // 2
-        inside = slice(first, first + other.kernel[0])
-        weight[:, :, inside, inside] += constants[other.weight]
-    constants[f"{name}/weight"] = weight
-    biases = [constants[op.bias] for op in (conv, other) if op is not None and op.bias]
-    if biases:
-        constants[f"{name}/bias"] = np.sum(biases, axis=0)
-    return replace(conv, weight=f"{name}/weight", bias=f"{name}/bias" if biases else None)
+def _is_own_conv(r: Rewriter, name: str) -> bool:
+    return isinstance(r.nodes[name].op, Conv2d) and r.is_private(name)
+
+
+def _reading(r: Rewriter, name: str, x: str) -> tuple[Conv2d, F64] | None:
+    """An addend as a convolution of x, which is one of itself."""
+    op = r.nodes[name].op
+    if name == x:
+        channels = r.shapes[x][0]
+        return Conv2d(channels, 1, 1, 0, "", groups=channels), np.ones((channels, 1, 1, 1))
+    if not isinstance(op, Conv2d) or not r.is_private(name) or r.nodes[name].inputs != (x,):
+        return None
+    return op, r.constants[op.weight]
+
+
+def _offsets(op: Conv2d) -> int:
+    return math.prod(op.kernel)
+
+
+def _bias(r: Rewriter, node: Node, *names: str | None) -> str | None:
+    arrays = [r.constants[name] for name in names if name]
+    return r.constant(f"{node.name}/bias", np.sum(arrays, axis=0)) if arrays else None

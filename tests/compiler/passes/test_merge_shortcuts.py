@@ -1,4 +1,4 @@
-"""A sum of two convolutions of one value is one convolution."""
+"""A sum of two linear operations of one value is one operation."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ from typing import Any
 
 import pytest
 
-from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
-from fheinfer.compiler.program import Program
-from fheinfer.model.builder import GraphBuilder
-from fheinfer.model.ops import Add, Relu
-from tests.compiler.programs import convolution, kinds, run, small
+from fheinfer.model import ops
+from tests.compiler.canonical import became, built, conv, linear
+
+pytest.importorskip("torch")
+RELU = ("relu", ops.Relu())
 
 
 @pytest.mark.parametrize(("stride", "kernel", "shortcut"), [(1, 3, None), (1, 5, 1), (2, 3, 1), (2, 5, 3), (1, 1, 3)])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_merged_shortcut_equals_pytorch(stride: int, kernel: int, shortcut: int | None, swapped: bool) -> None:
-    torch = pytest.importorskip("torch")
-
-    def build(b: GraphBuilder) -> str:
-        x = b.conv_bn("input", "c0", "b0", 4, 1)
-        y = b.conv_bn(x, "c1", "b1", 4, kernel, stride)
-        other = b.conv_bn(x, "c2", "b2", 4, shortcut, stride) if shortcut else x
-        return b.add("sum", Add(), *((other, y) if swapped else (y, other)))
-
-    before = run(small(build), fold_batch_norm)
-    after = run(before, merge_shortcuts)
-    assert kinds(after.graph) == ["input", "conv2d", "conv2d", "linear"]
-    x = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-    def conv(of: Program, name: str) -> Any:
-        op, *arrays = convolution(of, name)
-        return op.reference([x], dict(zip(("weight", "bias"), map(torch.tensor, arrays), strict=True)))
-
-    expected = conv(before, "b1") + (conv(before, "b2") if shortcut else x)
-    assert (conv(after, "sum") - expected).abs().max() < 1e-12
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_merged_shortcut(stride: int, kernel: int, shortcut: int | None, swapped: bool, groups: int) -> None:
+    nodes: list[Any] = [RELU, conv("a", 4, kernel, stride, kernel // 2, groups=groups)]
+    other = "relu"
+    if shortcut:
+        nodes.append((*conv("b", 4, shortcut, stride, shortcut // 2, groups=groups), "relu"))
+        other = "b"
+    nodes.append(("sum", ops.Add(), f"{other} a" if swapped else f"a {other}"))
+    start = built((4, 8, 8), *nodes)
+    assert became(start, merge_shortcuts) == ["relu", "conv2d"]
+    assert merge_shortcuts(start).graph.output.name == "sum"
 
 
-def test_convolutions_that_others_read_are_not_merged() -> None:
-    def shared(b: GraphBuilder) -> str:
-        x = b.conv_bn("input", "c0", "b0", 4, 1)
-        y = b.conv_bn(x, "c1", "b1", 4, 3)
-        return b.add("again", Add(), b.add("sum", Add(), y, x), y)
+def test_rectangular_and_dilated_kernels() -> None:
+    wide = ("a", ops.Conv2d(4, (1, 5), 1, (0, 0, 2, 2), "a.weight"))
+    tall = ("b", ops.Conv2d(4, (3, 1), 1, (1, 1, 0, 0), "b.weight"), "input")
+    far = ("b", ops.Conv2d(4, 3, 1, 2, "b.weight", dilation=2), "input")
+    near = conv("a", 4, 1)
+    add = ("sum", ops.Add(), "a b")
+    assert became(built((4, 8, 8), wide, tall, add), merge_shortcuts) == ["conv2d", "conv2d", "add"]  # 15 for 8 offsets
+    assert became(built((4, 8, 8), near, far, add), merge_shortcuts) == ["conv2d"]
+    assert became(built((4, 8, 8), wide, (*conv("b", 4, 1), "input"), add), merge_shortcuts) == ["conv2d"]
 
-    def of_another(b: GraphBuilder) -> str:
-        x = b.conv_bn("input", "c0", "b0", 4, 1)
-        y = b.conv_bn(b.add("r", Relu(), x), "c2", "b2", 4, 3)
-        return b.add("sum", Add(), b.conv_bn(x, "c1", "b1", 4, 3), y)
 
-    for build in (shared, of_another):
-        before = run(small(build), fold_batch_norm)
-        assert run(before, merge_shortcuts).graph.nodes == before.graph.nodes
+def test_linear_layers_of_one_value() -> None:
+    start = built((6,), linear("a", 4), (*linear("b", 4), "input"), ("sum", ops.Add(), "a b"))
+    assert became(start, merge_shortcuts) == ["linear"]
+
+
+def test_what_others_read_and_what_reads_other_values_is_left() -> None:
+    a = conv("a", 4, 3, padding=1)
+    again = [a, ("sum", ops.Add(), "a input"), ("again", ops.Add(), "sum a")]
+    assert became(built((4, 8, 8), *again), merge_shortcuts) == ["conv2d", "add", "add"]
+    another = [a, ("relu", ops.Relu(), "input"), (*conv("b", 4, 3, padding=1), "relu"), ("sum", ops.Add(), "a b")]
+    assert became(built((4, 8, 8), *another), merge_shortcuts) == ["conv2d", "relu", "conv2d", "add"]
+    depthwise = [RELU, conv("a", 4, 3, padding=1, groups=4), (*conv("b", 4, 1), "relu"), ("sum", ops.Add(), "a b")]
+    assert became(built((4, 8, 8), *depthwise), merge_shortcuts) == ["relu", "conv2d", "conv2d", "add"]
