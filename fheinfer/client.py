@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.crypto.artifact import Artifact, Kind, check_level, open_ciphertext, request_id, to_bytes
+from fheinfer.crypto.artifact import request_id, to_bytes
 from fheinfer.crypto.backends import backend
+from fheinfer.crypto.ciphertexts import Ciphertexts, check_count, check_level, open_ciphertexts, seal
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keystore import KeySet, ServerKeys
@@ -72,7 +73,7 @@ class Client:
         return self._private is not None
 
     def encrypt(self, x: NDArray[np.floating]) -> bytes:
-        """A normalised (C, H, W) image, or (F,) vector, as an input artifact.
+        """A normalised input, (C, H, W) or (F,), as an input artifact: all ciphertexts that it is in.
 
         Raises:
             UsageError: the client has no spec.
@@ -81,14 +82,16 @@ class Client:
         """
         spec = self._required_spec()
         keys = self._private or self._public_keys()
-        body = keys.encrypt(spec.pack(x), spec.input_level)
+        bodies = [keys.encrypt(slots, spec.input.level) for slots in spec.pack(x)]
         metadata = {"role": "input", "plan": spec.plan}
-        return to_bytes(Artifact(Kind.CIPHERTEXT, spec.identity, self.key_id, metadata, body))
+        return to_bytes(seal(self.params, self.backend, self.key_id, metadata, bodies))
 
-    def decrypt(self, result: bytes | memoryview, *, request: bytes | str | None = None) -> NDArray[np.float64]:
-        """Outputs of a result artifact, float64.
+    def decrypt(self, result: bytes | memoryview, *, request: bytes | str | None = None) -> Any:
+        """What the network returns, float64: an array, or arrays by name where it has several outputs.
 
-        Scale, number and range of the outputs are those of the client's own spec, whatever the result says.
+        A last softmax, log-softmax or sigmoid of the network is computed here (`OutputSpec.final`); `outputs` returns
+        values before it. Scale, number and range of the outputs are those of the client's own spec, whatever the
+        result says.
 
         Args:
             request: the input artifact that this has to be the result of, or its `artifact.request_id`.
@@ -97,31 +100,42 @@ class Client:
             UsageError: the client has no spec.
             KeyStoreError: no secret key, or one whose passphrase is missing.
             CorruptArtifactError: damaged.
-            MismatchError: no result; or of another plan, key, parameter set or request.
+            MismatchError: no result; or of another plan, key, parameter set, request or number of ciphertexts.
             RangeError: larger than any result of this plan can be.
-            BackendError: the ciphertext decrypts to noise.
+            BackendError: a ciphertext decrypts to noise.
         """
-        spec, keys = self._required_spec(), self._required_secret()
-        found = open_ciphertext(result, self.params, self.backend, self.key_id)
-        _check_result(found.metadata, spec, request if isinstance(request, str | None) else request_id(request))
-        check_level(found, self.params, 0)  # last: an input is too long, too, and that is not what is wrong with it
-        return spec.unpack(np.asarray(keys.decrypt(found.body, spec.outputs)))
+        found, spec = self.outputs(result, request=request), self._required_spec()
+        return spec.finish(found)
 
-    def decrypt_slots(self, artifact: bytes | memoryview) -> NDArray[np.float64]:
-        """Every slot of any ciphertext under this key, e.g. a checkpoint: for precision reports.
+    def outputs(
+        self, result: bytes | memoryview, *, request: bytes | str | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Every output by name as the server computed it, without a last softmax. Arguments and errors of `decrypt`."""
+        spec, keys = self._required_spec(), self._required_secret()
+        found = open_ciphertexts(result, self.params, self.backend, self.key_id)
+        _check_result(found.metadata, spec, request if isinstance(request, str | None) else request_id(request))
+        check_count(found, spec.result_ciphertexts)
+        check_level(found, self.params, 0)  # last: an input is too long, too, and that is not what is wrong with it
+        periods = [output.packing.period for output in spec.outputs for _ in range(output.ciphertexts)]
+        slots = [np.asarray(keys.decrypt(body, n)) for body, n in zip(found.bodies, periods, strict=True)]
+        return spec.unpack(slots)
+
+    def decrypt_slots(self, artifact: bytes | memoryview) -> list[NDArray[np.float64]]:
+        """Every slot of any ciphertexts under this key, e.g. of a checkpoint: for precision reports.
 
         Raises:
             KeyStoreError, CorruptArtifactError, MismatchError, BackendError: as `decrypt`.
         """
-        return self._slots(open_ciphertext(artifact, self.params, self.backend, self.key_id))
+        return self._slots(open_ciphertexts(artifact, self.params, self.backend, self.key_id))
 
-    def read_slots(self, path: Path) -> tuple[Mapping[str, Any], NDArray[np.float64]]:
-        """Metadata and every slot of the ciphertext in a file, which is read once. Raises what `decrypt_slots` does."""
-        found = open_ciphertext(path, self.params, self.backend, self.key_id)
+    def read_slots(self, path: Path) -> tuple[Mapping[str, Any], list[NDArray[np.float64]]]:
+        """Metadata and every slot of the ciphertexts in a file, read once. Raises what `decrypt_slots` does."""
+        found = open_ciphertexts(path, self.params, self.backend, self.key_id)
         return found.metadata, self._slots(found)
 
-    def _slots(self, found: Artifact) -> NDArray[np.float64]:
-        return np.asarray(self._required_secret().decrypt(found.body, self.params.slots))
+    def _slots(self, found: Ciphertexts) -> list[NDArray[np.float64]]:
+        keys = self._required_secret()
+        return [np.asarray(keys.decrypt(body, self.params.slots)) for body in found.bodies]
 
     def _open(self, source: Path | bytes | None, passphrase: str | bytes | None) -> _core.ClientKeys | None:
         if source is None:

@@ -7,6 +7,7 @@ so. Nothing here opens a secret, nothing imports the client.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,14 @@ from threading import RLock
 from fheinfer import _core
 from fheinfer.compiler.plan import RESULT_BITS, Plan
 from fheinfer.compiler.plan import load as load_plan
-from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, request_id, to_bytes
+from fheinfer.crypto.artifact import Artifact, request_id, to_bytes
+from fheinfer.crypto.ciphertexts import check_count, open_ciphertexts, seal
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import MismatchError, UsageError
 from fheinfer.runtime.checkpoints import CheckpointFolder, checkpoint_bytes
 from fheinfer.runtime.constants import ConstantCache
-from fheinfer.runtime.executor import StepObserver, execute
+from fheinfer.runtime.executor import StepObserver, Value, execute
 from fheinfer.runtime.loaded_keys import KeyCache, LoadedKeys, LoadProgress, key_files, quiet
 from fheinfer.storage import require_disk
 
@@ -100,7 +102,7 @@ class Session:
     @property
     def two_inputs(self) -> bool:
         """Whether `evaluate_two` can be used."""
-        return self.plan.backend.two_inputs(self.plan.params)
+        return self.plan.takes_two_inputs
 
     def evaluate(
         self,
@@ -135,7 +137,7 @@ class Session:
                     self.plan,
                     self.keys.key_id,
                     request,
-                    lambda value, metadata: self._artifact(evaluator.write(value), metadata),
+                    lambda values, metadata: self._artifact([evaluator.write(value) for value in values], metadata),
                     evaluator.read,
                 )
                 if keep_layers:
@@ -166,37 +168,44 @@ class Session:
                 raise UsageError(f"set {self.plan.params.name} evaluates one input at a time")
             both = _core.TwoInputs(loaded.evaluator)
             (one_request, one), (other_request, other) = (self._open(loaded, x) for x in (first, second))
-            y = execute(self._halved, both, both.join(one, other), encoded=encoded, observer=observer)
-            re, im = both.twice_each(y)
-            return self._result(loaded, re, one_request), self._result(loaded, im, other_request)
+            joined = tuple(both.join(x, y) for x, y in zip(one, other, strict=True))
+            found = execute(self._halved, both, joined, encoded=encoded, observer=observer)
+            apart = {name: [both.twice_each(part) for part in value] for name, value in found.items()}
+            real = {name: tuple(re for re, _ in parts) for name, parts in apart.items()}
+            imaginary = {name: tuple(im for _, im in parts) for name, parts in apart.items()}
+            return self._result(loaded, real, one_request), self._result(loaded, imaginary, other_request)
 
     @cached_property
     def _halved(self) -> Plan:
         """The plan with half its outputs: the real part is half the sum with the conjugate."""
-        last = self.plan.steps[-1]
-        halves = {name: self.plan.constants[name] / 2 for name in last.op.tensors.values()}
+        last = [step for step in self.plan.steps if step.name in self.plan.outputs]
+        halves = {name: self.plan.constants[name] / 2 for step in last for name in step.op.tensors.values()}
         return replace(self.plan, constants={**self.plan.constants, **halves})
 
-    def _open(self, loaded: LoadedKeys, encrypted: bytes | memoryview) -> tuple[str, _core.Ciphertext]:
-        """The request's id, and the ciphertext of an input for this plan."""
-        plan, level = self.plan, self.plan.client.input_level
-        found = open_ciphertext(encrypted, plan.params, plan.backend.name, self.keys.key_id, level=level)
+    def _open(self, loaded: LoadedKeys, encrypted: bytes | memoryview) -> tuple[str, Value]:
+        """The request's id, and the ciphertexts of an input for this plan."""
+        plan, spec = self.plan, self.plan.client.input
+        found = open_ciphertexts(encrypted, plan.params, plan.backend.name, self.keys.key_id, level=spec.level)
         if found.metadata.get("role") != "input" or found.metadata.get("plan") != plan.identity:
             raise MismatchError(
                 f"this ciphertext is no input for {plan.model} ({plan.identity[:8]}); name the plan that it was "
                 "encrypted for with --plan, or encrypt it again with the client.json of this one"
             )
-        x = loaded.evaluator.read(found.body)
-        if loaded.evaluator.level(x) != level:
-            raise MismatchError(f"this input is encrypted at level {loaded.evaluator.level(x)}, not {level}")
+        check_count(found, spec.ciphertexts)
+        x = tuple(loaded.evaluator.read(body) for body in found.bodies)
+        for part in x:
+            if loaded.evaluator.level(part) != spec.level:
+                found_at = loaded.evaluator.level(part)
+                raise MismatchError(f"this input is encrypted at level {found_at}, not {spec.level}")
         return request_id(encrypted), x
 
-    def _result(self, loaded: LoadedKeys, y: _core.Ciphertext, request: str) -> bytes:
+    def _result(self, loaded: LoadedKeys, outputs: Mapping[str, Value], request: str) -> bytes:
         metadata: dict[str, object] = {"role": "result", "plan": self.plan.identity, "request": request}
-        lowest = loaded.evaluator.drop_to(y, 0)  # the client needs one limb to decrypt, and not all bits of it
-        body = loaded.evaluator.write(lowest, max(0, loaded.q0_bits - RESULT_BITS))
-        return to_bytes(self._artifact(body, metadata))
+        dropped = max(0, loaded.q0_bits - RESULT_BITS)
+        evaluator = loaded.evaluator  # the client needs one limb to decrypt, and not all bits of it
+        values = [part for name in self.plan.outputs for part in outputs[name]]
+        bodies = [evaluator.write(evaluator.drop_to(part, 0), dropped) for part in values]
+        return to_bytes(self._artifact(bodies, metadata))
 
-    def _artifact(self, body: bytes, metadata: dict[str, object]) -> Artifact:
-        identity = key_identity(self.plan.params, self.plan.backend.name)
-        return Artifact(Kind.CIPHERTEXT, identity, self.keys.key_id, metadata, body)
+    def _artifact(self, bodies: Sequence[bytes], metadata: dict[str, object]) -> Artifact:
+        return seal(self.plan.params, self.plan.backend.name, self.keys.key_id, metadata, bodies)

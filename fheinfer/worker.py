@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fheinfer import _core
-from fheinfer.crypto.artifact import read_ciphertext
+from fheinfer.crypto.ciphertexts import read_ciphertexts
 from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.errors import FheinferError
 from fheinfer.machine import peak_memory
@@ -73,7 +73,8 @@ class Worker:
     def _evaluate(self, session: Session, job: dict[str, Any]) -> None:
         began = time.perf_counter()
         files = [Path(name) for name in job["inputs"]]
-        inputs = [read_ciphertext(file, session.plan.params) for file in files]
+        count = session.plan.client.input.ciphertexts
+        inputs = [read_ciphertexts(file, session.plan.params, count) for file in files]
         checkpoints = Path(job["checkpoints"]) if job.get("checkpoints") else None
         if len(inputs) == 2:
             results = list(session.evaluate_two(inputs[0], inputs[1], observer=self._step))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fheinfer.client import MAX_DECIMALS, Client, class_decimals, rounded
 from fheinfer.crypto import passphrase
-from fheinfer.crypto.artifact import Artifact, Kind, open_ciphertext, request_id, to_bytes
+from fheinfer.crypto.artifact import request_id, to_bytes
+from fheinfer.crypto.ciphertexts import open_ciphertexts, seal
 from fheinfer.crypto.keygen import generate, keygen, new_secret
 from fheinfer.crypto.keystore import KeySet
 from fheinfer.errors import (
@@ -60,23 +61,22 @@ def result(client: Client, values: F64 = OUTPUT, **changes: Any) -> bytes:
     wanted = client.spec
     assert wanted is not None
     slots = np.zeros(wanted.params.slots)
-    slots[: len(values)] = values / wanted.output_scale
+    slots[: len(values)] = values / wanted.outputs[0].scale
     body = client._required_secret().encrypt(slots, 0)
     metadata: dict[str, Any] = {"role": "result", "plan": wanted.plan, "request": "0" * 64}
     return sealed(client, {**metadata, **changes}, body)
 
 
-def sealed(client: Client, metadata: Mapping[str, Any], body: bytes | memoryview) -> bytes:
-    identity = spec().identity if client.spec is None else client.spec.identity
-    return to_bytes(Artifact(Kind.CIPHERTEXT, identity, client.key_id, metadata, body))
+def sealed(client: Client, metadata: Mapping[str, Any], *bodies: bytes | memoryview) -> bytes:
+    return to_bytes(seal(client.params, client.backend, client.key_id, metadata, bodies))
 
 
 @pytest.mark.parametrize("name", [TINY, TURBO, f"{TINY}-openfhe"])
 def test_round_trip_of_inputs_and_results(name: str) -> None:
     wanted = spec(name)
     client = Client(generate(wanted), wanted)
-    slots = client.decrypt_slots(client.encrypt(image()))
-    assert np.abs(slots[: image().size] * wanted.input_scale - image().ravel()).max() < 1e-4
+    (slots,) = client.decrypt_slots(client.encrypt(image()))
+    assert np.abs(slots[: image().size] * wanted.input.scale - image().ravel()).max() < 1e-4
     found = client.decrypt(result(client))
     assert found.dtype == np.float64
     assert np.abs(found - OUTPUT).max() < 1e-3
@@ -84,14 +84,14 @@ def test_round_trip_of_inputs_and_results(name: str) -> None:
 
 def test_an_input_says_its_plan_and_nothing_more(client: Client, tmp_path: Path) -> None:
     data = client.encrypt(image())
-    found = open_ciphertext(data, client.params, client.backend, client.key_id)
+    found = open_ciphertexts(data, client.params, client.backend, client.key_id)
     assert found.metadata == {"role": "input", "plan": "a" * 64}
     assert len(request_id(data)) == 64
     assert request_id(data) != request_id(client.encrypt(image()))
     (tmp_path / "x.ct").write_bytes(data)
-    metadata, slots = client.read_slots(tmp_path / "x.ct")
+    metadata, (slots,) = client.read_slots(tmp_path / "x.ct")
     assert metadata == found.metadata
-    assert np.abs(slots - client.decrypt_slots(data)).max() < 1e-9  # decryption adds noise of its own
+    assert np.abs(slots - client.decrypt_slots(data)[0]).max() < 1e-9  # decryption adds noise of its own
 
 
 def test_the_public_key_alone_encrypts(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_public_key_alone_encrypts(tmp_path: Path) -> None:
     public, owner = Client(sender.parent, spec()), Client(tmp_path / "keys", spec())
     assert (public.can_decrypt, owner.can_decrypt) == (False, True)
     data = public.encrypt(image())
-    assert np.abs(owner.decrypt_slots(data)[: image().size] * 2 - image().ravel()).max() < 1e-6
+    assert np.abs(owner.decrypt_slots(data)[0][: image().size] * 2 - image().ravel()).max() < 1e-6
     assert len(owner.encrypt(image())) < 0.6 * len(data)
     for attempt in (public.decrypt, public.decrypt_slots):
         with pytest.raises(KeyStoreError, match="no secret key"):
@@ -120,7 +120,7 @@ def test_the_public_key_alone_encrypts(tmp_path: Path) -> None:
 def test_the_public_key_encrypts_for_every_kind_of_set(name: str, precision: float) -> None:
     made = generate(spec(name))
     sender, owner = Client(KeySet(made.manifest, made.files), spec(name)), Client(made)
-    slots = owner.decrypt_slots(sender.encrypt(image()))
+    (slots,) = owner.decrypt_slots(sender.encrypt(image()))
     assert np.abs(slots[: image().size] * 2 - image().ravel()).max() < precision
 
 
@@ -157,7 +157,7 @@ def test_keys_of_another_set_or_backend_are_not_taken(keys: KeySet) -> None:
 
 def test_without_a_spec_only_slots_are_read(keys: KeySet, client: Client) -> None:
     bare = Client(keys)
-    assert np.abs(bare.decrypt_slots(result(client))[:OUTPUTS] * 10 - OUTPUT).max() < 1e-5
+    assert np.abs(bare.decrypt_slots(result(client))[0][:OUTPUTS] * 10 - OUTPUT).max() < 1e-5
     for attempt in (lambda: bare.encrypt(image()), lambda: bare.decrypt(result(client))):
         with pytest.raises(UsageError, match=r"client\.json"):
             attempt()
@@ -226,9 +226,10 @@ def test_garbage_is_not_shown_as_a_class(client: Client) -> None:
     wanted = spec()
     with pytest.raises(RangeError, match="damaged, of another key, or forged"):
         client.decrypt(result(client, OUTPUT * 1.2))
-    good = open_ciphertext(result(client), wanted.params, wanted.backend, client.key_id)
+    good = open_ciphertexts(result(client), wanted.params, wanted.backend, client.key_id)
     rng = np.random.default_rng(3)
-    noise = bytes(good.body[:44]) + rng.bytes(len(good.body) - 44)
+    (body,) = good.bodies
+    noise = bytes(body[:44]) + rng.bytes(len(body) - 44)
     with pytest.raises((RangeError, BackendError, CorruptArtifactError)):
         client.decrypt(sealed(client, good.metadata, noise))
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import fheinfer
-from fheinfer import local
+from fheinfer import evaluating, local
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import (
     BackendError,
@@ -28,8 +28,10 @@ from fheinfer.errors import (
     StorageError,
     UsageError,
 )
-from fheinfer.local import EvaluatingProcess, Event, Run, infer, infer_many, run_name
+from fheinfer.evaluating import EvaluatingProcess, Event
+from fheinfer.local import infer, infer_many
 from fheinfer.process import PARENT_PERIOD
+from fheinfer.runs import Run, run_name
 from tests.conftest import F64
 
 NAME = "infer-0123456789abcdef"
@@ -157,7 +159,7 @@ def test_an_image_is_encrypted_evaluated_and_decrypted(
     with Run(tmp_path, NAME, resume=False) as run:
         done = started(tiny_image, run, threads=1, memory=1 << 32)
         run.finish()
-    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs["fc"]).minimum > 15
     assert set(done.seconds) == {"client start", "encrypt", "decrypt", "load keys", "evaluate"}
     assert all(size > 0 for size in (*done.memory.values(), *done.sizes.values()))
     assert names(tmp_path) == []
@@ -179,7 +181,7 @@ def test_a_process_that_was_started_before_is_used(
         run.finish()
         assert process._process.poll() == 0
     assert {"ready", "step", "done"} <= set(events)
-    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs["fc"]).minimum > 15
 
 
 def test_a_process_that_never_gets_to_load_ends_with_its_owner() -> None:
@@ -216,7 +218,7 @@ def test_a_process_outlives_the_thread_that_started_it(
         assert process._process.poll() is None
         done = started(tiny_image, run, process=process)
         run.finish()
-    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs["fc"]).minimum > 15
 
 
 def test_the_evaluating_process_gets_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +240,7 @@ def test_two_runs_of_the_same_image_at_once_do_not_meet(
     def one(number: int) -> tuple[str, F64]:
         with Run(tmp_path, NAME, resume=False) as run:
             together.wait()
-            outputs = started(tiny_image, run).outputs
+            outputs = started(tiny_image, run).outputs["fc"]
             run.finish()
         return run.folder.name, outputs
 
@@ -267,7 +269,7 @@ def test_an_interrupted_run_resumes(
         assert (run.folder / "input.ct").read_bytes() == before
         run.finish()
     assert "layer1.0.conv1" not in steps
-    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs["fc"]).minimum > 15
     assert names(tmp_path) == []
 
 
@@ -295,7 +297,7 @@ def test_a_killed_process_is_told_and_its_run_resumes(
     with Run(tmp_path, NAME, resume=True) as run:
         done = started(tiny_image, run)
         run.finish()
-    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs).minimum > 15
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, tiny_image), done.outputs["fc"]).minimum > 15
 
 
 @pytest.mark.parametrize(
@@ -353,10 +355,10 @@ def test_errors_of_the_other_process_arrive_under_their_type(
 
 def test_an_unknown_kind_of_error_is_still_one_of_ours() -> None:
     for kind in ("NoSuchError", "annotations", "FheinferError"):
-        found = local._typed({"event": "error", "kind": kind, "message": "said"})
+        found = evaluating._typed({"event": "error", "kind": kind, "message": "said"})
         assert type(found) is fheinfer.errors.FheinferError
         assert str(found) == "said"
-    assert type(local._typed({"event": "error", "kind": "RangeError", "message": ""})) is RangeError
+    assert type(evaluating._typed({"event": "error", "kind": "RangeError", "message": ""})) is RangeError
 
 
 def test_many_inputs_are_resumed_one_by_one(
@@ -382,7 +384,7 @@ def test_many_inputs_are_resumed_one_by_one(
     assert list(done.outputs) == ["a", "b", "c"]
     assert list(done.each) == ["c"]  # the others were there
     for name, x in inputs.items():
-        assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, x), done.outputs[name]).minimum > 15
+        assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, x), done.outputs[name]["fc"]).minimum > 15
     assert names(tmp_path) == []
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import fheinfer
 from fheinfer.compiler.plan import Plan
-from fheinfer.crypto.artifact import read_ciphertext
+from fheinfer.crypto.ciphertexts import read_ciphertexts
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError
 from fheinfer.process import BROKEN_PIPE
@@ -125,9 +125,9 @@ def test_a_ciphertext_file_is_read_only_when_it_can_be_one(tmp_path: Path) -> No
     os.mkfifo(pipe)
     for path in (large, pipe, tmp_path, Path("/dev/zero")):
         with pytest.raises((CorruptArtifactError, InputError)):
-            read_ciphertext(path, params)
+            read_ciphertexts(path, params)
     with pytest.raises(InputError, match="no such file"):
-        read_ciphertext(tmp_path / "none.ct", params)
+        read_ciphertexts(tmp_path / "none.ct", params)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -170,7 +170,14 @@ def test_it_loads_no_client_and_ends_with_its_input(start: Start, first: dict[st
     assert (process.returncode, err) == (0, "")
     modules = out.splitlines()[-1]
     assert "'fheinfer.server'" in modules
-    for name in ("fheinfer.client", "fheinfer.local", "fheinfer.cli", "fheinfer.crypto.keygen", "torch"):
+    for name in (
+        "fheinfer.client",
+        "fheinfer.local",
+        "fheinfer.evaluating",
+        "fheinfer.cli",
+        "fheinfer.crypto.keygen",
+        "torch",
+    ):
         assert f"'{name}'" not in modules
 
 
@@ -191,7 +198,7 @@ def test_it_ends_where_nobody_listens_or_its_parent_is_another(start: Start, fir
 PARENT = """
 import sys, time
 from pathlib import Path
-from fheinfer.local import EvaluatingProcess
+from fheinfer.evaluating import EvaluatingProcess
 
 plan, keys, x, y = map(Path, sys.argv[1:])
 

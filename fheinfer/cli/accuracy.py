@@ -143,7 +143,7 @@ def _encrypted(model: Model, plan: Plan, images: LabelledImages, job: Job) -> Ev
     clear, exact = (run(mode, model, plan, images) for mode in ("clear", "approx"))
     inputs = {f"{index:05d}": normalised(pixels, job.spec) for index, pixels in enumerate(images.images)}
     with evaluated(job, job.client(), inputs) as done:
-        logits = np.stack([done.outputs[name] for name in inputs])
+        logits = np.stack([done.outputs[name][plan.outputs[0]] for name in inputs])
     return replace(
         exact,
         mode="encrypted",

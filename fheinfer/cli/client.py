@@ -88,21 +88,23 @@ def decrypt(
     from fheinfer.cli import results
     from fheinfer.cli.display import err, print_json
     from fheinfer.client import class_decimals, rounded
-    from fheinfer.crypto.artifact import read_ciphertext, request_id
+    from fheinfer.crypto.artifact import request_id
+    from fheinfer.crypto.ciphertexts import read_ciphertexts
 
     spec, folder = choices.client_and_keys(client, keys, set_name)
-    data = read_ciphertext(result, spec.params)
-    asked = None if request is None else request_id(read_ciphertext(request, spec.params))
+    most = max(spec.input.ciphertexts, spec.result_ciphertexts)
+    data = read_ciphertexts(result, spec.params, most)
+    asked = None if request is None else request_id(read_ciphertexts(request, spec.params, most))
     opened = unlock.open_client(folder, spec, passphrase_file)
     try:
-        exact = opened.decrypt(data, request=asked)
+        exact = opened.outputs(data, request=asked)
     except (ArtifactError, RangeError) as error:
         raise type(error)(f"{result}: {error}") from None
-    shown = class_decimals(exact) if decimals is None else decimals
-    fields = results.result_fields(rounded(exact, shown), spec.classes, None)
+    shown = max(map(class_decimals, exact.values())) if decimals is None else decimals
+    fields = results.all_fields({name: rounded(y, shown) for name, y in exact.items()}, spec.outputs, None)
     if asked is None:
         err.print("which input this answers was not checked; name it with --request")
     if as_json:
         print_json({**fields, "decimals": shown, "request_checked": asked is not None})
     else:
-        results.print_result(fields, spec.classes, decimals=shown)
+        results.print_results(fields, spec.outputs, decimals=shown)

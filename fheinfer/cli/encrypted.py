@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from fheinfer.client import Client
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.local import EvaluatingProcess, Event, Inferences, Run
+    from fheinfer.evaluating import EvaluatingProcess, Event
+    from fheinfer.local import Inferences
+    from fheinfer.runs import Run
 
     F64 = NDArray[np.float64]
 
@@ -61,7 +63,7 @@ class Job:
             InputError: to be resumed, and there is none.
             StorageError: it cannot be made.
         """
-        from fheinfer.local import Run, run_name
+        from fheinfer.runs import Run, run_name
 
         contents = [part for name, x in inputs.items() for part in (name.encode("utf-8", "replace"), x.tobytes())]
         name = run_name(label, self.spec.plan, key_id, *contents)

@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 
     from fheinfer.cli.results import Taken
     from fheinfer.crypto.client_spec import ClientSpec
-    from fheinfer.local import EvaluatingProcess, Event
+    from fheinfer.evaluating import EvaluatingProcess, Event
     from fheinfer.model.model import Model
 
     F64 = NDArray[np.float64]
+    Outputs = dict[str, F64]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def infer(
 
 
 def _started(threads: int | None, memory: int | None) -> EvaluatingProcess:
-    from fheinfer.local import EvaluatingProcess
+    from fheinfer.evaluating import EvaluatingProcess
 
     return EvaluatingProcess(threads=threads, memory=memory)
 
@@ -172,7 +173,7 @@ class _Plain:
         self, model: Model | None, inputs: Mapping[str, F64], view: Callable[[Event], object] = lambda event: None
     ) -> None:
         self._model, self._inputs, self._view = model, inputs, view
-        self._outputs: dict[str, F64] | None = None
+        self._outputs: dict[str, Outputs] | None = None
 
     def before(self, view: Callable[[Event], object]) -> _Plain:
         """This, as a callback that passes events on to `view`."""
@@ -185,13 +186,13 @@ class _Plain:
         if event["event"] == "ready":
             self.outputs()
 
-    def outputs(self) -> dict[str, F64]:
+    def outputs(self) -> dict[str, Outputs]:
         if self._outputs is None:
             self._outputs = {}
             if self._model is not None:
-                from fheinfer.evaluation.plain import plain_outputs
+                from fheinfer.evaluation.plain import plain_values
 
-                self._outputs = {name: plain_outputs(self._model, x) for name, x in self._inputs.items()}
+                self._outputs = {name: plain_values(self._model, x) for name, x in self._inputs.items()}
         return self._outputs
 
 
@@ -216,35 +217,37 @@ def _in_clear(job: Job, report: Report, image: str, depth: int | None) -> None:
     from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
     from fheinfer.compiler.plan import load
-    from fheinfer.runtime.slots import run_slots
+    from fheinfer.runtime.slots import slots_outputs
     from fheinfer.worker import step_event
 
     plan, x = load(job.plan), image_input(image, job.spec, depth)
     began = time.perf_counter()
     if job.verbose:
         with EvaluationView(verbose=True) as view:
-            outputs = run_slots(plan, x, observer=lambda done: view(step_event(done)))
+            outputs = slots_outputs(plan, x, observer=lambda done: view(step_event(done)))
     else:
-        outputs = run_slots(plan, x)
+        outputs = slots_outputs(plan, x)
     taken = Taken({"slots": time.perf_counter() - began})
     _deliver(job, report, image, outputs, _Plain(report.model, {image: x}), taken)
 
 
-def _deliver(job: Job, report: Report, image: str, outputs: F64, compared: _Plain, taken: Taken) -> None:
+def _deliver(job: Job, report: Report, image: str, outputs: Outputs, compared: _Plain, taken: Taken) -> None:
     """The CSV first: whatever happens to standard output, the results are kept."""
     from fheinfer.cli import results
     from fheinfer.cli.display import print_json
     from fheinfer.data.files import printable
 
-    plain, classes = compared.outputs().get(image), job.spec.classes
+    plain, specs = compared.outputs().get(image), job.spec.outputs
     if report.csv is not None:
         seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
-        _write_csv(report.csv, [results.image_row(printable(image), outputs, classes, seconds, plain)])
-    fields = results.result_fields(outputs, classes, plain)
+        first = specs[0].name
+        clear = None if plain is None else plain[first]
+        _write_csv(report.csv, [results.image_row(printable(image), outputs[first], specs[0], seconds, clear)])
+    fields = results.all_fields(outputs, specs, plain)
     if report.json:
         print_json({**fields, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
     else:
-        results.print_result(fields, classes, taken)
+        results.print_results(fields, specs, taken)
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -262,9 +265,11 @@ def _many(job: Job, report: Report, paths: list[Path], depth: int | None) -> Non
     inputs, failures = images_input(paths, job.spec, depth)
     compared = _Plain(report.model, inputs)
     with evaluated(job, client, inputs, compared.before) as done:
-        plain, classes = compared.outputs(), job.spec.classes
+        plain, first = compared.outputs(), job.spec.outputs[0]
         rows = [
-            results.image_row(name, y, classes, done.each.get(name), plain.get(name))
+            results.image_row(
+                name, y[first.name], first, done.each.get(name), plain[name][first.name] if plain else None
+            )
             for name, y in done.outputs.items()
         ]
         if report.csv is not None:

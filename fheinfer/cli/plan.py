@@ -188,12 +188,21 @@ def _plan_fields(plan: Plan, policy: KeyPolicy) -> dict[str, Any]:
         "predictions": predictions(client),
         "client": {
             "input_shape": client.input_shape,
-            "input_level": client.input_level,
-            "input_scale": client.input_scale,
-            "outputs": client.outputs,
-            "output_scale": client.output_scale,
-            "output_bound": client.output_bound,
-            "classes": client.classes,
+            "input_level": client.input.level,
+            "input_scale": client.input.scale,
+            "input_ciphertexts": client.input.ciphertexts,
+            "outputs": [
+                {
+                    "name": output.name,
+                    "shape": output.shape,
+                    "scale": output.scale,
+                    "bound": output.bound,
+                    "ciphertexts": output.ciphertexts,
+                    "final": output.final,
+                    "classes": output.classes,
+                }
+                for output in client.outputs
+            ],
         },
         "steps": [
             {
@@ -235,10 +244,10 @@ def _print_plan(plan: Plan, policy: KeyPolicy) -> None:
     )
     out.print(
         f"{plan.bootstraps} bootstraps, {plan.multiplications:,} products with plaintexts; "
-        f"input level {plan.client.input_level}"
+        f"input level {plan.client.input.level}"
     )
     print_predictions(plan.client, policy)
-    sizes = {"tables": plan.table_bytes, "input": plan.client.input_bytes, "output": plan.client.output_bytes}
+    sizes = {"tables": plan.table_bytes, "input": plan.client.input.bytes, "output": plan.client.output_bytes}
     out.print("predicted: " + ", ".join(f"{name} {size(n)}" for name, n in sizes.items()))
 
 

@@ -59,8 +59,9 @@ def precision(
     from fheinfer.cli.display import EvaluationView, print_json
     from fheinfer.cli.inputs import image_input
     from fheinfer.compiler.plan import load as load_plan
-    from fheinfer.local import Run, infer, run_name
+    from fheinfer.local import infer
     from fheinfer.model.model import load
+    from fheinfer.runs import Run, run_name
     from fheinfer.storage import require_writable
 
     if output.suffix.lower() not in FORMATS:

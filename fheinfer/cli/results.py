@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 
 from fheinfer.cli.display import err, out, print_json, table
 from fheinfer.cli.progress import size
+from fheinfer.crypto.client_tensors import OutputSpec
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class
 
 F64 = NDArray[np.float64]
+Fields = dict[str, Any]
 DECIMALS = 3
 """Of outputs in tables, where nothing says how many."""
+SHOWN, FEW = 40, 10
+"""Classes that a table shows at most, and how many of more."""
 
 
 @dataclass(frozen=True)
@@ -39,39 +44,76 @@ def logits_csv(columns: Sequence[str], rows: Sequence[tuple[Sequence[Any], Any]]
     return text.getvalue()
 
 
-def result_fields(logits: F64, classes: Sequence[str], plain: F64 | None) -> dict[str, Any]:
-    """What commands report of one input's outputs, for both forms of output."""
+def all_fields(outputs: Mapping[str, F64], specs: Sequence[OutputSpec], plain: Mapping[str, F64] | None) -> Fields:
+    """What commands report of one input's outputs: of the only one, or `outputs` by name."""
+    each = {s.name: result_fields(outputs[s.name], s, None if plain is None else plain[s.name]) for s in specs}
+    return next(iter(each.values())) if len(each) == 1 else {"outputs": each}
+
+
+def result_fields(values: F64, spec: OutputSpec, plain: F64 | None) -> Fields:
+    """What commands report of one output, for both forms of output."""
+    logits, classes = values.ravel(), class_names(spec)
     best = top_class(logits)
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "class": classes[best],
         "index": best,
         "logits": [float(v) for v in logits],
-        "probabilities": [float(v) for v in softmax(logits)],
+        "probabilities": [float(v) for v in probabilities(values, spec)],
     }
+    if len(spec.shape) > 1:
+        fields["shape"] = list(spec.shape)
     if plain is not None:
-        bits = precision_bits(plain, logits)
+        clear = plain.ravel()
+        bits = precision_bits(clear, logits)
         fields["plain"] = {
-            "class": classes[top_class(plain)],
-            "logits": [float(v) for v in plain],
-            "agrees": top_class(plain) == best,
+            "class": classes[top_class(clear)],
+            "logits": [float(v) for v in clear],
+            "agrees": top_class(clear) == best,
             "worst_bits": bits.minimum,
             "median_bits": bits.median,
         }
     return fields
 
 
-def print_result(
-    fields: Mapping[str, Any], classes: Sequence[str], taken: Taken | None = None, decimals: int = DECIMALS
+def class_names(spec: OutputSpec) -> Sequence[str]:
+    """Names of the values of an output: those of its classes, or numbers."""
+    return spec.classes or tuple(map(str, range(math.prod(spec.shape))))
+
+
+def probabilities(values: F64, spec: OutputSpec) -> F64:
+    """Of each class: by the sigmoid where that is the network's last operation, else by softmax."""
+    return spec.finish(values).ravel() if spec.final == "sigmoid" else softmax(values.ravel())
+
+
+def print_results(
+    fields: Fields, specs: Sequence[OutputSpec], taken: Taken | None = None, decimals: int = DECIMALS
 ) -> None:
-    """Outputs, probabilities and the class; then time, memory and bytes."""
-    plain = fields.get("plain")
+    """A table for each output, then time, memory and bytes."""
+    for spec in specs:
+        print_result(fields["outputs"][spec.name] if "outputs" in fields else fields, spec, decimals)
+    if taken and taken.seconds:
+        out.print("time:   " + in_seconds(taken.seconds))
+    if taken and taken.memory:
+        out.print("memory: " + at_peak(taken.memory))
+    if taken and taken.sizes:
+        out.print("bytes:  " + ", ".join(f"{name} {size(n)}" for name, n in taken.sizes.items()))
+
+
+def print_result(fields: Fields, spec: OutputSpec, decimals: int = DECIMALS) -> None:
+    """Values, probabilities and the class of an output: all of up to `SHOWN`, the largest of more."""
+    plain, classes = fields.get("plain"), class_names(spec)
     columns = ["class", "logit", "probability", *(["plain logit"] if plain else [])]
+    order = range(len(classes))
+    if len(order) > SHOWN:
+        order = sorted(order, key=lambda i: -fields["logits"][i])[:FEW]  # type: ignore[assignment]
     rows = []
-    for i, name in enumerate(classes):
+    for i in order:
         mark = " <" if i == fields["index"] else ""
-        row = [name + mark, f"{fields['logits'][i]:.{decimals}f}", f"{100 * fields['probabilities'][i]:.1f} %"]
+        row = [classes[i] + mark, f"{fields['logits'][i]:.{decimals}f}", f"{100 * fields['probabilities'][i]:.1f} %"]
         rows.append(row + ([f"{plain['logits'][i]:.{decimals}f}"] if plain else []))
-    table("logits", columns, rows)
+    of = f" of {spec.name}" if len(spec.shape) > 1 else ""
+    largest = f"the {FEW} largest of {len(classes)} " if len(classes) > SHOWN else ""
+    table(f"{largest}logits{of}", columns, rows)
     out.print(f"class: {fields['class']}", style="bold")
     if plain:
         verdict = "the same class" if plain["agrees"] else f"another class: {plain['class']}"
@@ -79,12 +121,6 @@ def print_result(
             f"PyTorch says {verdict}; the worst logit keeps {plain['worst_bits']:.1f} bits, the median "
             f"{plain['median_bits']:.1f}"
         )
-    if taken and taken.seconds:
-        out.print("time:   " + in_seconds(taken.seconds))
-    if taken and taken.memory:
-        out.print("memory: " + at_peak(taken.memory))
-    if taken and taken.sizes:
-        out.print("bytes:  " + ", ".join(f"{name} {size(n)}" for name, n in taken.sizes.items()))
 
 
 def in_seconds(seconds: Mapping[str, float]) -> str:
@@ -97,21 +133,20 @@ def at_peak(memory: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size(n)} at peak" for name, n in memory.items())
 
 
-def image_row(
-    name: str, logits: F64, classes: Sequence[str], seconds: float | None, plain: F64 | None
-) -> dict[str, Any]:
-    """What tables, JSON and CSV have of one of many images."""
+def image_row(name: str, outputs: F64, spec: OutputSpec, seconds: float | None, plain: F64 | None) -> dict[str, Any]:
+    """What tables, JSON and CSV have of the (first) output of one of many inputs."""
+    logits, classes = outputs.ravel(), class_names(spec)
     best = top_class(logits)
     row: dict[str, Any] = {
         "image": name,
         "class": classes[best],
-        "probability": float(softmax(logits)[best]),
+        "probability": float(probabilities(outputs, spec)[best]),
         "seconds": seconds,
         "logits": [float(v) for v in logits],
     }
     if plain is not None:
-        bits = precision_bits(plain, logits)
-        row |= {"plain_class": classes[top_class(plain)], "worst_bits": bits.minimum}
+        clear = plain.ravel()
+        row |= {"plain_class": classes[top_class(clear)], "worst_bits": precision_bits(clear, logits).minimum}
     return row
 
 

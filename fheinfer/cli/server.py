@@ -145,11 +145,12 @@ def _prepare(output: Path, results: int, session: Session, *, folder: bool) -> N
 def _evaluate(
     session: Session, jobs: list[Job], view: EvaluationView, checkpoints: Path | None, resume: bool, keep_layers: bool
 ) -> None:
-    from fheinfer.crypto.artifact import read_ciphertext
+    from fheinfer.crypto.ciphertexts import read_ciphertexts
     from fheinfer.storage import atomic_write
     from fheinfer.worker import step_event
 
-    inputs = [read_ciphertext(file, session.plan.params) for file, _ in jobs]
+    count = session.plan.client.input.ciphertexts
+    inputs = [read_ciphertexts(file, session.plan.params, count) for file, _ in jobs]
 
     def observe(done: StepDone) -> None:
         view(step_event(done))

@@ -13,10 +13,13 @@ from fheinfer.compiler.steps import Step
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.client_spec import KeyNeeds
+from fheinfer.crypto.client_tensors import InputSpec, OutputSpec
 from fheinfer.crypto.key_policy import KEY_POLICIES, KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet, public_key_bytes
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap
+from fheinfer.packing import Layout, slot_index
+from fheinfer.tensor_packing import Packing
 
 
 def lower(program: Program, model: Model) -> Plan:
@@ -53,26 +56,45 @@ def lower(program: Program, model: Model) -> Plan:
     (outputs,) = program.graph.shapes[end.name]
     cost = program.cost
     scale = float(np.asarray(end.scale))
+    level = program.levels[entry.name]
+    source = InputSpec(
+        shape=program.graph.input_shape,
+        packing=packing_of(program.layouts[entry.name]),
+        scale=float(np.asarray(program.scales[entry.name])),
+        level=level,
+        bytes=cost.input_bytes(level),
+    )
+    output = OutputSpec(
+        name=end.name,
+        shape=(outputs,),
+        packing=packing_of(end.layout),
+        scale=scale,
+        # The scale of the last layer is such that no slot is larger; polynomials may overshoot their range a little.
+        bound=OUTPUT_ROOM * scale * program.params.max_slot**2,
+        final=model.final,
+        classes=model.classes,
+    )
     client = {
         "model": model.name,
         "params": program.params,
         "backend": program.backend.name,
-        "input_shape": program.graph.input_shape,
         "mean": model.mean,
         "std": model.std,
-        "input_scale": float(np.asarray(program.scales[entry.name])),
-        "input_level": program.levels[entry.name],
-        "input_bytes": cost.input_bytes(program.levels[entry.name]),
-        "outputs": outputs,
-        "output_scale": scale,
-        # The scale of the last layer is such that no slot is larger; polynomials may overshoot their range a little.
-        "output_bound": OUTPUT_ROOM * scale * program.params.max_slot**2,
+        "input": source,
+        "outputs": (output,),
         "output_bytes": cost.output_bytes(RESULT_BITS),
-        "classes": model.classes,
         "bootstraps": bootstraps,
         "keys": keys,
     }
     return finished(client, program.relu.name, steps, constants, cost.table_bytes() if bootstraps else 0)
+
+
+def packing_of(layout: Layout) -> Packing:
+    """A layout as files for clients describe it."""
+    shape = (layout.channels, layout.height, layout.width)
+    start = slot_index(layout)[:, :1, 0]
+    row, column = layout.gap * layout.grid_width, layout.gap
+    return Packing(shape, start, row, column, layout.height, layout.period)
 
 
 OUTPUT_ROOM = 2.0

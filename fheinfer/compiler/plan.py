@@ -36,7 +36,7 @@ RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest output."""
 BASE_MEMORY = 600 * 2**20
 """Bytes of a server without keys: interpreter, libraries, context and constants."""
-FORMAT = "fheinfer-plan-1"
+FORMAT = "fheinfer-plan-2"
 FILE_NAME = "plan.safetensors"
 _DAMAGED = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 MAX_BYTES = 4 << 30
@@ -78,10 +78,42 @@ class Plan:
         """With plaintexts, outside bootstraps."""
         return sum(step.multiplications for step in self.steps)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The values that are returned, by name, in the order of a result."""
+        return tuple(output.name for output in self.client.outputs)
+
     @cached_property
     def last_use(self) -> dict[str, int]:
-        """Value -> index of the last step that reads it."""
-        return {name: i for i, step in enumerate(self.steps) for name in step.inputs}
+        """Value -> index of the last step that reads it; of an output, the number of steps."""
+        reads = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
+        return reads | dict.fromkeys(self.outputs, len(self.steps))
+
+    @cached_property
+    def value_levels(self) -> dict[str, int]:
+        """Value -> its level; the input among them."""
+        return {self.steps[0].inputs[0]: self.client.input.level} | {step.name: step.level for step in self.steps}
+
+    @cached_property
+    def value_ciphertexts(self) -> dict[str, int]:
+        """Value -> how many ciphertexts it is in; the input among them."""
+        return {self.steps[0].inputs[0]: self.client.input.ciphertexts} | {step.name: 1 for step in self.steps}
+
+    def alive(self, index: int) -> tuple[str, ...]:
+        """The values that are still to be read after that step."""
+        computed = [self.steps[0].inputs[0], *(step.name for step in self.steps[: index + 1])]
+        return tuple(name for name in computed if self.last_use.get(name, 0) > index)
+
+    @cached_property
+    def takes_two_inputs(self) -> bool:
+        """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear maps that no step reads."""
+        last = [step for step in self.steps if step.name in self.outputs]
+        linear = all(isinstance(step.op, Linear) for step in last) and not self._inner_outputs
+        return linear and self.backend.two_inputs(self.params)
+
+    @property
+    def _inner_outputs(self) -> set[str]:
+        return {name for step in self.steps for name in step.inputs} & set(self.outputs)
 
     def save(self, folder: Path) -> None:
         """Writes the plan, and `client.json` beside it.
@@ -264,8 +296,8 @@ def _check(plan: Plan) -> None:
     """What an executor relies on: every value is computed before it is read, at levels that the chain has."""
     if not plan.steps or not plan.steps[0].inputs:
         raise ValueError("no steps, or none that reads the input")
-    known = {plan.steps[0].inputs[0]: plan.client.input_level}
-    layouts = {plan.steps[0].inputs[0]: sizes(input_layout(plan.client.input_shape))}
+    known = {plan.steps[0].inputs[0]: plan.client.input.level}
+    layouts = {plan.steps[0].inputs[0]: sizes(input_layout(plan.client.input.shape))}
     for step in plan.steps:
         if len(step.inputs) != step.op.arity or not set(step.inputs) <= set(known):
             raise ValueError(f"step {step.name!r} reads values that are not computed before it")
@@ -281,9 +313,9 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"step {step.name!r} is predicted to take no time that can be")
         _check_arrays(step, plan.constants)
         known[step.name], layouts[step.name] = step.level, sizes(step.layout)
-    last = plan.steps[-1].op
-    if not isinstance(last, Linear) or last.out_features != plan.client.outputs:
-        raise ValueError(f"the last step does not compute the {plan.client.outputs} outputs")
+    missing = set(plan.outputs) - {step.name for step in plan.steps}
+    if missing:
+        raise ValueError(f"no step computes output {min(missing)!r}")
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -299,7 +331,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "keys": {policy: asdict_without_rotations(needs) for policy, needs in plan.keys.items()},
         "params": asdict(plan.params),
         "table_bytes": plan.table_bytes,
-        "input_bytes": plan.client.input_bytes,
+        "input_bytes": plan.client.input.bytes,
         "output_bytes": plan.client.output_bytes,
     }
 

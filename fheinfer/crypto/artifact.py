@@ -27,10 +27,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from fheinfer.crypto.params import ParameterSet, ciphertext_bound, ciphertext_bytes, key_identity
 from fheinfer.crypto.verified import VerifiedFiles, same_file
 from fheinfer.errors import CorruptArtifactError, InputError, KeyStoreError, MismatchError, StorageError, UsageError
-from fheinfer.storage import Buffer, atomic_write, open_regular, read_small, shown
+from fheinfer.storage import Buffer, atomic_write, open_regular, shown
 
 VERSION = 2
 ALIGNMENT = 64
@@ -41,7 +40,13 @@ MAX_METADATA = 64 * 1024
 _HEADER = struct.Struct("<8sHHIQ32s16s32s")
 _MAGIC = b"FHEINFER"
 _CHECKSUM = hashlib.sha256().digest_size
+HEADER_BYTES = _HEADER.size
+"""Bytes before the metadata."""
 _CHECKED = _HEADER.size - _CHECKSUM  # bytes of the header under the checksum
+
+
+_RETIRED = {8: "a single ciphertext, as fheinfer 0.2 wrote it; encrypt and evaluate again"}
+"""Kinds that were written once, and what is said of them."""
 
 
 class Kind(IntEnum):
@@ -54,7 +59,7 @@ class Kind(IntEnum):
     ROTATION_KEY = 5
     ENCAPSULATION_TO_SPARSE = 6
     ENCAPSULATION_TO_DENSE = 7
-    CIPHERTEXT = 8
+    CIPHERTEXT = 9
 
     @property
     def title(self) -> str:
@@ -163,60 +168,8 @@ def read(
         os.close(fd)
 
 
-def read_ciphertext(path: Path, params: ParameterSet) -> bytes:
-    """The container in a ciphertext's file, refused unread where it is larger than any ciphertext of the set.
-
-    Raises:
-        InputError: no such file.
-        CorruptArtifactError: too large, or no regular file.
-        StorageError: no permission, or the disk fails.
-    """
-    try:
-        return read_small(path, ciphertext_bound(params) + _HEADER.size + MAX_METADATA, "a ciphertext")
-    except FileNotFoundError:
-        raise InputError(f"{shown(path)}: no such file; check the path") from None
-
-
-def open_ciphertext(
-    source: Buffer | Path, params: ParameterSet, backend: str, key_id: str, *, level: int | None = None
-) -> Artifact:
-    """A ciphertext of these parameters and this backend under this key, from bytes or from a file.
-
-    Args:
-        level: the highest that it may have; any by default.
-
-    Raises:
-        InputError, CorruptArtifactError, MismatchError, StorageError: see `from_bytes` and `read`.
-    """
-    identity = key_identity(params, backend)
-    bound = ciphertext_bound(params) if level is None else ciphertext_bytes(params, level)
-    if isinstance(source, Path):
-        found = read(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
-    else:
-        found = from_bytes(source, kind=Kind.CIPHERTEXT, identity=identity, key_id=key_id, max_body=bound)
-    if level is not None:
-        check_level(found, params, level)
-    return found
-
-
-def check_level(found: Artifact, params: ParameterSet, level: int) -> None:
-    """Asks whether a ciphertext has a level of at most `level`, by its length and by the limbs that it says it has.
-
-    Raises:
-        CorruptArtifactError: it is higher.
-    """
-    bound = ciphertext_bytes(params, level)
-    if len(found.body) > bound:
-        raise CorruptArtifactError(_too_long(len(found.body), bound))
-    # One with a seed in place of a polynomial is half as long: twice the limbs stay within the bound.
-    limbs = int.from_bytes(found.body[:4], "little")
-    if limbs > params.limbs(level):
-        raise CorruptArtifactError(
-            f"a ciphertext of {limbs} limbs where at most {params.limbs(level)} can be; fetch or make it again"
-        )
-
-
-def _too_long(size: int, bound: int) -> str:
+def too_long(size: int, bound: int) -> str:
+    """What is said of a body of more bytes than can be."""
     return f"{size} bytes of body where at most {bound} can be; fetch or make it again"
 
 
@@ -253,7 +206,7 @@ class _Header:
         header = cls(kind, metadata_size, body_size, identity, key_id.hex(), checksum)
         if body_size > wanted.max_body:
             wanted.check(header)  # of a larger set, then that is what is wrong with it
-            raise CorruptArtifactError(_too_long(body_size, wanted.max_body))
+            raise CorruptArtifactError(too_long(body_size, wanted.max_body))
         return header
 
 
@@ -266,6 +219,8 @@ class _Wanted:
 
     def check(self, header: _Header) -> None:
         if header.kind != self.kind:
+            if header.kind in _RETIRED:
+                raise MismatchError(_RETIRED[header.kind])
             try:
                 found = f"a {Kind(header.kind).title}"
             except ValueError:

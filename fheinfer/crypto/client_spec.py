@@ -6,9 +6,9 @@ scale and number of outputs, and how large they can get, are taken from here.
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,26 +17,29 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fheinfer.crypto.backends import BACKENDS, Backend, backend
+from fheinfer.crypto.client_tensors import (
+    Finite,
+    Frozen,
+    InputSpec,
+    Name,
+    OutputSpec,
+    Positive,
+    Size,
+    checked_input,
+)
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet, key_identity
-from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
-from fheinfer.packing import input_layout, pack
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
 from fheinfer.storage import read_small, write_json
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 FILE_NAME = "client.json"
 MAX_BYTES = 4 << 20
 """Bytes of a client.json: the rotations of a large plan and a thousand class names are far below."""
-MAX_OUTPUTS = 1 << 16
+MAX_OUTPUTS = 64
 ALLOW_INSECURE = "FHEINFER_ALLOW_INSECURE"
 """Environment variable that lets parameters below 128 bits be read from a file: for tests."""
 
-SLACK = 1e-6
-"""Rounding that an input at the very edge of its range may have."""
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=0, lt=1 << 50)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SET_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 
@@ -62,11 +65,7 @@ ParameterLiteral = Annotated[ParameterSet, AfterValidator(_bounded)]
 """A parameter set as files carry it: every field, none unknown, within bounds."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class KeyNeeds(_Frozen):
+class KeyNeeds(Frozen):
     """The keys that a plan needs under one policy, and what a run with them is predicted to take.
 
     rotations    (rotation, limbs of its key), those of bootstrapping included; a rotation may need several heights
@@ -88,39 +87,31 @@ class KeyNeeds(_Frozen):
         return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
-class ClientSpec(_Frozen):
+class ClientSpec(Frozen):
     """What a client knows of a plan.
 
     plan          SHA-256 (hex) of the plan file's bytes: which plan this is
-    input_shape   (C, H, W) of an image, (F,) of a vector
     mean, std     an image is normalised as (pixel / 255 - mean) / std per channel, a vector as (x - mean) / std
-    input_scale   a slot of the input holds value / input_scale; no normalised value is larger than this
-    input_level   level to encrypt at
-    output_scale  an output is slot * output_scale
-    output_bound  |output| cannot be larger, if the inputs of all activations stay in their ranges
+    input         the tensor that is encrypted
+    outputs       those that are decrypted, one or several, in the order of a result's ciphertexts
+    output_bytes  size of a result, all outputs together
     bootstraps    whether the plan bootstraps, and so needs the keys for it
     """
 
-    format: Literal[1] = FORMAT
-    model: Annotated[str, Field(max_length=200)]
+    format: Literal[2] = FORMAT
+    model: Name
     plan: Hash
     params: ParameterLiteral
     backend: Annotated[str, Field(max_length=64)]
-    input_shape: tuple[int, ...]
     mean: tuple[Finite, ...]
     std: tuple[Positive, ...]
-    input_scale: Positive
-    input_level: Annotated[int, Field(ge=0)]
-    input_bytes: Size
-    outputs: Annotated[int, Field(ge=1, le=MAX_OUTPUTS)]
-    output_scale: Positive
-    output_bound: Positive
+    input: InputSpec
+    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=MAX_OUTPUTS)]
     output_bytes: Size
-    classes: tuple[Annotated[str, Field(max_length=200)], ...]
     bootstraps: bool
     keys: dict[KeyPolicy, KeyNeeds]
 
-    @field_validator("input_shape", "mean", "std", "classes", mode="before")
+    @field_validator("mean", "std", "outputs", mode="before")
     @classmethod
     def _tuples(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -134,19 +125,16 @@ class ClientSpec(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClientSpec:
-        shape, channels = self.input_shape, self.input_shape[0] if self.input_shape else 0
-        if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > 1 << 24:
-            raise ValueError(f"impossible input shape {shape}")
+        channels, level = self.input_shape[0], self.input.level
         if {len(self.mean), len(self.std)} != {channels}:
             raise ValueError(f"mean and std need {channels} numbers each")
-        if len(self.classes) != self.outputs:
-            raise ValueError(f"{len(self.classes)} class names for {self.outputs} outputs")
-        if self.outputs > self.params.slots or self.input_level > self.params.top_level:
-            raise ValueError("outputs or input level beyond what the parameter set has")
-        if not self.params.encrypts_at(self.input_level):
-            raise ValueError(f"nobody can encrypt at level {self.input_level} of a composite-prime chain")
-        if math.prod(1 << (size - 1).bit_length() for size in shape) > self.params.slots:
-            raise ValueError(f"an input of shape {shape} does not fit {self.params.slots} slots")
+        if level > self.params.top_level or not self.params.encrypts_at(level):
+            raise ValueError(f"nobody can encrypt at level {level} of this chain")
+        for tensor in (self.input, *self.outputs):
+            if tensor.packing.period > self.params.slots:
+                raise ValueError(f"a tensor of shape {tensor.shape} does not fit {self.params.slots} slots")
+        if len({output.name for output in self.outputs}) != len(self.outputs):
+            raise ValueError("two outputs of one name")
         for needs in self.keys.values():
             _check_rotations(needs.rotations, self.params)
         if not self.keys:
@@ -164,50 +152,64 @@ class ClientSpec(_Frozen):
         return backend(self.backend)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of what `Client.encrypt` takes: (C, H, W) of an image, (F,) of a vector."""
+        return self.input.shape
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the images that the network takes.
 
         Raises:
-            InputError: it takes vectors.
+            InputError: it takes something else.
         """
         if len(self.input_shape) != 3:
-            raise InputError(f"{self.model} takes {self.input_shape[0]} numbers, not an image")
+            what = f"{self.input_shape[0]} numbers" if len(self.input_shape) == 1 else f"a tensor {self.input_shape}"
+            raise InputError(f"{self.model} takes {what}, not an image")
         return self.input_shape[1], self.input_shape[2]
 
-    def pack(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """A normalised (C, H, W) image, or (F,) vector, as slot values in [-1, 1].
+    @property
+    def result_ciphertexts(self) -> int:
+        """How many ciphertexts a result holds."""
+        return sum(output.ciphertexts for output in self.outputs)
+
+    def pack(self, x: NDArray[np.floating]) -> list[NDArray[np.float64]]:
+        """A normalised input as slot values in [-1, 1], one vector per ciphertext.
 
         Raises:
             InputError: an input of another shape, or with values that are not finite.
             RangeError: values larger than any input the network was calibrated on.
         """
-        values = np.asarray(x, dtype=np.float64)
-        if values.shape != self.input_shape:
-            raise InputError(f"{self.model} takes inputs of shape {self.input_shape}, not {values.shape}")
-        if not np.isfinite(values).all():
-            raise InputError("the input holds NaN or infinite values; only finite ones can be encrypted")
-        largest = float(np.abs(values).max())
-        if largest > self.input_scale * (1 + SLACK):
-            raise RangeError(
-                f"the input reaches {largest:.4g} and {self.model} was calibrated on inputs up to "
-                f"{self.input_scale:.4g}; normalise it first: (pixel / 255 - mean) / std per channel "
-                "(fheinfer.normalise)"
-            )
-        return pack(values / self.input_scale, input_layout(self.input_shape))
+        values = checked_input(x, self.input.shape, self.input.scale, self.model, self._advice())
+        return self.input.pack(values)
 
-    def unpack(self, slots: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Outputs from decrypted slots.
+    def _advice(self) -> str:
+        identity = set(self.mean) == {0.0} and set(self.std) == {1.0}
+        if identity:
+            first = "bring inputs to the range that the network was trained on"
+        elif len(self.input_shape) == 3:
+            first = "normalise it first: (pixel / 255 - mean) / std per channel (fheinfer.normalise)"
+        else:
+            first = "normalise it first: (x - mean) / std per feature, with mean and std of client.json"
+        return f"{first}; if such inputs are meant, calibrate on data that has them and compile again"
+
+    def unpack(self, slots: Sequence[NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
+        """Outputs by name, as the plan computes them, from the decrypted slots of every ciphertext of a result.
 
         Raises:
-            RangeError: they are larger than the plan allows, so they are no result of this plan: noise, or forged.
+            RangeError: see `OutputSpec.unpack`.
         """
-        values = np.asarray(slots[: self.outputs], dtype=np.float64) * self.output_scale
-        if not np.abs(values).max() <= self.output_bound:  # NaN, too
-            raise RangeError(
-                f"the decrypted outputs are larger than {self.output_bound:.4g}, which no result of {self.model} can "
-                "be: the result is damaged, of another key, or forged; evaluate the input again"
-            )
-        return values
+        found, at = {}, 0
+        for output in self.outputs:
+            found[output.name] = output.unpack(slots[at : at + output.ciphertexts], self.model)
+            at += output.ciphertexts
+        return found
+
+    def finish(self, outputs: Mapping[str, NDArray[np.float64]]) -> Any:
+        """What the network returns: an array, or arrays by name where it has several outputs; of each, the last softmax
+        or sigmoid is computed now (`OutputSpec.finish`)."""
+        finished = {output.name: output.finish(outputs[output.name]) for output in self.outputs}
+        return next(iter(finished.values())) if len(finished) == 1 else finished
 
     def to_json(self) -> dict[str, Any]:
         """As `save` writes it."""

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fheinfer import _core
-from fheinfer.crypto.artifact import open_ciphertext
 from fheinfer.crypto.backends import backend
+from fheinfer.crypto.ciphertexts import open_ciphertexts
 from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import PUBLIC
@@ -26,6 +26,8 @@ def export_openfhe(
     passphrase: str | bytes | None = None,
 ) -> list[Path]:
     """Writes context.bin, public.bin, <name>.bin for each ciphertext and, if asked for, secret.bin (0600, in clear).
+
+    Of a file with several ciphertexts each is one of its own, <name>_0.bin and on.
 
     Files of these names are replaced, all or none.
 
@@ -48,8 +50,12 @@ def export_openfhe(
     client = _core.ClientKeys.load(context, manifest.key_id, body, server.read(PUBLIC))
     files = {"context.bin": _core.export_context(context), "public.bin": _core.export_public_key(client)}
     for name, path in names.items():
-        found = open_ciphertext(path, manifest.params, manifest.backend, manifest.key_id)
-        files[name] = _core.export_ciphertext(context, manifest.key_id, found.body)
+        found = open_ciphertexts(path, manifest.params, manifest.backend, manifest.key_id)
+        for number, part in enumerate(found.bodies):
+            whole = name if len(found.bodies) == 1 else f"{name.removesuffix('.bin')}_{number}.bin"
+            if whole in files or (whole != name and whole in names):
+                raise UsageError(f"{whole}: two exported ciphertexts of one name; rename {path}")
+            files[whole] = _core.export_ciphertext(context, manifest.key_id, part)
     if secret:
         files["secret.bin"] = _core.export_secret_key(client)
     return _write(folder, files)

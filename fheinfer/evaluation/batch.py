@@ -54,7 +54,7 @@ class Batch:
         """Computes the logits (B, classes) of normalised float32 images (B, C, H, W), or vectors (B, F)."""
         plan = self.plan
         self._outside: dict[str, Tensor] = {}
-        x = images / plan.client.input_scale
+        x = images / plan.client.input.scale
         values = {plan.steps[0].inputs[0]: self.noise(None, x, x) if self.noise else x}
         for index, step in enumerate(plan.steps):
             inputs = [values[name] for name in step.inputs]
@@ -68,7 +68,7 @@ class Batch:
                 del values[name]
         for name, outside in self._outside.items():
             self.beyond[name] = self.beyond.get(name, 0) + int(outside.sum())
-        return values[plan.steps[-1].name] * plan.client.output_scale
+        return values[plan.outputs[0]] * plan.client.outputs[0].scale
 
     def _note(self, step: Step, x: Tensor) -> None:
         largest = x.abs().flatten(1).amax(1) / step.valid_range(self.plan.params.max_slot)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fheinfer.crypto.client_tensors import finished
 from fheinfer.errors import InputError
 from fheinfer.optional import needs_torch
 
@@ -20,14 +21,24 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.float64]
 
 
-def plain_outputs(model: Model, x: npt.NDArray[np.floating]) -> F64:
-    """Computes the outputs, (classes,), of one normalised input, an image (C, H, W) or a vector (F,).
+def plain_outputs(model: Model, x: npt.NDArray[np.floating]) -> Any:
+    """Computes what the network returns of one normalised input, an image (C, H, W) or a vector (F,).
+
+    That is an array, (classes,) of a classifier, or arrays by name where there are several outputs; with the last
+    softmax or sigmoid, as `Client.decrypt`.
 
     Raises:
         UsageError: torch is not installed.
         InputError: the input is not of the network's input shape.
     """
-    return plain_layers(model, x)[model.graph.output.name]
+    each = {name: finished(value, model.final) for name, value in plain_values(model, x).items()}
+    return next(iter(each.values())) if len(each) == 1 else each
+
+
+def plain_values(model: Model, x: npt.NDArray[np.floating]) -> dict[str, F64]:
+    """Computes every output by name without the last softmax or sigmoid, as `Client.outputs`. Raises the same."""
+    layers = plain_layers(model, x)
+    return {name: layers[name] for name in model.graph.outputs}
 
 
 def plain_layers(model: Model, x: npt.NDArray[np.floating]) -> dict[str, F64]:

@@ -11,6 +11,9 @@ from fheinfer import _core
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.steps import Step
 
+Value = tuple[_core.Ciphertext, ...]
+"""A tensor: the ciphertexts that it is in."""
+
 
 @dataclass(frozen=True)
 class StepDone:
@@ -21,52 +24,53 @@ class StepDone:
     step: Step
     level: int
     seconds: float
-    value: _core.Ciphertext
+    value: Value
 
 
 StepObserver = Callable[[StepDone], None]
 
 
 class Checkpoints(Protocol):
-    """Where a run may stop and start again: steps after which a single value is alive."""
+    """Where a run may stop and start again: after activations, with all values that are alive then, by name."""
 
-    def save(self, index: int, step: Step, value: _core.Ciphertext) -> None: ...
+    def save(self, index: int, values: Mapping[str, Value]) -> None: ...
 
-    def latest(self) -> tuple[int, _core.Ciphertext] | None: ...
+    def latest(self) -> tuple[int, dict[str, Value]] | None: ...
 
 
 def execute(
     plan: Plan,
     evaluator: _core.Evaluator,
-    x: _core.Ciphertext,
+    x: Value,
     *,
     encoded: Mapping[str, _core.LinearMapConstants] | None = None,
     observer: StepObserver | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
-) -> _core.Ciphertext:
-    """Runs the plan on `x` and returns the logits' ciphertext.
+) -> dict[str, Value]:
+    """Runs the plan on an input and returns the outputs by name.
 
-    `encoded` has what is kept of the diagonals of linear maps, by step. With `checkpoints`, every value that is alone
-    alive after an activation is saved; with `resume`, the run starts after the last one saved.
+    Args:
+        encoded: what is kept of the diagonals of linear maps, by step.
+        checkpoints: told of the values that are alive after every activation.
+        resume: start after the last step that `checkpoints` has.
     """
     values = {plan.steps[0].inputs[0]: x}
     start = 0
     if resume and checkpoints and (found := checkpoints.latest()):
-        index, value = found
-        values = {plan.steps[index].name: value}
+        index, values = found
         start = index + 1
     for index in range(start, len(plan.steps)):
         step = plan.steps[index]
         began = time.perf_counter()
-        inputs = [values[name] for name in step.inputs]
-        values[step.name] = step.apply(evaluator, plan.constants, inputs, (encoded or {}).get(step.name))
+        inputs = [values[name][0] for name in step.inputs]
+        values[step.name] = (step.apply(evaluator, plan.constants, inputs, (encoded or {}).get(step.name)),)
         seconds = time.perf_counter() - began
         for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
             del values[name]
         value = values[step.name]
-        if checkpoints and step.activation and len(values) == 1:
-            checkpoints.save(index, step, value)
+        if checkpoints and step.activation:
+            checkpoints.save(index, values)
         if observer:
-            observer(StepDone(index, len(plan.steps), step, evaluator.level(value), seconds, value))
-    return values[plan.steps[-1].name]
+            observer(StepDone(index, len(plan.steps), step, evaluator.level(value[0]), seconds, value))
+    return {name: values[name] for name in plan.outputs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,22 @@ def run_slots(
     *,
     layers: dict[str, NDArray[np.float64]] | None = None,
     observer: Callable[[StepDone], None] | None = None,
-) -> NDArray[np.float64]:
-    """Logits of a normalised (C, H, W) image or an (F,) vector.
+) -> Any:
+    """What the network returns of a normalised input, (C, H, W) or (F,), as `Client.decrypt` returns it.
+
+    Arguments and errors are those of `slots_outputs`.
+    """
+    return plan.client.finish(slots_outputs(plan, image, layers=layers, observer=observer))
+
+
+def slots_outputs(
+    plan: Plan,
+    image: NDArray[np.floating],
+    *,
+    layers: dict[str, NDArray[np.float64]] | None = None,
+    observer: Callable[[StepDone], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Every output by name, as a server computes it, of a normalised input.
 
     Args:
         layers: filled with the values of every step, by name.
@@ -36,7 +51,7 @@ def run_slots(
     outputs: dict[str, NDArray[np.float64]] = {}
 
     def observe(done: StepDone) -> None:
-        outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value))
+        outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value[0]))
         if isinstance(done.step.op, BOOTSTRAPPED):
             source = steps[done.step.inputs[0]]
             _check_range(source, outputs[source.name], done.step, plan.params.max_slot)
@@ -45,9 +60,10 @@ def run_slots(
         if observer:
             observer(done)
 
-    x = evaluator.encrypt(plan.client.pack(image), plan.client.input_level)
+    x = tuple(evaluator.encrypt(slots, plan.client.input.level) for slots in plan.client.pack(image))
     y = execute(plan, evaluator, x, observer=observe)
-    return plan.client.unpack(evaluator.decrypt(y))
+    decrypted = [evaluator.decrypt(ciphertext) for name in plan.outputs for ciphertext in y[name]]
+    return plan.client.unpack(decrypted)
 
 
 def _check_range(source: Step, values: NDArray[np.float64], step: Step, max_slot: float) -> None:

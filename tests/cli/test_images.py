@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import fheinfer
-from fheinfer import local, optional
+from fheinfer import evaluating, optional
 from fheinfer.cli import choices, infer
 from fheinfer.errors import StorageError
 from fheinfer.model.model import Model
@@ -60,20 +60,20 @@ def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
     command: Command, desk: Desk, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["infer", "--set", SET, "--model", desk.model, "--images", album, "--json"]
-    real = local.EvaluatingProcess.evaluate
+    real = evaluating.EvaluatingProcess.evaluate
     seen: list[list[Path]] = []
 
-    def stopped(process: local.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> list[float]:
+    def stopped(process: evaluating.EvaluatingProcess, inputs: list[Path], outputs: list[Path]) -> list[float]:
         if seen:
             raise KeyboardInterrupt
         seen.append(inputs)
         return real(process, inputs, outputs)
 
-    monkeypatch.setattr(local.EvaluatingProcess, "evaluate", stopped)
+    monkeypatch.setattr(evaluating.EvaluatingProcess, "evaluate", stopped)
     done = command(*arguments)
     assert done.code == 130
     assert "fheinfer infer --resume" in done.err
-    monkeypatch.setattr(local.EvaluatingProcess, "evaluate", real)
+    monkeypatch.setattr(evaluating.EvaluatingProcess, "evaluate", real)
     found = json.loads(command(*arguments, "--resume").out)
     assert len(seen) == 1
     assert len(found["images"]) == 3

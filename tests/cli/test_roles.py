@@ -88,7 +88,7 @@ def test_evaluate_imports_nothing_of_the_client(
     shutil.copytree(desk.server, folder / "keys")
     given = ("evaluate", "--plan", "plan", "--keys", "keys", "-i", tiny_input_file, "-o", "out.ct")
     names = modules(process, folder, *given)
-    unwanted = ("torch", "matplotlib", "mpmath", "PIL", "fheinfer.client", "fheinfer.local")
+    unwanted = ("torch", "matplotlib", "mpmath", "PIL", "fheinfer.client", "fheinfer.local", "fheinfer.evaluating")
     assert loaded(names, *unwanted) == []
 
 

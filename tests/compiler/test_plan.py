@@ -50,7 +50,7 @@ NAMES = [params.name for params in parameter_sets()]
 def test_quadratic_networks_take_no_bootstrap(plans: dict[str, Plan], name: str, top: int) -> None:
     plan = plans[name]
     assert plan.bootstraps == 0
-    assert plan.client.input_level == plan.params.top_level == top
+    assert plan.client.input.level == plan.params.top_level == top
     assert plan.steps[-1].level == 0
     ops = [step.op.kind for step in plan.steps]
     if name == "turbo":
@@ -69,8 +69,8 @@ def test_one_level_more_saves_pafs_a_bootstrap_per_block(plans: dict[str, Plan])
 def test_the_input_of_a_composite_prime_chain_is_at_an_even_level(plans: dict[str, Plan]) -> None:
     """What needs an odd number of levels, encrypted one higher, where OpenFHE can."""
     for plan in (plans["turbo"], placeholder_plan("resnet8-tiny-turbo", "insecure-tiny-turbo")):
-        assert plan.client.input_level % 2 == 0
-        assert all(plan.client.input_level >= step.level for step in plan.steps)
+        assert plan.client.input.level % 2 == 0
+        assert all(plan.client.input.level >= step.level for step in plan.steps)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if preset(name).network == "resnet20"])
@@ -85,11 +85,11 @@ def test_resnet20_takes_a_bootstrap_before_every_activation(plans: dict[str, Pla
             assert isinstance(steps[step.inputs[0]].op, Bootstrap)
     if native:
         assert plan.bootstraps == 19
-        assert plan.client.input_level == 1 + plan.backend.bootstrap_input(plan.params)
+        assert plan.client.input.level == 1 + plan.backend.bootstrap_input(plan.params)
     else:
         assert plan.bootstraps == 18
         assert plan.steps[1].name == "relu1"
-        assert plan.client.input_level == 1 + series[0].depth + 2
+        assert plan.client.input.level == 1 + series[0].depth + 2
     assert plan.steps[-1].level == 0
 
 
@@ -160,7 +160,7 @@ def test_identity_changes_with_weights_ranges_margin_set_and_activation(tiny_mod
 
 def test_the_client_needs_no_weights_to_prepare_an_image(tiny_plan: Plan, tiny_image: Any) -> None:
     spec = tiny_plan.client
-    slots = spec.pack(tiny_image)
+    (slots,) = spec.pack(tiny_image)
     assert np.abs(slots).max() <= 1
     assert slots.shape == (256,)
 
@@ -332,8 +332,8 @@ IMPOSSIBLE: dict[str, Change] = {
     "a scale per pixel": lambda m, a: a.update({f"{m['steps'][0]['name']}/scale": np.ones((8, 8))}),
     "no scale": lambda m, a: a.pop(f"{m['steps'][0]['name']}/scale"),
     "another last step": lambda m, a: m["steps"].pop(),
-    "more outputs than computed": lambda m, a: m["client"].update(outputs=11, classes=list("abcdefghijk")),
-    "an input beyond the slots": lambda m, a: m["client"].update(input_shape=[3, 64, 64]),
+    "an output that no step computes": lambda m, a: m["client"]["outputs"][0].update(name="logits"),
+    "an input beyond the slots": lambda m, a: m["client"]["input"].update(shape=[3, 64, 64]),
     "a negative time": lambda m, a: m["steps"][0]["seconds"].update(fast=-1),
 }
 
@@ -353,8 +353,8 @@ def test_plans_that_cannot_be_run_are_refused_when_read(tiny_plan: Plan, name: s
 
 
 def test_a_plan_of_another_version_says_so(tiny_plan: Plan) -> None:
-    data = changed(tiny_plan, lambda m, a: m.update(format="fheinfer-plan-2"))
-    with pytest.raises(MismatchError, match="fheinfer-plan-2, and this program reads fheinfer-plan-1; compile"):
+    data = changed(tiny_plan, lambda m, a: m.update(format="fheinfer-plan-1"))
+    with pytest.raises(MismatchError, match="fheinfer-plan-1, and this program reads fheinfer-plan-2; compile"):
         from_bytes(data)
 
 

@@ -44,8 +44,34 @@ IMPOSSIBLE: dict[str, Change] = {
     "format of another kind": lambda c: c.update(format="1"),
     **{
         f"no {name}": (lambda c, name=name: c.pop(name))  # type: ignore[misc]
-        for name in ("plan", "params", "mean", "input_scale", "outputs", "output_bound", "keys", "classes")
+        for name in ("plan", "params", "mean", "input", "outputs", "output_bytes", "keys")
     },
+    **{
+        f"an input without {name}": (lambda c, name=name: c["input"].pop(name))  # type: ignore[misc]
+        for name in ("shape", "packing", "scale", "level")
+    },
+    **{
+        f"an output without {name}": (lambda c, name=name: c["outputs"][0].pop(name))  # type: ignore[misc]
+        for name in ("name", "shape", "packing", "scale", "bound")
+    },
+    **{
+        f"a packing without {name}": (lambda c, name=name: c["input"]["packing"].pop(name))  # type: ignore[misc]
+        for name in ("shape", "start", "row", "column", "band", "period", "rotation", "ciphertexts")
+    },
+    "an unknown field of the input": lambda c: c["input"].update(weights="w"),
+    "an unknown field of an output": lambda c: c["outputs"][0].update(weights="w"),
+    "two elements in one slot": lambda c: c["input"]["packing"].update(start=[[0], [0], [128]]),
+    "an element outside the slots": lambda c: c["input"]["packing"].update(start=[[0], [64], [1 << 40]]),
+    "an element before the slots": lambda c: c["input"]["packing"].update(start=[[0], [64], [-1]]),
+    "starts of other channels": lambda c: c["input"]["packing"].update(start=[[0], [64]]),
+    "starts that are words": lambda c: c["input"]["packing"].update(start=[["0"], ["1"], ["2"]]),
+    "a packing of another shape": lambda c: c["input"]["packing"].update(shape=[3, 8, 4]),
+    "very many ciphertexts": lambda c: c["input"]["packing"].update(ciphertexts=1 << 20),
+    "no ciphertext": lambda c: c["input"]["packing"].update(ciphertexts=0),
+    "a period beyond the slots": lambda c: c["input"]["packing"].update(period=1024),
+    "two outputs of one name": lambda c: c.update(outputs=c["outputs"] * 2),
+    "very many outputs": lambda c: c.update(outputs=c["outputs"] * 100),
+    "an unknown last operation": lambda c: c["outputs"][0].update(final="exp"),
     "an unknown field": lambda c: c.update(weights="w.safetensors"),
     "an unknown field of the set": lambda c: c["params"].update(network="resnet20"),
     "a set that lacks a field": lambda c: c["params"].pop("digits"),
@@ -63,22 +89,21 @@ IMPOSSIBLE: dict[str, Change] = {
     "another chain": lambda c: c["params"].update(chain="gold"),
     "narrow primes": lambda c: c["params"].update(first_bits=9),
     "an unknown backend": lambda c: c.update(backend="abacus"),
-    "a level above the chain": lambda c: c.update(input_level=20),
+    "a level above the chain": lambda c: c["input"].update(level=20),
     "an odd level of a composite-prime chain": lambda c: (
         c["params"].update(chain="composite"),
-        c.update(input_level=3),
+        c["input"].update(level=3),
     ),
-    "a scale of 0": lambda c: c.update(output_scale=0),
-    "a negative scale": lambda c: c.update(input_scale=-1.0),
-    "a scale that is a word": lambda c: c.update(input_scale="1"),
-    "a bound that is null": lambda c: c.update(output_bound=None),
-    "no outputs": lambda c: c.update(outputs=0, classes=[]),
-    "more outputs than slots": lambda c: c.update(outputs=513, classes=["c"] * 513),
-    "class names for others": lambda c: c.update(classes=["one"]),
-    "a shape of two": lambda c: c.update(input_shape=[8, 8]),
-    "a shape of nothing": lambda c: c.update(input_shape=[]),
-    "a negative shape": lambda c: c.update(input_shape=[3, -8, -8]),
-    "an input beyond the slots": lambda c: c.update(input_shape=[3, 32, 32]),
+    "a scale of 0": lambda c: c["outputs"][0].update(scale=0),
+    "a negative scale": lambda c: c["input"].update(scale=-1.0),
+    "a scale that is a word": lambda c: c["input"].update(scale="1"),
+    "a bound that is null": lambda c: c["outputs"][0].update(bound=None),
+    "no outputs": lambda c: c.update(outputs=[]),
+    "class names for others": lambda c: c["outputs"][0].update(classes=["one"]),
+    "a shape of two": lambda c: c["input"].update(shape=[8, 8]),
+    "a shape of nothing": lambda c: c["input"].update(shape=[]),
+    "a negative shape": lambda c: c["input"].update(shape=[3, -8, -8]),
+    "an input beyond the slots": lambda c: c["input"].update(shape=[3, 32, 32]),
     "a mean of one number": lambda c: c.update(mean=[0.5]),
     "a std of 0": lambda c: c.update(std=[0.5, 0.5, 0]),
     "no policy": lambda c: c.update(keys={}),
@@ -104,7 +129,9 @@ def test_what_cannot_be_is_refused(spec: ClientSpec, name: str) -> None:
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(spec: ClientSpec, value: str) -> None:
-    raw = json.dumps(spec.to_json() | {"output_scale": 123456789.5}).replace("123456789.5", value)
+    content = spec.to_json()
+    content["outputs"][0]["scale"] = 123456789.5
+    raw = json.dumps(content).replace("123456789.5", value)
     with pytest.raises(CorruptArtifactError):
         ClientSpec.from_bytes(raw.encode())
 
@@ -133,8 +160,8 @@ def test_a_damaged_file_is_a_typed_error(spec: ClientSpec, data: st.DataObject) 
 
 
 def test_another_version_says_so(spec: ClientSpec) -> None:
-    with pytest.raises(MismatchError, match="version 2 of the format and this program reads 1"):
-        ClientSpec.from_bytes(json.dumps({"format": 2, "anything": "else"}).encode())
+    with pytest.raises(MismatchError, match="version 1 of the format and this program reads 2"):
+        ClientSpec.from_bytes(json.dumps({"format": 1, "anything": "else"}).encode())
 
 
 def test_parameters_for_tests_are_refused(spec: ClientSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +192,14 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0, 255])
 def test_every_image_fits_the_input_scale(spec: ClientSpec, value: int) -> None:
     image = (np.full((3, 8, 8), value) / 255 - np.reshape(spec.mean, (-1, 1, 1))) / np.reshape(spec.std, (-1, 1, 1))
-    assert np.abs(spec.pack(image)).max() <= 1
+    (slots,) = spec.pack(image)
+    assert np.abs(slots).max() <= 1
 
 
 def test_raw_pixels_are_refused(spec: ClientSpec) -> None:
     with pytest.raises(RangeError, match=r"the input reaches 255 and .* normalise it first"):
         spec.pack(np.full((3, 8, 8), 255.0))
-    assert spec.pack(np.full((3, 8, 8), spec.input_scale)).max() == 1
+    assert spec.pack(np.full((3, 8, 8), spec.input.scale))[0].max() == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -189,25 +217,26 @@ def test_inputs_of_another_shape_are_refused(spec: ClientSpec, shape: tuple[int,
 
 
 def test_outputs_beyond_the_bound_are_no_result(spec: ClientSpec) -> None:
-    slots = np.zeros(512)
-    slots[0] = 0.99 * spec.output_bound / spec.output_scale
-    assert spec.unpack(slots).shape == (10,)
-    for value in (1.01 * spec.output_bound / spec.output_scale, np.nan, np.inf, -1e9):
+    slots, (output,) = np.zeros(512), spec.outputs
+    slots[0] = 0.99 * output.bound / output.scale
+    assert spec.unpack([slots])[output.name].shape == (10,)
+    for value in (1.01 * output.bound / output.scale, np.nan, np.inf, -1e9):
         slots[3] = value
         with pytest.raises(RangeError, match="which no result of resnet8-tiny can be"):
-            spec.unpack(slots)
+            spec.unpack([slots])
 
 
 def test_outputs_are_slots_times_the_scale_of_the_file(spec: ClientSpec) -> None:
-    slots = np.arange(512.0) / 512
-    assert np.array_equal(spec.unpack(slots), slots[:10] * spec.output_scale)
+    slots, (output,) = np.arange(512.0) / 512, spec.outputs
+    assert np.array_equal(spec.unpack([slots])[output.name], slots[:10] * output.scale)
 
 
 def test_a_vector_is_no_image() -> None:
     spec = fheinfer.compile(zoo.placeholder(zoo.network("checkerboard")), "insecure-tiny", activation="relu:13").client
     with pytest.raises(InputError, match="checkerboard takes 2 numbers, not an image"):
         _ = spec.image_size
-    assert spec.pack(np.array([1.0, -0.5])).shape == (2,)
+    (slots,) = spec.pack(np.array([1.0, -0.5]))
+    assert slots.shape == (2,)
     with pytest.raises(InputError, match="takes inputs of shape"):
         spec.pack(np.zeros(3))
 

@@ -132,7 +132,7 @@ def test_openfhe_itself_reads_and_decrypts_them(keys: Path, ciphertext: Path, tm
 
     context = load("CryptoContext", "context.bin")
     public, secret = load("PublicKey", "public.bin"), load("PrivateKey", "secret.bin")
-    expected = Client(keys).decrypt_slots(ciphertext.read_bytes())
+    (expected,) = Client(keys).decrypt_slots(ciphertext.read_bytes())
     plain = context.Decrypt(secret, load("Ciphertext", "image.bin"))  # type: ignore[attr-defined]
     plain.SetLength(len(expected))
     assert precision_bits(expected, plain.GetRealPackedValue()).minimum > 20

@@ -14,7 +14,8 @@ import fheinfer.crypto.keygen as module
 from fheinfer import _core
 from fheinfer.client import Client
 from fheinfer.crypto import passphrase
-from fheinfer.crypto.artifact import Artifact, open_ciphertext
+from fheinfer.crypto.artifact import Artifact
+from fheinfer.crypto.ciphertexts import open_ciphertexts
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.key_writer import KeyAdder
@@ -42,21 +43,22 @@ def evaluates(keys: Path | KeySet, wanted: ClientSpec, secret: bytes | None = No
     server = ServerKeys(keys / "server" if isinstance(keys, Path) else keys)
     context = wanted.key_backend.context(wanted.params)
     x = np.random.default_rng(0).uniform(-1, 1, SHAPE)
-    slots = client.decrypt_slots(client.encrypt(x))
+    (slots,) = client.decrypt_slots(client.encrypt(x))
     for rotation, limbs in wanted.keys["fast"].rotations:
         evaluator = wanted.key_backend.evaluator(context, server.key_id, _core.KeyPolicy.fast)
         for name, body in server.read_all(server.manifest.keys_for([(rotation, limbs)], [])):
             evaluator.add_rotation_key(rotation, body)
             assert name.startswith(f"rotation_{rotation}_")
         assert isinstance(evaluator, _core.NativeEvaluator)
-        level = min(wanted.input_level, limbs - 1)
+        level = min(wanted.input.level, limbs - 1)
         y = evaluator.rotate(evaluator.drop_to(evaluator.read(_body(client, x, wanted)), level), rotation)
         turned = client._required_secret().decrypt(evaluator.write(y), wanted.params.slots)
         assert np.abs(np.asarray(turned) - np.roll(slots, -rotation)).max() < 1e-5
 
 
 def _body(client: Client, x: NDArray[np.float64], wanted: ClientSpec) -> memoryview:
-    return memoryview(open_ciphertext(client.encrypt(x), wanted.params, wanted.backend, client.key_id).body)
+    (body,) = open_ciphertexts(client.encrypt(x), wanted.params, wanted.backend, client.key_id).bodies
+    return body
 
 
 def test_keys_are_those_the_plan_needs_and_say_so(tmp_path: Path) -> None:
@@ -226,6 +228,7 @@ ALLOWED = (
     "fheinfer.crypto",
     "fheinfer.errors",
     "fheinfer.packing",
+    "fheinfer.tensor_packing",
     "fheinfer._core",
     "fheinfer.leftovers",
     "fheinfer.machine",

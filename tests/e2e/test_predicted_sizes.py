@@ -40,4 +40,4 @@ def test_the_public_key_is_predicted(name: str) -> None:
 
 def test_ciphertext_bytes_are_predicted(tiny_plan: Plan, tiny_client: fheinfer.Client, tiny_image: Any) -> None:
     size = len(tiny_client.encrypt(tiny_image))
-    assert tiny_plan.client.input_bytes == pytest.approx(size, rel=0.02)
+    assert tiny_plan.client.input.bytes == pytest.approx(size, rel=0.02)

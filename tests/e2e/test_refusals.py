@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,25 @@ from tests.conftest import calibrated, tiny_pixels
 from tests.e2e.conftest import BITS, F64, Own, Parties, smaller_weights
 
 
-def changed(data: bytes, body: bytes | None = None, **metadata: Any) -> bytes:
-    """The same artifact with other metadata and body, and the right checksum: what whoever has the file can make."""
+def changed(data: bytes, one: bytes | None = None, **metadata: Any) -> bytes:
+    """The same artifact with other metadata, and `one` for its ciphertexts, and the right checksum: what whoever has
+    the file can make."""
     found = from_bytes(data, kind=Kind.CIPHERTEXT, max_body=1 << 30)
     told = {key: value for key, value in {**found.metadata, **metadata}.items() if value is not ...}
-    return to_bytes(Artifact(found.kind, found.identity, found.key_id, told, found.body if body is None else body))
+    body = found.body if one is None else framed(one)
+    return to_bytes(Artifact(found.kind, found.identity, found.key_id, told, body))
+
+
+def framed(*bodies: bytes) -> bytes:
+    """The body of a container of these ciphertexts."""
+    return struct.pack(f"<II{len(bodies)}Q", len(bodies), 0, *map(len, bodies)) + b"".join(bodies)
 
 
 def body_of(data: bytes) -> bytes:
-    return bytes(from_bytes(data, kind=Kind.CIPHERTEXT, max_body=1 << 30).body)
+    """That of the only ciphertext in a container."""
+    body = bytes(from_bytes(data, kind=Kind.CIPHERTEXT, max_body=1 << 30).body)
+    assert body[:8] == struct.pack("<II", 1, 0)
+    return body[16:]
 
 
 def test_a_session_refuses_what_is_no_input_for_its_plan(
@@ -68,8 +79,8 @@ def test_an_input_at_another_level_is_refused(
     tiny_session: Any, tiny_client: fheinfer.Client, tiny_plan: Plan, tiny_image: F64, input_bytes: bytes
 ) -> None:
     spec = tiny_plan.client
-    for level in (spec.input_level - 1, spec.input_level + 1):
-        body = tiny_client._required_secret().encrypt(spec.pack(tiny_image), level)
+    for level in (spec.input.level - 1, spec.input.level + 1):
+        body = tiny_client._required_secret().encrypt(spec.pack(tiny_image)[0], level)
         with pytest.raises((MismatchError, CorruptArtifactError), match=r"level|at most"):
             tiny_session.evaluate(changed(input_bytes, body))
 
@@ -77,7 +88,7 @@ def test_an_input_at_another_level_is_refused(
 def test_a_client_decrypts_results_only(tiny_client: fheinfer.Client, input_bytes: bytes) -> None:
     with pytest.raises((MismatchError, CorruptArtifactError)):
         tiny_client.decrypt(input_bytes)
-    low = changed(input_bytes, b"")
+    low = changed(input_bytes, b"x")
     with pytest.raises(MismatchError, match="an encrypted input"):
         tiny_client.decrypt(low)
 

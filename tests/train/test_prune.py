@@ -54,7 +54,7 @@ def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals
     assert (after.keys["fast"].seconds < before.keys["fast"].seconds) == (part > 0)
     # A client has its keys and its images before it knows what was pruned.
     assert all(after.keys[policy].rotations == needs.rotations for policy, needs in before.keys.items())
-    assert after.client.input_level == before.client.input_level
+    assert after.client.input.level == before.client.input.level
     assert [(s.name, s.level, repr(s.layout)) for s in after.steps] == [
         (s.name, s.level, repr(s.layout)) for s in before.steps
     ]
