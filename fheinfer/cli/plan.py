@@ -161,7 +161,7 @@ def _planned(
     if network is None:
         return load(choices.plan_folder(plan, set_name, model, act, backend, margin))
     refuse("--network says what to plan", plan=plan, model=model)
-    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.frontends import zoo
 
@@ -301,7 +301,7 @@ def compile(
 ) -> None:
     """Compile a model: write the plan, for servers, and client.json, for clients, to DIR (plans/<model>-<set>)."""
     from fheinfer.cli.display import out, print_json, size, spinner
-    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
     from fheinfer.crypto.client_spec import FILE_NAME as CLIENT

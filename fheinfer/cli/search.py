@@ -50,7 +50,7 @@ def search(
         from fheinfer.evaluation.search import search as find
         from fheinfer.evaluation.search import settings
     from fheinfer.cli.display import err, print_json, steps_bar
-    from fheinfer.compiler.pipeline import RANGE_MARGIN
+    from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.model.model import load
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from fheinfer.approx import Activation
-from fheinfer.approx import activation as find_activation
+from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
@@ -27,9 +27,6 @@ from fheinfer.crypto.params import ParameterSet, parameter_set
 from fheinfer.errors import UsageError
 from fheinfer.model.model import Model
 
-RANGE_MARGIN = 1.2
-"""Activations are valid up to this many times the largest input seen in calibration."""
-
 PASSES: tuple[tuple[Callable[[Program], Program], Stage], ...] = (
     (fold_batch_norm, Stage.TENSOR),
     (merge_shortcuts, Stage.TENSOR),
@@ -49,6 +46,7 @@ def compile(
     params: ParameterSet | str | int = 1,
     *,
     activation: str | Activation | None = None,
+    bits: float | None = None,
     backend: str | None = None,
     margin: float = RANGE_MARGIN,
 ) -> Plan:
@@ -58,12 +56,15 @@ def compile(
         model: with the range of every activation.
         params: a parameter set or its name.
         activation: what approximates a ReLU: a name (`fheinfer approx list`), the file of a composite of one's own, or
-            the activation itself; that of the set's preset by default.
+            the activation itself; that of the set's preset by default, or what `bits` ask for.
+        bits: that outputs keep against PyTorch, the worst of an input's, in the median (docs/activations.md): every
+            activation is as exact as that takes. Instead of `activation`.
         backend: who evaluates; that of the set's preset by default.
         margin: factor on the ranges.
 
     Raises:
-        UsageError: an activation or backend that does not exist, or a margin that is not positive.
+        UsageError: an activation or backend that does not exist, bits together with an activation or out of range, or a
+            margin that is not positive.
         GraphError: a graph that breaks a rule of its stage.
         PlanError: the network does not fit the set, or a range is missing or implausible.
     """
@@ -72,7 +73,6 @@ def compile(
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
     meant = preset(params)
-    chosen = activation if activation is not None else meant.activation
     require_supported(model.graph)
     program = Program(
         graph=model.graph,
@@ -80,8 +80,9 @@ def compile(
         ranges={name: bound * margin for name, bound in model.ranges.items()},
         params=params,
         backend=find_backend(backend or meant.backend),
-        relu=chosen if isinstance(chosen, Activation) else find_activation(chosen),
+        relu=relu_of(model.graph, activation, bits, meant.activation),
         input_bound=model.input_bound,
+        bits=bits,
     )
     for transform, stage in PASSES:
         program = verify(transform(program), stage)

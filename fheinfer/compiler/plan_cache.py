@@ -55,7 +55,8 @@ def compiled(
             with suppress(OSError):
                 os.utime(there)
             return there
-    from fheinfer.compiler.pipeline import RANGE_MARGIN, compile
+    from fheinfer.compiler.activations import RANGE_MARGIN
+    from fheinfer.compiler.pipeline import compile
     from fheinfer.model.model import load
 
     plan = compile(

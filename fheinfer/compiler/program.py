@@ -32,8 +32,9 @@ class Program:
 
     constants    tensor name -> array; passes rewrite these, never the tensors of the model
     ranges       activation -> largest |input| that it must be valid for, margin included
-    relu         what approximates a ReLU
+    relu         what approximates a ReLU, unless `bits` say how exact it has to be
     input_bound  largest |value| of a normalised input
+    bits         that outputs are to keep against PyTorch (`fheinfer.approx.fidelity`); None for those of `relu`
     layouts, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
     """
 
@@ -44,6 +45,7 @@ class Program:
     backend: Backend
     relu: Activation
     input_bound: float
+    bits: float | None = None
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     scales: Mapping[str, Scale] = field(default_factory=dict)
     levels: Mapping[str, int] = field(default_factory=dict)

@@ -24,7 +24,10 @@ class Stage(IntEnum):
 
 
 _LINEAR: tuple[type[Op], ...] = (ops.Input, ops.Conv2d, ops.Linear, ops.SumPool, ops.Add)
-_POLYNOMIAL: tuple[type[Op], ...] = (*_LINEAR, ops.Chebyshev, ops.Quadratic, ops.Multiply)
+_POLYNOMIAL: tuple[type[Op], ...] = (
+    *_LINEAR,
+    *(ops.Chebyshev, ops.Quadratic, ops.Multiply, ops.AddConstant, ops.MultiplyConstant, ops.Resample, ops.Slice),
+)
 _SCALED: tuple[type[Op], ...] = (*_LINEAR, ops.Chebyshev, ops.Square, ops.Multiply, ops.ScaleChannels)
 _LEVELED: tuple[type[Op], ...] = (*_SCALED, ops.Bootstrap)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.approx import activation
 from fheinfer.approx.forms import Quadratic
-from fheinfer.compiler.pipeline import RANGE_MARGIN
+from fheinfer.compiler.activations import RANGE_MARGIN
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import FheinferError, InputError, MismatchError, UnknownSetError, UsageError
 from fheinfer.evaluation.ranges import Histogram, Ranges

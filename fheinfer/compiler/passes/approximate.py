@@ -1,34 +1,44 @@
 """Every activation becomes polynomials: what an evaluator of ciphertexts can compute.
 
-x ; relu   =>   x ; chebyshev                                               a Chebyshev ReLU
-           =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)    x times a composite step
-           =>   x ; quadratic (c0, c1, c2 per channel)
-x ; silu   =>   x ; chebyshev                                               likewise gelu; the range gives the degree
-x ; paf    =>   x ; chebyshev p1 ; ... ; multiply
-x ; herpn  =>   x ; quadratic
+x ; relu     =>   x ; chebyshev                                               a Chebyshev ReLU
+             =>   x ; chebyshev p1 ; ... ; chebyshev pn ; multiply (x, pn)    x times a composite step
+             =>   x ; quadratic (c0, c1, c2 per channel)
+x ; silu     =>   x ; chebyshev                                               and all that are smooth, or bent a little
+x ; clip     =>   x ; chebyshev                                               or x - t ; step ; multiply at every kink,
+                                                                              and their sum with a series
+x ; prelu    =>   relu as above, x times a factor per channel beside it ; add
+x ; power    =>   x ; chebyshev or quadratics, exact
+x, y ; product => x, y ; multiply
+x ; paf      =>   x ; chebyshev p1 ; ... ; multiply
+x ; herpn    =>   x ; quadratic
 
-The last of them keeps the name, and all of them name the activation that they come from.
+The last of them keeps the name, and all of them name the activation that they come from. How exact they are follows
+from the bits that outputs are to keep, or from what approximates a ReLU (`fheinfer.approx.fidelity`).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.polynomial import chebyshev
 
+from fheinfer.approx import fidelity, piecewise
 from fheinfer.approx.composition import Composition
+from fheinfer.approx.fidelity import Fidelity
 from fheinfer.approx.forms import Gate, Polynomial, Quadratic
-from fheinfer.approx.measure import error
+from fheinfer.approx.functions import Function, function_of, leaky_relu
 from fheinfer.approx.quadratic import folded
-from fheinfer.approx.smooth import smooth
+from fheinfer.compiler.passes.lowered_activations import Pieces
+from fheinfer.compiler.passes.sizes import interval_of
 from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
-from fheinfer.model.graph import Node
+from fheinfer.model.graph import Graph, Node
 
-Constants = dict[str, np.ndarray]
-SMOOTH_ERROR = 2**-10
-"""Largest error of a series for SiLU or GELU, of its range: what a bootstrap adds is no less."""
 IMPLAUSIBLE = 1e4
 """A range so many times the median of all is no range of the network: it would ruin every answer without a word."""
 
@@ -39,24 +49,37 @@ def approximate(program: Program) -> Program:
     Raises:
         PlanError: a range that is implausible or too large, or a form that does not approximate a ReLU.
     """
-    constants = dict(program.constants)
     _check_ranges(program)
+    constants = dict(program.constants)
+    asked = fidelity_of(program)
     nodes: list[Node] = []
     for node in program.graph:
-        op = node.op
-        if isinstance(op, ops.Relu):
-            nodes += _relu(program, node, constants)
-        elif isinstance(op, ops.Silu | ops.Gelu):
-            nodes.append(_smooth(node, program.range_of(node.name), constants))
-        elif isinstance(op, ops.Paf):
-            nodes += _paf(node, op, constants)
-        elif isinstance(op, ops.HerPN):
-            weight, bias, mean, var = (constants[name] for name in (op.weight, op.bias, op.mean, op.var))
-            powers = folded(weight, bias, mean, var, op.eps)
-            nodes.append(_quadratic(node, powers, program.range_of(node.name), constants))
-        else:
-            nodes.append(node)
+        pieces = Pieces(node, program.graph.shapes[node.name], constants)
+        if make := _FORMS.get(type(node.op), _function if node.op.activation else None):
+            make(program, pieces, node.op, asked)
+            pieces.finish()
+        nodes += pieces.nodes or [node]
     return program.with_nodes(nodes, constants)
+
+
+def fidelity_of(program: Program) -> Fidelity:
+    """Returns how exact the activations of a program have to be.
+
+    Raises:
+        UsageError: bits out of range.
+    """
+    if program.bits is None:
+        return fidelity.named(program.relu)
+    return fidelity.of_bits(program.bits, depth_of(program.graph))
+
+
+def depth_of(graph: Graph) -> int:
+    """Returns the most activations in a row, of all ways from the input to an output."""
+    depth: dict[str, int] = {}
+    for node in graph:
+        before = max((depth[name] for name in node.inputs), default=0)
+        depth[node.name] = before + int(node.op.activation and not node.op.polynomial)
+    return max([*depth.values(), 1])
 
 
 def _check_ranges(program: Program) -> None:
@@ -73,60 +96,101 @@ def _check_ranges(program: Program) -> None:
             )
 
 
-def _relu(program: Program, node: Node, constants: Constants) -> list[Node]:
+def _relu(program: Program, pieces: Pieces, op: ops.Relu, asked: Fidelity) -> None:
     """ReLU is positively homogeneous: relu(x) = B relu(x / B), so that one polynomial on [-1, 1] serves every range."""
-    activation, bound = program.relu, program.range_of(node.name)
+    activation, bound = asked.relu, program.range_of(pieces.node.name)
     if isinstance(activation, Quadratic):  # not homogeneous, and valid everywhere: of x as it is
-        channels = program.graph.shapes[node.name][0]
-        powers = np.repeat(activation.polynomials.powers()[0][:, None], channels, axis=1)
-        return [_quadratic(node, powers, bound, constants)]
+        powers = np.repeat(activation.polynomials.powers()[0][:, None], pieces.shape[0], axis=1)
+        pieces.quadratic(pieces.x, powers, bound)
+    else:
+        _relu_of(pieces, asked, bound)
+
+
+def _relu_of(pieces: Pieces, asked: Fidelity, bound: float, name: str = "") -> str:
+    """relu(x) by what was chosen for it."""
+    activation = asked.relu
     if isinstance(activation, Gate):
-        return _gate(node, activation.step, bound, constants)
-    if not isinstance(activation, Polynomial) or activation.function != "ReLU":
-        raise PlanError(f"{activation.name} does not approximate the ReLU {node.name!r}; see `fheinfer approx list`")
-    (series,) = activation.polynomials.stages
-    return [_series(node, series, bound, constants)]
+        return pieces.gate(pieces.x, activation.step, bound, name)
+    if isinstance(activation, Polynomial) and activation.function == "ReLU":
+        (series,) = activation.polynomials.stages
+        return pieces.series(pieces.x, series, bound, bound, name)
+    raise PlanError(f"{activation.name} does not approximate the ReLU {pieces.node.name!r}; see `fheinfer approx list`")
 
 
-def _series(node: Node, series: np.ndarray, bound: float, constants: Constants) -> Node:
-    """bound * series(x / bound)."""
-    name = f"{node.name}/coefficients"
-    constants[name] = series
-    return Node(node.name, ops.Chebyshev(name, bound, bound), node.inputs, activation=node.name)
+def _function(program: Program, pieces: Pieces, op: ops.Op, asked: Fidelity) -> None:
+    """Any function that is the same for all channels."""
+    function = function_of(op)
+    if function is None:
+        raise PlanError(f"activation {pieces.node.name!r} ({op.kind}) has no approximation")
+    _approximated(pieces, function, program.range_of(pieces.node.name), asked)
 
 
-def _smooth(node: Node, bound: float, constants: Constants) -> Node:
-    """SiLU and GELU depend on their range: the first series exact enough, of those that use all of their levels."""
-    for levels in range(3, 8):
-        series = smooth(node.op.kind, 2**levels - 1, bound)
-        if error(series).largest <= SMOOTH_ERROR * bound:
-            return _series(node, series.polynomials.stages[0] / bound, bound, constants)
-    raise PlanError(f"the range {bound:.3g} of the activation {node.name!r} is too large for one polynomial")
+def _approximated(pieces: Pieces, function: Function, bound: float, asked: Fidelity) -> None:
+    found = fidelity.choose(function, bound, asked)
+    if found is None:
+        raise PlanError(
+            f"the range {bound:.3g} of the activation {pieces.node.name!r} is too large for {function.name} by one "
+            f"polynomial of {piecewise.MAX_LEVELS} levels; measure the ranges again (`fheinfer calibrate`), ask for "
+            "fewer bits, or train the network with a range penalty"
+        )
+    pieces.approximation(found, function.largest(bound) or 1.0)
 
 
-def _paf(node: Node, op: ops.Paf, constants: Constants) -> list[Node]:
+def _prelu(program: Program, pieces: Pieces, op: ops.Prelu, asked: Fidelity) -> None:
+    """a x + (1 - a) relu(x), with a by channel: one level more than a ReLU by a series, and none by a composite."""
+    slopes = program.constants[op.weight]
+    bound = program.range_of(pieces.node.name)
+    if np.ptp(slopes) == 0:
+        _approximated(pieces, leaky_relu(float(slopes[0])), bound, asked)
+        return
+    straight = pieces.scaled(pieces.x, slopes, "slope")
+    if isinstance(asked.relu, Gate):
+        bent = pieces.gate(pieces.x, asked.relu.step, bound, "relu", pieces.scaled(pieces.x, 1 - slopes, "jump"))
+    else:
+        bent = pieces.scaled(_relu_of(pieces, asked, bound, "relu"), 1 - slopes, "jump")
+    pieces.add("sum", ops.Add(), bent, straight)
+
+
+def _power(program: Program, pieces: Pieces, op: ops.Power, asked: Fidelity) -> None:
+    """Exact: squares of squares where the exponent is a power of two, else one series."""
+    exponent, bound = op.exponent, program.range_of(pieces.node.name)
+    if exponent & (exponent - 1) == 0:
+        x, square = pieces.x, np.repeat([[0.0], [0.0], [1.0]], pieces.shape[0], axis=1)
+        for number in range(exponent.bit_length() - 1):
+            x = pieces.quadratic(x, square, bound ** (2**number), f"square{number}")
+        return
+    series = chebyshev.poly2cheb([0.0] * exponent + [1.0])
+    pieces.series(pieces.x, np.asarray(series, np.float64), bound, bound**exponent)
+
+
+def _product(program: Program, pieces: Pieces, op: ops.Product, asked: Fidelity) -> None:
+    """The product of two values, each in the slots by its own range as far as that is known."""
+    measured = program.ranges.get(pieces.node.name, math.inf)
+    bounds = [min(measured, max(map(abs, interval_of(program, name)))) for name in pieces.node.inputs]
+    if not max(bounds) < math.inf:
+        bounds = [program.range_of(pieces.node.name)] * 2  # says that it was never measured
+    pieces.add("", ops.Multiply(bounds[0] or 1.0, bounds[1] or 1.0), *pieces.node.inputs)
+
+
+def _paf(program: Program, pieces: Pieces, op: ops.Paf, asked: Fidelity) -> None:
     """A composite with coefficients of its own; the scale that it was trained at is its range."""
-    odd = np.split(constants[op.coefficients], np.cumsum(op.lengths)[:-1])
+    odd = np.split(program.constants[op.coefficients], np.cumsum(op.lengths)[:-1])
     stages = [np.stack([np.zeros_like(c), c], axis=1).ravel().tolist() for c in odd]
     step = Composition.from_powers(stages).affine(0.5, 0.5)
-    return _gate(node, step, float(constants[op.scale][0]), constants)
+    pieces.gate(pieces.x, step, float(program.constants[op.scale][0]))
 
 
-def _quadratic(node: Node, powers: np.ndarray, bound: float, constants: Constants) -> Node:
-    """`powers`: coefficients of 1, x and x^2 by channel, (3, channels)."""
-    op = ops.Quadratic(f"{node.name}/c0", f"{node.name}/c1", f"{node.name}/c2", bound)
-    constants.update(zip(op.tensors.values(), powers, strict=True))
-    return Node(node.name, op, node.inputs, activation=node.name)
+def _herpn(program: Program, pieces: Pieces, op: ops.HerPN, asked: Fidelity) -> None:
+    weight, bias, mean, var = (program.constants[name] for name in (op.weight, op.bias, op.mean, op.var))
+    pieces.quadratic(pieces.x, folded(weight, bias, mean, var, op.eps), program.range_of(pieces.node.name))
 
 
-def _gate(node: Node, step: Composition, bound: float, constants: Constants) -> list[Node]:
-    """x times a composite step of x / bound."""
-    nodes: list[Node] = []
-    last = node.inputs[0]
-    for number, series in enumerate(step.stages, start=1):
-        name = f"{node.name}/p{number}"
-        constants[f"{name}/coefficients"] = series
-        op = ops.Chebyshev(f"{name}/coefficients", bound if number == 1 else 1.0, 1.0)
-        nodes.append(Node(name, op, (last,), activation=node.name))
-        last = name
-    return [*nodes, Node(node.name, ops.Multiply(bound), (node.inputs[0], last), activation=node.name)]
+_FORMS: dict[type[ops.Op], Callable[[Program, Pieces, Any, Fidelity], None]] = {
+    ops.Relu: _relu,
+    ops.Prelu: _prelu,
+    ops.Power: _power,
+    ops.Product: _product,
+    ops.Paf: _paf,
+    ops.HerPN: _herpn,
+}
+"""What becomes of each operation that is no function of its range alone."""

@@ -87,16 +87,22 @@ class Square(Op):
 
 @dataclass(frozen=True)
 class Multiply(Op):
-    """The product of two values; `bound` is the range of the activation that it completes."""
+    """The product of two values; `bound` is the range of the first, which is that of the activation that it completes.
+
+    second  range of the second value; None for a polynomial, whose output may have any scale for nothing
+    """
 
     kind = "multiply"
     ARITY = 2
     bound: float
+    second: float | None = None
 
     def check(self, inputs: Sequence[Shape]) -> None:
         if inputs[0] != inputs[1]:
             raise Invalid(f"multiplies values of the shapes {inputs[0]} and {inputs[1]}")
         positive("bound", self.bound)
+        if self.second is not None:
+            positive("second", self.second)
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] * inputs[1]

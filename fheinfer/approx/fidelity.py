@@ -1,0 +1,116 @@
+"""From the bits that the outputs of a network are to keep to the polynomials that keep them.
+
+Bits are those of docs/precision.md: -log2 of the error of the worst output, relative to the largest output, median over
+inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5 and MLPerf Tiny's ResNet8 with every ReLU replaced
+(docs/activations.md): a typical error of 2^-a in each of up to `SHORT` activations in a row leaves about a - `KINKED`
+bits, or more; errors add up in deeper networks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fheinfer.approx import minimax, piecewise, registry
+from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
+from fheinfer.approx.functions import Function
+from fheinfer.approx.piecewise import Approximation
+from fheinfer.errors import UsageError
+
+OFFERED = (5, 8, 11)
+"""Bits that docs/activations.md has prices for; any other number between `LEAST` and `MOST` may be asked for, too."""
+LEAST, MOST = 1.0, 12.0
+SHORT = 20
+"""Activations in a row up to which their number does not show."""
+FINEST = 2.0**-15.9
+"""Typical error of ReLU by degree 1023, which no series is asked to be below."""
+KINKED = 4.9
+"""Bits by which the typical error of an activation with kinks, of its largest output, has to be finer."""
+SMOOTH = 2.0
+"""Bits by which the largest error of a smooth one has to be finer."""
+SURELY_SMOOTH = 4
+"""Levels of a series by interpolation that no other is shorter than."""
+UNSAID = 2.0**-10
+"""Largest error of a smooth activation, of its largest output, where no bits are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fidelity:
+    """How exact the activations of a network have to be.
+
+    smooth  largest error of an activation without kinks, of its largest output
+    kinked  typical error of one with kinks (`fit.typical_error`), of its largest output
+    relu    what approximates a ReLU: also the kinks of all others if it is a composite sign
+    chosen  whether `relu` was asked for by name, and so counts more than the errors
+    """
+
+    smooth: float
+    kinked: float
+    relu: Activation
+    chosen: bool = True
+
+
+def named(relu: Activation) -> Fidelity:
+    """Returns the fidelity of a ReLU that was asked for: other activations with kinks are no worse than that."""
+    series = isinstance(relu, Polynomial) and not isinstance(relu, Quadratic) and relu.function == "ReLU"
+    return Fidelity(UNSAID, max(piecewise.typical_of(relu), FINEST) if series else UNSAID, relu)
+
+
+@lru_cache(maxsize=16)
+def of_bits(bits: float, depth: int = 1) -> Fidelity:
+    """Returns what keeps so many bits of the outputs.
+
+    Args:
+        depth: activations in a row, the most of any way through the network.
+
+    Raises:
+        UsageError: fewer bits than `LEAST` or more than `MOST`.
+    """
+    if not LEAST <= bits <= MOST:
+        raise UsageError(f"{bits:g} bits of the outputs; choose {LEAST:g} to {MOST:g}, such as 5, 8 or 11")
+    finer = bits + max(0.0, math.log2(depth / SHORT))
+    kinked, smooth = 2.0 ** -(finer + KINKED), 2.0 ** -(finer + SMOOTH)
+    for levels in range(3, piecewise.MAX_LEVELS + 1):
+        relu = registry.activation(f"relu:{2**levels - 1}")
+        if piecewise.typical_of(relu) <= kinked:
+            return Fidelity(smooth, kinked, relu, chosen=False)
+    return Fidelity(smooth, kinked, _composite(kinked), chosen=False)
+
+
+def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximation | None:
+    """Returns the polynomials of fewest levels for an activation on [-bound, bound]; None if none are exact enough.
+
+    A function without kinks inside the range is the first series within the error, or one by least squares if the range
+    is so wide that it looks bent, and that takes fewer levels. One with kinks is a series, too, up to degree 1023, and
+    from there on a series with a composite sign for each kink; with a composite as the ReLU that was asked for, it is
+    that at once.
+    """
+    largest = function.largest(bound)
+    error = fidelity.kinked * largest
+    if not function.inside(bound):
+        found = piecewise.smooth_series(function, bound, fidelity.smooth * largest)
+        if found is None or (not fidelity.chosen and found.levels > SURELY_SMOOTH):
+            most = found.levels - 1 if found else piecewise.MAX_LEVELS
+            return piecewise.kinked_series(function, bound, error, most) or found
+        return found
+    relu = fidelity.relu
+    if fidelity.chosen and isinstance(relu, Gate):
+        return piecewise.gated(function, bound, relu, fidelity.smooth * largest)
+    found = piecewise.kinked_series(function, bound, error)
+    if found is not None:
+        return found
+    kinks = function.inside(bound)
+    radius = bound + max(abs(kink.at) for kink in kinks)
+    gate = _composite(error / (radius * sum(abs(kink.jump) for kink in kinks)))
+    found = piecewise.gated(function, bound, gate, fidelity.smooth * largest)
+    return found if found is not None and found.typical <= error else None
+
+
+def _composite(error: float) -> Gate:
+    """The first composite of that typical error, else the last there is."""
+    for alpha in minimax.PUBLISHED:
+        gate = registry.from_composite(minimax.composite(alpha), f"minimax:{alpha}", minimax.SOURCE)
+        if piecewise.typical_of(gate) <= error:
+            break
+    return gate
