@@ -17,9 +17,10 @@ from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
-from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.plan import Plan, behind
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.split import split
 from fheinfer.compiler.stages import Stage, verify
 from fheinfer.compiler.supported import require_supported
 from fheinfer.crypto.backends import backend as find_backend
@@ -49,6 +50,7 @@ def compile(
     bits: float | None = None,
     backend: str | None = None,
     margin: float = RANGE_MARGIN,
+    client_until: str | None = None,
 ) -> Plan:
     """The plan that runs a model under a parameter set.
 
@@ -61,15 +63,21 @@ def compile(
             activation is as exact as that takes. Instead of `activation`.
         backend: who evaluates; that of the set's preset by default.
         margin: factor on the ranges.
+        client_until: a node, or the path of a module: the layers up to it are the client's, who computes them in clear
+            before it encrypts. Whoever has `client.json` and its companion knows their weights.
 
     Raises:
-        UsageError: an activation or backend that does not exist, bits together with an activation or out of range, or a
-            margin that is not positive.
+        UsageError: an activation or backend that does not exist, bits together with an activation or out of range, a
+            margin that is not positive, or a node behind which the network cannot be cut.
         GraphError: a graph that breaks a rule of its stage.
         PlanError: the network does not fit the set, or a range is missing or implausible.
     """
     if not 0 < margin < math.inf:
         raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
+    if client_until is not None:
+        cut = split(model, client_until, margin)
+        plan = compile(cut.rest, params, activation=activation, bits=bits, backend=backend, margin=margin)
+        return behind(plan, cut.part, cut.first, model)
     if not isinstance(params, ParameterSet):
         params = parameter_set(params)
     meant = preset(params)

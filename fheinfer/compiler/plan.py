@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ from fheinfer.compiler.steps import RUNNABLE, Step
 from fheinfer.compiler.supported import why_not
 from fheinfer.compiler.values import Arrays
 from fheinfer.crypto.backends import Backend, backend
+from fheinfer.crypto.client_layers import ClientLayers, companion
+from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
 from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds, require_secure
+from fheinfer.crypto.client_tensors import ClientPart
 from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
+from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap, Conv2d, Linear, ScaleChannels, Square, from_fields, to_fields
 from fheinfer.packing import Layout, input_layout, sizes
-from fheinfer.storage import atomic_write, read_small
+from fheinfer.storage import atomic_write, make_folder, read_small
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
 RESULT_BITS = 36
@@ -116,13 +120,18 @@ class Plan:
         return {name for step in self.steps for name in step.inputs} & set(self.outputs)
 
     def save(self, folder: Path) -> None:
-        """Writes the plan, and `client.json` beside it.
+        """Writes the plan, and `client.json` beside it, with the layers of the client of a split model.
+
+        Args:
+            folder: made where it is not there.
 
         Raises:
             StorageError: see `storage.atomic_write`.
         """
+        folder = Path(folder)
+        make_folder(folder)
         atomic_write(folder / FILE_NAME, [self.to_bytes()])
-        self.client.save(folder / "client.json")
+        self.client.save(folder / CLIENT_FILE)
 
     def to_bytes(self) -> bytes:
         """The plan file."""
@@ -139,6 +148,18 @@ def finished(
     return _plan(spec, activation, tuple(steps), constants, table_bytes)
 
 
+def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> Plan:
+    """The plan of the rest of a network whose first layers the client computes: another plan, for its client.json.
+
+    Args:
+        model: the whole network, which says how its inputs are normalised.
+    """
+    kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
+    client = kept | {"before": part, "mean": model.mean, "std": model.std}
+    made = finished(client, plan.activation, plan.steps, plan.constants, plan.table_bytes)
+    return replace(made, client=made.client.with_layers(layers))
+
+
 def load(path: Path) -> Plan:
     """The plan in a file, or in the folder that `fheinfer compile` wrote.
 
@@ -153,7 +174,10 @@ def load(path: Path) -> Plan:
         data = read_small(path, MAX_BYTES, "a plan")
     except FileNotFoundError:
         raise InputError(f"{path}: no such plan; make one with `fheinfer compile`") from None
-    return from_bytes(data, str(path))
+    plan, layers = from_bytes(data, str(path)), companion(path.with_name(CLIENT_FILE))
+    if plan.client.before is None or not layers.exists():  # a server needs none of the client's layers
+        return plan
+    return replace(plan, client=plan.client.with_layers(ClientLayers.load(layers)))
 
 
 def from_bytes(data: bytes, name: str = FILE_NAME) -> Plan:

@@ -14,12 +14,25 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fheinfer.crypto.backends import BACKENDS, Backend, backend
+from fheinfer.crypto.client_layers import SUFFIX, ClientLayers, companion
 from fheinfer.crypto.client_tensors import (
+    SLACK,
+    ClientPart,
     Finite,
     Frozen,
+    Hash,
     InputSpec,
     Name,
     OutputSpec,
@@ -29,8 +42,8 @@ from fheinfer.crypto.client_tensors import (
 )
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet, key_identity
-from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
-from fheinfer.storage import read_small, write_json
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError
+from fheinfer.storage import atomic_write, read_small, write_json
 
 FORMAT: Literal[2] = 2
 FILE_NAME = "client.json"
@@ -40,7 +53,6 @@ MAX_OUTPUTS = 64
 ALLOW_INSECURE = "FHEINFER_ALLOW_INSECURE"
 """Environment variable that lets parameters below 128 bits be read from a file: for tests."""
 
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SET_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
@@ -92,6 +104,7 @@ class ClientSpec(Frozen):
 
     plan          SHA-256 (hex) of the plan file's bytes: which plan this is
     mean, std     an image is normalised as (pixel / 255 - mean) / std per channel, a vector as (x - mean) / std
+    before        the first layers, which the client computes in clear, of a split model
     input         the tensor that is encrypted
     outputs       those that are decrypted, one or several, in the order of a result's ciphertexts
     output_bytes  size of a result, all outputs together
@@ -105,11 +118,13 @@ class ClientSpec(Frozen):
     backend: Annotated[str, Field(max_length=64)]
     mean: tuple[Finite, ...]
     std: tuple[Positive, ...]
+    before: ClientPart | None = None
     input: InputSpec
     outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=MAX_OUTPUTS)]
     output_bytes: Size
     bootstraps: bool
     keys: dict[KeyPolicy, KeyNeeds]
+    _layers: ClientLayers | None = PrivateAttr(default=None)
 
     @field_validator("mean", "std", "outputs", mode="before")
     @classmethod
@@ -154,7 +169,7 @@ class ClientSpec(Frozen):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of what `Client.encrypt` takes: (C, H, W) of an image, (F,) of a vector."""
-        return self.input.shape
+        return self.before.shape if self.before else self.input.shape
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -180,8 +195,69 @@ class ClientSpec(Frozen):
             InputError: an input of another shape, or with values that are not finite.
             RangeError: values larger than any input the network was calibrated on.
         """
-        values = checked_input(x, self.input.shape, self.input.scale, self.model, self._advice())
-        return self.input.pack(values)
+        return self.input.pack(self.encrypted(checked_input(x, *self._accepted, self.model, self._advice()))[0])
+
+    @property
+    def _accepted(self) -> tuple[tuple[int, ...], float]:
+        """Shape and bound of a normalised input."""
+        return (self.before.shape, self.before.bound) if self.before else (self.input.shape, self.input.scale)
+
+    @property
+    def layers(self) -> ClientLayers | None:
+        """The first layers of a split model; None where everything is encrypted.
+
+        Raises:
+            InputError: their file was not read: this client.json came without it.
+        """
+        if self.before is not None and self._layers is None:
+            raise InputError(
+                f"the client computes the layers of {self.model} up to {self.before.until}, which are in "
+                f"{FILE_NAME.replace('.json', SUFFIX)} beside {FILE_NAME}; put it there"
+            )
+        return self._layers
+
+    def with_layers(self, layers: ClientLayers | None) -> ClientSpec:
+        """The same with the layers that the client computes.
+
+        Raises:
+            MismatchError: they are not those that `before` names.
+        """
+        if layers is not None and (self.before is None or layers.sha256 != self.before.sha256):
+            raise MismatchError(
+                f"the layers of the client are not those of {self.model} ({self.plan[:8]}); get its client.json and "
+                f"the {SUFFIX} file beside it again"
+            )
+        copy = self.model_copy()
+        copy._layers = layers
+        return copy
+
+    def encrypted(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What is encrypted of a batch or a single normalised input: of a split model the output of its first layers.
+
+        Args:
+            x: (B, *input_shape), or one input without the batch dimension.
+
+        Returns:
+            (B, *input.shape).
+
+        Raises:
+            InputError: see `layers`.
+            RangeError: the first layers give values larger than any seen in calibration.
+        """
+        layers = self.layers
+        batch = x if x.ndim > len(self.input_shape) else x[None]
+        if layers is None:
+            return batch
+        found = layers(batch)
+        if found.shape[1:] != self.input.shape:
+            raise CorruptArtifactError(f"the layers of the client give {found.shape[1:]}, not {self.input.shape}")
+        largest = float(np.abs(found).max())
+        if not largest <= self.input.scale * (1 + SLACK):
+            raise RangeError(
+                f"the layers of the client reach {largest:.4g} and {self.model} was calibrated up to "
+                f"{self.input.scale:.4g} there; calibrate on data that has such inputs and compile again"
+            )
+        return found
 
     def _advice(self) -> str:
         identity = set(self.mean) == {0.0} and set(self.std) == {1.0}
@@ -216,19 +292,22 @@ class ClientSpec(Frozen):
         return self.model_dump(mode="json")
 
     def save(self, path: Path) -> None:
-        """Writes `client.json`.
+        """Writes `client.json`, and of a split model the layers of the client beside it, under the same name.
 
         Raises:
+            InputError: see `layers`.
             StorageError: see `storage.atomic_write`.
         """
+        if layers := self.layers:
+            atomic_write(companion(path), [layers.data])
         write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> ClientSpec:
-        """Reads and validates a `client.json`, or that in the folder `path`.
+        """Reads and validates a `client.json`, or that in the folder `path`, and of a split model the layers beside it.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or not the file with the layers of the client.
             CorruptArtifactError: too large, not JSON, or a field that is missing, unknown or impossible.
             MismatchError: of another version of the format.
             PlanError: parameters below 128 bits.
@@ -238,7 +317,8 @@ class ClientSpec(Frozen):
             raw = read_small(path, MAX_BYTES, "a client.json")
         except FileNotFoundError:
             raise InputError(f"{path}: no such client.json; `fheinfer compile` writes it beside the plan") from None
-        return cls.from_bytes(raw, str(path))
+        spec = cls.from_bytes(raw, str(path))
+        return spec if spec.before is None else spec.with_layers(ClientLayers.load(companion(path)))
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str = FILE_NAME) -> ClientSpec:

@@ -18,6 +18,7 @@ F64 = NDArray[np.float64]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=1 << 50)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(max_length=200)]
 Final = Annotated[str, Field(pattern=r"^(softmax|log_softmax|sigmoid|)$")]
 """What the client computes of an output after decryption."""
@@ -123,6 +124,32 @@ class OutputSpec(_Tensor):
     def finish(self, values: F64) -> F64:
         """What the network returns of these values: with its last softmax or sigmoid, which is not encrypted."""
         return finished(values, self.final)
+
+
+class ClientPart(Frozen):
+    """The first layers of a network, which the client computes in clear: a split model.
+
+    sha256  of the file that has them, `client.safetensors` beside `client.json`
+    shape   of the network's input, without the batch dimension
+    bound   no value of a normalised input may be larger than this
+    until   the node or module that the layers end with
+    """
+
+    sha256: Hash
+    shape: tuple[Annotated[int, Field(ge=1, le=MAX_VALUES)], ...]
+    bound: Positive
+    until: Name
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _possible(self) -> ClientPart:
+        if not 1 <= len(self.shape) <= 4 or math.prod(self.shape) > MAX_VALUES:
+            raise ValueError(f"impossible shape {self.shape}")
+        return self
 
 
 def finished(values: F64, final: str) -> F64:

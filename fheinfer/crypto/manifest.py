@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fheinfer.crypto.artifact import Kind
 from fheinfer.crypto.backends import backend
-from fheinfer.crypto.client_spec import Hash, ParameterLiteral, require_secure
+from fheinfer.crypto.client_spec import ParameterLiteral, require_secure
+from fheinfer.crypto.client_tensors import Hash
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations, Selection, select
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import KeyStoreError, MismatchError

@@ -54,7 +54,7 @@ class Batch:
         """Computes the logits (B, classes) of normalised float32 images (B, C, H, W), or vectors (B, F)."""
         plan = self.plan
         self._outside: dict[str, Tensor] = {}
-        x = images / plan.client.input.scale
+        x = _encrypted(plan, images) / plan.client.input.scale
         values = {plan.steps[0].inputs[0]: self.noise(None, x, x) if self.noise else x}
         for index, step in enumerate(plan.steps):
             inputs = [values[name] for name in step.inputs]
@@ -81,6 +81,13 @@ class Batch:
     def overflows(self) -> list[Overflow]:
         """Lists the activations that left their range, in the order of the network."""
         return [Overflow(name, n, self.reached[name]) for name, n in self.beyond.items() if n]
+
+
+def _encrypted(plan: Plan, images: Tensor) -> Tensor:
+    """What is encrypted of the inputs: of a split model the output of its first layers."""
+    if plan.client.before is None:
+        return images
+    return torch.from_numpy(plan.client.encrypted(images.double().numpy())).to(images.dtype)
 
 
 def _apply(step: Step, inputs: list[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:

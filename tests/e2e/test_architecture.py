@@ -31,7 +31,7 @@ LAYERS = (
     "crypto.params",
     "crypto.security crypto.artifact crypto.verified",
     "crypto.ciphertexts",
-    "crypto.client_tensors",
+    "crypto.client_tensors crypto.client_layers",
     "crypto.backends crypto.key_policy",
     "crypto.client_spec",
     "crypto",

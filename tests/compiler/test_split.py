@@ -1,0 +1,230 @@
+"""Split models: the first layers in clear at the client, the rest encrypted; together they are the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fheinfer
+from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.split import split
+from fheinfer.crypto.client_layers import LAYERS, ClientLayers
+from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError, UsageError
+from fheinfer.model import ops
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import Model
+from tests.conftest import calibrated, random_model, tiny_pixels
+
+F64 = NDArray[np.float64]
+TINY = "insecure-tiny"
+
+ONE: dict[str, ops.Op] = {
+    "conv2d": ops.Conv2d(6, (3, 2), (2, 1), (1, 0, 2, 1), "w", "b", (1, 2), 2),
+    "linear": ops.Linear(5, "w", "b"),
+    "batch_norm": ops.BatchNorm(1e-3, "w", "b", "m", "var"),
+    "max_pool": ops.MaxPool((3, 2), (2, 1), (1, 0, 1, 1)),
+    "mean_pool": ops.MeanPool(3, 2, 1, False),
+    "prelu": ops.Prelu("w"),
+    "avg_pool": ops.GlobalAvgPool(),
+    "add": ops.Add(),
+    "subtract": ops.Subtract(),
+    "product": ops.Product(),
+    "multiply_constant": ops.MultiplyConstant("w", (4, 1, 1)),
+    "add_constant": ops.AddConstant("w", (4, 6, 5)),
+    "reshape": ops.Reshape((8, 15)),
+    "permute": ops.Permute((2, 0, 1)),
+    "relu": ops.Relu(),
+    "clip": ops.Clip(-0.5, 0.7),
+    "leaky_relu": ops.LeakyRelu(0.2),
+    "elu": ops.Elu(0.7),
+    "selu": ops.Selu(),
+    "silu": ops.Silu(),
+    "gelu": ops.Gelu(),
+    "hardswish": ops.Hardswish(),
+    "hardsigmoid": ops.Hardsigmoid(),
+    "sigmoid": ops.Sigmoid(),
+    "tanh": ops.Tanh(),
+    "softplus": ops.Softplus(2.0, 3.0),
+    "mish": ops.Mish(),
+    "abs": ops.Abs(),
+    "power": ops.Power(3),
+}
+MORE: list[ops.Op] = [
+    ops.Gelu("tanh"),
+    ops.Prelu("w", True),
+    ops.MeanPool(2, 1, (1, 0, 0, 1), True),
+    ops.MaxPool(2, 1, 0, (2, 1)),
+    ops.Conv2d(3, 1, 1, 0, "w"),
+]
+
+
+def test_every_layer_of_clients_is_tried() -> None:
+    assert ONE.keys() == LAYERS.keys()
+
+
+@pytest.mark.parametrize("op", [*ONE.values(), *MORE], ids=repr)
+def test_a_layer_in_numpy_is_that_of_the_graph(op: ops.Op) -> None:
+    torch = pytest.importorskip("torch")
+    nodes = [Node("x", ops.Input((4, 6, 5))), Node("y", op, ("x",) * op.arity)]
+    graph = Graph("one", tuple(nodes))
+    rng = np.random.default_rng(5)
+    tensors = {name: rng.uniform(0.2, 1.5, shape).astype(np.float32) for name, shape in graph.tensor_shapes().items()}
+    model = Model(graph, tensors, (0.0,) * 4, (1.0,) * 4)
+    x = rng.normal(0, 2, (3, 4, 6, 5))
+    given = {role: torch.tensor(tensors[name], dtype=torch.float64) for role, name in op.tensors.items()}
+    expected = op.reference([torch.tensor(x)] * op.arity, given).numpy()
+    found = ClientLayers.from_bytes(model.to_bytes(), "one")(x)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-12
+
+
+def network() -> Graph:
+    nodes = [
+        Node("x", ops.Input((3, 8, 8))),
+        Node("conv1", ops.Conv2d(4, 3, 2, 1, "conv1.weight", "conv1.bias"), ("x",), module="features.0"),
+        Node("relu1", ops.Relu(), ("conv1",), module="features.1"),
+        Node("conv2", ops.Conv2d(4, 3, 1, 1, "conv2.weight", "conv2.bias"), ("relu1",), module="features.2"),
+        Node("relu2", ops.Relu(), ("conv2",), module="features.3"),
+        Node("sum", ops.Add(), ("relu2", "relu1")),
+        Node("relu3", ops.Relu(), ("sum",)),
+        Node("pool", ops.GlobalAvgPool(), ("relu3",)),
+        Node("fc", ops.Linear(5, "fc.weight", "fc.bias"), ("pool",), module="head"),
+    ]
+    return Graph("split", tuple(nodes))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    pytest.importorskip("torch")
+    return calibrated(random_model(network(), 1), range(3000, 3030))
+
+
+@pytest.fixture(scope="module")
+def plan(model: Model) -> Plan:
+    return fheinfer.compile(model, TINY, client_until="features.1")
+
+
+def image(model: Model, seed: int = 3000) -> F64:
+    return fheinfer.normalise(tiny_pixels(seed), model.mean, model.std)
+
+
+@pytest.mark.parametrize("until", ["relu1", "conv1", "features.0", "features.1", "relu3", "pool"])
+def test_the_two_parts_are_the_network(model: Model, until: str) -> None:
+    cut = split(model, until, 1.2)
+    x = image(model)
+    between = cut.first(x[None])[0]
+    layers = fheinfer.plain_layers(model, x)
+    assert np.abs(between - layers[cut.rest.graph.input.name]).max() < 1e-9
+    assert np.abs(fheinfer.plain_outputs(cut.rest, between) - layers["fc"]).max() < 1e-9
+    assert np.abs(between).max() <= cut.rest.input_bound * 1.0001
+    assert not set(cut.first.tensors) & set(cut.rest.tensors)
+
+
+def test_encrypted_it_gives_what_the_whole_network_gives(model: Model, plan: Plan, tmp_path: Path) -> None:
+    """By files in separate folders: the server's has no layer of the client."""
+    plan.save(tmp_path / "plan")
+    fheinfer.keygen(ClientSpec.load(tmp_path / "plan"), tmp_path / "keys")
+    server = tmp_path / "server"
+    server.mkdir()
+    shutil.copy(tmp_path / "plan" / "plan.safetensors", server)
+    shutil.copytree(tmp_path / "keys" / "server", server / "server")
+    client = fheinfer.Client(tmp_path / "keys", ClientSpec.load(tmp_path / "plan"))
+    x = image(model)
+    encrypted = client.encrypt(x)
+    result = fheinfer.Server().session(server / "plan.safetensors", server / "server").evaluate(encrypted)
+    found = client.decrypt(result, request=encrypted)
+    assert fheinfer.precision_bits(fheinfer.run_slots(plan, x), found).minimum > 12
+    assert np.abs(found - fheinfer.plain_outputs(model, x)).max() < 0.2 * np.abs(found).max()
+    first = model.tensors["conv1.weight"].tobytes()
+    assert first in (tmp_path / "plan" / "client.safetensors").read_bytes()
+    assert first not in (server / "plan.safetensors").read_bytes()
+    assert "conv1.weight" not in (tmp_path / "plan" / "client.json").read_text()
+
+
+def test_it_takes_fewer_levels_than_the_whole(model: Model, plan: Plan) -> None:
+    whole = fheinfer.compile(model, TINY)
+    assert len(plan.steps) < len(whole.steps)
+    assert plan.client.input_shape == (3, 8, 8) == whole.client.input_shape
+    assert plan.client.input.shape == (4, 4, 4)
+    assert (plan.client.mean, plan.client.std) == (model.mean, model.std)
+
+
+def test_the_layers_are_bound_to_client_json(plan: Plan, tmp_path: Path) -> None:
+    plan.save(tmp_path)
+    path = tmp_path / "client.safetensors"
+    good = path.read_bytes()
+    assert ClientSpec.load(tmp_path) == plan.client
+    ClientSpec.load(tmp_path).save(tmp_path / "copy.json")
+    assert (tmp_path / "copy.safetensors").read_bytes() == good
+    changed = bytearray(good)
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(MismatchError, match=r"layers of the client are not those"):
+        ClientSpec.load(tmp_path)
+    for bad in (b"", good[:100], b"\0" * 64, json.dumps({"graph": 1}).encode()):
+        path.write_bytes(bad)
+        with pytest.raises(CorruptArtifactError, match="no layers for a client"):
+            ClientSpec.load(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"no such file; it has the first layers"):
+        ClientSpec.load(tmp_path)
+    alone = ClientSpec.from_bytes((tmp_path / "client.json").read_bytes())
+    with pytest.raises(InputError, match=r"which are in client\.safetensors"):
+        alone.pack(np.zeros((3, 8, 8)))
+
+
+def test_an_operation_that_clients_do_not_compute_is_named() -> None:
+    graph = Graph("pads", (Node("x", ops.Input((4, 6, 5))), Node("y", ops.Pad((0, 0, 1, 1, 1, 1)), ("x",))))
+    model = Model(graph, {}, (0.0,) * 4, (1.0,) * 4)
+    with pytest.raises(CorruptArtifactError, match=r"no layers for a client .*pad"):
+        ClientLayers.from_bytes(model.to_bytes(), "file")
+
+
+@pytest.mark.parametrize(
+    "until, says",
+    [
+        ("nowhere", r"no node or module 'nowhere' in split; it has conv1, relu1, sum"),
+        ("conv2", r"cannot be cut behind 'conv2'; it can behind conv1, relu1, sum, relu3, pool"),
+        ("features.3", "cannot be cut behind 'relu2'"),
+        ("x", "cannot be cut behind 'x'"),
+        ("fc", "cannot be cut behind 'fc'"),
+    ],
+)
+def test_where_it_cannot_be_cut_says_where_it_can(model: Model, until: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        split(model, until, 1.2)
+
+
+def test_what_was_never_measured_says_so(model: Model) -> None:
+    with pytest.raises(PlanError, match="did not measure how large the output of 'relu1' gets"):
+        split(dataclasses.replace(model, ranges={}), "relu1", 1.2)
+
+
+def test_inputs_beyond_calibration_are_refused_at_both_ends(plan: Plan, model: Model) -> None:
+    with pytest.raises(RangeError, match="normalise it first"):
+        plan.client.pack(np.full((3, 8, 8), 255.0))
+    with pytest.raises(InputError, match="takes inputs of shape"):
+        plan.client.pack(np.zeros((4, 4, 4)))
+    low = plan.client.model_copy(update={"input": plan.client.input.model_copy(update={"scale": 1e-3})})
+    with pytest.raises(RangeError, match="layers of the client reach"):
+        low.pack(image(model))
+
+
+def test_many_at_once_are_those_of_one(plan: Plan, model: Model) -> None:
+    torch = pytest.importorskip("torch")
+    from fheinfer.evaluation.batch import Batch
+
+    images = np.stack([image(model, seed) for seed in range(3000, 3004)])
+    logits = Batch(plan).logits(torch.from_numpy(images).float()).numpy()
+    for x, found in zip(images, logits, strict=True):
+        exact: Any = fheinfer.run_slots(plan, x)
+        assert np.abs(found - exact).max() < 1e-3 * max(1.0, math.fabs(float(np.abs(exact).max())))
