@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,10 +31,17 @@ def evaluated(coefficients: Sequence[F64], x: F64) -> tuple[F64, F64]:
     return value, columns
 
 
-def tuned(coefficients: Sequence[F64], x: F64, weights: F64, floor: float = FLOOR) -> list[F64]:
-    """Returns the coefficients with the least weighted square error of ReLU, by Levenberg and Marquardt's method.
+def tuned(
+    coefficients: Sequence[F64],
+    x: F64,
+    weights: F64,
+    floor: float = FLOOR,
+    function: Callable[[F64], F64] | None = None,
+) -> list[F64]:
+    """Returns the coefficients with the least weighted square error, by Levenberg and Marquardt's method.
 
-    The error of ReLU is |x| |sign(x) - s(x)| / 2, which is linear in s. A share `floor` of the weight goes to a grid
+    The error of ReLU is |x| |sign(x) - s(x)| / 2, which is linear in s; another function f has 2 f(x) / x - 1 in place
+    of the sign, of which a composite follows the odd part. A share `floor` of the weight goes to a grid
     over [-OUTSIDE, OUTSIDE]: without it the fit is good on the bulk of the inputs and bad everywhere else.
 
     Args:
@@ -42,22 +49,24 @@ def tuned(coefficients: Sequence[F64], x: F64, weights: F64, floor: float = FLOO
         x: inputs divided by the scale, none of them 0; (n,).
         weights: how often each occurs; (n,), not all 0.
         floor: share of the weight that goes to the grid.
+        function: what the activation was, of x; ReLU by default.
     """
     grid = np.linspace(-OUTSIDE, OUTSIDE, 400)  # even, so that 0 is not in it
     points = np.concatenate([x, grid])
     share = np.concatenate([(1 - floor) * weights / weights.sum(), np.full(len(grid), floor / len(grid))])
     factor = np.abs(points) / 2 * np.sqrt(share)
+    target = np.sign(points) if function is None else 2 * function(points) / points - 1
     lengths = np.cumsum([len(stage) for stage in coefficients])[:-1]
     best, damping = np.concatenate(list(coefficients)), 1e-3
     value, columns = evaluated(coefficients, points)
-    miss, jacobian = factor * (np.sign(points) - value), factor[:, None] * columns
+    miss, jacobian = factor * (target - value), factor[:, None] * columns
     for _ in range(_STEPS):
         # Least squares of both, rather than normal equations: p(a x) and q(x / a) make one composite for any a.
         held = np.diag(np.sqrt(damping) * np.linalg.norm(jacobian, axis=0))
         step = np.linalg.lstsq(np.vstack([jacobian, held]), np.append(miss, np.zeros(len(best))), rcond=None)[0]
         with np.errstate(over="ignore", invalid="ignore"):
             value, columns = evaluated(np.split(best + step, lengths), points)
-            trial = factor * (np.sign(points) - value)
+            trial = factor * (target - value)
             gained = 1 - np.sum(trial**2) / np.sum(miss**2)
         if gained > 0:  # false for NaN, too
             best, miss, jacobian, damping = best + step, trial, factor[:, None] * columns, max(damping / 5, 1e-9)

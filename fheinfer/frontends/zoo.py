@@ -7,14 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from fheinfer.approx.paf import F_FIRST, PAFS, POLYNOMIALS, has_two_orders, stages
 from fheinfer.errors import UnknownNetworkError, UsageError
+from fheinfer.frontends.replacing import MARK, replace_activations
 from fheinfer.model.builder import GraphBuilder
-from fheinfer.model.graph import Graph, Node
+from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Add, GlobalAvgPool, MaxPool, MeanPool, Paf, Relu
-
-PAF_MARK = "+"
+from fheinfer.model.ops import Add, GlobalAvgPool, MaxPool, MeanPool, Relu
 
 
 def resnet(
@@ -151,27 +149,6 @@ _NETWORKS: dict[str, Callable[..., Graph]] = {
 }
 
 
-def with_paf(graph: Graph, paf: str) -> Graph:
-    """The network with every `relu` a `paf` of the same name; `paf` is a name of `fheinfer.approx.paf.PAFS`.
-
-    Raises:
-        UsageError: there is no such PAF.
-    """
-    kind, _, order = paf.partition(":")
-    if kind not in PAFS or (order and (order != F_FIRST or not has_two_orders(kind))):
-        raise UsageError(f"no PAF {paf!r}; there are {', '.join(PAFS)}, and with :{F_FIRST} those of two kinds")
-    degrees = tuple(len(POLYNOMIALS[p]) - 1 for p in stages(kind, order))
-    return Graph(
-        f"{graph.name}{PAF_MARK}{paf}",
-        tuple(
-            Node(n.name, Paf(degrees, f"{n.name}.coefficients", f"{n.name}.scale"), n.inputs)
-            if isinstance(n.op, Relu)
-            else n
-            for n in graph
-        ),
-    )
-
-
 def names() -> tuple[str, ...]:
     """Names `network` knows."""
     return tuple(_NETWORKS)
@@ -180,6 +157,8 @@ def names() -> tuple[str, ...]:
 def network(name: str, classes: int | None = None) -> Graph:
     """The graph of that name; NETWORK+PAF is NETWORK with every ReLU a PAF, as in "resnet20+f1g2".
 
+    NETWORK+quadratic has quadratics in their place (`frontends.replacing`).
+
     Args:
         classes: length of the output, where it is not that of the data set the network is for.
 
@@ -187,14 +166,14 @@ def network(name: str, classes: int | None = None) -> Graph:
         UnknownNetworkError: with the names there are.
         UsageError: no such PAF, or a network whose output is fixed.
     """
-    base, mark, paf = name.partition(PAF_MARK)
+    base, mark, to = name.partition(MARK)
     if base not in _NETWORKS:
         raise UnknownNetworkError(f"no network called {name!r}; there are: {', '.join(_NETWORKS)}")
     make = _NETWORKS[base]
     if classes is not None and make is _NETWORKS["checkerboard"]:
         raise UsageError(f"{base} has two outputs, not {classes}")
     graph = make() if classes is None else make(classes=classes)
-    return with_paf(graph, paf) if mark else graph
+    return replace_activations(graph, to) if mark else graph
 
 
 def placeholder(graph: Graph) -> Model:
