@@ -1,4 +1,4 @@
-"""Activations replaced by polynomials that can be trained, and begin as close to them as what each of them sees allows."""
+"""Activations replaced by polynomials that can be trained, and begin as close to them as their inputs allow."""
 
 from __future__ import annotations
 
