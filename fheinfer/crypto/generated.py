@@ -25,8 +25,8 @@ MAX_FIRST_BITS = MAX_SPECIAL_BITS = 49
 """OpenFHE's prime of 50 bits may be above 2^50."""
 ROOM_BITS = 10
 """log2(q_0 / scale) where q_0 has room for it: slots may be larger at the end, and noise does not grow with them."""
-SPECIAL_MARGIN_BITS = 6
-"""By how many bits the special primes are wider than a digit (`kSpecialMarginBits` in csrc/ckks/chain.cpp)."""
+BOOTSTRAP_ROOM_BITS = 2
+"""The same for bootstraps, which need slots in [-1, 1]."""
 MAX_DIGITS = 6
 """More digits are slower than a larger ring."""
 MAX_SCALE_BITS = {"plain": 47, "composite": 25}
@@ -72,7 +72,7 @@ def generated(
     if budgets != (0, 0):
         above = sum(budgets) + OPENFHE_EVAL_MOD_LEVELS if openfhe else budgets[0] + NATIVE_EVAL_MOD_LEVELS
     width = log_n - 1 - (budgets != (0, 0)) if log_slots is None else log_slots
-    first = usual_first_bits(scale_bits) if first_bits is None else first_bits
+    first = usual_first_bits(scale_bits, bootstraps=above > 0) if first_bits is None else first_bits
     base = ParameterSet("", log_n, 1 << width, first, scale_bits, 0, digits, *budgets, levels, above, chain)
     limbs = base.limbs(base.top_level)
     base = replace(base, digits=-(-limbs // -(-limbs // digits)))
@@ -87,6 +87,29 @@ def generated(
             "levels, a smaller scale, more digits or a larger ring"
         )
     return made
+
+
+def fitted(
+    log_n: int,
+    levels: int,
+    digits: int,
+    most: int,
+    *,
+    chain: Chain = "plain",
+    budgets: tuple[int, int] = (0, 0),
+    log_slots: int | None = None,
+    openfhe: bool = False,
+) -> ParameterSet | None:
+    """Returns the set with the largest scale, of at most `most` bits, that has 128 bits of security; None without any.
+
+    Other arguments as in `generated`.
+    """
+    for scale_bits in range(min(most, MAX_SCALE_BITS[chain]), log_n + 5, -1):
+        with contextlib.suppress(PlanError):
+            return generated(
+                log_n, levels, scale_bits, digits, chain=chain, budgets=budgets, log_slots=log_slots, openfhe=openfhe
+            )
+    return None
 
 
 def parse(name: str) -> ParameterSet | None:
@@ -124,15 +147,26 @@ def parse(name: str) -> ParameterSet | None:
     return of(MAX_DIGITS)
 
 
-def usual_first_bits(scale_bits: int) -> int:
+def usual_first_bits(scale_bits: int, *, bootstraps: bool = False) -> int:
     """Bits of q_0 above scales of that many."""
-    return min(MAX_FIRST_BITS, scale_bits + ROOM_BITS)
+    return min(MAX_FIRST_BITS, scale_bits + (BOOTSTRAP_ROOM_BITS if bootstraps else ROOM_BITS))
 
 
 def usual_special_bits(params: ParameterSet) -> int:
-    """As few as cover the widest digit in as few special primes as can be."""
-    wanted = _widest_digit(params) + SPECIAL_MARGIN_BITS
+    """As few as cover the widest digit and its margin, in as few special primes as can be."""
+    wanted = _widest_digit(params) + special_margin(params)
     return -(-wanted // -(-wanted // MAX_SPECIAL_BITS))
+
+
+def special_margin(params: ParameterSet) -> int:
+    """By how many bits the special primes are wider than a digit, so that rescaling is the larger noise in every slot.
+
+    ModUp leaves a multiple of the digit that is positive, not centred, and so the noise of a key ends up in slot 0,
+    which has the root of unity nearest to 1: sqrt(N) times as large as elsewhere, and as large as the digit has limbs.
+    Measured at N = 2^13 to 2^15: with 6 bits a rotation left 6 to 50 units in slot 0, and one or two with these.
+    """
+    each = -(-params.limbs(params.top_level) // params.digits)
+    return 10 + each.bit_length() + max(0, params.log_n - 13) // 2
 
 
 def special_count(params: ParameterSet) -> int:
@@ -164,7 +198,7 @@ def _widest_digit(params: ParameterSet, *, sprout: bool = True) -> int:
 def _name(params: ParameterSet, *, openfhe: bool) -> str:
     mark = "c" if params.composite else ""
     name = f"n{params.log_n}-l{params.levels}-s{params.scale_bits}{mark}-d{params.digits}"
-    if params.first_bits != usual_first_bits(params.scale_bits):
+    if params.first_bits != usual_first_bits(params.scale_bits, bootstraps=params.bootstraps):
         name += f"-q{params.first_bits}"
     if params.special_bits != usual_special_bits(params):
         name += f"-p{params.special_bits}"
