@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,19 +61,10 @@ class Floor(NativeCost):
 
     def __init__(self, params: ParameterSet, backend: Backend, ntt: float, limb: float, threads: int) -> None:
         super().__init__(params, backend)
-        self._ntt = ntt / threads
-        self._row = self._plain = self._diagonal = limb / threads
-
-    def seconds(self, work: Work) -> float:
-        return super().seconds(replace(work, encoded_values={}))
-
-    def _mod_up(self, limbs: int) -> float:
-        sizes = [min(self._per_digit, limbs - first) for first in range(0, limbs, self._per_digit)]
-        products = sum(size * (limbs + self._special(limbs) - size) for size in sizes)
-        return super()._mod_up(limbs) + products * self._row
-
-    def _mod_down(self, limbs: int) -> float:
-        return super()._mod_down(limbs) + self._special(limbs) * limbs * self._row
+        self._ntt, self._conversion = ntt, limb
+        self._row = self._diagonal = limb
+        self._encode = self._encode_limb = self._call = 0.0
+        self._threads = 1 / threads
 
 
 class Bench:

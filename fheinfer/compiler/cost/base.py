@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 from fheinfer import _core
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.generated import special_count
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import ParameterSet
 
@@ -20,11 +22,15 @@ class CostModel(ABC):
     def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy) -> None:
         self.params, self.backend = params, backend
         self._policy = policy
-        self._context = context = backend.context(params)
-        self._specials = len(context.p)
-        self._all = len(context.q)
+        self._specials = special_count(params)
+        self._all = params.limbs(params.top_level)
         self._per_digit = -(-self._all // params.digits)
         self._ring = 1 << params.log_n
+
+    @cached_property
+    def _context(self) -> _core.Context:
+        """For what follows from the primes themselves: predicting seconds of a set without bootstraps needs none."""
+        return self.backend.context(self.params)
 
     @property
     def limb_bytes(self) -> int:

@@ -1,29 +1,44 @@
-"""Costs of the native backend (csrc/ckks): transforms of limbs, and rows of residues that go through the memory.
+"""Costs of the native backend (csrc/ckks): transforms of limbs, base conversions, and rows of residues.
 
-The seconds were fitted to runs of set 1 on the reference machine with two threads (docs/performance.md).
+The constants are processor time of one thread for each kind of inner loop at N = 2^16, fitted by least squares to 230
+measurements: rotations, hoisted rotations, products, linear maps and series on twelve chains, plain and composite, at
+N = 2^12 to 2^16 and two to 22 limbs (docs/performance.md). They are within a sixth of most of them. `THREADS` takes
+that to the wall-clock time of two threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fheinfer import _core
 from fheinfer.compiler.cost.base import CostModel
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.key_policy import Rotations
-from fheinfer.crypto.params import ParameterSet
+from fheinfer.crypto.params import NATIVE_EVAL_MOD_LEVELS, ParameterSet
 
-NTT_SECONDS = 0.12e-3
-"""One limb in or out of evaluation form at N = 2^16, with the basis conversion around it."""
-ROW_SECONDS = 0.09e-3
-"""One row of a digit times one row of a key: read from memory, once."""
-PLAIN_SECONDS = 0.009e-3
-"""One row of a ciphertext times one row of a diagonal, both in the cache."""
-DIAGONAL_SECONDS = 0.02e-3
-"""The same in a convolution, where diagonals come from memory."""
-ENCODE_SECONDS = 29e-9
-"""One value of a diagonal: its part of a Fourier transform and of transforms into a few limbs."""
+NTT_SECONDS = 0.240e-3
+"""One limb in or out of evaluation form, with permutations and element-wise passes around it."""
+CONVERSION_SECONDS = 0.0084e-3
+"""One limb of a base conversion for each limb that it is made of."""
+ROW_SECONDS = 0.0262e-3
+"""One row of a digit times one row of a key."""
+DIAGONAL_SECONDS = 0.0235e-3
+"""One row of a ciphertext times one row of a diagonal."""
+ENCODE_SECONDS = 19.3e-9
+"""One value of a diagonal: its part of a Fourier transform, and of rounding."""
+ENCODE_LIMB_SECONDS = 8.8e-9
+"""One value of a diagonal in each limb: its part of a transform."""
+CALL_SECONDS = 0.028e-3
+"""A key switch, whatever the ring."""
+THREADS = 0.55
+"""Wall-clock time of two threads, of the processor time of one."""
+SHORT_SCALE = 26
+"""Bits of a scale up to which half of a real diagonal's transform is enough (docs/native.md, "Linear maps")."""
+SERIES_SWITCHES = 1.9
+"""Key switches of a series of degree d, by the root of d, with what is computed between them."""
 SERIES_PRODUCTS = 11
 """Products with relinearisation in EvalMod: eight of its series, three double angles."""
 
@@ -44,10 +59,14 @@ class NativeCost(CostModel):
 
     def __init__(self, params: ParameterSet, backend: Backend, policy: _core.KeyPolicy = _core.KeyPolicy.fast) -> None:
         super().__init__(params, backend, policy)
-        self._matrices = [_Matrix(*shape) for shape in _core.native_bootstrap_matrices(self._context, policy)]
+        self._matrices = _matrices(params, policy) if params.bootstraps else []
         ring = self._ring / 65536
-        self._ntt, self._row = NTT_SECONDS * ring, ROW_SECONDS * ring
-        self._plain, self._diagonal = PLAIN_SECONDS * ring, DIAGONAL_SECONDS * ring
+        self._ntt = NTT_SECONDS * ring * params.log_n / 16
+        self._conversion, self._row, self._diagonal = (
+            seconds * ring for seconds in (CONVERSION_SECONDS, ROW_SECONDS, DIAGONAL_SECONDS)
+        )
+        self._encode, self._call, self._threads = ENCODE_SECONDS, CALL_SECONDS, THREADS
+        self._encode_limb = ENCODE_LIMB_SECONDS / (2 if params.scale_bits <= SHORT_SCALE else 1)
 
     def seconds(self, work: Work) -> float:
         """Time of this work with two threads of the reference machine."""
@@ -56,11 +75,12 @@ class NativeCost(CostModel):
         total += sum(n * self._mod_up(limbs) for limbs, n in work.mod_ups.items())
         total += sum(n * 2 * limbs * self._ntt for limbs, n in work.rescales.items())
         total += sum(n * 2 * limbs * self._diagonal for limbs, n in work.plain_multiplications.items())
-        total += sum(work.encoded_values.values()) * ENCODE_SECONDS
+        total += sum(n * (self._encode + limbs * self._encode_limb) for limbs, n in work.encoded_values.items())
         total += sum(n * self._key_switch(limbs) for limbs, n in work.products.items())
         for degree, counts in work.polynomials.items():
             total += sum(n * self._series(degree, limbs) for limbs, n in counts.items())
-        return float(total + (work.bootstraps * self._bootstrap() if work.bootstraps else 0))
+        total += work.bootstraps * self._bootstrap() if work.bootstraps else 0
+        return float(total) * self._threads
 
     def _digits(self, limbs: int) -> int:
         return -(-limbs // self._per_digit)
@@ -71,25 +91,29 @@ class NativeCost(CostModel):
 
     def _mod_up(self, limbs: int) -> float:
         # Every limb out of evaluation form, and the rows of every digit into it but the digit's own, which are there.
-        return self._digits(limbs) * (limbs + self._special(limbs)) * self._ntt
+        all_rows = limbs + self._special(limbs)
+        sizes = [min(self._per_digit, limbs - first) for first in range(0, limbs, self._per_digit)]
+        products = sum(size * (all_rows - size) for size in sizes)
+        return len(sizes) * all_rows * self._ntt + products * self._conversion
 
     def _rows(self, limbs: int) -> float:
         return 2 * self._digits(limbs) * (limbs + self._special(limbs)) * self._row
 
     def _mod_down(self, limbs: int) -> float:
-        return (self._special(limbs) + limbs) * self._ntt
+        special = self._special(limbs)
+        return (special + limbs) * self._ntt + special * limbs * self._conversion
 
     def _key_switch(self, limbs: int, *, hoisted: bool = False) -> float:
-        return (0 if hoisted else self._mod_up(limbs)) + self._rows(limbs) + 2 * self._mod_down(limbs)
+        return (0 if hoisted else self._mod_up(limbs)) + self._rows(limbs) + 2 * self._mod_down(limbs) + self._call
 
     def _series(self, degree: int, limbs: int) -> float:
-        # Products fall through the levels; those of a ReLU's even series are about 1.5 sqrt(degree), and the linear
-        # combinations between them cost nearly as much again.
-        products, depth = 2.6 * degree**0.5, degree.bit_length()
-        return float(products) * self._key_switch(max(1, limbs - depth // 2))
+        # Products fall through the levels; the linear combinations between them cost nearly as much again.
+        middle = degree.bit_length() // (4 if self.params.composite else 2)
+        return SERIES_SWITCHES * math.sqrt(degree) * self._key_switch(max(1, limbs - middle))
 
     def _bootstrap(self) -> float:
-        total = 2 * self._key_switch(self._all)  # the trace and the conjugation
+        trace = max(0, self.params.log_n - self.params.slots.bit_length())
+        total = (trace + 1) * self._key_switch(self._all)  # and the conjugation
         total += sum(self._transform(m) for m in self._matrices)
         middle = self._all - self.params.cts_budget - 4
         return total + SERIES_PRODUCTS * self._key_switch(middle)
@@ -99,7 +123,7 @@ class NativeCost(CostModel):
         babies = self._mod_up(limbs) + m.baby * self._rows(limbs)
         babies += (m.baby // m.hoisted - 1) * self._key_switch(limbs)
         giants = (m.giant - 1) * (self._mod_down(limbs) + self._mod_up(limbs) + self._rows(limbs))
-        return babies + giants + m.diagonals * 2 * rows * self._plain + 2 * self._mod_down(limbs)
+        return babies + giants + m.diagonals * 2 * rows * self._diagonal + 2 * self._mod_down(limbs)
 
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
         """(rotation, limbs of its key) of CoeffToSlot and SlotToCoeff under the policy."""
@@ -131,3 +155,24 @@ class NativeCost(CostModel):
     def key_memory(self, rotations: Rotations, *, bootstraps: bool) -> int:
         """Evaluation keys in the server's memory, with the uniform halves made."""
         return 2 * self.key_bytes(rotations, bootstraps=bootstraps)  # the uniform halves come from seeds
+
+
+def _matrices(params: ParameterSet, policy: _core.KeyPolicy) -> list[_Matrix]:
+    """The factors of SlotToCoeff, which are at the bottom of the chain, and of CoeffToSlot, which are at its top."""
+    lowest, shapes = _shapes(params.log_n, params.slots, params.cts_budget, params.stc_budget, policy)
+    up = params.limbs(params.top_level) - lowest
+    low = params.stc_budget
+    return list(shapes[:low]) + [replace(m, limbs=m.limbs + up) for m in shapes[low:]]
+
+
+@lru_cache(maxsize=64)
+def _shapes(
+    log_n: int, slots: int, cts_budget: int, stc_budget: int, policy: _core.KeyPolicy
+) -> tuple[int, tuple[_Matrix, ...]]:
+    """The same for a chain of so many limbs, the shortest that bootstraps: OpenFHE keeps every context it makes."""
+    top = stc_budget + 1 + cts_budget + NATIVE_EVAL_MOD_LEVELS
+    shortest = _core.ParameterSet(
+        log_n, slots, 49, 47, 50, top + 1, cts_budget, stc_budget, top, native=True, allow_insecure=True
+    )
+    shapes = _core.native_bootstrap_matrices(_core.Context(shortest), policy)
+    return top + 1, tuple(_Matrix(*shape) for shape in shapes)
