@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from fheinfer.approx import Activation
 from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
+from fheinfer.compiler.auto import ANYTHING, COMPILED, SPARE_BITS, Wanted, candidates, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
 from fheinfer.compiler.passes.fold_pool import fold_pool
-from fheinfer.compiler.passes.levels import levels
+from fheinfer.compiler.passes.levels import levels, total_depth
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.pools import pools
@@ -24,11 +26,13 @@ from fheinfer.compiler.split import split
 from fheinfer.compiler.stages import Stage, verify
 from fheinfer.compiler.supported import require_supported
 from fheinfer.crypto.backends import backend as find_backend
+from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.params import ParameterSet, parameter_set
 from fheinfer.errors import UsageError
 from fheinfer.model.model import Model
 
-PASSES: tuple[tuple[Callable[[Program], Program], Stage], ...] = (
+Pass = tuple[Callable[[Program], Program], Stage]
+PASSES: tuple[Pass, ...] = (
     (fold_batch_norm, Stage.TENSOR),
     (merge_shortcuts, Stage.TENSOR),
     (fold_pool, Stage.TENSOR),
@@ -44,19 +48,20 @@ PASSES: tuple[tuple[Callable[[Program], Program], Stage], ...] = (
 
 def compile(
     model: Model,
-    params: ParameterSet | str | int = 1,
+    set: ParameterSet | str | int = "auto",
     *,
     activation: str | Activation | None = None,
     bits: float | None = None,
     backend: str | None = None,
     margin: float = RANGE_MARGIN,
     client_until: str | None = None,
+    wanted: Wanted = ANYTHING,
 ) -> Plan:
     """The plan that runs a model under a parameter set.
 
     Args:
         model: with the range of every activation.
-        params: a parameter set or its name.
+        set: a parameter set or its name; "auto" takes the one that is predicted to be the fastest (`plan.why`).
         activation: what approximates a ReLU: a name (`fheinfer approx list`), the file of a composite of one's own, or
             the activation itself; that of the set's preset by default, or what `bits` ask for.
         bits: that outputs keep against PyTorch, the worst of an input's, in the median (docs/activations.md): every
@@ -65,33 +70,78 @@ def compile(
         margin: factor on the ranges.
         client_until: a node, or the path of a module: the layers up to it are the client's, who computes them in clear
             before it encrypts. Whoever has `client.json` and its companion knows their weights.
+        wanted: what "auto" has to keep to: a ring, a number of levels, a limit of memory and so on.
 
     Raises:
         UsageError: an activation or backend that does not exist, bits together with an activation or out of range, a
-            margin that is not positive, or a node behind which the network cannot be cut.
+            margin that is not positive, a node behind which the network cannot be cut, or something wanted of a set
+            that is named.
         GraphError: a graph that breaks a rule of its stage.
-        PlanError: the network does not fit the set, or a range is missing or implausible.
+        PlanError: the network does not fit the set, or any at all, or a range is missing or implausible.
+        NotEnoughMemoryError: "auto" finds no set within the limit of memory.
     """
     if not 0 < margin < math.inf:
         raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
     if client_until is not None:
         cut = split(model, client_until, margin)
-        plan = compile(cut.rest, params, activation=activation, bits=bits, backend=backend, margin=margin)
+        plan = compile(cut.rest, set, activation=activation, bits=bits, backend=backend, margin=margin, wanted=wanted)
         return behind(plan, cut.part, cut.first, model)
-    if not isinstance(params, ParameterSet):
-        params = parameter_set(params)
-    meant = preset(params)
     require_supported(model.graph)
-    program = Program(
-        graph=model.graph,
-        constants={name: array.astype("float64") for name, array in model.tensors.items()},
-        ranges={name: bound * margin for name, bound in model.ranges.items()},
-        params=params,
-        backend=find_backend(backend or meant.backend),
-        relu=relu_of(model.graph, activation, bits, meant.activation),
-        input_bound=model.input_bound,
-        bits=bits,
-    )
-    for transform, stage in PASSES:
-        program = verify(transform(program), stage)
-    return lower(program, model)
+    start = Start(model, activation, bits, backend, margin)
+    if set == "auto":
+        return _automatic(start, wanted)
+    if wanted != ANYTHING:
+        raise UsageError("a set that is named leaves nothing to choose: leave it out, or what is wanted of it")
+    return start.plan(set if isinstance(set, ParameterSet) else parameter_set(set))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is compiled, for any set; fields as the arguments of `compile`."""
+
+    model: Model
+    activation: str | Activation | None
+    bits: float | None
+    backend: str | None
+    margin: float
+
+    def program(self, params: ParameterSet, passes: Sequence[Pass] = PASSES) -> Program:
+        """Returns what some passes make of it."""
+        meant, model = preset(params), self.model
+        program = Program(
+            graph=model.graph,
+            constants={name: array.astype("float64") for name, array in model.tensors.items()},
+            ranges={name: bound * self.margin for name, bound in model.ranges.items()},
+            params=params,
+            backend=find_backend(self.backend or meant.backend),
+            relu=relu_of(model.graph, self.activation, self.bits, meant.activation),
+            input_bound=model.input_bound,
+            bits=self.bits,
+        )
+        for transform, stage in passes:
+            program = verify(transform(program), stage)
+        return program
+
+    def plan(self, params: ParameterSet) -> Plan:
+        """Returns what all of them make of it."""
+        return lower(self.program(params), self.model)
+
+
+def _automatic(start: Start, wanted: Wanted) -> Plan:
+    """The fastest set that keeps the memory limit, of those that are predicted to be the fastest."""
+    if start.backend not in (None, "native"):
+        raise UsageError(f"no set is chosen for the {start.backend} backend: name one (`fheinfer sets`)")
+    if start.bits is not None:
+        wanted = replace(wanted, bits=max(wanted.bits, start.bits + SPARE_BITS))
+    before = [p for p in PASSES if p[1] <= Stage.POLYNOMIAL]
+    scaled = [p for p in PASSES if p[1] <= Stage.SCALED]
+    depth = total_depth(start.program(nominal(RINGS[-1], RINGS[-1] - 1), before))
+    found = candidates(lambda params: start.program(params, scaled), depth, wanted)
+    sizes: dict[int, ParameterSet] = {}
+    for candidate in found[:COMPILED]:
+        plan = start.plan(candidate.params)
+        memory = min(needs.peak_memory for needs in plan.keys.values())
+        if wanted.memory is None or memory <= wanted.memory:
+            return replace(plan, why=reasons(found, candidate, wanted, limited=candidate is not found[0]))
+        sizes[memory] = candidate.params
+    raise too_large(wanted, min(sizes), sizes[min(sizes)])

@@ -22,6 +22,7 @@ import numpy as np
 from fheinfer.compiler.steps import RUNNABLE, Step
 from fheinfer.compiler.supported import why_not
 from fheinfer.compiler.values import Arrays
+from fheinfer.compiler.why import Reason
 from fheinfer.crypto.backends import Backend, backend
 from fheinfer.crypto.client_layers import ClientLayers, companion
 from fheinfer.crypto.client_spec import FILE_NAME as CLIENT_FILE
@@ -55,6 +56,7 @@ class Plan:
     constants   arrays that the steps name, float64
     keys        by policy: rotation keys, their size, and predicted time and memory
     table_bytes of the encoded matrices of bootstrapping, in memory
+    why         each choice of `set="auto"` with its reason; no part of the plan's identity
     """
 
     model: str
@@ -66,6 +68,7 @@ class Plan:
     keys: Mapping[KeyPolicy, KeyNeeds]
     table_bytes: int
     client: ClientSpec
+    why: tuple[Reason, ...] = ()
 
     @property
     def identity(self) -> str:

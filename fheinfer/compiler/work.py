@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fheinfer import _core
@@ -52,12 +53,19 @@ class Work:
 
     def higher(self, levels: int) -> Work:
         """The same step on so many more limbs; fewer, where negative."""
+        return self.on(lambda limbs: limbs + levels)
+
+    def on(self, place: Callable[[int], int]) -> Work:
+        """The same step on other limbs: `place` says on how many, by how many there are now."""
 
         def moved(counts: Counts) -> Counts:
-            return {limbs + levels: n for limbs, n in counts.items()}
+            out: Counts = {}
+            for limbs, n in counts.items():
+                out[place(limbs)] = out.get(place(limbs), 0) + n
+            return out
 
         return Work(
-            {rotation: limbs + levels for rotation, limbs in self.rotation_keys.items()},
+            {rotation: place(limbs) for rotation, limbs in self.rotation_keys.items()},
             moved(self.key_switches),
             moved(self.hoisted_key_switches),
             moved(self.mod_ups),

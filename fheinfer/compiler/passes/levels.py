@@ -9,7 +9,7 @@ value for all that follows. The input costs what its limbs weigh on the way to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fheinfer.compiler.program import Program
@@ -22,6 +22,9 @@ from fheinfer.model.ops import Bootstrap, Input, Multiply
 
 SECONDS_PER_MEGABYTE = 1.0
 """What a client's time is worth while an input goes up: one more limb of it is 0.4 MB at N = 2^16."""
+
+MOST_WAYS = 500
+"""Ways that go on after a node, the cheapest: graphs with many values alive at once have more than can be looked at."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,16 @@ Ways = dict[tuple[int, ...], _Way]
 """By the levels of the values that are still read."""
 
 
-def levels(program: Program) -> Program:
+def levels(program: Program, traced: Mapping[str, Work] | None = None) -> Program:
     """Inserts bootstraps and gives every node its level, by the least predicted time.
+
+    Args:
+        traced: `at_top` of the same program, where that is known.
 
     Raises:
         PlanError: the set has too few levels for the network, or between two bootstraps.
     """
-    traced = {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
+    traced = at_top(program) if traced is None else traced
     choices = _shortest(program, traced)
     nodes: list[Node] = []
     layouts, scales = dict(program.layouts), dict(program.scales)
@@ -76,13 +82,30 @@ def levels(program: Program) -> Program:
     return replace(program.with_nodes(nodes), layouts=layouts, scales=scales, levels=at, works=works)
 
 
-def _shortest(program: Program, works: dict[str, Work]) -> dict[str, _Choice]:
+def at_top(program: Program) -> dict[str, Work]:
+    """What every node takes at the top of the chain."""
+    return {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
+
+
+def moved(traced: Mapping[str, Work], params: ParameterSet, other: ParameterSet) -> dict[str, Work]:
+    """The same at the top of another chain of the same kind and slots, without tracing anything."""
+    up = other.limbs(other.top_level) - params.limbs(params.top_level)
+    return {name: work.higher(up) for name, work in traced.items()}
+
+
+def total_depth(program: Program) -> int:
+    """Levels from the input to the outputs without any bootstrap."""
+    flat = replace(program.params, cts_budget=0, stc_budget=0, levels=program.params.top_level, bootstrap_levels=0)
+    return _least(replace(program, params=flat))[program.graph.input.name]
+
+
+def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]:
     graph, params = program.graph, program.params
     seconds = _prices(program, works)
     bootstrap = program.cost.seconds(Work.of_bootstrap()) if params.bootstraps else 0.0
     least = _least(program)
     alive: tuple[str, ...] = (graph.input.name,)
-    limb = program.cost.input_bytes(0) * SECONDS_PER_MEGABYTE / 1e6
+    limb = (params.scale_bits << params.log_n) / 8 * SECONDS_PER_MEGABYTE / 1e6
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
     highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
@@ -119,7 +142,7 @@ def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tupl
         yield True, {**have, source: params.levels}
 
 
-def _prices(program: Program, works: dict[str, Work]) -> dict[str, list[float]]:
+def _prices(program: Program, works: Mapping[str, Work]) -> dict[str, list[float]]:
     """Seconds of every node by the level it works at; two nodes of the same work are priced once."""
     params, known = program.params, dict[str, list[float]]()
     out = {}
@@ -159,6 +182,8 @@ def _least(program: Program) -> dict[str, int]:
 def _undominated(ways: Ways) -> Ways:
     kept: Ways = {}
     for key in sorted(ways, key=lambda key: (ways[key].seconds, [-level for level in key])):
+        if len(kept) == MOST_WAYS:
+            break
         if not any(all(a >= b for a, b in zip(other, key, strict=True)) for other in kept):
             kept[key] = ways[key]
     return kept

@@ -1,0 +1,294 @@
+"""set="auto": the parameter set that runs a network fastest, of all rings, chains, levels and digits at 128 bits.
+
+Without bootstraps the network's depth gives the levels, and for each ring and chain the fewest digits that leave a
+scale for the wanted bits are best: fewer special primes, fewer products. With bootstraps every number of levels that
+the ring carries is tried: more of them mean fewer and longer bootstraps. All are priced by what the network does at the
+top of one nominal chain (passes/levels.py), moved to the candidate's: nothing is encrypted, and no primes are made.
+Compiled really are the fastest few, until one keeps the memory limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from fheinfer.compiler.passes.levels import at_top, levels, total_depth
+from fheinfer.compiler.precision import expected_bits
+from fheinfer.compiler.program import Program
+from fheinfer.compiler.steps import BOOTSTRAPPED
+from fheinfer.compiler.why import Alternative, Reason
+from fheinfer.compiler.work import Work
+from fheinfer.crypto.generated import MAX_DIGITS, MAX_SCALE_BITS, RINGS, fitted, generated
+from fheinfer.crypto.params import Chain, ParameterSet
+from fheinfer.errors import NotEnoughMemoryError, PlanError
+from fheinfer.model.ops import Bootstrap
+
+BITS = 8.0
+"""Bits of the largest output that encryption keeps, unless more are asked for: far more than a class needs."""
+SPARE_BITS = 3.0
+"""By how much a scale may be finer than that: it costs no time, and its price is modulus."""
+BOOTSTRAP_RING = 16
+"""log2 of the only ring whose modulus has room for a bootstrap."""
+LEAST_BOOTSTRAP_SCALE = 40
+"""Bits: below, a bootstrap keeps too few of a value."""
+MOST_LEVELS = 16
+"""After a bootstrap."""
+NOMINAL_LEVELS = 20
+COMPILED = 4
+"""Sets that are compiled before a memory limit counts as one that cannot be met."""
+
+Build = Callable[[ParameterSet], Program]
+"""The network with scales, packed for the slots of a set."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is fixed before the choice; None leaves it open.
+
+    bits    that encryption keeps of the largest output
+    memory  bytes of a server, at most
+    log_n, chain, digits, scale_bits, levels, log_slots  of the parameter set
+    """
+
+    bits: float = BITS
+    memory: int | None = None
+    log_n: int | None = None
+    chain: Chain | None = None
+    digits: int | None = None
+    scale_bits: int | None = None
+    levels: int | None = None
+    log_slots: int | None = None
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the choices that were made by whoever asks."""
+        names = ("log_n", "chain", "digits", "scale_bits", "levels", "log_slots")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+
+ANYTHING = Wanted()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set that the network fits, and what a run with it takes and keeps, by estimates."""
+
+    params: ParameterSet
+    seconds: float
+    bits: float
+    bootstraps: int
+
+
+class _Network:
+    """The network packed for so many slots, and what its nodes take at the top of a nominal chain."""
+
+    def __init__(self, build: Build, log_n: int, log_slots: int) -> None:
+        self.params = replace(nominal(log_n, log_slots), name="auto")
+        self.program = build(self.params)
+
+    @cached_property
+    def depth(self) -> int:
+        return total_depth(self.program)
+
+    @cached_property
+    def traced(self) -> dict[str, Work]:
+        return at_top(self.program)
+
+    def candidate(self, params: ParameterSet, wanted: Wanted) -> Candidate | None:
+        """None where the network does not fit the set, or keeps too few bits."""
+        if expected_bits(self.program, params) < wanted.bits:
+            return None
+        program = replace(self.program, params=params)
+        top, below = params.top_level, self.params.limbs(self.params.top_level)
+        works = {
+            name: work.on(lambda limbs: params.limbs(max(0, top - below + limbs))) for name, work in self.traced.items()
+        }
+        try:
+            placed = levels(program, works)
+        except PlanError:
+            return None
+        bootstraps = sum(isinstance(node.op, Bootstrap) for node in placed.graph.nodes)
+        bits = expected_bits(self.program, params, bootstraps)
+        if bits < wanted.bits:
+            return None
+        seconds = sum(program.cost.seconds(work) for work in placed.works.values())
+        return Candidate(params, seconds, bits, bootstraps)
+
+
+def nominal(log_n: int, log_slots: int) -> ParameterSet:
+    """A plain chain to pack and trace a network for; its primes are never made."""
+    return ParameterSet("auto", log_n, 1 << log_slots, 49, 40, 49, 3, 0, 0, NOMINAL_LEVELS, insecure=True)
+
+
+def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
+    """Lists the sets that the network fits, the fastest first.
+
+    Args:
+        build: packs the network for the slots of a set.
+        depth: levels that it takes at least, however it is packed (`total_depth`).
+        wanted: what is fixed.
+
+    Raises:
+        PlanError: no set fits; it says what the network needs and which layer needs it.
+    """
+    networks: dict[tuple[int, int], _Network] = {}
+
+    def network(log_n: int, log_slots: int) -> _Network:
+        key = (log_n, log_slots)
+        if key not in networks:
+            networks[key] = _Network(build, log_n, log_slots)
+        return networks[key]
+
+    found = list(_flat(network, depth, wanted))
+    fastest = min((c.seconds for c in found), default=math.inf)
+    found += _bootstrapped(network, wanted, fastest)
+    if not found:
+        raise _none(network, wanted)
+    return sorted(found, key=lambda c: c.seconds)
+
+
+Networks = Callable[[int, int], _Network]
+
+
+def _flat(network: Networks, depth: int, wanted: Wanted) -> Iterator[Candidate]:
+    """Sets without bootstraps: the smallest ring that fits and the one above."""
+    rings = RINGS if wanted.log_n is None else (wanted.log_n,)
+    fitting = 0
+    for log_n in rings:
+        log_slots = log_n - 1 if wanted.log_slots is None else wanted.log_slots
+        if fitting == 2 or log_slots > log_n - 1 or not _carries(log_n, depth):
+            continue
+        try:
+            of = network(log_n, log_slots)
+        except PlanError:  # too few slots
+            continue
+        fits = False
+        for chain in ("composite", "plain") if wanted.chain is None else (wanted.chain,):
+            for candidate in _digits(of, wanted, log_n, log_slots, chain):
+                fits = True
+                yield candidate
+        fitting += fits
+
+
+def _carries(log_n: int, depth: int) -> bool:
+    """Whether a ring has any chain of so many levels."""
+    return any(fitted(log_n, depth, digits, MAX_SCALE_BITS["plain"]) for digits in (MAX_DIGITS, depth + 1))
+
+
+def _digits(of: _Network, wanted: Wanted, log_n: int, log_slots: int, chain: Chain) -> Iterator[Candidate]:
+    """The fewest digits that leave a scale for the wanted bits, and one more of each for comparison."""
+    levels_ = max(of.depth, wanted.levels or 0)
+    levels_ += levels_ % 2 if chain == "composite" else 0
+    if wanted.levels is not None and wanted.levels != levels_:
+        return
+    found = 0
+    for digits in range(1, levels_ + 2) if wanted.digits is None else (wanted.digits,):
+        params = _scaled(of, wanted, log_n, levels_, digits, chain, log_slots)
+        candidate = params and params.digits == digits and of.candidate(params, wanted)
+        if candidate:
+            yield candidate
+            found += 1
+        if found == 2 or digits > MAX_DIGITS + 2:
+            return
+
+
+def _scaled(
+    of: _Network, wanted: Wanted, log_n: int, levels_: int, digits: int, chain: Chain, log_slots: int
+) -> ParameterSet | None:
+    """The finest scale that fits, but no finer than the wanted bits and a few to spare."""
+    if wanted.scale_bits is not None:
+        try:
+            return generated(log_n, levels_, wanted.scale_bits, digits, chain=chain, log_slots=log_slots)
+        except PlanError:
+            return None
+    most = fitted(log_n, levels_, digits, MAX_SCALE_BITS[chain], chain=chain, log_slots=log_slots)
+    if most is None:
+        return None
+    spare = math.floor(expected_bits(of.program, most) - wanted.bits - SPARE_BITS)
+    return fitted(log_n, levels_, digits, most.scale_bits - max(0, spare), chain=chain, log_slots=log_slots)
+
+
+def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator[Candidate]:
+    """Sets with bootstraps, of every number of levels; none where a single bootstrap takes longer than the fastest."""
+    if wanted.log_n not in (None, BOOTSTRAP_RING) or wanted.chain == "composite":
+        return
+    for log_slots in (BOOTSTRAP_RING - 2,) if wanted.log_slots is None else (wanted.log_slots,):
+        of = network(BOOTSTRAP_RING, log_slots)
+        if not any(isinstance(node.op, BOOTSTRAPPED) for node in of.program.graph):
+            return
+        for budgets in ((3, 3), (4, 3)):
+            for levels_ in range(budgets[1] + 1, MOST_LEVELS + 1) if wanted.levels is None else (wanted.levels,):
+                for params in _bootstrap_chains(wanted, levels_, budgets, log_slots):
+                    cost = replace(of.program, params=params).cost
+                    if cost.seconds(Work.of_bootstrap()) > fastest:
+                        return
+                    candidate = of.candidate(params, wanted)
+                    if candidate:
+                        yield candidate
+
+
+def _bootstrap_chains(wanted: Wanted, levels_: int, budgets: tuple[int, int], log_slots: int) -> Iterator[ParameterSet]:
+    """The fewest digits that leave a scale."""
+    for digits in range(1, MAX_DIGITS + 1) if wanted.digits is None else (wanted.digits,):
+        most = MAX_SCALE_BITS["plain"] if wanted.scale_bits is None else wanted.scale_bits
+        params = fitted(BOOTSTRAP_RING, levels_, digits, most, budgets=budgets, log_slots=log_slots)
+        if params and params.scale_bits >= (wanted.scale_bits or LEAST_BOOTSTRAP_SCALE):
+            yield params
+            return
+
+
+def _none(network: Networks, wanted: Wanted) -> PlanError:
+    of = network(BOOTSTRAP_RING, BOOTSTRAP_RING - 2)
+    deepest = max(of.program.graph.nodes[1:], key=of.program.depth)
+    where = deepest.module or deepest.activation or deepest.name
+    return PlanError(
+        f"{of.program.graph.name!r} fits no ring of N = 2^{RINGS[0]} to 2^{RINGS[-1]} at 128 bits"
+        f"{' with ' + ', '.join(wanted.fixed) + ' as asked' if wanted.fixed else ''}: it takes {of.depth} levels, of "
+        f"which {where!r} takes {of.program.depth(deepest)}; a polynomial of lower degree there, fewer layers or fewer "
+        f"bits than {wanted.bits:g} would fit"
+    )
+
+
+def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted, *, limited: bool) -> tuple[Reason, ...]:
+    """Why that one: each choice with its alternatives among all that fit.
+
+    Args:
+        found: all candidates.
+        taken: the one that was compiled.
+        limited: whether faster ones took too much memory.
+    """
+    views: dict[str, Callable[[Candidate], str]] = {
+        "ring": lambda c: f"N = 2^{c.params.log_n}",
+        "bootstraps": lambda c: str(c.bootstraps),
+        "chain": lambda c: f"{c.params.chain} primes",
+        "levels": lambda c: str(c.params.levels),
+        "digits": lambda c: str(c.params.digits),
+        "scale": lambda c: f"{c.params.scale_bits} bits",
+        "slots": lambda c: str(c.params.slots),
+    }
+    asked = {"ring": "log_n", "chain": "chain", "levels": "levels", "digits": "digits", "scale": "scale_bits"}
+    out = []
+    for name, view in views.items():
+        others: dict[str, Alternative] = {}
+        for c in found:
+            if view(c) != view(taken) and view(c) not in others:
+                others[view(c)] = Alternative(view(c), c.params.name, c.seconds, c.bits)
+        if asked.get(name) in wanted.fixed:
+            reason = "as asked"
+        elif not others:
+            reason = "the only one that fits" if name in ("ring", "chain") else "follows from the other choices"
+        else:
+            reason = "the fastest within the memory limit" if limited else "predicted to be the fastest"
+        out.append(Reason(name, view(taken), reason, tuple(others.values())[:6]))
+    out[0] = replace(out[0], reason=f"{out[0].reason}; {taken.seconds:.3g} s, {taken.bits:.0f} bits")
+    return tuple(out)
+
+
+def too_large(wanted: Wanted, least: int, params: ParameterSet) -> NotEnoughMemoryError:
+    """What to say where nothing keeps the memory limit."""
+    return NotEnoughMemoryError(
+        f"no parameter set runs this network within {(wanted.memory or 0) / 1e9:.2f} GB: the smallest that was "
+        f"compiled, {params.name}, takes {least / 1e9:.2f} GB; allow as much, or make the network smaller"
+    )
