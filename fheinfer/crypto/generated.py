@@ -27,6 +27,8 @@ ROOM_BITS = 10
 """log2(q_0 / scale) where q_0 has room for it: slots may be larger at the end, and noise does not grow with them."""
 BOOTSTRAP_ROOM_BITS = 2
 """The same for bootstraps, which need slots in [-1, 1]."""
+LEAST_SPECIAL_BITS = 30
+"""There are several primes of so many bits on every ring."""
 MAX_DIGITS = 6
 """More digits are slower than a larger ring."""
 MAX_SCALE_BITS = {"plain": 47, "composite": 25}
@@ -153,9 +155,22 @@ def usual_first_bits(scale_bits: int, *, bootstraps: bool = False) -> int:
 
 
 def usual_special_bits(params: ParameterSet) -> int:
-    """As few as cover the widest digit and its margin, in as few special primes as can be."""
+    """Bits of a special prime so that the fewest of them cover the widest digit and its margin.
+
+    OpenFHE makes as many as cover its own digits, without sprout prime and margin: so it depends on how these fall.
+
+    Raises:
+        PlanError: no size does.
+    """
     wanted = _widest_digit(params) + special_margin(params)
-    return -(-wanted // -(-wanted // MAX_SPECIAL_BITS))
+    covered = []
+    for bits in range(LEAST_SPECIAL_BITS, MAX_SPECIAL_BITS + 1):
+        count = special_count(replace(params, special_bits=bits))
+        if count * bits >= wanted:
+            covered.append((count, bits))
+    if not covered:
+        raise PlanError(f"no special primes cover digits of {wanted} bits; choose another number of digits")
+    return min(covered)[1]
 
 
 def special_margin(params: ParameterSet) -> int:

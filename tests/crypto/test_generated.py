@@ -52,7 +52,7 @@ def names(**fields: Any) -> ParameterSet | None:
     digits=st.integers(1, 6),
     chain=st.sampled_from(["plain", "composite"]),
     first_bits=st.none() | st.integers(19, 49),
-    special_bits=st.none() | st.integers(30, 50),
+    special_bits=st.none() | st.integers(35, 50),
     budgets=st.sampled_from([(0, 0), (0, 0), (3, 3), (4, 2)]),
     log_slots=st.none() | st.integers(8, 15),
     openfhe=st.booleans(),
