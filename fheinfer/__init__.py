@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fheinfer.model.model import load as load_model
     from fheinfer.runtime.slots import run_slots
     from fheinfer.server import Server
+    from fheinfer.train.calibrate import calibrate
 
 _PLACES = {
     "Client": "client",
@@ -45,6 +46,7 @@ _PLACES = {
     "Plan": "compiler.plan",
     "Server": "server",
     "activation": "approx",
+    "calibrate": "train.calibrate",
     "compile": "compiler.pipeline",
     "default_model": "data.resources",
     "keygen": "crypto.keygen",
@@ -70,6 +72,7 @@ __all__ = [
     "Plan",
     "Server",
     "activation",
+    "calibrate",
     "compile",
     "default_model",
     "errors",

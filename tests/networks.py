@@ -388,7 +388,7 @@ def mlperf_resnet8(public_data: Path, count: int = 1_000) -> Network:
             _fill(layer, arrays, f"{kind}_{index}" if index else kind)
     module.dense.load_state_dict({"weight": arrays["dense.kernel"].T, "bias": arrays["dense.bias"]})
     images = datasets.load(public_data / "cifar10", "test").first(count)
-    x = torch.from_numpy(images.images.copy()).float().permute(0, 3, 1, 2).contiguous()
+    x = torch.from_numpy(images.inputs.copy()).float().permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(images.labels.astype(np.int64))
     return Network("mlperf-resnet8", module.eval(), *RAW, x, x[:200], labels, CLASSES)
 

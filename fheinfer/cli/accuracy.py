@@ -19,6 +19,7 @@ from fheinfer.cli.options import (
     MarginOption,
     MemoryOption,
     ModelOption,
+    PartOption,
     PassphraseOption,
     ResumeOption,
     RunsOption,
@@ -27,11 +28,11 @@ from fheinfer.cli.options import (
     refuse,
 )
 from fheinfer.errors import UsageError
-from fheinfer.optional import needs_torch
+from fheinfer.optional import needs_torch, require
 
 if TYPE_CHECKING:
     from fheinfer.compiler.plan import Plan
-    from fheinfer.data.datasets import LabelledImages
+    from fheinfer.data.labelled import DataSet
     from fheinfer.evaluation.accuracy import Evaluation
     from fheinfer.model.model import Model
 
@@ -46,8 +47,8 @@ def accuracy(
     model: ModelOption = None,
     act: ActOption = None,
     data: DataOption = None,
-    part: Annotated[str, typer.Option("--part", metavar="P", help="test or train.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Evaluate only the first N images.")] = None,
+    part: PartOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Evaluate only the first N examples.")] = None,
     top_k: Annotated[str, typer.Option(metavar="K,...", help="Accuracies to report.")] = "1,2,3,5",
     margin: MarginOption = None,
     seed: Annotated[
@@ -77,7 +78,7 @@ def accuracy(
     params = choices.parameters(set_name)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
-    images = images_of(data, part, loaded, limit)
+    part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
     ks = _numbers(top_k, len(loaded.classes))
     folder = None if mode == "clear" else _compiled(set_name, model, act, margin)
     plan = None if folder is None else load_plan(folder)
@@ -92,9 +93,9 @@ def accuracy(
             memory,
             resume,
         )
-        found = _encrypted(loaded, plan, images, job)
+        found = _encrypted(loaded, plan, examples, job)
     else:
-        found = run(mode, loaded, plan, images, seed or 0)
+        found = run(mode, loaded, plan, examples, seed or 0)
     if csv_file is not None:
         atomic_write(csv_file, [_csv(found).encode()], PRIVATE if mode == "encrypted" else PUBLIC)
     if as_json:
@@ -122,7 +123,7 @@ def _compiled(set_name: str | None, model: Path | None, act: str | None, margin:
 
 
 def run(
-    mode: str, model: Model, plan: Plan | None, images: LabelledImages, seed: int = 0, title: str = "images"
+    mode: str, model: Model, plan: Plan | None, data: DataSet, seed: int = 0, title: str = "examples"
 ) -> Evaluation:
     """`evaluation.accuracy.evaluate` under a bar."""
     from fheinfer.cli.display import steps_bar
@@ -130,18 +131,18 @@ def run(
     with needs_torch("evaluation over a data set"):
         from fheinfer.evaluation.accuracy import evaluate
     with steps_bar(title) as progress:
-        return evaluate(model, plan, images, mode, seed=seed, progress=progress)
+        return evaluate(model, plan, data, mode, seed=seed, progress=progress)
 
 
-def _encrypted(model: Model, plan: Plan, images: LabelledImages, job: Job) -> Evaluation:
-    """Every image encrypted, evaluated in another process and decrypted; against the same in clear and on slots."""
+def _encrypted(model: Model, plan: Plan, data: DataSet, job: Job) -> Evaluation:
+    """Every example encrypted, evaluated in another process and decrypted; against the same in clear and on slots."""
     import numpy as np
 
-    from fheinfer.cli.inputs import normalised
+    from fheinfer.cli.inputs import example_input
     from fheinfer.evaluation.metrics import precision_bits
 
-    clear, exact = (run(mode, model, plan, images) for mode in ("clear", "approx"))
-    inputs = {f"{index:05d}": normalised(pixels, job.spec) for index, pixels in enumerate(images.images)}
+    clear, exact = (run(mode, model, plan, data) for mode in ("clear", "approx"))
+    inputs = {f"{index:05d}": example_input(x, job.spec, data) for index, x in enumerate(data.inputs)}
     with evaluated(job, job.client(), inputs) as done:
         logits = np.stack([done.outputs[name][plan.outputs[0]] for name in inputs])
     return replace(
@@ -154,22 +155,31 @@ def _encrypted(model: Model, plan: Plan, images: LabelledImages, job: Job) -> Ev
     )
 
 
-def images_of(data: Path | None, part: str, model: Model, limit: int | None) -> LabelledImages:
-    """Images of a part of the data set at the size the network takes.
+def examples_of(
+    data: Path | None, part: str, model: Model, limit: int | None, whole: bool = False
+) -> tuple[str, DataSet]:
+    """(The part, its examples as the network takes them, with labels by the model's classes).
+
+    Args:
+        whole: of data in one piece take all of it, whatever `part` says.
 
     Raises:
-        UsageError: another part than train or test.
-        GraphError: a network that takes no images.
-        DatasetError: data that is missing or damaged.
+        UsageError: another part than train, test or all.
+        DatasetError: data that is missing, damaged, without labels, or of another shape than the network's input.
     """
-    with needs_torch("evaluation over a data set"):
-        from fheinfer.evaluation.inputs import sized_for
+    from fheinfer.cli.display import err
     from fheinfer.data import datasets
 
-    if part not in ("train", "test"):
-        raise UsageError(f"no part {part!r} of the data; there are train and test")
-    images = datasets.load(datasets.folder(data), part)
-    return sized_for(model.graph, images if limit is None else images.first(limit))
+    require("torch", "evaluation over a data set")
+    if part not in datasets.PARTS:
+        raise UsageError(f"no part {part!r} of the data; there are {', '.join(datasets.PARTS)}")
+    path = datasets.source(data)
+    if whole and not datasets.has_parts(path):
+        part = "all"
+    found = datasets.load(path, part, model.graph.input_shape, limit).labelled_as(model.classes)
+    for note in found.notes:
+        err.print(note)
+    return part, found if limit is None else found.first(limit)
 
 
 def _numbers(text: str, classes: int) -> list[int]:
@@ -218,7 +228,7 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
     from fheinfer.cli.display import err, out, size, table
     from fheinfer.cli.plan import predictions, this_machine
 
-    title = f"{model.name}, {len(found.labels):,} {part} images, {mode}"
+    title = f"{model.name}, {len(found.labels):,} {part} examples, {mode}"
     if plan:
         title += f", set {plan.params.name}"
     if plan and model.graph.has_relus:
@@ -232,13 +242,13 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
     if plan:
         least = min(predictions(plan.client).values(), key=lambda needs: float(needs["seconds"]))
         out.print(
-            f"encrypted: {plan.bootstraps} bootstraps, about {least['seconds']:.0f} s per image on {this_machine()}, "
+            f"encrypted: {plan.bootstraps} bootstraps, about {least['seconds']:.0f} s each on {this_machine()}, "
             f"{size(least['peak_memory'])}"
         )
     for overflow in found.overflows:
         scaled = model.graph[overflow.activation].op.kind == "paf"
-        wider = "raise --margin, or measure ranges on more images (fheinfer calibrate)"
+        wider = "raise --margin, or measure ranges on more data (fheinfer calibrate)"
         err.print(
-            f"warning: {overflow.activation} leaves its range on {overflow.images:,} images, by a factor of "
+            f"warning: {overflow.activation} leaves its range on {overflow.images:,} examples, by a factor of "
             f"{overflow.largest:.3g}; {'its scale is part of the model' if scaled else wider}"
         )

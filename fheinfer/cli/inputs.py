@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fheinfer.cli.options import refuse
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.data.files import one_line, printable, read_given
 from fheinfer.errors import InputError
+
+if TYPE_CHECKING:
+    from fheinfer.data.labelled import DataSet
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
@@ -104,15 +105,19 @@ def array_input(path: Path, spec: ClientSpec) -> F64:
     return x if len(shape) == 3 else (x - np.asarray(spec.mean)) / np.asarray(spec.std)
 
 
+def example_input(x: NDArray[np.generic], spec: ClientSpec, data: DataSet) -> F64:
+    """One example of a data set, which was made to fit the network's input, as the client encrypts it."""
+    if x.dtype == np.uint8:
+        return normalised(x.astype(np.uint8), spec)
+    real = x.astype(np.float64)
+    return real if data.normalised or real.ndim > 1 else (real - np.asarray(spec.mean)) / np.asarray(spec.std)
+
+
 def _load(path: Path) -> NDArray[np.generic]:
-    name, data = printable(path), read_given(path, MAX_BYTES, InputError, "an array of numpy")
-    stream = io.BytesIO(data)
+    from fheinfer.data.arrays import parse
+
+    data = read_given(path, MAX_BYTES, InputError, "an array of numpy")
     try:
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
-        shape, columns_first, dtype = read(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-            raise ValueError("its size is not what its header says")
-        flat = np.frombuffer(data, dtype, offset=stream.tell())
-    except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise InputError(f"{name}: no array of numpy ({one_line(error)}); save it with numpy.save") from None
-    return flat.reshape(shape, order="F" if columns_first else "C")
+        return parse(data)
+    except ValueError as error:
+        raise InputError(f"{printable(path)}: no array of numpy ({one_line(error)}); save it with numpy.save") from None

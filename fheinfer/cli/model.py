@@ -90,9 +90,8 @@ def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> Model:
     with needs_torch("measuring ranges"):
         from fheinfer.data import datasets
         from fheinfer.train.calibrate import IMAGES, calibrate
-    images = datasets.load(datasets.folder(data), "train").first(IMAGES)
     with steps_bar("measuring") as progress:
-        return replace(model, ranges=calibrate(model, images, progress=progress).largest())
+        return calibrate(model, datasets.source(data), limit=IMAGES, progress=progress)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

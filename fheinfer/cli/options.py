@@ -126,7 +126,18 @@ CsvOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Data set (docs/formats.md).", show_default="$FHEINFER_DATA"),
+    typer.Option(
+        "--data", metavar="PATH", help="Data set, or a folder of class folders.", show_default="$FHEINFER_DATA"
+    ),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="P",
+        help="train, test or all. Of data in one piece, a tenth is test.",
+        show_default="test, or all of data in one piece",
+    ),
 ]
 ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="FILE", help="Image file, or the name of one in inputs/.")

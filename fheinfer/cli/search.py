@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fheinfer.cli import choices
-from fheinfer.cli.accuracy import images_of, run
+from fheinfer.cli.accuracy import examples_of, run
 from fheinfer.cli.options import ActOption, DataOption, JsonOption, MarginOption, ModelOption, SetOption, refuse
 from fheinfer.errors import UsageError
 from fheinfer.optional import needs_torch
@@ -32,8 +32,8 @@ def search(
     act: ActOption = None,
     model: ModelOption = None,
     data: DataOption = None,
-    part: Annotated[str, typer.Option("--part", metavar="P", help="test or train.")] = "train",
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Evaluate only the first N images.")] = 1000,
+    part: Annotated[str, typer.Option("--part", metavar="P", help="train, test or all.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Evaluate only the first N examples.")] = 1000,
     margin: MarginOption = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Seed of the simulated noise.", show_default="0")
@@ -43,7 +43,7 @@ def search(
     """Search for the cheapest setting whose simulated accuracy is within a bound of the network's own; of margins,
     which cost nothing, the best.
 
-    On training images by default: what is chosen on test images cannot be reported on them.
+    On training data by default: what is chosen on test data cannot be reported on them.
     """
     _check(mode, over, act, margin, seed)
     with needs_torch("search"):
@@ -58,24 +58,24 @@ def search(
     loaded = load(choices.model_file(model, base))
     choices.require_relus(loaded, act)
     candidates = settings(over, base, RANGE_MARGIN if margin is None else margin, loaded.graph, act)
-    images = images_of(data, part, loaded, limit)
+    part, examples = examples_of(data, part, loaded, limit)
 
     def compiled(setting: Setting) -> Plan:
         return compile_model(loaded, setting.params, activation=setting.activation, margin=setting.margin)
 
     def evaluate(plan: Plan, setting: str) -> Evaluation:
-        return run(mode, loaded, plan, images, seed or 0, setting)
+        return run(mode, loaded, plan, examples, seed or 0, setting)
 
     def tell(point: Point) -> None:
         err.print(f"{point.setting}: {100 * point.accuracy:.2f} %")
 
-    clear = run("clear", loaded, None, images).top(1)
+    clear = run("clear", loaded, None, examples).top(1)
     with steps_bar("compiling") as progress:
         found = find(over, candidates, max_loss, compiled, evaluate, clear, tell, progress)
     if as_json:
-        print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(images), "mode": mode})
+        print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(examples), "mode": mode})
         return
-    _print(found, f"{loaded.name}, {len(images):,} {part} images, {100 * clear:.2f} % in clear", over, max_loss)
+    _print(found, f"{loaded.name}, {len(examples):,} {part} examples, {100 * clear:.2f} % in clear", over, max_loss)
 
 
 def _check(mode: str, over: str, act: str | None, margin: float | None, seed: int | None) -> None:

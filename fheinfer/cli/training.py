@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fheinfer.train.observer import TrainingObserver, TrainingProgress
 
-EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training images.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training data.")]
 RateOption = Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is random.")]
 RecipeOption = Annotated[
@@ -103,30 +103,53 @@ def finetune(
 
 def calibrate(
     file: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file.")],
-    output: OutputOption,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Model with the ranges, or with the ending .json a file of ranges and histograms.",
+            show_default="MODEL itself",
+        ),
+    ] = None,
     data: DataOption = None,
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Training images to look at.")] = 10_000,
+    images: Annotated[
+        int, typer.Option("--limit", "--images", min=1, metavar="N", help="Look at no more than N examples.")
+    ] = 10_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the input range and histogram of every activation over training images."""
+    """Measure the range of every activation's inputs over training data, and put the ranges into the model."""
     with _torch():
         from fheinfer.data import datasets
-        from fheinfer.train import calibrate as measuring
-    from fheinfer.cli.display import out, print_json, steps_bar, table
+        from fheinfer.data.loaders import from_python
+        from fheinfer.train.calibrate import measure_ranges, with_ranges
+    from fheinfer.cli.display import err, out, print_json, steps_bar, table
+    from fheinfer.evaluation.ranges import in_words
     from fheinfer.model.model import load
     from fheinfer.storage import require_writable
 
-    require_writable(output)
-    model, examples = load(file), datasets.load(datasets.folder(data), "train")
+    target = file if output is None else output
+    require_writable(target)
+    model = load(file)
+    examples = from_python(datasets.source(data), model.graph.input_shape, images)
+    for note in examples.notes:
+        err.print(note)
     with steps_bar("measuring") as progress:
-        ranges = measuring.calibrate(model, examples.first(images), progress=progress)
-    ranges.save(output)
+        ranges = measure_ranges(model, examples, progress=progress)
+    if target.suffix == ".json":
+        ranges.save(target)
+    else:
+        with_ranges(model, ranges).save(target)
     seen = ranges.largest()
     if as_json:
-        print_json({"file": str(output), "images": ranges.images, "largest": seen})
+        print_json({"file": str(target), "images": ranges.images, "largest": seen})
         return
-    table(str(output), ["activation", "largest input"], [[name, f"{largest:.2f}"] for name, largest in seen.items()])
-    out.print(f"to use them: fheinfer model import {file} --ranges {output} -o FILE")
+    table(str(target), ["activation", "largest input"], [[name, in_words(largest)] for name, largest in seen.items()])
+    if target.suffix == ".json":
+        out.print(f"to use them: fheinfer model import {file} --ranges {target} -o FILE")
+    else:
+        out.print(f"{target}: {model.name} with the ranges of {ranges.images:,} examples")
 
 
 @contextmanager

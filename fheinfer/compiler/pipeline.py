@@ -115,7 +115,7 @@ class Start:
             params=params,
             backend=find_backend(self.backend or meant.backend),
             relu=relu_of(model.graph, self.activation, self.bits, meant.activation),
-            input_bound=model.input_bound,
+            input_bound=model.input_bound * (self.margin if model.graph.input.name in model.ranges else 1),
             bits=self.bits,
         )
         for transform, stage in passes:

@@ -78,6 +78,15 @@ def load_folder(
     return Folder(images, failures, tuple(notes), deep)
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder by name, hidden ones and folders apart.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    return _inside(folder)[0]
+
+
 def _inside(folder: Path) -> tuple[list[Path], str]:
     """(images by name, in words what else is there)."""
     images, others, hidden, folders = [], [], 0, 0

@@ -99,7 +99,7 @@ def decode(file: BinaryIO, name: str, size: tuple[int, int], channels: int, dept
             return Image.open(file)
 
         upright, notes, deep = rgb(image, again, depth)
-        cut = _cut(upright, *size).convert("RGB" if channels == 3 else "L")
+        cut = cut_out(upright, *size).convert("RGB" if channels == 3 else "L")
         pixels = np.asarray(cut).reshape(*size, channels)
     return LoadedImage(pixels, tuple(f"{name}: {note}" for note in notes), deep)
 
@@ -164,7 +164,7 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _cut(image: Image.Image, height: int, width: int) -> Image.Image:
+def cut_out(image: Image.Image, height: int, width: int) -> Image.Image:
     """The largest centred part of these proportions, resized."""
     scale = min(image.width / width, image.height / height)
     part = max(1, round(width * scale)), max(1, round(height * scale))

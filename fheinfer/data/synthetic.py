@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fheinfer.data.datasets import COLUMNS, PER_MOSAIC, ROWS, SIZE, U8
+from fheinfer.data.cifar import COLUMNS, PER_MOSAIC, ROWS, SIZE
+from fheinfer.data.labelled import U8
 
 KINDS = tuple(
     f"{colour}, {pattern}"
@@ -19,7 +20,7 @@ KINDS = tuple(
 
 
 def stripes(folder: Path, seed: int = 0) -> Path:
-    """Writes 2,000 training and 1,000 test images as mosaics (see `datasets`) and returns `folder`.
+    """Writes 2,000 training and 1,000 test images as mosaics (see `cifar`) and returns `folder`.
 
     Ten kinds, which can be told apart by learning, not by one pixel: see `striped`.
     """

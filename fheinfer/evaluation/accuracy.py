@@ -1,4 +1,4 @@
-"""Accuracy of a model over labelled images: in clear, by the plan's polynomials, or with the noise of encryption."""
+"""Accuracy of a model over labelled data: in clear, by the plan's polynomials, or with the noise of encryption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.steps import Step
-from fheinfer.data.datasets import LabelledImages
+from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.batch import Batch, Overflow
 from fheinfer.evaluation.inputs import inputs_of
@@ -39,7 +39,7 @@ class Evaluation:
 
     mode: str
     logits: F64
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
     seconds: float
     reached: dict[str, float]
     overflows: list[Overflow]
@@ -56,13 +56,13 @@ class Evaluation:
 def evaluate(
     model: Model,
     plan: Plan | None,
-    images: LabelledImages,
+    data: DataSet,
     mode: str = "approx",
     *,
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> Evaluation:
-    """Evaluates all `images`.
+    """Evaluates all examples of `data`.
 
     Args:
         plan: of this model; not needed in clear.
@@ -77,7 +77,7 @@ def evaluate(
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if mode == "clear":
-        return _in_clear(model, images, progress)
+        return _in_clear(model, data, progress)
     if plan is None:
         raise UsageError(f"mode {mode} needs a plan of the model")
     began = time.perf_counter()
@@ -86,7 +86,7 @@ def evaluate(
     noisy = Batch(plan, noise) if noise else exact
     found: list[Tensor] = []
     bits: list[Precision] = []
-    for x, _ in inputs_of(images, model.mean, model.std, torch.device("cpu"), progress):
+    for x, _ in inputs_of(data, model.mean, model.std, torch.device("cpu"), progress):
         with torch.inference_mode():
             y = noisy.logits(x)
             if noise:
@@ -99,7 +99,7 @@ def evaluate(
     return Evaluation(
         mode,
         torch.cat(found).double().numpy(),
-        images.labels,
+        data.labels,
         time.perf_counter() - began,
         noisy.reached,
         noisy.overflows(),
@@ -108,13 +108,13 @@ def evaluate(
 
 
 @torch.inference_mode()
-def _in_clear(model: Model, images: LabelledImages, progress: ProgressCallback) -> Evaluation:
+def _in_clear(model: Model, data: DataSet, progress: ProgressCallback) -> Evaluation:
     began = time.perf_counter()
     graph = model.graph
     tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
-    batches = inputs_of(images, model.mean, model.std, torch.device("cpu"), progress)
+    batches = inputs_of(data, model.mean, model.std, torch.device("cpu"), progress)
     logits = torch.cat([node_values(graph, tensors, x)[graph.output.name] for x, _ in batches]).double().numpy()
-    return Evaluation("clear", logits, images.labels, time.perf_counter() - began, {}, [])
+    return Evaluation("clear", logits, data.labels, time.perf_counter() - began, {}, [])
 
 
 @torch.inference_mode()

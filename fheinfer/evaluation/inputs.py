@@ -1,4 +1,4 @@
-"""Labelled images as batches of network inputs, in torch."""
+"""Labelled examples as batches of network inputs, in torch."""
 
 from __future__ import annotations
 
@@ -7,48 +7,46 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fheinfer.data.datasets import LabelledImages
-from fheinfer.errors import GraphError
-from fheinfer.model.graph import Graph
+from fheinfer.data.labelled import DataSet
 from fheinfer.progress import ProgressCallback, silent
 
 BATCH = 100
 """Few enough images that the values of a layer stay in the cache: 500 take twice as long."""
 
 
-def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalises uint8 (B, H, W, 3) to float32 (B, 3, H, W), channels last in memory."""
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device) for v in (mean, std))
-    return ((images.float() / 255 - shift) / scale).permute(0, 3, 1, 2)
+def to_input(inputs: Tensor, mean: Sequence[float], std: Sequence[float], normalised: bool = False) -> Tensor:
+    """Makes of examples what the network takes, float32.
+
+    uint8 (B, H, W, C) is normalised per channel on the scale 0 to 1, to (B, C, H, W), channels last in memory. Real
+    vectors (B, F) are normalised per feature, other real inputs are taken as they are.
+
+    Args:
+        normalised: vectors are as the network takes them, too.
+    """
+    if inputs.dtype != torch.uint8 and (normalised or inputs.ndim != 2):
+        return inputs.float()
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=inputs.device) for v in (mean, std))
+    if inputs.dtype == torch.uint8:
+        return ((inputs.float() / 255 - shift) / scale).permute(0, 3, 1, 2)
+    return (inputs.float() - shift) / scale
 
 
 def inputs_of(
-    images: LabelledImages,
+    data: DataSet,
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
     progress: ProgressCallback = silent,
+    batch: int = BATCH,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (inputs, labels) of all images in order.
+    """Yields (inputs, labels) of all examples in order.
 
     Args:
-        progress: called after each batch was used, with the images that are done.
+        progress: called after each batch was used, with the examples that are done.
+        batch: examples at once.
     """
-    for start in range(0, len(images), BATCH):
-        part = torch.from_numpy(images.images[start : start + BATCH].copy()).to(device)
-        labels = torch.from_numpy(images.labels[start : start + BATCH].copy()).long().to(device)
-        yield to_input(part, mean, std), labels
-        progress(start + len(labels), len(images))
-
-
-def sized_for(graph: Graph, images: LabelledImages) -> LabelledImages:
-    """Averages images down to the size that a network takes.
-
-    Raises:
-        GraphError: the network takes no images, or none that are square.
-        DatasetError: the images cannot be averaged down to that size.
-    """
-    height, width = graph.image_size
-    if height != width:
-        raise GraphError(f"{graph.name} takes images of {height}x{width}, and data sets hold square ones")
-    return images.resized(height)
+    for start in range(0, len(data), batch):
+        part = torch.from_numpy(data.inputs[start : start + batch].copy()).to(device)
+        labels = torch.from_numpy(data.labels[start : start + batch].copy()).to(device)
+        yield to_input(part, mean, std, data.normalised), labels
+        progress(start + len(labels), len(data))

@@ -195,6 +195,7 @@ def load(path: Path, model: Model) -> Ranges:
     except InputError as error:
         raise CorruptArtifactError(f"{name}: {error}") from None
     found.require(model)
-    if found.activations.keys() != {node.name for node in model.graph.activations}:
+    known = {model.graph.input.name, *(node.name for node in model.graph.ranged)}
+    if not {node.name for node in model.graph.activations} <= found.activations.keys() <= known:
         raise CorruptArtifactError(f"{name}: lacks activations of {model.name}; make it again")
     return found

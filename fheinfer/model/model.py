@@ -24,6 +24,8 @@ from fheinfer.errors import CorruptArtifactError, GraphError, WeightsError
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, from_fields, to_fields
 from fheinfer.model.verify import verify
+from fheinfer.optional import needs_torch
+from fheinfer.progress import ProgressCallback, silent
 from fheinfer.storage import atomic_write, read_small
 from fheinfer.tensor_file import read_metadata, tensor_bytes, tensor_metadata
 
@@ -97,6 +99,18 @@ class Model:
         if measured := self.ranges.get(self.graph.input.name):
             return measured
         return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+
+    def calibrate(self, data: Any, *, limit: int | None = 1_000, progress: ProgressCallback = silent) -> Model:
+        """The same model with ranges measured on `data`: `fheinfer.calibrate`, which says what data may be.
+
+        Raises:
+            UsageError: torch is not installed.
+            DatasetError, RangeError: as there.
+        """
+        with needs_torch("calibration"):
+            from fheinfer import calibrate  # of a layer below this one, which only the package itself may name
+
+        return calibrate(self, data, limit=limit, progress=progress)
 
     @cached_property
     def identity(self) -> str:

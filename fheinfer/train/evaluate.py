@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fheinfer.data.datasets import LabelledImages
+from fheinfer.data.labelled import DataSet
 from fheinfer.evaluation.inputs import inputs_of
 from fheinfer.model.ops import HerPN
 from fheinfer.progress import ProgressCallback, silent
@@ -26,7 +26,7 @@ Sizes = Mapping[str, tuple[float, float]]
 @torch.inference_mode()
 def accuracy(
     module: GraphModule,
-    images: LabelledImages,
+    images: DataSet,
     mean: Sequence[float],
     std: Sequence[float],
     most: float = math.inf,
@@ -57,7 +57,7 @@ def accuracy(
 @torch.inference_mode()
 def recalibrate(
     module: GraphModule,
-    images: LabelledImages,
+    images: DataSet,
     recipe: Recipe,
     progress: ProgressCallback = silent,
     fused: bool = False,
@@ -96,7 +96,7 @@ def _without_runaways(module: GraphModule, x: Tensor, bound: float) -> Tensor:
 @torch.inference_mode()
 def measure(
     module: GraphModule,
-    images: LabelledImages,
+    images: DataSet,
     mean: Sequence[float],
     std: Sequence[float],
     progress: ProgressCallback = silent,
@@ -132,7 +132,7 @@ def _look(module: GraphModule, x: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def noisy_accuracy(
     module: GraphModule,
-    images: LabelledImages,
+    images: DataSet,
     mean: Sequence[float],
     std: Sequence[float],
     sizes: Sizes,
@@ -161,3 +161,9 @@ def noisy_accuracy(
         logits = module.forward_all(x, disturb)[module.graph.output.name]
         right += int(_right(logits, labels).sum())
     return right / len(images)
+
+
+def largest_input(data: DataSet, recipe: Recipe) -> float:
+    """Returns the largest |value| of the network's input over `data`."""
+    batches = inputs_of(data, recipe.mean, recipe.std, torch.device("cpu"))
+    return max(float(x.abs().max()) for x, _ in batches)

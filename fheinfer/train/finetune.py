@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fheinfer.data import datasets as dataset
+from fheinfer.data.labelled import split
 from fheinfer.model.model import Model
-from fheinfer.train.calibrate import IMAGES, calibrate
-from fheinfer.train.loop import train
+from fheinfer.train.calibrate import IMAGES, measure_ranges
+from fheinfer.train.loop import Data, parts, train
 from fheinfer.train.observer import TrainingObserver, measuring, unobserved
 from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
@@ -25,7 +25,7 @@ def finetune(
     model: Model,
     paf: str,
     out: Path,
-    data: Path | None,
+    data: Data,
     recipe: Recipe = RECIPE,
     resume: bool = False,
     observer: TrainingObserver = unobserved,
@@ -40,7 +40,7 @@ def finetune(
         UsageError: no such PAF, or no ReLUs; otherwise what `train` raises.
     """
     recipe = replace(recipe, mean=model.mean, std=model.std)
-    fitting = dataset.split(dataset.load(dataset.folder(data), "train"))[0]
+    fitting = split(parts(model.graph, data)[0])[0]
     progress = measuring(observer, 0, recipe.epochs)("ranges")
-    start = replaced(model, paf, calibrate(model, fitting.first(IMAGES), MARGIN, progress))
+    start = replaced(model, paf, measure_ranges(model, fitting.first(IMAGES), MARGIN, progress))
     train(start.graph, out, data, recipe, resume, observer, teacher=model, fused=fused, start=start)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fheinfer.data import datasets as dataset
-from fheinfer.data.datasets import LabelledImages
+import numpy as np
+
+from fheinfer.data import datasets
+from fheinfer.data.labelled import DataSet, part_of_whole, split
 from fheinfer.errors import UsageError
-from fheinfer.evaluation.inputs import sized_for
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model, load
@@ -18,11 +19,14 @@ from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
 from fheinfer.train.run import Run
 
+Data = Path | DataSet | tuple[DataSet, DataSet] | None
+_LEAST_STD = 1e-6
+
 
 def train(
     network: str | Graph,
     out: Path,
-    data: Path | None,
+    data: Data,
     recipe: Recipe,
     resume: bool = False,
     observer: TrainingObserver = unobserved,
@@ -30,9 +34,15 @@ def train(
     fused: bool = False,
     start: Model | None = None,
 ) -> None:
-    """Trains a network of the zoo, by name, or any other graph on the images in `data`.
+    """Trains a network of the zoo, by name, or any other graph on the examples in `data`.
 
-    Writes the model file `out`, and a model card beside it. Its classes are called as those of `start`, or `teacher`.
+    Writes the model file `out`, and a model card beside it. Its classes are called as those of `start`, or `teacher`,
+    or as the data calls them. Where the mean and std of the recipe are not as many numbers as the input has channels or
+    features, those of the training data are measured.
+
+    Args:
+        data: a path, as `datasets.load` takes it, None for $FHEINFER_DATA; or a `DataSet`, of which a tenth is for the
+            test, or two of them, (for training, for the test).
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
@@ -41,10 +51,10 @@ def train(
     the need of a C++ compiler, and sums in another order.
 
     Raises:
-        DatasetError: the data folder cannot be used.
-        GraphError: the network takes no images, or its layers are not those that can be trained.
+        DatasetError: the data cannot be used, has no labels, or inputs of another shape.
+        GraphError: the layers of the network are not those that can be trained.
         UsageError: the loss is no longer a number (the last good checkpoint is kept); a recipe for PAFs without one;
-            fewer outputs than the images have classes.
+            fewer outputs than the data has classes.
         PlanError: diagonals are to be pruned of a network that cannot be evaluated encrypted.
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
@@ -54,11 +64,13 @@ def train(
     if start is not None:
         recipe = replace(recipe, start=start.identity)
     graph = network if isinstance(network, Graph) else zoo.network(network)
-    folder = dataset.folder(data)
-    # Now, so that a missing file does not show after the training.
-    test = sized_for(graph, dataset.load(folder, "test"))
-    fitting, held_out = (sized_for(graph, part) for part in dataset.split(dataset.load(folder, "train")))
-    _require_outputs(graph, fitting)
+    training, test = parts(graph, data)  # now, so that a missing file does not show after the training
+    names = _class_names(graph, training, start, teacher)
+    _require_outputs(graph, training)
+    if names:
+        training, test = training.labelled_as(names), test.labelled_as(names)
+    recipe = normalised_by(graph, recipe, training)
+    fitting, held_out = split(training)
     checkpoint = checkpoint_path(out)
     if resume and checkpoint.exists():
         state = Checkpoint.load(checkpoint, graph, recipe)
@@ -68,22 +80,66 @@ def train(
     while state.epoch < recipe.epochs:
         run.epoch()
         state.save(checkpoint)
-    named = next((m.classes for m in (start, teacher) if m and len(m.classes) == _outputs(graph)), ())
     progress = measuring(observer, state.epoch, recipe.epochs)
-    write_report(state, graph, fitting, held_out, test, out, progress, fused, named)
+    write_report(state, graph, fitting, held_out, test, out, progress, fused, names)
     load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
+
+
+def parts(graph: Graph, data: Data) -> tuple[DataSet, DataSet]:
+    """Returns (examples for training, for the test) as the network takes them.
+
+    Raises:
+        DatasetError: see `train`.
+    """
+    shape = graph.input_shape
+    if isinstance(data, tuple):
+        training, test = (part.fitted(shape) for part in data)
+    elif isinstance(data, DataSet):
+        training, test = (data.take(part_of_whole(len(data), part)).fitted(shape) for part in ("train", "test"))
+    else:
+        path = datasets.source(data)
+        training, test = (datasets.load(path, part, shape) for part in ("train", "test"))
+    return training.require_labels(), test.require_labels()
+
+
+def normalised_by(graph: Graph, recipe: Recipe, data: DataSet) -> Recipe:
+    """Returns the recipe with a mean and std for the network's input: its own where they fit, else those of the data.
+
+    Real inputs that are no vectors, or were normalised before, are taken as they are: mean 0 and std 1.
+    """
+    count = graph.input_shape[0]
+    given = recipe.mean != Recipe.mean or recipe.std != Recipe.std
+    fits = len(recipe.mean) == len(recipe.std) == count
+    if fits and (data.images or given):
+        return recipe
+    if not data.images and (data.normalised or len(graph.input_shape) > 1):
+        return replace(recipe, mean=(0.0,) * count, std=(1.0,) * count)
+    values = data.inputs / np.float32(255) if data.images else data.inputs
+    axes = tuple(range(values.ndim - 1))  # channels and features are last
+    mean, std = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
+    std[std < _LEAST_STD] = 1.0  # a feature that is always the same
+    return replace(recipe, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _class_names(graph: Graph, data: DataSet, *models: Model | None) -> tuple[str, ...]:
+    """Names of the outputs: those of the first model that has as many, or of the data where those are numbers."""
+    outputs = _outputs(graph)
+    named = [m.classes for m in models if m and len(m.classes) == outputs]
+    numbers = tuple(map(str, range(outputs)))
+    candidates = [names for names in (*named, data.classes) if len(names) == outputs]
+    return next((names for names in candidates if names != numbers), candidates[0] if candidates else ())
 
 
 def _outputs(graph: Graph) -> int:
     return graph.shapes[graph.output.name][0]
 
 
-def _require_outputs(graph: Graph, images: LabelledImages) -> None:
-    largest = int(images.labels.max())
+def _require_outputs(graph: Graph, data: DataSet) -> None:
+    largest = int(data.labels.max())
     if largest >= _outputs(graph):
         raise UsageError(
-            f"the images have labels up to {largest} and {graph.name} has {_outputs(graph)} outputs; "
+            f"the data has labels up to {largest} and {graph.name} has {_outputs(graph)} outputs; "
             "train a network with an output for each class"
         )
 

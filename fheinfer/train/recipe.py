@@ -10,12 +10,14 @@ from typing import Any
 
 from fheinfer.errors import UsageError
 
+_SHOWN = 8
+
 
 @dataclass(frozen=True)
 class Recipe:
     """SGD with Nesterov momentum under a one-cycle learning rate.
 
-    epochs, batch        passes over the training images; images per step
+    epochs, batch        passes over the training data; examples per step
     peak_lr, warmup      largest learning rate; part of all steps that climb to it (then a cosine down to 0)
     momentum, decay      of the gradient; of the weights (all of them: it also keeps ReLU inputs small)
     smoothing            label smoothing
@@ -32,11 +34,11 @@ class Recipe:
     progressive          PAFs replace ReLUs one after the other, the last by half of the run
     alternate            even epochs train coefficients of PAFs, odd ones everything else
     dynamic              the scale of PAFs is the largest input of each batch, and static in the `settle` epochs
-    crop, flip           random shift in pixels either way; mirror half of the images
-    contrast             inputs are multiplied by a random factor from 1 to 1 + contrast, one per image
+    crop, flip           of images: random shift in pixels either way; mirror half of them
+    contrast             inputs are multiplied by a random factor from 1 to 1 + contrast, one per example
     noise                deviation of Gaussian noise on values of polynomials, as part of a batch's largest
     bfloat16             autocast: weights and updates stay float32
-    mean, std            normalisation of the input channels, on the scale 0..1
+    mean, std            normalisation of the input: per channel, on the scale 0..1, or per feature of a vector
     """
 
     epochs: int = 40
@@ -142,4 +144,10 @@ class Recipe:
 
     def describe(self) -> dict[str, str]:
         """Returns every setting as text, by name."""
-        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _short(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+
+
+def _short(values: tuple[float, ...]) -> str:
+    """Of vectors with many features the model has them all."""
+    return str(values) if len(values) <= _SHOWN else f"{len(values):,} numbers"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fheinfer.data.datasets import LabelledImages
+from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
@@ -31,8 +31,8 @@ class Run:
         self,
         state: Checkpoint,
         graph: Graph,
-        fitting: LabelledImages,
-        held_out: LabelledImages,
+        fitting: DataSet,
+        held_out: DataSet,
         observer: TrainingObserver,
         teacher: Model | None = None,
         fused: bool = False,
@@ -85,7 +85,7 @@ class Run:
             self.observer(TrainingProgress(state.epoch, recipe.epochs, step + 1, per_epoch, loss))
         if not all(bool(t.isfinite().all()) for t in self.module.state_dict().values()):
             raise self._diverged()
-        progress = measuring(self.observer, state.epoch, recipe.epochs)("held-out images")
+        progress = measuring(self.observer, state.epoch, recipe.epochs)(f"held-out {self.held_out.noun}")
         held_out = accuracy(self.average, self.held_out, recipe.mean, recipe.std, MOST, progress)
         state.epoch += 1
         state.curve.append((total / per_epoch, held_out))
@@ -197,8 +197,9 @@ class Teacher:
         self.recipe = recipe
         module = from_model(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = torch.compile(module) if fused else module
+        per_channel = (1, -1, *[1] * (len(model.graph.input_shape) - 1))
         own, theirs = (
-            [torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (r.mean, r.std)] for r in (recipe, model)
+            [torch.tensor(v, device=device).view(per_channel) for v in (r.mean, r.std)] for r in (recipe, model)
         )
         self.scale, self.shift = own[1] / theirs[1], (own[0] - theirs[0]) / theirs[1]
 

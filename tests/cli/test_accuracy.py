@@ -16,7 +16,7 @@ from fheinfer.cli.display import table
 from fheinfer.data import datasets as data
 from fheinfer.evaluation.search import MARGINS
 from fheinfer.model.model import Model
-from fheinfer.train.calibrate import calibrate
+from fheinfer.train.calibrate import measure_ranges
 from tests.conftest import TINY, Result, random_model
 from tests.train.conftest import one_thread
 
@@ -60,7 +60,7 @@ def test_every_mode_reports_accuracy_and_what_it_would_cost_encrypted(
 def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) -> None:
     done = command("accuracy", "--act", "minimax:10", "--margin", "0.05", *options)
     assert done.code == 0
-    assert "warning: relu1 leaves its range on 60 images" in done.err
+    assert "warning: relu1 leaves its range on 60 examples" in done.err
     assert "top 1" in done.out
 
 
@@ -199,7 +199,7 @@ def test_a_long_title_stands_on_one_line(capsys: pytest.CaptureFixture[str]) -> 
 def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
     command: Command, options: list[object], tiny_model: Model, mosaics: Path, tmp_path: Path
 ) -> None:
-    ranges = calibrate(tiny_model, data.load(mosaics, "train").take(np.arange(60))).largest()
+    ranges = measure_ranges(tiny_model, data.load(mosaics, "train").take(np.arange(60))).largest()
     dataclasses.replace(tiny_model, ranges=ranges).save(tmp_path / "exact.safetensors")
     where = ["--over", "margin", "--act", "minimax:13", "--mode", "approx", *options]
     where += ["--model", tmp_path / "exact.safetensors"]

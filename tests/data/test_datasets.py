@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fheinfer.data import datasets as data
+from fheinfer.data.cifar import RECORD
 from fheinfer.data.synthetic import stripes
 from fheinfer.errors import DatasetError
 from tests.data.files import NO_FILES
@@ -24,10 +25,10 @@ def copy(mosaics: Path, tmp_path: Path) -> Path:
 
 def test_images_are_cut_out_in_order(mosaics: Path) -> None:
     images = data.load(mosaics, "train")
-    assert images.images.shape == (2000, 32, 32, 3)
+    assert images.inputs.shape == (2000, 32, 32, 3)
     assert images.labels.shape == (2000,)
     mosaic = np.asarray(Image.open(mosaics / "train_01.webp"))
-    assert np.array_equal(images.images[1000 + 41], mosaic[32:64, 32:64])
+    assert np.array_equal(images.inputs[1000 + 41], mosaic[32:64, 32:64])
 
 
 def test_the_split_is_always_the_same_and_loses_nothing(mosaics: Path) -> None:
@@ -35,16 +36,16 @@ def test_the_split_is_always_the_same_and_loses_nothing(mosaics: Path) -> None:
     fitting, held_out = data.split(images)
     again = data.split(images)[1]
     assert (len(fitting), len(held_out)) == (1800, 200)
-    assert np.array_equal(held_out.images, again.images)
-    both = np.concatenate([fitting.images, held_out.images]).reshape(2000, -1)
+    assert np.array_equal(held_out.inputs, again.inputs)
+    both = np.concatenate([fitting.inputs, held_out.inputs]).reshape(2000, -1)
     assert len(np.unique(both, axis=0)) == 2000
 
 
 def test_resizing_averages_squares(mosaics: Path) -> None:
     images = data.load(mosaics, "test").take(np.arange(3))
     small = images.resized(8)
-    assert small.images.shape == (3, 8, 8, 3)
-    assert small.images[2, 1, 7, 0] == np.rint(images.images[2, 4:8, 28:32, 0].mean())
+    assert small.inputs.shape == (3, 8, 8, 3)
+    assert small.inputs[2, 1, 7, 0] == np.rint(images.inputs[2, 4:8, 28:32, 0].mean())
     with pytest.raises(DatasetError, match="averaged"):
         images.resized(7)
 
@@ -52,11 +53,11 @@ def test_resizing_averages_squares(mosaics: Path) -> None:
 def test_the_folder_comes_from_the_argument_or_the_environment(mosaics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FHEINFER_DATA", raising=False)
     with pytest.raises(DatasetError, match="FHEINFER_DATA"):
-        data.folder()
+        data.source()
     monkeypatch.setenv("FHEINFER_DATA", str(mosaics))
-    assert data.folder() == mosaics
-    with pytest.raises(DatasetError, match="no such folder"):
-        data.folder(mosaics / "gone")
+    assert data.source() == mosaics
+    with pytest.raises(DatasetError, match="no such folder or file"):
+        data.source(mosaics / "gone")
 
 
 def test_a_missing_mosaic_is_named(copy: Path) -> None:
@@ -103,15 +104,15 @@ def test_damaged_files_are_refused(copy: Path) -> None:
 
 def test_stripes_are_whole_mosaics_and_the_same_for_a_seed(mosaics: Path, tmp_path: Path) -> None:
     again = data.load(stripes(tmp_path / "new" / "folder"), "test")
-    assert np.array_equal(again.images, data.load(mosaics, "test").images)
+    assert np.array_equal(again.inputs, data.load(mosaics, "test").inputs)
     assert set(again.labels) == set(range(10))
 
 
-def batches(folder: Path, images: data.LabelledImages) -> Path:
+def batches(folder: Path, images: data.DataSet) -> Path:
     """`images` as the binary version of CIFAR-10: a fifth in each training batch, and all of them to test with."""
     folder.mkdir()
-    planes = images.images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    records = np.concatenate([images.labels[:, None], planes], axis=1)
+    planes = images.inputs.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    records = np.concatenate([images.labels[:, None].astype(np.uint8), planes], axis=1)
     for number, part in enumerate(np.array_split(records, 5), start=1):
         (folder / f"data_batch_{number}.bin").write_bytes(part.tobytes())
     (folder / "test_batch.bin").write_bytes(records.tobytes())
@@ -123,10 +124,10 @@ def test_the_binary_version_is_read_as_it_comes(mosaics: Path, tmp_path: Path) -
     folder = batches(tmp_path / "cifar-10-batches-bin", images)
     for part in ("train", "test"):
         found = data.load(folder, part)
-        assert np.array_equal(found.images, images.images)
+        assert np.array_equal(found.inputs, images.inputs)
         assert np.array_equal(found.labels, images.labels)
     first = (folder / "data_batch_1.bin").read_bytes()
-    assert (first[0], first[1], first[1 + 1024]) == (images.labels[0], *images.images[0, 0, 0, :2])
+    assert (first[0], first[1], first[1 + 1024]) == (images.labels[0], *images.inputs[0, 0, 0, :2])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_binary_version_is_read_as_it_comes(mosaics: Path, tmp_path: Path) -
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "no whole number of records"),
         (lambda path: path.write_bytes(b""), "no whole number of records"),
-        (lambda path: os.truncate(path, 100_001 * data.RECORD), "100,000 records"),
+        (lambda path: os.truncate(path, 100_001 * RECORD), "100,000 records"),
         (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "label 10"),
         (lambda path: path.unlink(), "no such file"),
     ],
@@ -152,7 +153,7 @@ def test_half_a_binary_version_is_not_taken_for_mosaics(mosaics: Path, tmp_path:
     (folder / "test_batch.bin").unlink()
     with pytest.raises(DatasetError, match=r"test_batch\.bin: no such file"):
         data.load(folder, "test")
-    with pytest.raises(DatasetError, match="neither CIFAR-10's binary version nor mosaics"):
+    with pytest.raises(DatasetError, match="neither CIFAR nor MNIST's files nor mosaics"):
         data.load(tmp_path, "test")
 
 
@@ -204,5 +205,5 @@ def test_labels_that_promise_more_than_they_hold_are_refused(copy: Path) -> None
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff"], ids=ascii)
 def test_a_folder_with_a_name_that_cannot_be_is_one_printable_line(name: str) -> None:
     with pytest.raises(DatasetError) as caught:
-        data.folder(Path(name))
+        data.source(Path(name))
     assert str(caught.value).isprintable()

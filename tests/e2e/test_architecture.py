@@ -160,9 +160,13 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 def test_only_the_package_imports_the_whole_package() -> None:
-    """`import fheinfer` inside it would hide what is needed from these tests."""
+    """`import fheinfer` inside it would hide what is needed from these tests.
+
+    `Model.calibrate` is a method because users look for it there; what it does is done two layers below.
+    """
     users = {name for name, path in MODULES.items() if "fheinfer" in set(imports(path, nested=True))}
-    assert users <= {"fheinfer", "fheinfer.evaluating", *(name for name in MODULES if name.startswith("fheinfer.cli"))}
+    allowed = {"fheinfer", "fheinfer.evaluating", "fheinfer.model.model"}
+    assert users <= {*allowed, *(name for name in MODULES if name.startswith("fheinfer.cli"))}
 
 
 def test_modules_are_imported_by_name_only_by_the_helper() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import fheinfer
 from fheinfer.compiler.steps import Step
-from fheinfer.data.datasets import LabelledImages
+from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.accuracy import evaluate, simulated_layers
 from fheinfer.evaluation.batch import Batch, chebyshev
@@ -107,12 +107,12 @@ def test_an_input_outside_its_range_is_counted_by_layer(tiny_model: Model) -> No
 
 
 @pytest.fixture(scope="module")
-def images() -> LabelledImages:
+def images() -> DataSet:
     images = np.stack([tiny_pixels(seed) for seed in range(40)])
-    return LabelledImages(images, np.arange(40, dtype=np.uint8) % 10)
+    return DataSet(images, np.arange(40, dtype=np.uint8) % 10)
 
 
-def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: LabelledImages) -> None:
+def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: DataSet) -> None:
     plan = fheinfer.compile(tiny_model, TINY)
     clear, approx, noisy = (evaluate(tiny_model, plan, images, mode) for mode in ("clear", "approx", "simulate"))
     largest = np.abs(clear.logits).max()
@@ -124,12 +124,12 @@ def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: Lab
     assert clear.top(1) <= clear.top(3)
 
 
-def test_a_logit_that_is_no_number_is_no_hit(tiny_model: Model, images: LabelledImages) -> None:
+def test_a_logit_that_is_no_number_is_no_hit(tiny_model: Model, images: DataSet) -> None:
     plan = fheinfer.compile(tiny_model, TINY)
     found = dataclasses.replace(evaluate(tiny_model, plan, images, "clear"), logits=np.full((40, 10), np.nan))
     assert found.top(10) == 0
 
 
-def test_an_unknown_mode_is_refused(tiny_model: Model, images: LabelledImages) -> None:
+def test_an_unknown_mode_is_refused(tiny_model: Model, images: DataSet) -> None:
     with pytest.raises(UsageError, match="clear, approx, simulate"):
         evaluate(tiny_model, fheinfer.compile(tiny_model, TINY), images, "encrypted")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fheinfer.data.datasets import PER_MOSAIC
+from fheinfer.data.cifar import PER_MOSAIC
 from fheinfer.errors import MismatchError
 from fheinfer.evaluation import ranges as module
 from fheinfer.evaluation.ranges import Histogram, Ranges
@@ -21,7 +21,7 @@ from fheinfer.model.model import Model
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("train", "--data", "NOWHERE"), 3, "no such folder of CIFAR-10 images"),
+        (("train", "--data", "NOWHERE"), 3, "no such folder or file of data"),
         (("train", "--data", "SHORT"), 3, "do not fill mosaics of 1,000"),
         (("train", "--network", "resnet21"), 2, "no network called 'resnet21'"),
         (("train", "--network", "resnet8-tiny+tanh"), 2, "no PAF 'tanh'"),
@@ -29,7 +29,7 @@ from fheinfer.model.model import Model
         (("train", "--network", "resnet8-tiny", "--recipe", "prune=half"), 2, "'prune=half' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "alternate=2"), 2, "'alternate=2' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "progressive=1"), 2, "progressive is for PAFs"),
-        (("train", "--network", "checkerboard"), 7, "takes 2 numbers, not images"),
+        (("train", "--network", "checkerboard"), 3, "inputs of the shape (3, 32, 32), and the network takes (2,)"),
         (("train", "--network", "vgg11", "--recipe", "prune=0.5"), 7, "needs 65536 slots"),
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),

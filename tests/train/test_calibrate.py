@@ -16,26 +16,24 @@ from fheinfer.evaluation import ranges as module
 from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
 from fheinfer.frontends.importing import import_model
 from fheinfer.model.model import Model, load
-from fheinfer.train.calibrate import calibrate
+from fheinfer.train.calibrate import measure_ranges
 from fheinfer.train.module import from_model
 
 
 @pytest.fixture(scope="module")
-def images(mosaics: Path) -> data.LabelledImages:
+def images(mosaics: Path) -> data.DataSet:
     return data.load(mosaics, "train").take(np.arange(700))
 
 
 @pytest.fixture(scope="module")
-def measured(relu_model: Model, images: data.LabelledImages) -> Ranges:
-    return calibrate(relu_model, images, margin=1.5)
+def measured(relu_model: Model, images: data.DataSet) -> Ranges:
+    return measure_ranges(relu_model, images, margin=1.5)
 
 
-def test_histograms_are_those_of_all_values_at_once(
-    relu_model: Model, images: data.LabelledImages, measured: Ranges
-) -> None:
+def test_histograms_are_those_of_all_values_at_once(relu_model: Model, images: data.DataSet, measured: Ranges) -> None:
     import torch
 
-    x = np.stack([normalise(i, relu_model.mean, relu_model.std) for i in images.resized(8).images])
+    x = np.stack([normalise(i, relu_model.mean, relu_model.std) for i in images.resized(8).inputs])
     values = from_model(relu_model).forward_all(torch.from_numpy(x).float())
     assert list(measured.activations) == [node.name for node in relu_model.graph.activations]
     for node in relu_model.graph.activations:
@@ -74,10 +72,10 @@ def test_a_file_comes_back_whole_and_only_for_its_weights(relu_model: Model, mea
 
 
 def test_ranges_of_a_file_become_those_of_a_model(
-    relu_file: Path, relu_model: Model, images: data.LabelledImages, tmp_path: Path
+    relu_file: Path, relu_model: Model, images: data.DataSet, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "r.json", tmp_path / "out.safetensors"
-    calibrate(relu_model, images.first(50)).save(path)
+    measure_ranges(relu_model, images.first(50)).save(path)
     found = module.load(path, relu_model).largest()
     import_model(relu_file, ranges=found).model.save(out)
     made = load(out)
@@ -118,15 +116,15 @@ def test_files_that_are_none(relu_model: Model, tmp_path: Path) -> None:
             module.load(tmp_path / "r.json", relu_model)
 
 
-def test_values_that_are_no_numbers_are_named(relu_model: Model, images: data.LabelledImages) -> None:
+def test_values_that_are_no_numbers_are_named(relu_model: Model, images: data.DataSet) -> None:
     arrays = {**relu_model.tensors, "bn1.weight": np.full(4, 3e38, np.float32)}
     with pytest.raises(RangeError, match="'relu1'"):
-        calibrate(replace(relu_model, tensors=arrays), images)
+        measure_ranges(replace(relu_model, tensors=arrays), images)
 
 
-def test_a_margin_below_one_is_refused(relu_model: Model, images: data.LabelledImages) -> None:
+def test_a_margin_below_one_is_refused(relu_model: Model, images: data.DataSet) -> None:
     with pytest.raises(UsageError, match="margin"):
-        calibrate(relu_model, images, margin=0.9)
+        measure_ranges(relu_model, images, margin=0.9)
 
 
 def test_the_command(

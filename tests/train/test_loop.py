@@ -22,7 +22,7 @@ from fheinfer.model.model import load
 from fheinfer.model.ops import Relu
 from fheinfer.train import augment as images
 from fheinfer.train import run as run_module
-from fheinfer.train.calibrate import with_ranges
+from fheinfer.train.calibrate import calibrate
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, noisy_accuracy, recalibrate
 from fheinfer.train.loop import checkpoint_path, train
@@ -72,7 +72,7 @@ def test_the_ranges_are_those_of_the_training_images(trained: Path, mosaics: Pat
 
 def test_an_imported_model_is_calibrated_on_data(trained: Path, mosaics: Path) -> None:
     model = import_model(trained).model
-    again = with_ranges(replace(model, ranges={}), data.load(mosaics, "train"))
+    again = calibrate(replace(model, ranges={}), mosaics)
     assert again.identity == load(trained).identity
     assert set(again.ranges) == set(load(trained).ranges)
     assert min(again.ranges.values()) > 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fheinfer.data import datasets as data
 from fheinfer.data.images import CLASSES
-from fheinfer.errors import GraphError, UsageError
+from fheinfer.data.labelled import DataSet
+from fheinfer.errors import DatasetError, UsageError
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import load
@@ -50,7 +52,55 @@ def test_fewer_outputs_than_classes_are_refused(mosaics: Path, tmp_path: Path) -
         train(own(5), tmp_path / "x.safetensors", mosaics, ONE)
 
 
-def test_images_that_are_not_square_are_refused(mosaics: Path, tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="mine takes images of 8x16"):
-        train(own(shape=(3, 8, 16)), tmp_path / "x.safetensors", mosaics, ONE)
+def test_images_are_cut_to_a_size_that_is_not_square(mosaics: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wide.safetensors"
+    train(own(shape=(3, 8, 16)), out, mosaics, ONE)
+    assert load(out).graph.input_shape == (3, 8, 16)
+
+
+def points(count: int = 2_000) -> DataSet:
+    """Four features of very different sizes, three classes; a quarter of them by a product."""
+    random = np.random.default_rng(0)
+    x = random.normal(0, 1, (count, 4))
+    labels = (x[:, 0] + x[:, 1] > 0).astype(np.int64) + (x[:, 2] * x[:, 3] > 0)
+    return DataSet((x * [1, 10, 100, 1000] + 5).astype(np.float32), labels, ("none", "one", "both"))
+
+
+@pytest.mark.parametrize("paf", ["f1", ""])
+def test_vectors_are_trained_and_fine_tuned_like_images(tmp_path: Path, paf: str) -> None:
+    g = GraphBuilder("tabular", (4,))
+    x = g.activation("relu", g.linear("fc1", "input", 32), "relu1")
+    x = g.activation("relu", g.linear("fc2", x, 32), "relu2")
+    g.linear("fc3", x, 3)
+    first, second = tmp_path / "relu.safetensors", tmp_path / "tuned.safetensors"
+    quick = replace(QUICK, epochs=12, peak_lr=0.1)
+    train(g.build(), first, points(), quick)
+    model = load(first)
+    assert model.classes == ("none", "one", "both")
+    data = points()
+    assert model.mean == pytest.approx(data.inputs.mean(0), rel=0.1, abs=20)
+    assert model.std == pytest.approx(data.inputs.std(0), rel=0.1)
+    assert 2 < model.input_bound < 6
+    assert accuracy(from_model(model), data, model.mean, model.std) > 0.85
+    if paf:
+        finetune(model, paf, second, data, replace(quick, epochs=3, settle=1, peak_lr=0.02))
+        tuned = load(second)
+        assert accuracy(from_model(tuned), data, tuned.mean, tuned.std) > 0.8
+    card = first.with_suffix(".md").read_text()
+    assert "(x - mean) / std per feature" in card
+    assert "image" not in card.replace("of images", "")
+
+
+def test_a_network_of_other_classes_has_no_names_of_cifar(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = DataSet(random.integers(0, 256, (100, 8, 8, 3)).astype(np.uint8), np.arange(100) % 10)
+    out = tmp_path / "x.safetensors"
+    train(own(), out, images, replace(ONE, batch=20))
+    assert load(out).classes == tuple("0123456789")
+
+
+def test_data_without_labels_is_refused(tmp_path: Path) -> None:
+    images = DataSet(np.zeros((100, 8, 8, 3), np.uint8), np.full(100, -1))
+    with pytest.raises(DatasetError, match="no labels"):
+        train(own(), tmp_path / "x.safetensors", images, ONE)
     assert not list(tmp_path.iterdir())

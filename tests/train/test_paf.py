@@ -21,7 +21,7 @@ from fheinfer.model.model import Model, load
 from fheinfer.model.ops import Paf, Relu
 from fheinfer.model.verify import verify
 from fheinfer.progress import silent
-from fheinfer.train.calibrate import calibrate
+from fheinfer.train.calibrate import measure_ranges
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure, recalibrate
 from fheinfer.train.finetune import RECIPE, finetune
@@ -37,7 +37,7 @@ X = np.linspace(-0.99, 0.99, 400)
 
 @pytest.fixture(scope="module")
 def ranges(relu_model: Model, mosaics: Path) -> Ranges:
-    return calibrate(relu_model, data.load(mosaics, "train"), margin=1.2)
+    return measure_ranges(relu_model, data.load(mosaics, "train"), margin=1.2)
 
 
 def layer(name: str, scale: float) -> PAF:

@@ -16,7 +16,7 @@ from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model, load
 from fheinfer.train import smartpaf
-from fheinfer.train.calibrate import calibrate
+from fheinfer.train.calibrate import measure_ranges
 from fheinfer.train.checkpoint import Checkpoint
 from fheinfer.train.evaluate import accuracy, measure
 from fheinfer.train.finetune import finetune
@@ -34,19 +34,19 @@ TUNE = replace(QUICK, epochs=4, peak_lr=0.01)
 
 @pytest.fixture(scope="module")
 def start(relu_model: Model, mosaics: Path) -> Model:
-    return replaced(relu_model, "f1", calibrate(relu_model, data.load(mosaics, "train"), margin=1.2))
+    return replaced(relu_model, "f1", measure_ranges(relu_model, data.load(mosaics, "train"), margin=1.2))
 
 
 @pytest.fixture
-def few(mosaics: Path) -> data.LabelledImages:
+def few(mosaics: Path) -> data.DataSet:
     return data.load(mosaics, "train").resized(8).take(np.arange(400))
 
 
-def run_of(recipe: Recipe, start: Model, few: data.LabelledImages, observe: TrainingObserver = unobserved) -> Run:
+def run_of(recipe: Recipe, start: Model, few: data.DataSet, observe: TrainingObserver = unobserved) -> Run:
     return Run(Checkpoint(start.name, recipe), start.graph, few, few.take(np.arange(100)), observe, start=start)
 
 
-def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.LabelledImages) -> None:
+def test_progressive_replaces_in_inference_order_by_half_of_the_run(start: Model, few: data.DataSet) -> None:
     orders: list[list[bool]] = []
 
     def observe(progress: TrainingProgress) -> None:
@@ -81,7 +81,7 @@ def test_a_paf_that_waits_is_a_relu_and_gives_no_gradient_to_its_coefficients(st
     assert not gradient.any()
 
 
-def test_alternate_changes_coefficients_or_the_rest(start: Model, few: data.LabelledImages) -> None:
+def test_alternate_changes_coefficients_or_the_rest(start: Model, few: data.DataSet) -> None:
     run = run_of(replace(TUNE, alternate=True), start, few)
     coefficients = {f"{name}.coefficients" for name in run.module.pafs()}
     for epoch in range(4):
@@ -104,7 +104,7 @@ def test_a_dynamic_scale_follows_the_batch() -> None:
     assert "dynamic" not in follows.state_dict()
 
 
-def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Model, few: data.LabelledImages) -> None:
+def test_a_dynamic_scale_ends_static_and_covers_the_training_images(start: Model, few: data.DataSet) -> None:
     recipe = replace(TUNE, dynamic=True, settle=2)
     wrong = {name: a * (3 if name.endswith("scale") else 1) for name, a in start.tensors.items()}
     run = run_of(recipe, dataclasses.replace(start, tensors=wrong), few)
@@ -132,7 +132,7 @@ def test_a_scale_cannot_be_settled_on_what_is_no_number(start: Model) -> None:
         smartpaf.settle_scales(module, [sizes, {**sizes, "layer1.0.relu1": (float("inf"), 1.0)}])
 
 
-def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.LabelledImages) -> None:
+def test_swa_is_the_equal_average_over_the_last_epochs(start: Model, few: data.DataSet) -> None:
     seen: list[torch.Tensor] = []
 
     def observe(progress: TrainingProgress) -> None:
@@ -196,7 +196,7 @@ def test_settings_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_fused_does_the_same_up_to_rounding(start: Model, few: data.LabelledImages) -> None:
+def test_fused_does_the_same_up_to_rounding(start: Model, few: data.DataSet) -> None:
     recipe = replace(EVERYTHING, prune=0.0)
     states = []
     for fused in (False, True):
