@@ -60,7 +60,7 @@ def single(kind: str) -> Model:
 def test_a_polynomial_is_fitted_to_what_the_activation_sees(kind: str, to: str, most: float, mosaics: Path) -> None:
     model = single(kind)
     images = data.load(mosaics, "train").resized(8).take(np.arange(200))
-    made = replaced(model, to, calibration.calibrate(model, images, margin=1.2))
+    made = replaced(model, to, calibration.measure_ranges(model, images, margin=1.2))
     assert set(made.tensors) == set(made.graph.tensor_shapes())
     x = (torch.from_numpy(images.images.copy()).permute(0, 3, 1, 2) / 255 - 0.4) / 0.2
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_all_of_smartpaf_on_a_network_that_is_not_of_the_zoo(trained: Model, mos
 
 
 def test_what_was_replaced_by_what_is_in_the_provenance(trained: Model, mosaics: Path) -> None:
-    ranges = calibration.calibrate(trained, data.load(mosaics, "train").resized(8).take(np.arange(100)), margin=1.2)
+    ranges = calibration.measure_ranges(trained, data.load(mosaics, "train").resized(8).take(np.arange(100)), margin=1.2)
     with pytest.raises(UsageError, match="no PAF 'f9'"):
         replaced(trained, "paf:f9", ranges)
     assert replaced(trained, "quadratic", ranges).provenance["quadratic"] == "quadratic"
