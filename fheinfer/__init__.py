@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fheinfer.data.resources import default_model
     from fheinfer.evaluation.metrics import precision_bits, top_class
     from fheinfer.evaluation.plain import plain_layers, plain_outputs
+    from fheinfer.frontends.onnx import from_onnx
     from fheinfer.model.model import Model
     from fheinfer.model.model import load as load_model
     from fheinfer.runtime.slots import run_slots
@@ -49,6 +50,7 @@ _PLACES = {
     "calibrate": "train.calibrate",
     "compile": "compiler.pipeline",
     "default_model": "data.resources",
+    "from_onnx": "frontends.onnx",
     "keygen": "crypto.keygen",
     "load_image": "data.images",
     "load_model": "model.model:load",
@@ -76,6 +78,7 @@ __all__ = [
     "compile",
     "default_model",
     "errors",
+    "from_onnx",
     "keygen",
     "load_image",
     "load_model",

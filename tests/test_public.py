@@ -20,6 +20,7 @@ def test_the_public_names_are_these() -> None:
         "compile",
         "default_model",
         "errors",
+        "from_onnx",
         "keygen",
         "load_image",
         "load_model",
