@@ -131,12 +131,30 @@ class LinearMap:
     def conv2d(weight: ArrayLike, in_layout: Layout, out_layout: Layout, conv: Conv2d) -> LinearMap: ...
     @staticmethod
     def linear(weight: ArrayLike, in_layout: Layout, out_layout: Layout, mask: bool) -> LinearMap: ...
+    def working_bytes(self, ring: int, limbs: int, special_primes: int, digits: int) -> int:
+        """Bytes that the native backend holds at most beside inputs and outputs, under `working_limit`.
+
+        Args:
+            ring: N.
+            limbs: of the inputs.
+            special_primes: of the keys of its rotations.
+            digits: of an input in key switching.
+        """
+
+    def schedule(self, ring: int, limbs: int, special_primes: int, digits: int) -> tuple[int, int, int]:
+        """Inputs whose baby steps are in memory at once, sums in memory at once, how often baby steps are made."""
+
     @property
     def period(self) -> int: ...
     @property
     def inputs(self) -> int: ...
     @property
     def outputs(self) -> int: ...
+
+def working_limit() -> int:
+    """Bytes of temporary ciphertexts and coefficients that a linear map keeps to where it can; of this process."""
+
+def set_working_limit(bytes: int) -> None: ...
 
 class LinearMapConstants:
     """A linear map with what is kept of its diagonals; several threads may use it."""

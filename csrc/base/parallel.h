@@ -41,10 +41,15 @@ private:
 };
 
 // body(i) for every i below `count`, on all threads, in no order. Throws what a body threw, and Error(kBackend) in a
-// forked process, whose threads are gone.
+// forked process, whose threads are gone. Inside a body of another such loop, on this thread alone.
 template <typename Body>
 void parallel_for(std::size_t count, const Body& body) {
     require_unforked();
+    if (count <= 1 || omp_in_parallel()) {
+        for (std::size_t i = 0; i < count; ++i)
+            body(i);
+        return;
+    }
     Failure failure;
 #pragma omp parallel for schedule(dynamic)
     for (std::size_t i = 0; i < count; ++i) {
@@ -60,10 +65,21 @@ void parallel_for(std::size_t count, const Body& body) {
     failure.rethrow();
 }
 
+// Threads of the next loop.
+inline std::size_t thread_count() {
+    return static_cast<std::size_t>(omp_get_max_threads());
+}
+
 // body(i, scratch) likewise, with a scratch value of its own for each thread, made by `make_scratch()` on that thread.
 template <typename MakeScratch, typename Body>
 void parallel_for(std::size_t count, const MakeScratch& make_scratch, const Body& body) {
     require_unforked();
+    if (count <= 1 || omp_in_parallel()) {
+        auto scratch = make_scratch();
+        for (std::size_t i = 0; i < count; ++i)
+            body(i, scratch);
+        return;
+    }
     Failure failure;
 #pragma omp parallel
     {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "bindings/common.h"
+#include "ckks/schedule.h"
 #include "evaluator/constants.h"
 #include "kernels/conv2d.h"
 #include "kernels/linear.h"
@@ -97,9 +98,25 @@ void bind_linear_map(py::module_& m) {
                     [](const Doubles& weight, const Layout& from, const Layout& to, bool mask) {
                         return linear_layer_map(view(weight), from, to, mask);
                     })
+        .def(
+            "working_bytes",
+            [](const LinearMap& map, std::size_t n, std::size_t limbs, std::size_t specials, std::size_t digits) {
+                return ckks::working_bytes(map, {n, limbs, specials, digits}, ckks::working_limit());
+            },
+            py::arg("ring"), py::arg("limbs"), py::arg("special_primes"), py::arg("digits"))
+        .def(
+            "schedule",
+            [](const LinearMap& map, std::size_t n, std::size_t limbs, std::size_t specials, std::size_t digits) {
+                const auto s = ckks::schedule(map, {n, limbs, specials, digits}, false, ckks::working_limit());
+                return std::make_tuple(s.inputs, s.sums, s.passes);
+            },
+            py::arg("ring"), py::arg("limbs"), py::arg("special_primes"), py::arg("digits"))
         .def_readonly("period", &LinearMap::period)
         .def_readonly("inputs", &LinearMap::inputs)
         .def_readonly("outputs", &LinearMap::outputs);
+
+    m.def("working_limit", &ckks::working_limit);
+    m.def("set_working_limit", &ckks::set_working_limit, py::arg("bytes"));
 
     py::class_<LinearMapConstants>(m, "LinearMapConstants")
         .def(py::init<LinearMap, ckks::Tier>(), py::arg("map"), py::arg("tier"))

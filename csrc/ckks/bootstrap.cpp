@@ -163,7 +163,7 @@ std::vector<Bootstrap::Factor> Bootstrap::factors(const Keys& keys, bool to_slot
         const auto& key  = keys.automorphism(ring::rotation_exponent(chain_.n(), order.rotations().at(0)), limbs);
         auto map         = matrix_map(matrix(group, p.slots, to_slots, factor), order);
         const Target target{{0, limbs}, key.specials, q * part};
-        EncodedDiagonals diagonals(chain_, map, target, Tier::kEncoded, 0, map.diagonals());
+        EncodedDiagonals diagonals(chain_, map, target, Tier::kEncoded, Window::all(map));
         map.write_complex = [](std::size_t, std::span<Complex>) {};  // encoded: what it was made of is given back
         out.push_back({std::move(map), target, std::move(diagonals)});
         factor = 1;

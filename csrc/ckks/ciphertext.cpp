@@ -23,13 +23,6 @@ uint64_t residue(long double x, const Modulus& m) {
     return v < 0 ? m.subtract(0, r) : r;
 }
 
-Poly permuted(const Chain& chain, const Poly& x, uint64_t exponent) {
-    const auto& order = permutation(chain, exponent);
-    Poly out(x.limbs(), x.n(), x.base());
-    parallel_for(x.limbs(), [&](std::size_t row) { permute(out[row], x[row], order); });
-    return out;
-}
-
 // A polynomial for a ciphertext of these rows.
 Poly blank(const Chain& chain, Rows rows) {
     return Poly(rows.limbs, chain.n(), rows.first);
@@ -226,13 +219,16 @@ Ciphertext relinearise(const Chain& chain, Product product, const SwitchingKey& 
         linear_combination(sum.a[i], &d1, &p, 1, true, n, m);
     });
     const Rows to = chain.rows(level - 1);
-    return {divide(chain, sum.b, key.specials, to), divide(chain, sum.a, key.specials, to), product.scale / chain.divisor(level)};
+    auto out = divide(chain, sum, key.specials, to);
+    return {std::move(out.b), std::move(out.a), product.scale / chain.divisor(level)};
 }
 
 Ciphertext rescale(const Chain& chain, const Ciphertext& x) {
     const int level = chain.level(x.c0);
     const Rows to   = chain.rows(level - 1);
-    return {divide(chain, x.c0, 0, to), divide(chain, x.c1, 0, to), x.scale / chain.divisor(level)};
+    Ciphertext out{{}, {}, x.scale / chain.divisor(level)};
+    in_halves(chain, [&](std::size_t i) { (i ? out.c1 : out.c0) = divide(chain, i ? x.c1 : x.c0, 0, to); });
+    return out;
 }
 
 Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uint64_t exponent) {
@@ -243,21 +239,34 @@ Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Pol
                   uint64_t exponent) {
     const std::size_t limbs = x.limbs();
     const auto product      = inner_product(chain, digits, key, limbs);
-    Poly b                  = divide(chain, product.b, key.specials);
-    const Poly a            = divide(chain, product.a, key.specials);
-    parallel_for(limbs, [&](std::size_t i) { ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i)); });
-    return {permuted(chain, b, exponent), permuted(chain, a, exponent), x.scale};
+    auto [b, a]             = divide(chain, product, key.specials, {x.c0.base(), limbs});
+    Ciphertext out{blank(chain, {x.c0.base(), limbs}), blank(chain, {x.c0.base(), limbs}), x.scale};
+    const auto& order = permutation(chain, exponent);
+    parallel_for(limbs, [&](std::size_t i) {
+        ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i));
+        permute(out.c0[i], b[i], order);
+        permute(out.c1[i], a[i], order);
+    });
+    return out;
 }
 
 std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const Ciphertext& x, std::span<const uint64_t> exponents) {
     std::map<std::size_t, std::vector<Poly>> digits;  // by special primes: keys of another height have others
-    std::vector<Ciphertext> out;
+    std::vector<const SwitchingKey*> with;
     for (uint64_t exponent : exponents) {
-        const auto& key = keys.automorphism(exponent, x.c0.base() + x.limbs());
+        const auto& key = *with.emplace_back(&keys.automorphism(exponent, x.c0.base() + x.limbs()));
         auto& up        = digits[key.specials];
         if (up.empty())
             up = mod_up(chain, x.c1, key.specials);
-        out.push_back(rotate(chain, x, up, key, exponent));
+    }
+    std::vector<Ciphertext> out(exponents.size());
+    const auto one = [&](std::size_t i) { out[i] = rotate(chain, x, digits.at(with[i]->specials), *with[i], exponents[i]); };
+    if (runs_whole(chain) && exponents.size() > thread_count()) {
+        parallel_for(exponents.size(), one);
+    }
+    else {
+        for (std::size_t i = 0; i < exponents.size(); ++i)
+            one(i);
     }
     return out;
 }

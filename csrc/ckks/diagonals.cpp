@@ -82,11 +82,15 @@ void Coefficients::evaluate(const Chain& chain, std::size_t prime, uint64_t* out
     chain.half_ntt(prime, size_).forward(out);
 }
 
-EncodedDiagonals::EncodedDiagonals(const Chain& chain, const LinearMap& map, const Target& target, Tier tier, std::size_t first,
-                                   std::size_t count)
-    : target_(target), tier_(tier), first_(first), sizes_(count), coefficients_(encoded() ? 0 : count), rows_(encoded() ? count : 0) {
-    parallel_for(count, [&](std::size_t i) {
-        const std::size_t index = first_ + i;
+EncodedDiagonals::EncodedDiagonals(const Chain& chain, const LinearMap& map, const Target& target, Tier tier, const Window& window)
+    : target_(target),
+      tier_(tier),
+      window_(window),
+      sizes_(window.count()),
+      coefficients_(encoded() ? 0 : window.count()),
+      rows_(encoded() ? window.count() : 0) {
+    parallel_for(window.count(), [&](std::size_t i) {
+        const std::size_t index = window.index(i);
         if (!map.present[index])
             return;
         auto c = map.is_complex() ? ckks::encoded(map, index, target.scale, map.write_complex)
@@ -103,7 +107,7 @@ EncodedDiagonals::EncodedDiagonals(const Chain& chain, const LinearMap& map, con
 }
 
 const uint64_t* EncodedDiagonals::row(const Chain& chain, std::size_t index, std::size_t row, uint64_t* scratch) const {
-    const std::size_t i = index - first_;
+    const std::size_t i = window_.place(index);
     if (encoded())
         return rows_[i][row];
     coefficients_[i].evaluate(chain, chain.prime(row, target_.rows.limbs, target_.rows.first), scratch);
@@ -112,7 +116,7 @@ const uint64_t* EncodedDiagonals::row(const Chain& chain, std::size_t index, std
 
 std::size_t EncodedDiagonals::typical_values() const {
     const auto one = std::find_if(sizes_.begin(), sizes_.end(), [](const Size& s) { return s.size != 0; });
-    return one == sizes_.end() ? 1 : values(first_ + static_cast<std::size_t>(one - sizes_.begin()));
+    return one == sizes_.end() ? 1 : values(window_.index(static_cast<std::size_t>(one - sizes_.begin())));
 }
 
 std::size_t EncodedDiagonals::bytes() const {

@@ -1,6 +1,7 @@
 // Diagonals of a linear map as plaintext polynomials, encoded as far as memory allows.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -68,22 +69,41 @@ private:
     std::vector<int64_t> whole_;  // or all of them
 };
 
-// Diagonals first .. first + count - 1 of a map (LinearMap::index), encoded; not changed afterwards, so threads and evaluators
-// may share it. Independent of any key.
+// Which diagonals of a map, by LinearMap::index: `terms` that follow one another in each of `sums` sums of giant steps, whose
+// places are `stride` apart.
+struct Window {
+    std::size_t first = 0, terms = 0, sums = 1, stride = 0;
+
+    static Window all(const LinearMap& map) {
+        return {0, map.diagonals(), 1, map.diagonals()};
+    }
+    std::size_t count() const {
+        return sums * terms;
+    }
+    std::size_t index(std::size_t place) const {
+        return first + place / terms * stride + place % terms;
+    }
+    std::size_t place(std::size_t index) const {
+        return (index - first) / stride * terms + (index - first) % stride;
+    }
+};
+
+// A window of the diagonals of a map, encoded; not changed afterwards, so threads and evaluators may share it. Independent of
+// any key.
 class EncodedDiagonals {
 public:
     // tier: kCoefficients or kEncoded. On all threads.
-    EncodedDiagonals(const Chain& chain, const LinearMap& map, const Target& target, Tier tier, std::size_t first, std::size_t count);
+    EncodedDiagonals(const Chain& chain, const LinearMap& map, const Target& target, Tier tier, const Window& window);
 
     bool present(std::size_t index) const {
-        return sizes_[index - first_].size != 0;
+        return sizes_[window_.place(index)].size != 0;
     }
     bool mirrored(std::size_t index) const {
-        return sizes_[index - first_].mirrored;
+        return sizes_[window_.place(index)].mirrored;
     }
     // Words of a row.
     std::size_t values(std::size_t index) const {
-        return sizes_[index - first_].size / (mirrored(index) ? 2 : 1);
+        return sizes_[window_.place(index)].size / (mirrored(index) ? 2 : 1);
     }
     // Of the first diagonal that is present.
     std::size_t typical_values() const;
@@ -101,7 +121,7 @@ private:
     };
     Target target_;
     Tier tier_;
-    std::size_t first_;
+    Window window_;
     std::vector<Size> sizes_;
     std::vector<Coefficients> coefficients_;
     std::vector<ring::Poly> rows_;

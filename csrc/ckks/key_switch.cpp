@@ -14,6 +14,9 @@ using namespace ring;
 
 namespace {
 
+// Measured in docs/performance.md.
+constexpr std::size_t kSmallRing = std::size_t{1} << 14, kFewThreads = 4;
+
 std::vector<const uint64_t*> rows(const Poly& x, std::size_t first, std::size_t count) {
     std::vector<const uint64_t*> out(count);
     for (std::size_t i = 0; i < count; ++i)
@@ -21,26 +24,40 @@ std::vector<const uint64_t*> rows(const Poly& x, std::size_t first, std::size_t 
     return out;
 }
 
-// outs[k] = sum_t ys[t] * CRT factor of primes[k], for all primes in one pass over the ys, which is shared out by coefficients.
-void convert(const Chain& chain, const BasisConversion& conversion, const std::vector<const uint64_t*>& ys,
-             const std::vector<uint64_t*>& outs, const std::vector<std::size_t>& primes) {
-    const std::size_t n = chain.n(), part = std::min<std::size_t>(n, 4096);
-    std::vector<const uint64_t*> factors;
-    std::vector<const Modulus*> moduli;
-    for (std::size_t prime : primes) {
-        factors.push_back(conversion.factor[prime].data());
-        moduli.push_back(&chain.modulus(prime));
+// outs[k] = sum_t ys[t] * CRT factor of primes[k], for all primes in one pass over the ys.
+class Conversion {
+public:
+    Conversion(const Chain& chain, const BasisConversion& conversion, std::vector<const uint64_t*> ys, std::vector<uint64_t*> outs,
+               const std::vector<std::size_t>& primes)
+        : ys_(std::move(ys)), outs_(std::move(outs)), part_(part(chain)) {
+        for (std::size_t prime : primes) {
+            factors_.push_back(conversion.factor[prime].data());
+            moduli_.push_back(&chain.modulus(prime));
+        }
     }
-    parallel_for(n / part, [&](std::size_t k) {
-        auto in  = ys;
-        auto out = outs;
+    // It is shared out by coefficients, in so many parts.
+    static std::size_t parts(const Chain& chain) {
+        return chain.n() / part(chain);
+    }
+    void operator()(std::size_t k) const {
+        auto in  = ys_;
+        auto out = outs_;
         for (auto& y : in)
-            y += k * part;
+            y += k * part_;
         for (auto& o : out)
-            o += k * part;
-        linear_combinations(out.data(), out.size(), in.data(), factors.data(), in.size(), false, part, moduli.data());
-    });
-}
+            o += k * part_;
+        linear_combinations(out.data(), out.size(), in.data(), factors_.data(), in.size(), false, part_, moduli_.data());
+    }
+
+private:
+    static std::size_t part(const Chain& chain) {
+        return std::min<std::size_t>(chain.n(), 4096);
+    }
+    std::vector<const uint64_t*> ys_, factors_;
+    std::vector<uint64_t*> outs_;
+    std::vector<const Modulus*> moduli_;
+    std::size_t part_;
+};
 
 // x[row] leaves evaluation form and becomes y_i of a basis conversion.
 void to_crt_factor(const Chain& chain, uint64_t* out, const uint64_t* x, std::size_t prime, const Factor& inverse_factor) {
@@ -50,6 +67,10 @@ void to_crt_factor(const Chain& chain, uint64_t* out, const uint64_t* x, std::si
 }
 
 }  // namespace
+
+bool runs_whole(const Chain& chain) {
+    return chain.n() <= kSmallRing && thread_count() <= kFewThreads;
+}
 
 Factor special_product(const Chain& chain, std::size_t specials, std::size_t prime) {
     const auto& m = chain.modulus(prime);
@@ -76,6 +97,7 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
     });
 
     std::vector<Poly> out;
+    std::vector<Conversion> converted;
     for (std::size_t j = 0; j < digits; ++j) {
         const std::size_t first = conversions[j]->from[0] - base, count = conversions[j]->from.size();
         auto& digit = out.emplace_back(limbs + specials, n, base);
@@ -86,8 +108,10 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
                 outs.push_back(digit[row]);
                 primes.push_back(chain.prime(row, limbs, base));
             }
-        convert(chain, *conversions[j], rows(factors, first, count), outs, primes);
+        converted.emplace_back(chain, *conversions[j], rows(factors, first, count), std::move(outs), primes);
     }
+    const std::size_t parts = Conversion::parts(chain);
+    parallel_for(digits * parts, [&](std::size_t i) { converted[i / parts](i % parts); });
     const std::size_t all = limbs + specials;
     parallel_for(digits * all, [&](std::size_t i) {
         const std::size_t j = i / all, row = i % all;
@@ -167,7 +191,7 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
             outs.push_back(out[t]);
             primes.push_back(to.first + t);
         }
-        convert(chain, conversion, ys, outs, primes);
+        parallel_for(Conversion::parts(chain), Conversion(chain, conversion, ys, std::move(outs), primes));
     }
     parallel_for(to.limbs, [&](std::size_t t) {
         const std::size_t prime = to.first + t;
@@ -185,6 +209,12 @@ Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Ro
 
 Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rounding rounding) {
     return divide(chain, x, specials, Rows{x.base(), x.limbs() - specials}, rounding);
+}
+
+Pair divide(const Chain& chain, const Pair& x, std::size_t specials, Rows to) {
+    Pair out;
+    in_halves(chain, [&](std::size_t i) { (i ? out.a : out.b) = divide(chain, i ? x.a : x.b, specials, to); });
+    return out;
 }
 
 Pair switch_key(const Chain& chain, const Poly& c, const SwitchingKey& key, Rounding rounding) {

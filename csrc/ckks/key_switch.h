@@ -3,12 +3,28 @@
 
 #include <vector>
 
+#include "base/parallel.h"
 #include "ckks/chain.h"
 #include "ring/poly.h"
 
 namespace fheinfer::ckks {
 
 using ring::Poly;
+
+// On small rings with few threads, to start threads for a loop over limbs takes as long as the loop: there, loops over more than
+// limbs run in parallel and those over limbs inside them do not.
+bool runs_whole(const Chain& chain);
+// half(0) and half(1): what is done to both polynomials of a ciphertext.
+template <typename Half>
+void in_halves(const Chain& chain, const Half& half) {
+    if (runs_whole(chain)) {
+        parallel_for(2, half);
+    }
+    else {
+        half(0);
+        half(1);
+    }
+}
 
 // Encrypts, digit by digit, P * s' under s. Works for every ciphertext of the first `limbs` primes or some of them.
 struct SwitchingKey {
@@ -41,6 +57,8 @@ void check_key(const std::vector<Poly>& digits, const SwitchingKey& key, std::si
 // x, whose last `specials` rows are those of special primes, divided by them and by those of its primes that `to` does not
 // have; and times the sprout prime of a composite-prime chain where that is in `to` and x does not have it.
 Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rows to, Rounding rounding = Rounding::kRounded);
+// Both halves.
+Pair divide(const Chain& chain, const Pair& x, std::size_t specials, Rows to);
 // By the special primes alone.
 Poly divide(const Chain& chain, const Poly& x, std::size_t specials, Rounding rounding = Rounding::kRounded);
 

@@ -6,10 +6,12 @@
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/parallel.h"
-#include "ring/accumulate.h"
+#include "ckks/row_sums.h"
+#include "ckks/schedule.h"
 #include "ring/pointwise.h"
 
 namespace fheinfer::ckks {
@@ -18,109 +20,9 @@ using namespace ring;
 
 namespace {
 
-// What is formed at once; measured in docs/performance.md.
-constexpr std::size_t kGiants    = 4;                     // sums that share the baby steps while these are in the cache
-constexpr std::size_t kChunk     = 8;                     // giant steps whose coefficients are in memory at once
-constexpr std::size_t kTileBytes = std::size_t{1} << 20;  // of diagonals in evaluation form
-constexpr std::size_t kPart      = 2048;                  // residues that are summed at once
-
-// One row of a baby step, or of a sum: null where a sum has no diagonal.
-struct Step {
-    const uint64_t *c0, *c1;
-};
-struct Sum {
-    uint64_t *c0 = nullptr, *c1 = nullptr;
-};
-
-// Forms one row of several sums over the same baby steps, a tile of diagonals in evaluation form at a time. One for each
-// thread.
-class RowSums {
-public:
-    RowSums(const Chain& chain, const LinearMap& map, const EncodedDiagonals& diagonals)
-        : chain_(chain), diagonals_(diagonals), terms_(map.terms()), size_(2 * std::max<std::size_t>(map.period, 8)) {
-        tile_terms_ = std::min(terms_, kMaxTerms);
-        if (diagonals.encoded())
-            return;
-        tile_terms_ = std::clamp<std::size_t>(kTileBytes / (kGiants * diagonals.typical_values() * sizeof(uint64_t)), 1, tile_terms_);
-        tile_       = Poly(kGiants * tile_terms_, size_);
-    }
-
-    // sums[g] = sum_t steps[t] * diagonal `first + g * terms + t`, of row `row` of the target.
-    void operator()(std::size_t first, std::size_t row, const Modulus& m, std::span<const Step> steps, std::span<const Sum> sums) {
-        for (std::size_t start = 0; start < terms_; start += tile_terms_) {
-            const std::size_t end = std::min(start + tile_terms_, terms_);
-            products_.resize(sums.size());
-            for (std::size_t g = 0; g < sums.size(); ++g)
-                gather(products_[g], first + g * terms_, row, steps, start, end, g * tile_terms_);
-            const std::size_t n = chain_.n(), part = std::min(n / 2, kPart);
-            for (std::size_t i = 0; i < n; i += part)
-                for (std::size_t g = 0; g < sums.size(); ++g)
-                    add(sums[g], products_[g], i, part, m);
-            for (auto& p : products_)
-                p.started |= !p.whole.ys.empty() || !p.mirrored.ys.empty();
-        }
-        products_.clear();
-    }
-
-private:
-    // Factors of products, where they begin.
-    struct Factors {
-        std::vector<Step> steps;
-        std::vector<const uint64_t*> ys;
-    };
-    struct Products {
-        Factors whole, mirrored;
-        bool started = false;  // earlier tiles are in the sum
-    };
-
-    void gather(Products& p, std::size_t index, std::size_t row, std::span<const Step> steps, std::size_t start, std::size_t end,
-                std::size_t place) {
-        for (auto* f : {&p.whole, &p.mirrored}) {
-            f->steps.clear();
-            f->ys.clear();
-        }
-        for (std::size_t t = start; t < end; ++t) {
-            if (!diagonals_.present(index + t))
-                continue;
-            auto& f = diagonals_.mirrored(index + t) ? p.mirrored : p.whole;
-            f.steps.push_back(steps[t]);
-            f.ys.push_back(diagonals_.row(chain_, index + t, row, tile_.limbs() ? tile_[place + t - start] : nullptr));
-        }
-    }
-
-    // The residues i .. i + part - 1, which are in one half of the row.
-    void add(const Sum& sum, const Products& p, std::size_t i, std::size_t part, const Modulus& m) {
-        const std::size_t repeat = chain_.n() / size_;
-        const bool second_half   = i >= chain_.n() / 2;
-        bool started             = p.started;
-        for (const auto* f : {&p.whole, &p.mirrored}) {
-            if (f->ys.empty())
-                continue;
-            const bool backwards = second_half && f == &p.mirrored;
-            x0_.clear(), x1_.clear(), ys_.clear();
-            for (std::size_t t = 0; t < f->ys.size(); ++t) {
-                x0_.push_back(f->steps[t].c0 + i);
-                x1_.push_back(f->steps[t].c1 + i);
-                ys_.push_back(f->ys[t] + (backwards ? size_ - i / repeat : i / repeat));
-            }
-            const auto sum_up = backwards ? sum_of_mirrored_products : sum_of_products;
-            sum_up(sum.c0 + i, x0_.data(), ys_.data(), ys_.size(), repeat, started, part, m);
-            sum_up(sum.c1 + i, x1_.data(), ys_.data(), ys_.size(), repeat, started, part, m);
-            started = true;
-        }
-    }
-
-    const Chain& chain_;
-    const EncodedDiagonals& diagonals_;
-    std::size_t terms_, size_, tile_terms_;
-    Poly tile_;
-    std::vector<Products> products_;
-    std::vector<const uint64_t*> x0_, x1_, ys_;
-};
-
-bool any_present(const LinearMap& map, std::size_t first) {
-    const auto sum = map.present.begin() + static_cast<std::ptrdiff_t>(first);
-    return std::find(sum, sum + static_cast<std::ptrdiff_t>(map.terms()), 1) != sum + static_cast<std::ptrdiff_t>(map.terms());
+bool any_present(const LinearMap& map, std::size_t first, std::size_t terms) {
+    const auto part = std::span(map.present).subspan(first, terms);
+    return std::find(part.begin(), part.end(), 1) != part.end();
 }
 
 void add_to(const Chain& chain, Ciphertext& sum, Ciphertext term) {
@@ -142,16 +44,7 @@ public:
                const EncodedDiagonals* kept)
         : chain_(chain), keys_(keys), policy_(policy), map_(map), target_(target), kept_(kept) {}
 
-    std::vector<Ciphertext> single(std::span<const Ciphertext* const> xs) {
-        std::vector<const Ciphertext*> steps;
-        for (const auto* x : xs)
-            baby_steps(*x, steps);
-        std::vector<Ciphertext> ys;
-        for (int j = 0; j < map_.outputs; ++j)
-            ys.push_back(rescale(chain_, output(steps, j)));
-        return ys;
-    }
-
+    std::vector<Ciphertext> single(std::span<const Ciphertext* const> xs);
     std::vector<Ciphertext> twice(std::span<const Ciphertext* const> xs);
 
 private:
@@ -163,9 +56,18 @@ private:
     const Ciphertext* keep(Ciphertext x) {
         return &made_.emplace_back(std::move(x));
     }
-    void baby_steps(const Ciphertext& x, std::vector<const Ciphertext*>& out);
-    Ciphertext output(const std::vector<const Ciphertext*>& steps, int j) const;
-    std::vector<Ciphertext> sums(const std::vector<const Ciphertext*>& steps, int j, int lowest, int count) const;
+    void baby_steps(const Ciphertext& x);
+    MapSizes sizes() const;
+    // The sum of a giant step, without rows while nothing is in it.
+    struct Partial {
+        Ciphertext value;
+        bool started = false;
+    };
+    // Adds the products of some baby steps, terms `term` and on, to the sums of `lowest` (LinearMap::index without terms) and the
+    // next; the last of them first.
+    void add_products(std::span<const Ciphertext* const> steps, std::size_t term, std::size_t lowest, std::span<Partial> sums) const;
+    std::vector<Partial> sums(std::span<const Ciphertext* const> xs, std::size_t start, std::size_t end);
+    Ciphertext finished(Ciphertext y) const;
 
     const Chain& chain_;
     const Keys& keys_;
@@ -173,7 +75,9 @@ private:
     const LinearMap& map_;
     const Target& target_;
     const EncodedDiagonals* kept_;
+    Schedule schedule_;
     std::deque<Ciphertext> made_;
+    std::vector<const Ciphertext*> steps_;  // baby steps of schedule_.inputs inputs
 };
 
 std::vector<const Ciphertext*> Evaluation::rotations(const Ciphertext& x, const std::vector<int>& ks, bool stepwise) {
@@ -201,76 +105,125 @@ std::vector<const Ciphertext*> Evaluation::rotations(const Ciphertext& x, const 
     return out;
 }
 
-void Evaluation::baby_steps(const Ciphertext& x, std::vector<const Ciphertext*>& out) {
+void Evaluation::baby_steps(const Ciphertext& x) {
     const bool stepwise     = policy_ == KeyPolicy::kMinimal;
-    const std::size_t start = out.size();
-    out.resize(start + map_.baby_steps());
+    const std::size_t start = steps_.size();
+    steps_.resize(start + map_.baby_steps());
     const auto first = rotations(x, map_.first, stepwise);
     for (std::size_t f = 0; f < first.size(); ++f) {
         const auto second = rotations(*first[f], map_.second, stepwise);
         for (std::size_t s = 0; s < second.size(); ++s)
-            out[start + s * first.size() + f] = second[s];
+            steps_[start + s * first.size() + f] = second[s];
     }
 }
 
-// The sums of giant steps lowest .. lowest + count - 1 of output j, without rows where there is nothing to add up.
-std::vector<Ciphertext> Evaluation::sums(const std::vector<const Ciphertext*>& steps, int j, int lowest, int count) const {
-    const std::size_t first = map_.index(j, lowest, 0, 0), terms = map_.terms(), n = chain_.n(), limbs = target_.rows.limbs;
+// Sizes of this map's ciphertexts and of their key switching.
+MapSizes Evaluation::sizes() const {
+    const std::size_t primes = target_.rows.end();
+    return {chain_.n(), target_.rows.limbs, chain_.specials_for(primes), chain_.digits(primes)};
+}
+
+void Evaluation::add_products(std::span<const Ciphertext* const> steps, std::size_t term, std::size_t lowest, std::span<Partial> sums) const {
+    const std::size_t n = chain_.n(), limbs = target_.rows.limbs, count = sums.size(), stride = map_.terms();
+    const Window window{lowest * stride + term, steps.size(), count, stride};
+    std::vector<char> here(count);
+    for (std::size_t g = 0; g < count; ++g) {
+        here[g]   = any_present(map_, window.first + g * stride, window.terms);
+        auto& sum = sums[count - 1 - g].value;
+        if (here[g] && !sum.limbs())
+            sum = {Poly(limbs, n, target_.rows.first), Poly(limbs, n, target_.rows.first), steps[0]->scale * target_.scale};
+    }
+    if (std::find(here.begin(), here.end(), 1) == here.end())
+        return;
     std::optional<EncodedDiagonals> streamed;
     if (!kept_)
-        streamed.emplace(chain_, map_, target_, Tier::kCoefficients, first, count * terms);
+        streamed.emplace(chain_, map_, target_, Tier::kCoefficients, window);
     const auto& diagonals = kept_ ? *kept_ : *streamed;
 
-    std::vector<Ciphertext> out(count);
-    for (int g = 0; g < count; ++g)
-        if (any_present(map_, first + g * terms))
-            out[g] = {Poly(limbs, n, target_.rows.first), Poly(limbs, n, target_.rows.first), steps[0]->scale * target_.scale};
-    const std::size_t groups = (count + kGiants - 1) / kGiants;
+    // As many sums together as leave every thread some tasks.
+    std::size_t together = kGiants;
+    while (together > 1 && limbs * ((count + together - 1) / together) < 4 * thread_count())
+        together /= 2;
+    const std::size_t groups = (count + together - 1) / together;
     parallel_for(
-        limbs * groups, [&] { return RowSums(chain_, map_, diagonals); },
+        limbs * groups, [&] { return RowSums(chain_, diagonals, map_.period, window.terms); },
         [&](std::size_t task, RowSums& form) {
-            const std::size_t row = task / groups, start = task % groups * kGiants;
+            const std::size_t row = task / groups, start = task % groups * together;
             std::vector<Step> rows;
             for (const auto* step : steps)
                 rows.push_back({step->c0[row], step->c1[row]});
             std::vector<Sum> to;
-            for (std::size_t g = start; g < std::min<std::size_t>(start + kGiants, count); ++g)
-                to.push_back(out[g].limbs() ? Sum{out[g].c0[row], out[g].c1[row]} : Sum{});
-            form(first + start * terms, row, chain_.modulus(target_.rows.first + row), rows, to);
+            for (std::size_t g = start; g < std::min(start + together, count); ++g) {
+                auto& [sum, started] = sums[count - 1 - g];
+                to.push_back(here[g] ? Sum{sum.c0[row], sum.c1[row], started} : Sum{});
+            }
+            form(window.first + start * stride, stride, row, chain_.modulus(target_.rows.first + row), rows, to);
         });
+    for (std::size_t g = 0; g < count; ++g)
+        sums[count - 1 - g].started |= here[g] != 0;
+}
+
+// Of positions start .. end - 1 in the order of the Horner sums (schedule.h).
+std::vector<Evaluation::Partial> Evaluation::sums(std::span<const Ciphertext* const> xs, std::size_t start, std::size_t end) {
+    const auto giants = static_cast<std::size_t>(map_.giant_steps());
+    std::vector<Partial> out(end - start);
+    for (int input = 0; input < map_.inputs; input += schedule_.inputs) {
+        if (steps_.empty())
+            for (int i = input; i < std::min(input + schedule_.inputs, map_.inputs); ++i)
+                baby_steps(*xs[i]);
+        const std::span<const Ciphertext* const> steps = steps_;
+        for (std::size_t at = start, next = 0; at < end; at = next) {
+            const std::size_t output = at / giants * giants;
+            next                     = std::min({at + kChunk, end, output + giants});
+            const std::size_t lowest = 2 * output + giants - next;  // positions go down the giant steps
+            for (std::size_t t = 0; t < steps.size(); t += schedule_.terms)
+                add_products(steps.subspan(t, std::min(schedule_.terms, steps.size() - t)), input * map_.baby_steps() + t, lowest,
+                             std::span(out).subspan(at - start, next - at));
+        }
+        if (schedule_.inputs < map_.inputs) {
+            steps_.clear();
+            made_.clear();
+        }
+    }
     return out;
 }
 
-// Two nested Horner sums, from the last giant step down.
-Ciphertext Evaluation::output(const std::vector<const Ciphertext*>& steps, int j) const {
+// Two nested Horner sums for each output, from the last giant step down.
+std::vector<Ciphertext> Evaluation::single(std::span<const Ciphertext* const> xs) {
+    const auto giants = static_cast<std::size_t>(map_.giant_steps()), all = giants * map_.outputs;
+    schedule_         = schedule(map_, sizes(), kept_ != nullptr, working_limit());
+    std::vector<Ciphertext> ys;
     Ciphertext y, block;
-    std::vector<Ciphertext> chunk;
-    int lowest = map_.giant_steps();
-    for (int g = lowest - 1; g >= 0; --g) {
-        if (g < lowest) {
-            const int count = std::min<int>(lowest, static_cast<int>(kChunk));
-            lowest -= count;
-            chunk = sums(steps, j, lowest, count);
-        }
-        if (block.limbs())
-            block = rotated(block, map_.row_stride);
-        if (auto& sum = chunk[g - lowest]; sum.limbs())
-            add_to(chain_, block, std::move(sum));
-        if (g % map_.row_steps == 0) {
+    for (std::size_t start = 0, end = 0; start < all; start = end) {
+        end          = std::min(start + schedule_.sums, schedule_.sums < giants ? start / giants * giants + giants : all);
+        auto partial = sums(xs, start, end);
+        for (std::size_t at = start; at < end; ++at) {
+            const std::size_t g = giants - 1 - at % giants;
+            if (block.limbs())
+                block = rotated(block, map_.row_stride);
+            if (auto& sum = partial[at - start].value; sum.limbs())
+                add_to(chain_, block, std::move(sum));
+            if (g % map_.row_steps != 0)
+                continue;
             if (y.limbs())
                 y = rotated(y, map_.block_stride);
             if (block.limbs())
                 add_to(chain_, y, std::move(block));
             block = {};
+            if (g == 0)
+                ys.push_back(finished(std::exchange(y, {})));
         }
     }
+    return ys;
+}
+
+Ciphertext Evaluation::finished(Ciphertext y) const {
     if (map_.shift != 0)
         y = rotated(y, map_.shift);
     for (int k : map_.rotate_and_sum)
         add_to(chain_, y, rotated(y, k));
-    return y;
+    return rescale(chain_, y);
 }
-
 // A rotation modulo QP.
 struct QpStep {
     uint64_t exponent                        = 1;
@@ -306,7 +259,7 @@ std::vector<Ciphertext> Evaluation::twice(std::span<const Ciphertext* const> xs)
 
     std::optional<EncodedDiagonals> streamed;
     if (!kept_)
-        streamed.emplace(chain_, map_, target_, Tier::kCoefficients, 0, map_.diagonals());
+        streamed.emplace(chain_, map_, target_, Tier::kCoefficients, Window::all(map_));
     const auto& diagonals = kept_ ? *kept_ : *streamed;
     // Sums of P * (baby step) * diagonal for every giant step.
     std::vector<Pair> sums;
@@ -317,7 +270,7 @@ std::vector<Ciphertext> Evaluation::twice(std::span<const Ciphertext* const> xs)
         RowSums form;
     };
     parallel_for(
-        all, [&] { return Scratch{Poly(2 * terms + 3, n), RowSums(chain_, map_, diagonals)}; },
+        all, [&] { return Scratch{Poly(2 * terms + 3, n), RowSums(chain_, diagonals, map_.period, terms)}; },
         [&](std::size_t row, Scratch& scratch) {
             auto& rows    = scratch.steps;
             const auto& m = chain_.modulus(chain_.prime(row, limbs, base));
@@ -353,11 +306,11 @@ std::vector<Ciphertext> Evaluation::twice(std::span<const Ciphertext* const> xs)
                 to.clear();
                 for (std::size_t s = start; s < std::min(start + together, sums.size()); ++s) {
                     to.push_back({sums[s].b[row], sums[s].a[row]});
-                    if (!any_present(map_, s * terms))
+                    if (!any_present(map_, s * terms, terms))
                         for (auto* c : {sums[s].b[row], sums[s].a[row]})
                             std::memset(c, 0, n * sizeof(uint64_t));
                 }
-                scratch.form(start * terms, row, m, steps, to);
+                scratch.form(start * terms, terms, row, m, steps, to);
             }
         });
     const auto giant = map_.giant_steps() > 1 ? step(map_.row_stride) : QpStep{};

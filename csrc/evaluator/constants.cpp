@@ -15,7 +15,7 @@ std::shared_ptr<const ckks::EncodedDiagonals> LinearMapConstants::encoded(const 
         return nullptr;
     const std::lock_guard lock(mutex_);
     if (!encoded_) {
-        encoded_ = std::make_shared<ckks::EncodedDiagonals>(chain, map_, target, tier_, 0, map_.diagonals());
+        encoded_ = std::make_shared<ckks::EncodedDiagonals>(chain, map_, target, tier_, ckks::Window::all(map_));
         target_  = target;
     }
     else if (!(target_ == target)) {

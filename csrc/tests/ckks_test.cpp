@@ -73,7 +73,7 @@ void test_matrices(const Bench& b) {
         const auto ct        = b.client.encrypt(x, kLevel, b.scales[kLevel]);
         const ckks::Ciphertext* xs[] = {&ct};
         const auto y = std::move(ckks::apply(*b.chain, keys, KeyPolicy::kFast, map, target, nullptr, xs)[0]);
-        const EncodedDiagonals encoded(*b.chain, map, target, Tier::kEncoded, 0, map.diagonals());
+        const EncodedDiagonals encoded(*b.chain, map, target, Tier::kEncoded, Window::all(map));
         const auto again = std::move(ckks::apply(*b.chain, keys, KeyPolicy::kFast, map, target, &encoded, xs)[0]);
         check(std::equal(y.c0[0], y.c0[0] + y.limbs() * kN, again.c0[0]) && std::equal(y.c1[0], y.c1[0] + y.limbs() * kN, again.c1[0]),
               what + ", encoded ahead,");

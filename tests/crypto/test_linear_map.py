@@ -241,6 +241,57 @@ def test_threads_share_an_evaluator_and_constants(
         assert done[6:9] == done[9:]
 
 
+@pytest.fixture
+def no_limit() -> Iterator[None]:
+    before = _core.working_limit()
+    yield
+    _core.set_working_limit(before)
+
+
+@SETS
+@pytest.mark.parametrize("policy", ["fast", "minimal"])
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_every_order_within_a_bound_of_memory_gives_the_same_bits(
+    machine: Callable[[str], Machine], no_limit: None, name: str, policy: str, outputs: int
+) -> None:
+    """All baby steps at once; a few inputs at a time; inputs that pass by several times; coefficients in parts."""
+    m, map = machine(name), Shape(1024, 4, outputs, (-1, 0, 1), (0, 16), 3, 4, 3, 64).map()
+    evaluator, xs = getattr(m, policy), [m.encrypt(values(i)) for i in range(4)]
+    limbs, specials, digits = m.context.levels.limbs(LEVEL), 3, 1
+    bodies, schedules = set(), []
+    _core.set_working_limit(0)
+    least = map.working_bytes(2048, limbs, specials, digits)
+    for limit in (0, *(int(least * more) for more in (1, 1.2, 1.5, 2, 2.5, 3, 4, 1000))):
+        _core.set_working_limit(limit)
+        schedules.append(map.schedule(2048, limbs, specials, digits))
+        assert map.working_bytes(2048, limbs, specials, digits) <= max(limit, least)
+        bodies.add(m.body(_core.linear_map(evaluator, xs, map)))
+        bodies.add(m.body(_core.linear_map(evaluator, xs, LinearMapConstants(map, Tier.encoded))))
+    assert len(bodies) == 1
+    inputs, sums, passes = zip(*schedules, strict=True)
+    assert (inputs[0], inputs[-1], passes[-1]) == (1, 4, 1)
+    assert len(set(inputs)) > 1
+    assert list(passes) == sorted(passes, reverse=True)
+    assert outputs == 1 or passes[0] > 1
+    assert all(s <= outputs * 9 for s in sums)
+
+
+def test_a_wide_layer_keeps_to_the_bound(no_limit: None) -> None:
+    """16 inputs of 30 baby steps at N = 2^16 would take 5.7 GB; the sums of all outputs take less."""
+    one = [[1.0]] * (16 * 30 * 4 * 16)
+    map = LinearMap(1, one, inputs=16, outputs=16, first=list(range(30)), row_steps=4, row_stride=30)
+    sizes = (1 << 16, 12, 12, 1)
+    assert map.working_bytes(*sizes) <= _core.working_limit() == 1_500_000_000
+    inputs, *rest = map.schedule(*sizes)
+    assert inputs < 16
+    assert rest == [64, 1]
+    _core.set_working_limit(7 * 10**9)
+    assert map.schedule(*sizes) == (16, 4, 1)
+    _core.set_working_limit(10**9)
+    assert map.schedule(*sizes)[2] == 2
+    assert map.working_bytes(*sizes) <= 10**9
+
+
 @SETS
 def test_every_instruction_set_gives_the_same_bits(machine: Callable[[str], Machine], name: str) -> None:
     m, map, best = machine(name), WIDE.map(), _core.instruction_set()
