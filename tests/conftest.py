@@ -149,9 +149,9 @@ EXTRA_ROTATIONS = (3, 5, 11, 250)
 """Rotations of full height for tests, beside those of bootstrapping."""
 
 
-def small(name: str) -> ParameterSet:
-    """Everything of a set but the ring, which has N = 2^11 and 256 slots."""
-    return dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=256, insecure=True)
+def small(name: str, slots: int = 256) -> ParameterSet:
+    """Everything of a set but the ring, which has N = 2^11 and 256 slots, or as many as it is told."""
+    return dataclasses.replace(parameter_set(name), name=f"small-{name}", log_n=11, slots=slots, insecure=True)
 
 
 def context_of(params: ParameterSet, name: str = "native") -> Any:
@@ -190,20 +190,20 @@ def rig() -> Callable[[str], Rig]:
 
 
 @pytest.fixture(scope="session")
-def native_rig() -> Callable[[str], Rig]:
-    """native_rig("3"): the same of set 3, on the native backend."""
-    made: dict[str, Rig] = {}
+def native_rig() -> Callable[..., Rig]:
+    """native_rig("3"): the same of set 3, on the native backend; native_rig("3", 1024): with so many slots."""
+    made: dict[tuple[str, int], Rig] = {}
 
-    def get(name: str) -> Rig:
-        if name not in made:
-            params = small(name)
+    def get(name: str, slots: int = 256) -> Rig:
+        if (name, slots) not in made:
+            params = small(name, slots)
             context = context_of(params)
             keys, evaluator = _core.ClientKeys.generate(context, f"{name:0>32}"), _core.NativeEvaluator(context)
             tall = [(k, params.limbs(params.top_level)) for k in EXTRA_ROTATIONS]
             bootstrap = _core.native_bootstrap_rotations(context) if params.bootstraps else []
             load(evaluator, _core.NativeKeys(keys), sorted({*tall, *bootstrap}))
-            made[name] = Rig(params, context, keys, evaluator)
-        return made[name]
+            made[name, slots] = Rig(params, context, keys, evaluator)
+        return made[name, slots]
 
     return get
 

@@ -3,6 +3,7 @@ it says it needs."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -20,8 +21,9 @@ from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import NATIVE_EVAL_MOD_LEVELS, parameter_set, parameter_sets
 from fheinfer.errors import BackendError
 from fheinfer.evaluation.metrics import precision_bits
+from tests.conftest import context_of, load, small
 
-Rigs = Callable[[str], Any]
+Rigs = Callable[..., Any]
 SETS = pytest.mark.parametrize("name", ["1", "2", "3", "4"])
 BITS = 16.0
 """That the worst of 256 slots keeps, at least: 17.2 measured on every chain."""
@@ -85,6 +87,66 @@ def test_below_the_lowest_level(native_rig: Rigs) -> None:
     r = native_rig("4")
     with pytest.raises(BackendError, match="a bootstrap needs level 4, not 3"):
         r.evaluator.bootstrap(r.encrypt(values(0), 3))
+
+
+# All slots of the ring: no trace, and twice as many values for nearly the same work
+
+ALL = 1024
+"""N / 2 at N = 2^11."""
+
+
+@SETS
+@pytest.mark.parametrize("largest", [1.0, 0.1])
+def test_a_bootstrap_of_all_slots_keeps_its_bits(native_rig: Rigs, name: str, largest: float) -> None:
+    r = native_rig(name, ALL)
+    assert r.params.slots == 1 << (r.params.log_n - 1)
+    x = np.random.default_rng(5).uniform(-largest, largest, ALL)
+    for level in (r.params.stc_budget, r.params.top_level):
+        y = r.evaluator.bootstrap(r.encrypt(x, level))
+        assert r.evaluator.level(y) == parameter_set(name).levels
+        bits = precision_bits(np.append(x, 1), np.append(r.decrypt(y), 1))  # relative to 1
+        assert bits.minimum > BITS - 1
+        assert bits.median > BITS + 3
+    again = r.evaluator.bootstrap(r.evaluator.multiply(y, r.evaluator.rotate(y, 3)))
+    assert np.abs(r.decrypt(again) - x * np.roll(x, -3)).max() < 2 ** (1 - BITS)
+
+
+def test_real_and_imaginary_halves_of_all_coefficients_do_not_mix(native_rig: Rigs) -> None:
+    """ModRaise adds multiples of q_0 to all N coefficients; those of imaginary parts are removed."""
+    r, x = native_rig("1", ALL), np.zeros(ALL)
+    for slot in (0, 1, ALL // 2, ALL - 1):
+        x[slot] = 1
+        y = r.decrypt(r.evaluator.bootstrap(r.encrypt(x, 3)))
+        assert np.abs(y - x).max() < 2 ** (1 - BITS)
+
+
+@pytest.mark.parametrize("budgets", [(2, 2), (3, 3), (4, 3), (4, 4), (10, 10)])
+@pytest.mark.parametrize("policy", _core.KeyPolicy.__members__.values(), ids=lambda keys: keys.name)
+def test_any_budgets_of_all_slots_with_the_keys_it_says_it_needs(budgets: tuple[int, int], policy: Any) -> None:
+    above = budgets[0] + NATIVE_EVAL_MOD_LEVELS
+    levels = budgets[1] + 1
+    params = dataclasses.replace(
+        small("1", ALL), cts_budget=budgets[0], stc_budget=budgets[1], levels=levels, bootstrap_levels=above
+    )
+    context = context_of(params)
+    needs = sorted(_core.native_bootstrap_rotations(context, policy))
+    assert all(0 < abs(k) < ALL for k, _ in needs)
+    client, evaluator = _core.ClientKeys.generate(context, f"{0:0>32}"), _core.NativeEvaluator(context, policy)
+    load(evaluator, _core.NativeKeys(client), needs)
+    x = np.random.default_rng(6).uniform(-1, 1, ALL)
+    y = evaluator.bootstrap(evaluator.read(client.encrypt(x, levels)))
+    assert evaluator.level(y) == levels
+    assert precision_bits(x, client.decrypt(evaluator.write(y), ALL)).minimum > BITS - 1
+
+
+@SETS
+def test_all_slots_take_the_keys_and_levels_of_half_of_them(native_rig: Rigs, name: str) -> None:
+    """The keys of the trace, which falls away, make up for larger matrices."""
+    few, every = (native_rig(name, slots) for slots in (ALL // 2, ALL))
+    shapes = [_core.native_bootstrap_matrices(r.context, _core.KeyPolicy.fast) for r in (few, every)]
+    assert [s[0] for s in shapes[0]] == [s[0] for s in shapes[1]]
+    assert sum(s[1] for s in shapes[1]) < 2 * sum(s[1] for s in shapes[0])
+    assert few.context.levels.after_bootstrap == every.context.levels.after_bootstrap
 
 
 # Keys
@@ -211,10 +273,13 @@ def as_before() -> Iterator[None]:
 
 
 @SETS
+@pytest.mark.parametrize("slots", [SLOTS, ALL])
 @pytest.mark.usefixtures("as_before")
-def test_a_bootstrap_has_the_same_bits_for_all_threads_and_instruction_sets(native_rig: Rigs, name: str) -> None:
-    r = native_rig(name)
-    x = r.encrypt(values(1), 6)
+def test_a_bootstrap_has_the_same_bits_for_all_threads_and_instruction_sets(
+    native_rig: Rigs, name: str, slots: int
+) -> None:
+    r = native_rig(name, slots)
+    x = r.encrypt(np.resize(values(1), slots), 6)
     results = {}
     for instructions in ring.instruction_sets():
         ring.set_instruction_set(instructions)

@@ -74,9 +74,12 @@ def scale(step: Step) -> F64:
     return np.asarray(step.scale).reshape(-1, 1, 1) if np.ndim(step.scale) else np.asarray(step.scale)
 
 
+@pytest.mark.parametrize("slots", [256, 1024])
 @pytest.mark.parametrize("name", ["1", "2", "3", "4"])
-def test_a_bootstrap_is_as_noisy_as_the_model_says(native_rig: object, tiny_plan: fheinfer.Plan, name: str) -> None:
-    rig: Rig = native_rig(name)  # type: ignore[operator]
+def test_a_bootstrap_is_as_noisy_as_the_model_says(
+    native_rig: object, tiny_plan: fheinfer.Plan, name: str, slots: int
+) -> None:
+    rig: Rig = native_rig(name, slots)  # type: ignore[operator]
     random, errors = np.random.default_rng(0), []
     for _ in range(4):
         x = random.uniform(-1, 1, rig.params.slots)
