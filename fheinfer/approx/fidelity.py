@@ -27,10 +27,13 @@ FINEST = 2.0**-15.9
 """Typical error of ReLU by degree 1023, which no series is asked to be below."""
 KINKED = 4.9
 """Bits by which the typical error of an activation with kinks, of its largest output, has to be finer."""
-SMOOTH = 2.0
+SMOOTH = 5.0
 """Bits by which the largest error of a smooth one has to be finer."""
 SURELY_SMOOTH = 4
 """Levels of a series by interpolation that no other is shorter than."""
+LONGEST = 8
+"""Levels of the longest series for a function with kinks. At N = 2^16 a bootstrap leaves 13 levels of 47 bits at the
+most, three or four of which the next one needs to begin. A composite can be bootstrapped between its stages."""
 UNSAID = 2.0**-10
 """Largest error of a smooth activation, of its largest output, where no bits are asked for."""
 
@@ -43,12 +46,14 @@ class Fidelity:
     kinked  typical error of one with kinks (`fit.typical_error`), of its largest output
     relu    what approximates a ReLU: also the kinks of all others if it is a composite sign
     chosen  whether `relu` was asked for by name, and so counts more than the errors
+    longest  levels of the longest series for a function with kinks: from there on it takes a composite
     """
 
     smooth: float
     kinked: float
     relu: Activation
     chosen: bool = True
+    longest: int = LONGEST
 
 
 def named(relu: Activation) -> Fidelity:
@@ -58,11 +63,12 @@ def named(relu: Activation) -> Fidelity:
 
 
 @lru_cache(maxsize=16)
-def of_bits(bits: float, depth: int = 1) -> Fidelity:
+def of_bits(bits: float, depth: int = 1, longest: int = LONGEST) -> Fidelity:
     """Returns what keeps so many bits of the outputs.
 
     Args:
         depth: activations in a row, the most of any way through the network.
+        longest: levels of the longest series; more where a parameter set has room for them.
 
     Raises:
         UsageError: fewer bits than `LEAST` or more than `MOST`.
@@ -71,33 +77,33 @@ def of_bits(bits: float, depth: int = 1) -> Fidelity:
         raise UsageError(f"{bits:g} bits of the outputs; choose {LEAST:g} to {MOST:g}, such as 5, 8 or 11")
     finer = bits + max(0.0, math.log2(depth / SHORT))
     kinked, smooth = 2.0 ** -(finer + KINKED), 2.0 ** -(finer + SMOOTH)
-    for levels in range(3, piecewise.MAX_LEVELS + 1):
+    for levels in range(3, longest + 1):
         relu = registry.activation(f"relu:{2**levels - 1}")
         if piecewise.typical_of(relu) <= kinked:
-            return Fidelity(smooth, kinked, relu, chosen=False)
-    return Fidelity(smooth, kinked, _composite(kinked), chosen=False)
+            return Fidelity(smooth, kinked, relu, False, longest)
+    return Fidelity(smooth, kinked, _composite(kinked), False, longest)
 
 
 def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximation | None:
     """Returns the polynomials of fewest levels for an activation on [-bound, bound]; None if none are exact enough.
 
     A function without kinks inside the range is the first series within the error, or one by least squares if the range
-    is so wide that it looks bent, and that takes fewer levels. One with kinks is a series, too, up to degree 1023, and
-    from there on a series with a composite sign for each kink; with a composite as the ReLU that was asked for, it is
-    that at once.
+    is so wide that it looks bent, and that takes fewer levels. One with kinks is a series, too, as long as that may be,
+    and from there on a series with a composite sign for each kink; with a composite as the ReLU that was asked for, it
+    is that at once.
     """
     largest = function.largest(bound)
     error = fidelity.kinked * largest
     if not function.inside(bound):
         found = piecewise.smooth_series(function, bound, fidelity.smooth * largest)
         if found is None or (not fidelity.chosen and found.levels > SURELY_SMOOTH):
-            most = found.levels - 1 if found else piecewise.MAX_LEVELS
+            most = found.levels - 1 if found else fidelity.longest
             return piecewise.kinked_series(function, bound, error, most) or found
         return found
     relu = fidelity.relu
     if fidelity.chosen and isinstance(relu, Gate):
         return piecewise.gated(function, bound, relu, fidelity.smooth * largest)
-    found = piecewise.kinked_series(function, bound, error)
+    found = piecewise.kinked_series(function, bound, error, fidelity.longest)
     if found is not None:
         return found
     kinks = function.inside(bound)

@@ -21,7 +21,7 @@ from fheinfer.approx.functions import Function, Kink
 from fheinfer.approx.levels import series_levels
 
 MAX_LEVELS = 10
-"""Of one series: degree 1023, of some 60 products. A composite takes fewer products from there on."""
+"""Of one series: degree 1023, of some 60 products."""
 PEAK = 20.0
 """How many times its typical error a series by least squares may err at the most: ReLU by degree 1023 does 18 times."""
 NOISE = 1e-13
@@ -112,6 +112,10 @@ def kinked_series(function: Function, bound: float, error: float, most: int = MA
     """Returns the first series by least squares, of those that use all of their levels, whose typical error is `error`.
 
     Its largest error is `PEAK` times that at most.
+
+    Args:
+        error: absolute.
+        most: levels of the longest to try.
     """
     for levels in range(2, most + 1):
         series = fit.weighted(function.value, bound, 2**levels - 1)
