@@ -11,6 +11,7 @@ import torch
 
 from fheinfer.data import datasets as data
 from fheinfer.errors import UsageError
+from fheinfer.evaluation.inputs import inputs_of
 from fheinfer.model import ops
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph
@@ -62,7 +63,7 @@ def test_a_polynomial_is_fitted_to_what_the_activation_sees(kind: str, to: str, 
     images = data.load(mosaics, "train").resized(8).take(np.arange(200))
     made = replaced(model, to, calibration.measure_ranges(model, images, margin=1.2))
     assert set(made.tensors) == set(made.graph.tensor_shapes())
-    x = (torch.from_numpy(images.images.copy()).permute(0, 3, 1, 2) / 255 - 0.4) / 0.2
+    x = torch.cat([x for x, _ in inputs_of(images, model.mean, model.std, torch.device("cpu"))])
     with torch.no_grad():
         old, new = (from_model(m).forward_all(x)["act"] for m in (model, made))
     most = 0.1 if (kind, to) == ("elu", "paf:f1g2") else most  # whose even part no PAF has
@@ -87,7 +88,8 @@ def test_all_of_smartpaf_on_a_network_that_is_not_of_the_zoo(trained: Model, mos
 
 
 def test_what_was_replaced_by_what_is_in_the_provenance(trained: Model, mosaics: Path) -> None:
-    ranges = calibration.measure_ranges(trained, data.load(mosaics, "train").resized(8).take(np.arange(100)), margin=1.2)
+    few = data.load(mosaics, "train").resized(8).take(np.arange(100))
+    ranges = calibration.measure_ranges(trained, few, margin=1.2)
     with pytest.raises(UsageError, match="no PAF 'f9'"):
         replaced(trained, "paf:f9", ranges)
     assert replaced(trained, "quadratic", ranges).provenance["quadratic"] == "quadratic"
