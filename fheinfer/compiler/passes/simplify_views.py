@@ -6,6 +6,8 @@ permute that moves only axes of size 1   =>   reshape
 reshape to the same shape, permute to the same order, slice of all, expand to the same shape, concat of one   =>   none
 slice of a concat, within one of its values   =>   slice of that value
 reshape, permute or expand ; linear   =>   linear, its columns moved
+
+What views no longer tell apart are one value, too: product (x, x) is power 2, and add (x, x) is x times 2.
 """
 
 from __future__ import annotations
@@ -19,7 +21,20 @@ from fheinfer.compiler.program import Program
 from fheinfer.compiler.rewriting import Rewriter
 from fheinfer.compiler.view_arrays import viewed
 from fheinfer.model.graph import Node
-from fheinfer.model.ops import Concat, Expand, Linear, Op, Permute, Reshape, Shape, Slice
+from fheinfer.model.ops import (
+    Add,
+    Concat,
+    Expand,
+    Linear,
+    MultiplyConstant,
+    Op,
+    Permute,
+    Power,
+    Product,
+    Reshape,
+    Shape,
+    Slice,
+)
 
 
 def simplify_views(program: Program) -> Program:
@@ -32,6 +47,8 @@ def simplify_views(program: Program) -> Program:
 def _simplified(r: Rewriter, node: Node) -> bool:
     if isinstance(node.op, Linear):
         return _linear(r, node, node.op)
+    if isinstance(node.op, Product | Add):
+        return _of_one_value(r, node)
     if not isinstance(node.op, Reshape | Permute | Slice | Expand | Concat):
         return False
     before = r.shapes[node.inputs[0]]
@@ -45,6 +62,18 @@ def _simplified(r: Rewriter, node: Node) -> bool:
         return False
     op, *inputs = better
     r.turn(node, op, *inputs)
+    return True
+
+
+def _of_one_value(r: Rewriter, node: Node) -> bool:
+    x, y = node.inputs
+    if x != y:
+        return False
+    if isinstance(node.op, Product):
+        r.turn(node, Power(2), x)
+    else:
+        shape = (1,) * len(r.shapes[x])
+        r.turn(node, MultiplyConstant(r.constant(f"{node.name}/two", np.full(shape, 2.0)), shape), x)
     return True
 
 

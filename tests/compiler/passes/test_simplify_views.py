@@ -53,3 +53,9 @@ def test_a_linear_layer_takes_the_order_of_what_it_reads() -> None:
     assert became(built((2, 3, 4), *views, linear("fc", 3)), simplify_views) == ["relu", "linear"]
     repeated = [RELU, ("a", ops.Expand((2, 3, 5)))]
     assert became(built((2, 1, 5), *repeated, linear("fc", 3)), simplify_views) == ["relu", "linear"]
+
+
+def test_two_values_that_are_one() -> None:
+    same = ("same", ops.Permute((0, 1)))
+    assert became(built((2, 3), same, ("p", ops.Product(), "input same")), simplify_views) == ["power"]
+    assert became(built((2, 3), same, ("s", ops.Add(), "input same")), simplify_views) == ["multiply_constant"]
