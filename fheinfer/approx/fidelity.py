@@ -102,15 +102,17 @@ def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximatio
         return found
     relu = fidelity.relu
     if fidelity.chosen and isinstance(relu, Gate):
-        return piecewise.gated(function, bound, relu, fidelity.smooth * largest)
+        return piecewise.gated(function, bound, relu, fidelity.smooth * largest, error)
     found = piecewise.kinked_series(function, bound, error, fidelity.longest)
     if found is not None:
         return found
     kinks = function.inside(bound)
     radius = bound + max(abs(kink.at) for kink in kinks)
     gate = _composite(error / (radius * sum(abs(kink.jump) for kink in kinks)))
-    found = piecewise.gated(function, bound, gate, fidelity.smooth * largest)
-    return found if found is not None and found.typical <= error else None
+    found = piecewise.gated(function, bound, gate, fidelity.smooth * largest, error / 2)
+    if found is not None and found.typical <= error:
+        return found
+    return piecewise.kinked_series(function, bound, error)
 
 
 def _composite(error: float) -> Gate:

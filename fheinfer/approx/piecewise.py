@@ -125,11 +125,12 @@ def kinked_series(function: Function, bound: float, error: float, most: int = MA
     return None
 
 
-def gated(function: Function, bound: float, gate: Gate, error: float) -> Approximation | None:
+def gated(function: Function, bound: float, gate: Gate, error: float, typical: float) -> Approximation | None:
     """Returns the function by a composite sign at every kink and a series of the rest within `error`; None if none is.
 
     Args:
         error: absolute, of the rest.
+        typical: absolute typical error of the rest, where the largest cannot be within `error`.
     """
     kinks = function.inside(bound)
     radius = bound + max((abs(kink.at) for kink in kinks), default=0.0)
@@ -148,7 +149,7 @@ def gated(function: Function, bound: float, gate: Gate, error: float) -> Approxi
         line = np.array([middle, slope * radius / bound]) if abs(slope) > NOISE * bound else np.array([middle])
         return Approximation(function, bound, radius, line, kinks, gate)
     wide = Function(f"{function.name} without its kinks", rest)
-    found = smooth_series(wide, radius, error)
+    found = smooth_series(wide, radius, error) or kinked_series(wide, radius, typical)
     return None if found is None else Approximation(function, bound, radius, found.series, kinks, gate)
 
 

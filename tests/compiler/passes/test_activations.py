@@ -99,6 +99,17 @@ def test_a_composite_that_was_asked_for_is_at_every_kink(op: ops.Op, bound: floa
     assert missed <= worst * (1 if relu == "minimax:7" else 2.0**-3) + 1.01 * rest
 
 
+@pytest.mark.parametrize("bound", [4.5, 20.0])
+@pytest.mark.parametrize("op", [ops.Hardswish(), ops.Selu(), ops.Elu(0.5), ops.Tanh()], ids=names_of)
+def test_eleven_bits_are_within_reach_of_bent_functions(op: ops.Op, bound: float) -> None:
+    function, asked = function_of(op), fidelity.of_bits(11)
+    assert function is not None
+    found = fidelity.choose(function, bound, asked)
+    assert found is not None
+    assert found.typical <= asked.kinked * function.largest(bound)
+    assert found.levels <= 15
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     st.floats(0.5, 30.0),
