@@ -12,6 +12,7 @@ from fheinfer.cli import choices
 from fheinfer.cli.encrypted import Job, evaluated, threads_of
 from fheinfer.cli.options import (
     ActOption,
+    BitsOption,
     CsvOption,
     DataOption,
     JsonOption,
@@ -51,6 +52,7 @@ def accuracy(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Evaluate only the first N examples.")] = None,
     top_k: Annotated[str, typer.Option(metavar="K,...", help="Accuracies to report.")] = "1,2,3,5",
     margin: MarginOption = None,
+    bits: BitsOption = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Seed of the simulated noise.", show_default="0")
     ] = None,
@@ -64,12 +66,15 @@ def accuracy(
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy over a data set: in clear, by polynomials or with the noise of an encrypted run, all without
-    keys; or encrypted."""
+    keys; or encrypted. By polynomials without --set, nothing is compiled: any network, any activation."""
     from fheinfer.compiler.plan import load as load_plan
     from fheinfer.model.model import load
     from fheinfer.storage import PRIVATE, PUBLIC, atomic_write, require_writable
 
     _check(mode, act, margin, seed)
+    planless = mode == "approx" and set_name is None
+    if not planless:
+        refuse("it is for --mode approx without --set", bits=bits)
     if mode != "encrypted":
         only = {"keys": keys, "runs": runs, "resume": resume, "threads": threads, "memory": memory}
         refuse("it is for --mode encrypted", **only, passphrase_file=passphrase_file)
@@ -80,7 +85,7 @@ def accuracy(
     choices.require_relus(loaded, act)
     part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
     ks = _numbers(top_k, len(loaded.classes))
-    folder = None if mode == "clear" else _compiled(set_name, model, act, margin)
+    folder = None if mode == "clear" or planless else _compiled(set_name, model, act, margin)
     plan = None if folder is None else load_plan(folder)
     if mode == "encrypted" and folder is not None and plan is not None:
         job = Job(
@@ -94,6 +99,8 @@ def accuracy(
             resume,
         )
         found = _encrypted(loaded, plan, examples, job)
+    elif planless:
+        found = _by_polynomials(loaded, examples, act, bits, margin)
     else:
         found = run(mode, loaded, plan, examples, seed or 0)
     if csv_file is not None:
@@ -132,6 +139,20 @@ def run(
         from fheinfer.evaluation.accuracy import evaluate
     with steps_bar(title) as progress:
         return evaluate(model, plan, data, mode, seed=seed, progress=progress)
+
+
+def _by_polynomials(
+    model: Model, data: DataSet, act: str | None, bits: float | None, margin: float | None
+) -> Evaluation:
+    """Polynomials in place of activations and max pools, and nothing else of a plan."""
+    from fheinfer.cli.display import steps_bar
+    from fheinfer.compiler.activations import RANGE_MARGIN, polynomials_of
+
+    with needs_torch("evaluation over a data set"):
+        from fheinfer.evaluation.accuracy import evaluate_polynomials
+    program = polynomials_of(model, act, bits, RANGE_MARGIN if margin is None else margin)
+    with steps_bar("examples") as progress:
+        return evaluate_polynomials(model, program, data, progress)
 
 
 def _encrypted(model: Model, plan: Plan, data: DataSet, job: Job) -> Evaluation:
@@ -237,7 +258,11 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
     if found.same_class is not None:
         out.print(f"the same class as in clear on {found.same_class} of {len(found.labels)}")
     if found.bits:
-        out.print(f"logits against the same without noise: {found.bits}")
+        if plan:
+            out.print(f"logits against the same without noise: {found.bits}")
+        else:
+            median, least = found.bits.median, found.bits.minimum
+            out.print(f"worst logit against the network: {median:.1f} bits in the median, {least:.1f} at worst")
     out.print(f"took {found.seconds:.0f} s")
     if plan:
         least = min(predictions(plan.client).values(), key=lambda needs: float(needs["seconds"]))

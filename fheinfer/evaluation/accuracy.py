@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import Step
 from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
+from fheinfer.evaluation.approximated import Approximated
 from fheinfer.evaluation.batch import Batch, Overflow
 from fheinfer.evaluation.inputs import inputs_of
 from fheinfer.evaluation.metrics import Precision, precision_bits
@@ -33,7 +35,8 @@ class Evaluation:
     """What came out of an evaluation.
 
     logits: (N, classes); reached: activation -> largest |input|, 1 being the range of its polynomials; bits: of the
-    decrypted logits against those without noise, simulated or encrypted; same_class: how many images get the
+    decrypted logits against those without noise, simulated or encrypted, or of those by polynomials without a plan
+    against the network; same_class: how many images get the
     class that they get in clear, encrypted.
     """
 
@@ -104,6 +107,44 @@ def evaluate(
         noisy.reached,
         noisy.overflows(),
         worst,
+    )
+
+
+@torch.inference_mode()
+def evaluate_polynomials(
+    model: Model, program: Program, data: DataSet, progress: ProgressCallback = silent
+) -> Evaluation:
+    """Evaluates all examples of `data` with polynomials in place of activations and max pools, and in clear beside it.
+
+    It takes no plan: a network of any size, and any ReLU, in a few times the time of the network itself. `bits` are of
+    the worst output of an example against the network: the least over all examples whose values are numbers, and the
+    median over all.
+
+    Args:
+        program: of this model (`compiler.activations.polynomials_of`).
+        progress: called with the examples that are done.
+
+    Raises:
+        GraphError: the network has several outputs.
+    """
+    began, name = time.perf_counter(), model.graph.output.name
+    approximated = Approximated(program)
+    tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
+    found: list[Tensor] = []
+    worst: list[float] = []
+    for x, _ in inputs_of(data, model.mean, model.std, torch.device("cpu"), progress):
+        y, expected = approximated.outputs(x)[name], node_values(model.graph, tensors, x)[name]
+        found.append(y)
+        worst += [precision_bits(one, other).minimum for one, other in zip(expected, y, strict=True)]
+    numbers = [bits for bits in worst if np.isfinite(bits)]
+    return Evaluation(
+        "approx",
+        torch.cat(found).double().numpy(),
+        data.labels,
+        time.perf_counter() - began,
+        approximated.reached,
+        approximated.overflows(),
+        Precision(min(numbers), float(np.median(worst))) if numbers else None,
     )
 
 

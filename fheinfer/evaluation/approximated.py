@@ -26,7 +26,7 @@ class Approximated:
     def __init__(self, program: Program, dtype: torch.dtype = torch.float32) -> None:
         self.program = program
         used = {name for node in program.graph for name in node.op.tensors.values()}
-        self.constants = {name: torch.as_tensor(program.constants[name]).to(dtype) for name in used}
+        self.constants = {name: torch.tensor(program.constants[name], dtype=dtype) for name in used}
         self.reached: dict[str, float] = {}
         self.beyond: dict[str, int] = {}
         self._last = {name: index for index, node in enumerate(program.graph) for name in node.inputs}

@@ -57,6 +57,21 @@ def test_every_mode_reports_accuracy_and_what_it_would_cost_encrypted(
     assert found["overflows"] == []
 
 
+def test_polynomials_need_no_plan(command: Command, options: list[object], wide_file: Path) -> None:
+    """The same answers as by a plan's polynomials. More bits are more, if fewer than asked for on ranges twice too wide."""
+    rest = [*options[4:], "--model", wide_file, "--json"]
+    by_plan = json.loads(command("accuracy", "--mode", "approx", *options[:4], *rest).out)
+    found = json.loads(command("accuracy", "--mode", "approx", *rest).out)
+    assert (found["top"], found["overflows"]) == (by_plan["top"], by_plan["overflows"])
+    assert found["reached"] == pytest.approx(by_plan["reached"], rel=1e-3)
+    assert (found["predicted"], found["set"]) == (None, None)
+    finer = json.loads(command("accuracy", "--mode", "approx", "--bits", 8, *rest).out)
+    assert finer["bits"]["median"] > found["bits"]["median"] + 2
+    both = command("accuracy", "--mode", "approx", "--bits", 8, *options)
+    assert both.code == 2
+    assert "--bits changes nothing here: it is for --mode approx without --set" in both.err
+
+
 def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) -> None:
     done = command("accuracy", "--act", "minimax:10", "--margin", "0.05", *options)
     assert done.code == 0
