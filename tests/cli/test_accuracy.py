@@ -58,7 +58,7 @@ def test_every_mode_reports_accuracy_and_what_it_would_cost_encrypted(
 
 
 def test_polynomials_need_no_plan(command: Command, options: list[object], wide_file: Path) -> None:
-    """The same answers as by a plan's polynomials. More bits are more, if fewer than asked for on ranges twice too wide."""
+    """The same answers as by a plan, and more bits where more are asked for; ranges are twice too wide here."""
     rest = [*options[4:], "--model", wide_file, "--json"]
     by_plan = json.loads(command("accuracy", "--mode", "approx", *options[:4], *rest).out)
     found = json.loads(command("accuracy", "--mode", "approx", *rest).out)
