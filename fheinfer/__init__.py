@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fheinfer.evaluation.metrics import precision_bits, top_class
     from fheinfer.evaluation.plain import plain_layers, plain_outputs
     from fheinfer.frontends.onnx import from_onnx
+    from fheinfer.local import infer
     from fheinfer.model.model import Model
     from fheinfer.model.model import load as load_model
     from fheinfer.runtime.slots import run_slots
@@ -51,6 +52,7 @@ _PLACES = {
     "compile": "compiler.pipeline",
     "default_model": "data.resources",
     "from_onnx": "frontends.onnx",
+    "infer": "local",
     "keygen": "crypto.keygen",
     "load_image": "data.images",
     "load_model": "model.model:load",
@@ -79,6 +81,7 @@ __all__ = [
     "default_model",
     "errors",
     "from_onnx",
+    "infer",
     "keygen",
     "load_image",
     "load_model",

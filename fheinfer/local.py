@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer.client import Client
+from fheinfer.compiler.plan import Plan
+from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.crypto.keygen import keygen
 from fheinfer.evaluating import EvaluatingProcess, Event, ignore
 from fheinfer.machine import peak_memory
 from fheinfer.runs import Run
@@ -43,6 +48,56 @@ class Inferences:
 
 
 def infer(
+    plan: Plan | Path,
+    x: NDArray[np.floating],
+    *,
+    keys: Path | str | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> Any:
+    """What the network returns of normalised inputs, computed encrypted: a trial of both roles on this machine.
+
+    Keys are made, `x` is encrypted and the result decrypted here; evaluated is in a process without the secret.
+
+    Args:
+        plan: a plan, or the folder that it was saved in.
+        x: one input, or several along a first axis.
+        keys: folder of keys, made there where there are none yet; without one, keys are made for this call only.
+        threads, memory: what the evaluating process may use; by default all that there is.
+        on_event: told of every event of that process (`fheinfer.worker`).
+
+    Returns:
+        As `Client.decrypt`, of several inputs with a first axis for them.
+
+    Raises:
+        FheinferError: whatever either role raises.
+    """
+    values = np.asarray(x, np.float64)
+    with TemporaryDirectory(prefix="fheinfer-infer-") as temporary:
+        folder = plan if isinstance(plan, Path) else Path(temporary) / "plan"
+        if not isinstance(plan, Path):
+            plan.save(folder)
+        spec, where = ClientSpec.load(folder), Path(keys) if keys is not None else Path(temporary) / "keys"
+        many = values.ndim == len(spec.input_shape) + 1
+        inputs = {str(index): one for index, one in enumerate(values if many else values[None])}
+        for one in inputs.values():
+            spec.pack(one)  # before keys are made
+        if not (where / SERVER_FOLDER).exists():
+            keygen(spec, where)
+        client = Client(where, spec)
+        with Run(Path(temporary) / "runs", "infer", resume=False) as run:
+            done = infer_many(folder, where, client, inputs, run, on_event=on_event, threads=threads, memory=memory)
+            run.finish()
+    found = [spec.finish(done.outputs[name]) for name in inputs]
+    if not many:
+        return found[0]
+    if len(spec.outputs) == 1:
+        return np.stack(found)
+    return {output.name: np.stack([one[output.name] for one in found]) for output in spec.outputs}
+
+
+def infer_run(
     plan: Path,
     keys: Path,
     client: Callable[[], Client],
@@ -99,13 +154,13 @@ def infer_many(
     memory: int | None = None,
     process: EvaluatingProcess | None = None,
 ) -> Inferences:
-    """As `infer`, with all inputs in one evaluating process, which loads its keys once.
+    """As `infer_run`, with all inputs in one evaluating process, which loads its keys once.
 
     Args:
         inputs: normalised, by names that can be file names.
         together: evaluated at a time, 1 or 2.
         run: keeps the ciphertext of every input, and each result; what is there is used again where it resumes.
-        process: as of `infer`.
+        process: as of `infer_run`.
 
     Raises:
         FheinferError: whatever either role raises; inputs that were finished stay in the run.

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fheinfer
@@ -29,7 +30,7 @@ from fheinfer.errors import (
     UsageError,
 )
 from fheinfer.evaluating import EvaluatingProcess, Event
-from fheinfer.local import infer, infer_many
+from fheinfer.local import infer_many, infer_run
 from fheinfer.process import PARENT_PERIOD
 from fheinfer.runs import Run, run_name
 from tests.conftest import F64
@@ -43,10 +44,10 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def started(tiny_plan_folder: Path, tiny_keys: Path, tiny_client: fheinfer.Client) -> Callable[..., local.Inference]:
-    """started(x, run, ...): `infer` of the small network."""
+    """started(x, run, ...): `infer_run` of the small network."""
 
     def start(x: F64, run: Run, keys: Path = tiny_keys, **options: Any) -> local.Inference:
-        return infer(tiny_plan_folder, keys, lambda: tiny_client, x, run, **options)
+        return infer_run(tiny_plan_folder, keys, lambda: tiny_client, x, run, **options)
 
     return start
 
@@ -437,3 +438,25 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(
     assert resumed.code == 0, resumed.err
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
     assert names(tmp_path) == ["out.csv", "runs"]  # a folder that was there stays
+
+
+# Both roles in one call.
+
+
+def test_infer_makes_keys_and_returns_what_the_network_returns(
+    tiny_plan: Plan, tiny_plan_folder: Path, tiny_keys: Path, tiny_image: F64, tmp_path: Path
+) -> None:
+    clear = fheinfer.run_slots(tiny_plan, tiny_image)
+    found = fheinfer.infer(tiny_plan, tiny_image, keys=tmp_path / "made")
+    assert fheinfer.precision_bits(clear, found).minimum > 15
+    assert (tmp_path / "made" / "server").is_dir()
+    other = tiny_image[:, ::-1].copy()
+    many = fheinfer.infer(tiny_plan_folder, np.stack([tiny_image, other]), keys=tiny_keys)
+    assert many.shape == (2, 10)
+    assert fheinfer.precision_bits(fheinfer.run_slots(tiny_plan, other), many[1]).minimum > 15
+
+
+def test_infer_refuses_an_input_before_it_makes_keys(tiny_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(RangeError, match="normalise it first"):
+        fheinfer.infer(tiny_plan, np.full((3, 8, 8), 255.0), keys=tmp_path / "keys")
+    assert names(tmp_path) == []

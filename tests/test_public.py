@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "default_model",
         "errors",
         "from_onnx",
+        "infer",
         "keygen",
         "load_image",
         "load_model",

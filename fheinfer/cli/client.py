@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,13 @@ from fheinfer.cli.options import (
     SetOption,
     refuse,
 )
-from fheinfer.errors import ArtifactError, RangeError, UsageError
+from fheinfer.errors import ArtifactError, InputError, RangeError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    F64 = NDArray[np.float64]
 
 
 def encrypt(
@@ -30,7 +36,7 @@ def encrypt(
         typer.Option(
             "--input",
             "-i",
-            metavar="FILE.npy",
+            metavar="FILE.npy|.csv",
             help="Array: pixels as uint8 (H, W, C), a vector's values, or an image's normalised values (C, H, W).",
         ),
     ] = None,
@@ -41,8 +47,9 @@ def encrypt(
     passphrase_file: PassphraseOption = None,
 ) -> None:
     """Client: encrypt an image, or an array. The public key is enough; with the secret key files are half as large."""
+    from fheinfer.cli.arrays import arrays_input
     from fheinfer.cli.display import err, size
-    from fheinfer.cli.inputs import array_input, image_input
+    from fheinfer.cli.inputs import image_input
     from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER
     from fheinfer.storage import atomic_write
 
@@ -51,7 +58,7 @@ def encrypt(
     if image is None:
         refuse("it is of images, not of arrays", depth=depth)
     spec, folder = choices.client_and_keys(client, keys, set_name)
-    x = image_input(image, spec, depth) if image is not None else array_input(source or Path(), spec)
+    x = image_input(image, spec, depth) if image is not None else _only(arrays_input(source or Path(), spec))
     opened = unlock.open_client(folder, spec, passphrase_file, ask=False)
     if not opened.can_decrypt and (folder / SECRET_FOLDER / SECRET_FILE).exists():
         err.print(
@@ -60,6 +67,12 @@ def encrypt(
     data = opened.encrypt(x)
     atomic_write(output, [data])
     err.print(f"{output}: {size(len(data))}")
+
+
+def _only(inputs: dict[str, F64]) -> F64:
+    if len(inputs) > 1:
+        raise InputError(f"{len(inputs)} inputs in one file, and a ciphertext is of one; `fheinfer infer` takes many")
+    return next(iter(inputs.values()))
 
 
 def decrypt(

@@ -62,6 +62,12 @@ def infer(
         list[Path] | None,
         typer.Option("--images", metavar="DIR|FILE", help="Folder of images, or one image; repeat."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", "-i", metavar="FILE.npy|.csv", help="Array of one input or many, or a vector on every line."
+        ),
+    ] = None,
     depth: DepthOption = None,
     plan: PlanOption = None,
     set_name: SetOption = None,
@@ -88,9 +94,11 @@ def infer(
     memory: MemoryOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Encrypt an image, or many, evaluate in a process without the secret, decrypt the results."""
-    if (image is None) == (not images):
-        raise UsageError("give one image by --image, or a folder of them by --images")
+    """Encrypt an image, an array or many, evaluate in a process without the secret, decrypt the results."""
+    if (image is not None) + bool(images) + (source is not None) != 1:
+        raise UsageError("give one image by --image, a folder of them by --images, or arrays by --input")
+    if source is not None:
+        refuse("it is of images, not of arrays", depth=depth)
     if csv_file is not None:
         from fheinfer.storage import require_writable
 
@@ -102,7 +110,7 @@ def infer(
         choices.require_backend(backend, "slots")
     if slots:
         if images:
-            raise UsageError("--backend slots takes one image; `fheinfer accuracy` runs a plan on many in clear")
+            raise UsageError("--backend slots takes one input; `fheinfer accuracy` runs a plan on many in clear")
         only = {"keys": keys, "runs": runs, "resume": resume, "keep": keep, "threads": threads, "memory": memory}
         refuse("--backend slots encrypts nothing", **only, passphrase_file=passphrase_file)
     compared = _named_model(plan, model, plain)
@@ -129,12 +137,27 @@ def infer(
             process=process,
         )
         report = Report(_model(file, spec) if file else None, csv_file, as_json)
-        if image is None:
-            _many(job, report, images or [], depth)
+        inputs, failures = _inputs(spec, image, images, source, depth)
+        if slots and len(inputs) > 1:
+            raise UsageError("--backend slots takes one input; `fheinfer accuracy` runs a plan on many in clear")
+        if images or len(inputs) > 1:
+            _many(job, report, inputs, failures)
         elif slots:
-            _in_clear(job, report, image, depth)
+            _in_clear(job, report, *next(iter(inputs.items())))
         else:
-            _one(job, report, image, depth)
+            _one(job, report, *next(iter(inputs.items())))
+
+
+def _inputs(
+    spec: ClientSpec, image: str | None, images: list[Path] | None, source: Path | None, depth: int | None
+) -> tuple[dict[str, F64], dict[str, str]]:
+    """Inputs by name, as the network takes them, and why others could not be read, by name."""
+    from fheinfer.cli.arrays import arrays_input
+    from fheinfer.cli.inputs import image_input, images_input
+
+    if image is not None:
+        return {image: image_input(image, spec, depth)}, {}
+    return (arrays_input(source, spec), {}) if source is not None else images_input(images or [], spec, depth)
 
 
 def _started(threads: int | None, memory: int | None) -> EvaluatingProcess:
@@ -196,31 +219,29 @@ class _Plain:
         return self._outputs
 
 
-def _one(job: Job, report: Report, image: str, depth: int | None) -> None:
+def _one(job: Job, report: Report, image: str, x: F64) -> None:
     from fheinfer.cli.display import EvaluationView
-    from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
-    from fheinfer.local import infer as run_encrypted
+    from fheinfer.local import infer_run
 
-    key_id, x = job.key_id(), image_input(image, job.spec, depth)
+    key_id = job.key_id()
     with job.run("infer", key_id, {image: x}) as run:
         with EvaluationView(verbose=job.verbose) as view:
             plain = _Plain(report.model, {image: x}, view)
-            done = run_encrypted(job.plan, job.keys, job.client, x, run, on_event=plain, process=job.process)
+            done = infer_run(job.plan, job.keys, job.client, x, run, on_event=plain, process=job.process)
         _deliver(job, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
         if not job.keep:
             run.finish()
 
 
-def _in_clear(job: Job, report: Report, image: str, depth: int | None) -> None:
+def _in_clear(job: Job, report: Report, image: str, x: F64) -> None:
     from fheinfer.cli.display import EvaluationView
-    from fheinfer.cli.inputs import image_input
     from fheinfer.cli.results import Taken
     from fheinfer.compiler.plan import load
     from fheinfer.runtime.slots import slots_outputs
     from fheinfer.worker import step_event
 
-    plan, x = load(job.plan), image_input(image, job.spec, depth)
+    plan = load(job.plan)
     began = time.perf_counter()
     if job.verbose:
         with EvaluationView(verbose=True) as view:
@@ -257,12 +278,10 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     atomic_write(file, [rows_csv(rows).encode()], PRIVATE)
 
 
-def _many(job: Job, report: Report, paths: list[Path], depth: int | None) -> None:
+def _many(job: Job, report: Report, inputs: Mapping[str, F64], failures: Mapping[str, str]) -> None:
     from fheinfer.cli import results
-    from fheinfer.cli.inputs import images_input
 
     client = job.client()
-    inputs, failures = images_input(paths, job.spec, depth)
     compared = _Plain(report.model, inputs)
     with evaluated(job, client, inputs, compared.before) as done:
         plain, first = compared.outputs(), job.spec.outputs[0]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
+MAX_INPUTS = 100_000
+"""Of one array file."""
 MAX_BYTES = 1 << 28
 """Of an array file: float64 of the largest input shape there is are 128 MiB."""
 
@@ -86,13 +88,27 @@ def normalised(pixels: U8, spec: ClientSpec) -> F64:
     return normalise(pixels, spec.mean, spec.std)
 
 
-def array_input(path: Path, spec: ClientSpec) -> F64:
-    """The array of a .npy file: uint8 (H, W, C) and vectors are normalised, real (C, H, W) is taken as it is.
+def array_input(path: Path, spec: ClientSpec) -> dict[str, F64]:
+    """The inputs in a .npy file by name: one, or several along a first axis.
+
+    uint8 (H, W, C) and vectors are normalised, real (C, H, W) is taken as it is.
 
     Raises:
         InputError: no such file, no such array, or one of another shape than the network takes.
     """
-    array = _load(path)
+    array, shape = _load(path), spec.input_shape
+    pixels = (*shape[1:], shape[0]) if len(shape) == 3 and array.dtype == np.uint8 else shape
+    if array.ndim == len(shape) + 1 and array.shape[1:] in (shape, pixels) and 0 < len(array) <= MAX_INPUTS:
+        return {f"{path.name}:{index}": as_input(one, spec, path) for index, one in enumerate(array)}
+    return {path.name: as_input(array, spec, path)}
+
+
+def as_input(array: NDArray[np.generic], spec: ClientSpec, path: Path = Path("the array")) -> F64:
+    """An array as the client encrypts it; errors call it `path`.
+
+    Raises:
+        InputError: of another shape than the network takes.
+    """
     shape = spec.input_shape
     if len(shape) == 3 and array.dtype == np.uint8 and array.shape == (*shape[1:], shape[0]):
         return normalised(array.astype(np.uint8), spec)

@@ -61,6 +61,24 @@ MarginOption = Annotated[
     float | None,
     typer.Option("--margin", min=0.01, help="Factor on the ranges of calibration.", show_default="1.2"),
 ]
+BitsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bits",
+        metavar="B",
+        help="Bits that outputs keep against PyTorch: 5 for the class, 8 or 11 for scores. Instead of --act.",
+        show_default="what the activation of the set keeps",
+    ),
+]
+ClientUntilOption = Annotated[
+    str | None,
+    typer.Option(
+        "--client-until",
+        metavar="NODE|MODULE",
+        help="Leave the layers up to there to the client, in clear: who has client.json knows their weights.",
+        show_default="nothing",
+    ),
+]
 PlanOption = Annotated[
     Path | None,
     typer.Option(

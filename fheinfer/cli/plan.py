@@ -13,6 +13,8 @@ from fheinfer.cli import choices
 from fheinfer.cli.options import (
     ActOption,
     BackendOption,
+    BitsOption,
+    ClientUntilOption,
     JsonOption,
     MarginOption,
     ModelOption,
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from fheinfer.crypto.key_policy import KeyPolicy
     from fheinfer.crypto.params import ParameterSet
 
+_WHOM = {
+    "plan.safetensors": "for the server",
+    "client.json": "for clients: keygen, encrypt, decrypt",
+    "client.safetensors": "for clients, beside client.json: the layers that they compute",
+}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]")
 _SECURITY = """\
 Security: at least 128 bits for every set, against classical attackers. log2(QP) stays below {n16} at N = 2^16 and {n15}
@@ -295,7 +302,9 @@ def compile(
     set_name: SetOption = None,
     act: ActOption = None,
     backend: BackendOption = None,
+    bits: BitsOption = None,
     margin: MarginOption = None,
+    client_until: ClientUntilOption = None,
     output: OutputFolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -304,9 +313,10 @@ def compile(
     from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
+    from fheinfer.crypto.client_layers import companion
     from fheinfer.crypto.client_spec import FILE_NAME as CLIENT
     from fheinfer.model.model import load
-    from fheinfer.storage import make_folder, require_writable
+    from fheinfer.storage import require_writable
 
     params = choices.parameters(set_name, backend)
     loaded = load(choices.model_file(model, params))
@@ -319,12 +329,14 @@ def compile(
             loaded,
             params,
             activation=act,
+            bits=bits,
             backend=backend,
             margin=RANGE_MARGIN if margin is None else margin,
+            client_until=client_until,
         )
-        make_folder(folder)
         plan.save(folder)
-    files = {name: (folder / name).stat().st_size for name in (FILE_NAME, CLIENT)}
+    names = (FILE_NAME, CLIENT, *([companion(Path(CLIENT)).name] if plan.client.before else []))
+    files = {name: (folder / name).stat().st_size for name in names}
     if as_json:
         print_json(
             {
@@ -336,12 +348,11 @@ def compile(
                 "identity": plan.identity,
                 "bootstraps": plan.bootstraps,
                 "files": files,
+                "client_until": plan.client.before.until if plan.client.before else None,
                 "predictions": predictions(plan.client),
             }
         )
         return
-    print_predictions(plan.client)
-    out.print(f"plan {plan.identity[:16]}: {plan.model} on set {plan.params.name}, {plan.bootstraps} bootstraps")
+    out.print(str(plan))
     for name, count in files.items():
-        whom = "for the server" if name == FILE_NAME else "for clients: keygen, encrypt, decrypt"
-        out.print(f"{folder / name}: {size(count)}, {whom}")
+        out.print(f"{folder / name}: {size(count)}, {_WHOM[name]}")

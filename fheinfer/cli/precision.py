@@ -59,7 +59,7 @@ def precision(
     from fheinfer.cli.display import EvaluationView, print_json
     from fheinfer.cli.inputs import image_input
     from fheinfer.compiler.plan import load as load_plan
-    from fheinfer.local import infer
+    from fheinfer.local import infer_run
     from fheinfer.model.model import load
     from fheinfer.runs import Run, run_name
     from fheinfer.storage import require_writable
@@ -78,7 +78,7 @@ def precision(
     name = run_name("precision", plan.identity, client.key_id, x.tobytes())
     with Run(runs or choices.RUNS, name, resume=False) as run:
         with EvaluationView(verbose=verbose) as view:
-            infer(
+            infer_run(
                 folder,
                 where,
                 lambda: client,

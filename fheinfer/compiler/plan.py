@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fheinfer.compiler.steps import RUNNABLE, Step
+from fheinfer.compiler.summary import summary
 from fheinfer.compiler.supported import why_not
 from fheinfer.compiler.values import Arrays
 from fheinfer.compiler.why import Reason
@@ -69,6 +70,17 @@ class Plan:
     table_bytes: int
     client: ClientSpec
     why: tuple[Reason, ...] = ()
+
+    def __str__(self) -> str:
+        """What a run will take, in a few lines."""
+        return summary(
+            self.client,
+            activation=self.activation if any(step.activation for step in self.steps) else "",
+            steps=len(self.steps),
+            bootstraps=self.bootstraps,
+            multiplications=self.multiplications,
+            widest=max(self.value_ciphertexts.values()),
+        )
 
     @property
     def identity(self) -> str:

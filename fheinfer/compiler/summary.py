@@ -1,0 +1,85 @@
+"""A plan in words: what `print(plan)` and `fheinfer compile` show before anything runs."""
+
+from __future__ import annotations
+
+from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.crypto.client_tensors import OutputSpec
+from fheinfer.speed import machine_speed, scale_seconds
+
+
+def summary(
+    spec: ClientSpec,
+    *,
+    activation: str,
+    steps: int,
+    bootstraps: int,
+    multiplications: int,
+    widest: int,
+    bits: float | None = None,
+) -> str:
+    """Lines about a plan: sizes, levels, and what a run takes on this machine.
+
+    Args:
+        spec: what a client knows of it.
+        activation: what approximates its activations; "" for none.
+        steps, bootstraps, multiplications: how many there are; the last of products with plaintexts.
+        widest: ciphertexts of the largest value.
+        bits: that outputs are expected to keep, the worst of an input's; None where that is not known.
+    """
+    params = spec.params
+    ring = f"N = 2^{params.log_n}, {params.slots:,} slots, {params.top_level} levels"
+    rows = [
+        ("set", f"{params.name} on the {spec.backend} backend: {ring}{', below 128 bits' * params.insecure}"),
+        ("input", _input(spec)),
+        *(("output", _output(output)) for output in spec.outputs),
+        ("work", _work(steps, bootstraps, multiplications, widest)),
+    ]
+    if activation:
+        rows.append(("activations", activation))
+    if bits is not None:
+        rows.append(("precision", f"{bits:.1f} bits of the worst output are expected to remain"))
+    threads = machine_speed().threads
+    for policy, needs in spec.keys.items():
+        rows.append(
+            (
+                f"{policy} keys",
+                f"{scale_seconds(needs.seconds):.3g} s on this machine ({threads} thread{'s' * (threads != 1)}), "
+                f"{_bytes(needs.peak_memory)} of memory, {len(needs.rotations)} rotation keys, "
+                f"{_bytes(needs.key_bytes)} of keys",
+            )
+        )
+    return "\n".join([f"{spec.model}, plan {spec.plan[:16]}", *(f"  {name:<13}{text}" for name, text in rows)])
+
+
+def _input(spec: ClientSpec) -> str:
+    shape = "x".join(map(str, spec.input_shape))
+    parts = [f"{shape}, {_ciphertexts(spec.input.ciphertexts)} at level {spec.input.level}", _bytes(spec.input.bytes)]
+    if spec.before is not None:
+        parts.insert(1, f"the client computes {spec.before.until} and all before it in clear")
+    return ", ".join(parts)
+
+
+def _output(output: OutputSpec) -> str:
+    shape = f"{len(output.classes)} classes" if output.classes else "x".join(map(str, output.shape))
+    final = f", {output.final.replace('_', '-')} by the client" if output.final else ""
+    return f"{output.name}: {shape}, {_ciphertexts(output.ciphertexts)}{final}"
+
+
+def _work(steps: int, bootstraps: int, multiplications: int, widest: int) -> str:
+    return (
+        f"{steps} steps, {bootstraps} bootstraps, {multiplications:,} products with plaintexts, values of up to "
+        f"{_ciphertexts(widest)}"
+    )
+
+
+def _ciphertexts(count: int) -> str:
+    return f"{count} ciphertext{'s' * (count != 1)}"
+
+
+def _bytes(n: float) -> str:
+    """In decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
