@@ -83,7 +83,7 @@ def test_compile(command: Command, desk: Desk, tiny_plan: fheinfer.Plan) -> None
     other = command("compile", "tiny.safetensors", *SET, "--act", "relu:27", "--margin", 1.5, "-o", "other")
     assert other.code == 0
     assert "for the server" in other.out
-    assert "predicted by rotation keys, for this machine" in other.out
+    assert "fast keys" in other.out
     plan = fheinfer.load_plan(desk.folder / "other")
     assert plan.activation == "relu:27"
     assert plan.identity != tiny_plan.identity
