@@ -80,7 +80,7 @@ def accuracy(
         refuse("it is for --mode encrypted", **only, passphrase_file=passphrase_file)
     if csv_file is not None:
         require_writable(csv_file)
-    params = choices.parameters(set_name)
+    params = choices.set_of(set_name, model)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
     part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
@@ -91,7 +91,7 @@ def accuracy(
         job = Job(
             folder,
             plan.client,
-            choices.keys_folder(keys, params.name),
+            choices.keys_folder(keys, plan.client.params.name),
             runs or choices.RUNS,
             passphrase_file,
             threads_of(threads),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fheinfer.cli.options import refuse
 from fheinfer.errors import UsageError
@@ -36,6 +36,16 @@ def parameters(set_name: str | None, backend: str | None = None) -> ParameterSet
     return parameter_set(name + suffix)
 
 
+def set_of(set_name: str | None, model: Path | None, backend: str | None = None) -> ParameterSet | Literal["auto"]:
+    """The set of that name; where none was named, the one that runs a named model fastest ("auto"), or set 1.
+
+    Raises:
+        UsageError, UnknownSetError: see `parameters`.
+    """
+    named = set_name is not None or model is None or backend not in (None, "native")
+    return parameters(set_name, backend) if named and set_name != "auto" else "auto"
+
+
 def require_backend(name: str, *others: str) -> None:
     """Refuses a name that is neither that of a backend nor among `others`, which a command takes as well.
 
@@ -49,14 +59,17 @@ def require_backend(name: str, *others: str) -> None:
         raise UsageError(f"no backend {name!r}; there are {', '.join(names)}")
 
 
-def model_file(model: Path | None, params: ParameterSet) -> Path:
+def model_file(model: Path | None, params: ParameterSet | Literal["auto"]) -> Path:
     """The model that was named, or the one that comes with the set.
 
     Raises:
+        UsageError: a set is to be chosen, and no model was named.
         WeightsError: this copy of fheinfer came without it.
     """
     if model is not None:
         return model
+    if isinstance(params, str):
+        raise UsageError("--set auto chooses a set for a model; name it with --model")
     from fheinfer.compiler.presets import preset
     from fheinfer.data.resources import default_model
 
@@ -80,6 +93,7 @@ def plan_folder(
     activation: str | None = None,
     backend: str | None = None,
     margin: float | None = None,
+    bits: float | None = None,
 ) -> Path:
     """The plan that was named, or the one of the model and set that were; compiled now if that was never done here.
 
@@ -89,17 +103,17 @@ def plan_folder(
     """
     if plan is not None:
         named = {"set": set_name, "model": model, "act": activation, "backend": backend, "margin": margin}
-        refuse("it is part of the plan", **named)
+        refuse("it is part of the plan", **named, bits=bits)
         return plan
     from fheinfer.compiler.plan_cache import compiled
 
-    params = parameters(set_name, backend)
+    params = set_of(set_name, model, backend)
     file = model_file(model, params)
     if activation is not None:
         from fheinfer.model.model import load
 
         require_relus(load(file), activation)
-    return compiled(file, params, activation=activation, backend=backend, margin=margin)
+    return compiled(file, params, activation=activation, bits=bits, backend=backend, margin=margin)
 
 
 def spec_of(plan: Path) -> ClientSpec:

@@ -29,7 +29,12 @@ def parse_size(text: str | int) -> int:
 
 SetOption = Annotated[
     str | None,
-    typer.Option("--set", metavar="S", help="Parameter set (`fheinfer sets`).", show_default="1"),
+    typer.Option(
+        "--set",
+        metavar="S",
+        help="Parameter set (`fheinfer sets`), or auto: the one that runs a named model fastest.",
+        show_default="auto for a named model, else 1",
+    ),
 ]
 ModelOption = Annotated[
     Path | None,

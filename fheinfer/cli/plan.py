@@ -22,6 +22,7 @@ from fheinfer.cli.options import (
     PlanOption,
     RotationsOption,
     SetOption,
+    parse_size,
     refuse,
 )
 
@@ -304,6 +305,12 @@ def compile(
     backend: BackendOption = None,
     bits: BitsOption = None,
     margin: MarginOption = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory", metavar="SIZE", parser=parse_size, help="Choose a set whose server takes no more: 6GB, 500MB."
+        ),
+    ] = None,
     client_until: ClientUntilOption = None,
     output: OutputFolderOption = None,
     as_json: JsonOption = False,
@@ -311,6 +318,7 @@ def compile(
     """Compile a model: write the plan, for servers, and client.json, for clients, to DIR (plans/<model>-<set>)."""
     from fheinfer.cli.display import out, print_json, size, spinner
     from fheinfer.compiler.activations import RANGE_MARGIN
+    from fheinfer.compiler.auto import ANYTHING, Wanted
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
     from fheinfer.crypto.client_layers import companion
@@ -318,10 +326,13 @@ def compile(
     from fheinfer.model.model import load
     from fheinfer.storage import require_writable
 
-    params = choices.parameters(set_name, backend)
+    params = choices.set_of(set_name, model, backend)
+    if not isinstance(params, str):
+        refuse("a named set takes what it takes; --set auto keeps to it", memory=memory)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
-    folder = output or Path("plans") / _UNSAFE.sub("_", f"{loaded.name}-{params.name}")
+    label = params if isinstance(params, str) else params.name
+    folder = output or Path("plans") / _UNSAFE.sub("_", f"{loaded.name}-{label}")
     # Before the work: whether the first folder that is missing can be made.
     require_writable(next((p for p in (folder, *folder.parents) if p.parent.exists()), folder))
     with spinner("compiling"):
@@ -333,6 +344,7 @@ def compile(
             backend=backend,
             margin=RANGE_MARGIN if margin is None else margin,
             client_until=client_until,
+            wanted=ANYTHING if memory is None else Wanted(memory=memory),
         )
         plan.save(folder)
     names = (FILE_NAME, CLIENT, *([companion(Path(CLIENT)).name] if plan.client.before else []))

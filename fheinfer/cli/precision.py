@@ -71,7 +71,7 @@ def precision(
     require("torch", "`fheinfer precision`")
     folder = choices.plan_folder(None, set_name, model, act, backend)
     plan = load_plan(folder)
-    spec, loaded = plan.client, load(choices.model_file(model, choices.parameters(set_name, backend)))
+    spec, loaded = plan.client, load(choices.model_file(model, choices.set_of(set_name, model, backend)))
     where = choices.keys_folder(keys, spec.params.name)
     client = unlock.open_client(where, spec, passphrase_file)
     x = image_input(image, spec, depth)

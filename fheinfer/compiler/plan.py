@@ -172,7 +172,7 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
     client = kept | {"before": part, "mean": model.mean, "std": model.std}
     made = finished(client, plan.activation, plan.steps, plan.constants, plan.table_bytes)
-    return replace(made, client=made.client.with_layers(layers))
+    return replace(made, client=made.client.with_layers(layers), why=plan.why)
 
 
 def load(path: Path) -> Plan:

@@ -12,34 +12,41 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 from fheinfer import _core
+from fheinfer.compiler.activations import RANGE_MARGIN
 from fheinfer.compiler.plan import FILE_NAME, FORMAT
 from fheinfer.compiler.plan import MAX_BYTES as MAX_PLAN_BYTES
-from fheinfer.compiler.presets import preset
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import FheinferError, StorageError
 from fheinfer.model.model import MAX_BYTES
-from fheinfer.storage import cache_folder, make_folder, read_small, storage_errors
+from fheinfer.storage import cache_folder, read_small, storage_errors
 
 KEPT = 64
 """Plans that are kept, the most recently used ones."""
 
 
+_PARTS = ("compiler", "approx", "model", "crypto")
+"""Folders of the package whose files decide what a plan is."""
 _temporary: dict[str, Path] = {}  # plans of this process that could not be kept, by name
 
 
 def compiled(
     model: Path,
-    params: ParameterSet,
+    params: ParameterSet | Literal["auto"],
     *,
     activation: str | None = None,
+    bits: float | None = None,
     backend: str | None = None,
     margin: float | None = None,
+    memory: int | None = None,
+    client_until: str | None = None,
 ) -> Path:
     """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
 
@@ -47,23 +54,32 @@ def compiled(
 
     Where the cache folder cannot be written, the plan goes into a temporary folder that is removed when this process
     ends. Arguments and errors are those of `fheinfer.compile`, and of reading the model.
+
+    Args:
+        params: the set, or "auto".
+        memory: bytes that "auto" has to keep to.
     """
-    name = _name(model, params, activation, backend, margin)
+    settings = {
+        "activation": activation,
+        "bits": bits,
+        "backend": backend,
+        "margin": RANGE_MARGIN if margin is None else margin,
+        "client_until": client_until,
+    }
+    name = _name(model, params, {**settings, "memory": memory})
     folder = cache_folder() / "plans" / name
     for there in (folder, _temporary.get(name)):
         if there is not None and _is_whole(there):
             with suppress(OSError):
                 os.utime(there)
             return there
-    from fheinfer.compiler.activations import RANGE_MARGIN
+    from fheinfer.compiler.auto import ANYTHING, Wanted
     from fheinfer.compiler.pipeline import compile
     from fheinfer.model.model import load
 
-    plan = compile(
-        load(model), params, activation=activation, backend=backend, margin=RANGE_MARGIN if margin is None else margin
-    )
+    wanted = ANYTHING if memory is None else Wanted(memory=memory)
+    plan = compile(load(model), params, wanted=wanted, **settings)  # type: ignore[arg-type]
     try:
-        make_folder(folder)
         plan.save(folder)
     except StorageError:
         folder = _temporary_folder(name)
@@ -89,15 +105,14 @@ def _temporary_folder(name: str) -> Path:
     return folder
 
 
-def _name(model: Path, params: ParameterSet, activation: str | None, backend: str | None, margin: float | None) -> str:
-    meant = preset(params)
-    chosen = activation or meant.activation
+def _name(model: Path, params: ParameterSet | Literal["auto"], settings: Mapping[str, Any]) -> str:
+    chosen = settings["activation"] or ""
     digest = hashlib.sha256()
     for part in (model, *([Path(chosen)] if chosen.endswith(".json") else [])):
         with suppress(FheinferError, OSError):  # what cannot be read is refused when it is compiled
             digest.update(hashlib.sha256(read_small(part, MAX_BYTES)).digest())
-    settings = [FORMAT, _sources(), _core_hash(), asdict(params), chosen, backend or meant.backend, margin]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
+    wanted = params if isinstance(params, str) else asdict(params)
+    digest.update(json.dumps([FORMAT, _sources(), _core_hash(), wanted, settings], sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
@@ -105,11 +120,10 @@ def _sources() -> list[tuple[str, int, int]]:
     """Which compiler this is: size and time of the package's files, so that an edited one compiles again."""
     package = Path(__file__).resolve().parents[1]
     found = []
-    for folder in ("", "compiler", "compiler/passes", "compiler/cost", "approx", "model", "crypto"):
-        for entry in os.scandir(package / folder):
-            if entry.name.endswith((".py", ".json")):
-                status = entry.stat()
-                found.append((f"{folder}/{entry.name}", status.st_size, status.st_mtime_ns))
+    files = [*package.glob("*.py"), *(f for part in _PARTS for f in (package / part).rglob("*.[pj][ys]*"))]
+    for file in files:
+        status = file.stat()
+        found.append((str(file.relative_to(package)), status.st_size, status.st_mtime_ns))
     return sorted(found)
 
 

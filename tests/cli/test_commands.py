@@ -343,3 +343,17 @@ def test_the_module_is_the_command(process: Command) -> None:
     assert "  eval " not in result.out
     assert "--install-completion" in result.out
     assert process("--version").out.startswith("fheinfer ")
+
+
+def test_a_named_model_without_a_set_gets_one_chosen(tmp_path: Path) -> None:
+    from fheinfer.cli.choices import model_file, set_of
+    from fheinfer.crypto.params import parameter_set
+    from fheinfer.errors import UsageError
+
+    model = tmp_path / "m.safetensors"
+    assert set_of(None, model) == set_of("auto", model) == set_of(None, model, "native") == "auto"
+    assert set_of(None, None) == parameter_set("1")
+    assert set_of("turbo", model) == parameter_set("turbo")
+    assert set_of(None, model, "openfhe") == parameter_set("1-openfhe")
+    with pytest.raises(UsageError, match="name it with --model"):
+        model_file(None, set_of("auto", None))
