@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from fheinfer.evaluation.plain import plain_layers, plain_outputs
     from fheinfer.frontends.onnx import from_onnx
     from fheinfer.local import infer
+    from fheinfer.frontends.torch_export import from_torch
     from fheinfer.model.model import Model
     from fheinfer.model.model import load as load_model
+    from fheinfer.model.replacing import replace_max_pools
     from fheinfer.runtime.slots import run_slots
     from fheinfer.server import Server
     from fheinfer.train.calibrate import calibrate
@@ -53,6 +55,7 @@ _PLACES = {
     "default_model": "data.resources",
     "from_onnx": "frontends.onnx",
     "infer": "local",
+    "from_torch": "frontends.torch_export",
     "keygen": "crypto.keygen",
     "load_image": "data.images",
     "load_model": "model.model:load",
@@ -63,6 +66,7 @@ _PLACES = {
     "plain_layers": "evaluation.plain",
     "plain_outputs": "evaluation.plain",
     "precision_bits": "evaluation.metrics",
+    "replace_max_pools": "model.replacing",
     "run_slots": "runtime.slots",
     "top_class": "evaluation.metrics",
 }
@@ -82,6 +86,7 @@ __all__ = [
     "errors",
     "from_onnx",
     "infer",
+    "from_torch",
     "keygen",
     "load_image",
     "load_model",
@@ -92,6 +97,7 @@ __all__ = [
     "plain_layers",
     "plain_outputs",
     "precision_bits",
+    "replace_max_pools",
     "run_slots",
     "top_class",
 ]

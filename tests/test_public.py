@@ -22,6 +22,7 @@ def test_the_public_names_are_these() -> None:
         "errors",
         "from_onnx",
         "infer",
+        "from_torch",
         "keygen",
         "load_image",
         "load_model",
@@ -32,6 +33,7 @@ def test_the_public_names_are_these() -> None:
         "plain_layers",
         "plain_outputs",
         "precision_bits",
+        "replace_max_pools",
         "run_slots",
         "top_class",
     ]

@@ -1,0 +1,57 @@
+"""What a model takes and gives, in words: nothing of it is left to be guessed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fheinfer.model.model import Model
+
+LAYOUTS = {1: "numbers", 2: "channels x length", 3: "channels x height x width"}
+"""Axes of an input, by how many there are."""
+SHOWN = 8
+"""Names and numbers that are listed; the rest are counted."""
+
+
+def describe(model: Model) -> tuple[str, ...]:
+    """Input layout, normalisation, outputs with their classes, and operations, a line each."""
+    shape = model.graph.input_shape
+    size = " x ".join(map(str, shape))
+    return (
+        f"input: {size} ({LAYOUTS.get(len(shape), 'axes of the network')})",
+        _normalisation(model),
+        *_outputs(model),
+        f"operations: {_operations(model)}",
+    )
+
+
+def _normalisation(model: Model) -> str:
+    image = len(model.graph.input_shape) == 3
+    if set(model.mean) == {0.0} and set(model.std) == {1.0}:
+        files = ", and pixels of image files divided by 255" if image else ""
+        return f"normalisation: none (mean 0, std 1): arrays are taken as they are{files}"
+    scaled = "pixels between 0 and 1" if image else "features"
+    return f"normalisation of {scaled}: mean {_listed(model.mean)}, std {_listed(model.std)}"
+
+
+def _outputs(model: Model) -> list[str]:
+    final = f", then {model.final.replace('_', '-')} by the client" if model.final else ""
+    lines = []
+    for name in model.graph.outputs:
+        shape = model.graph.shapes[name]
+        lines.append(f"output {name!r}: {' x '.join(map(str, shape))} numbers{final}")
+    if model.classes:
+        numbered = model.classes == tuple(map(str, range(len(model.classes))))
+        lines.append(f"classes: {'no names given' if numbered else _listed(model.classes)}")
+    return lines
+
+
+def _operations(model: Model) -> str:
+    counts = Counter(node.op.kind for node in model.graph.nodes[1:])
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _listed(values: Sequence[float] | Sequence[str]) -> str:
+    words = [f"{value:g}" if isinstance(value, float) else value for value in values[:SHOWN]]
+    rest = len(values) - len(words)
+    return ", ".join(words) + (f" and {rest} more" if rest else "")
