@@ -127,7 +127,7 @@ def test_an_imported_network_compiles_and_runs_on_slots() -> None:
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
     ).eval()
     model = fheinfer.from_torch(net, torch.zeros(1, 3, 8, 8))
-    plan = fheinfer.compile(replace(model, ranges={"2": 4.0}))
+    plan = fheinfer.compile(replace(model, ranges={"2": 4.0}), 1)
     x = np.random.default_rng(2).uniform(-1, 1, (3, 8, 8))
     logits = fheinfer.run_slots(plan, x)
     with torch.no_grad():
