@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fheinfer.evaluation.metrics import precision_bits, top_class
     from fheinfer.evaluation.plain import plain_layers, plain_outputs
     from fheinfer.frontends.onnx import from_onnx
-    from fheinfer.local import infer
     from fheinfer.frontends.torch_export import from_torch
+    from fheinfer.local import infer
     from fheinfer.model.model import Model
     from fheinfer.model.model import load as load_model
     from fheinfer.model.replacing import replace_max_pools
@@ -54,8 +54,8 @@ _PLACES = {
     "compile": "compiler.pipeline",
     "default_model": "data.resources",
     "from_onnx": "frontends.onnx",
-    "infer": "local",
     "from_torch": "frontends.torch_export",
+    "infer": "local",
     "keygen": "crypto.keygen",
     "load_image": "data.images",
     "load_model": "model.model:load",
@@ -85,8 +85,8 @@ __all__ = [
     "default_model",
     "errors",
     "from_onnx",
-    "infer",
     "from_torch",
+    "infer",
     "keygen",
     "load_image",
     "load_model",
