@@ -73,8 +73,8 @@ def accuracy(
 
     _check(mode, act, margin, seed)
     planless = mode == "approx" and set_name is None
-    if not planless:
-        refuse("it is for --mode approx without --set", bits=bits)
+    if mode == "clear":
+        refuse("in clear there are no polynomials", bits=bits)
     if mode != "encrypted":
         only = {"keys": keys, "runs": runs, "resume": resume, "threads": threads, "memory": memory}
         refuse("it is for --mode encrypted", **only, passphrase_file=passphrase_file)
@@ -85,7 +85,7 @@ def accuracy(
     choices.require_relus(loaded, act)
     part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
     ks = _numbers(top_k, len(loaded.classes))
-    folder = None if mode == "clear" or planless else _compiled(set_name, model, act, margin)
+    folder = None if mode == "clear" or planless else _compiled(set_name, model, act, margin, bits)
     plan = None if folder is None else load_plan(folder)
     if mode == "encrypted" and folder is not None and plan is not None:
         job = Job(
@@ -122,11 +122,13 @@ def _check(mode: str, act: str | None, margin: float | None, seed: int | None) -
         refuse("it is for --mode simulate", seed=seed)
 
 
-def _compiled(set_name: str | None, model: Path | None, act: str | None, margin: float | None) -> Path:
+def _compiled(
+    set_name: str | None, model: Path | None, act: str | None, margin: float | None, bits: float | None
+) -> Path:
     from fheinfer.cli.display import spinner
 
     with spinner("compiling"):
-        return choices.plan_folder(None, set_name, model, act, None, margin)
+        return choices.plan_folder(None, set_name, model, act, None, margin, bits)
 
 
 def run(
@@ -261,8 +263,8 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
         if plan:
             out.print(f"logits against the same without noise: {found.bits}")
         else:
-            median, least = found.bits.median, found.bits.minimum
-            out.print(f"worst logit against the network: {median:.1f} bits in the median, {least:.1f} at worst")
+            median, worst = found.bits.median, found.bits.minimum
+            out.print(f"worst logit against the network: {median:.1f} bits in the median, {worst:.1f} at worst")
     out.print(f"took {found.seconds:.0f} s")
     if plan:
         least = min(predictions(plan.client).values(), key=lambda needs: float(needs["seconds"]))

@@ -58,10 +58,6 @@ BackendOption = Annotated[
         show_default="that of the set",
     ),
 ]
-BitsOption = Annotated[
-    float | None,
-    typer.Option("--bits", metavar="B", help="Choose activations that keep so many bits of the outputs: 5, 8 or 11."),
-]
 MarginOption = Annotated[
     float | None,
     typer.Option("--margin", min=0.01, help="Factor on the ranges of calibration.", show_default="1.2"),

@@ -67,9 +67,9 @@ def test_polynomials_need_no_plan(command: Command, options: list[object], wide_
     assert (found["predicted"], found["set"]) == (None, None)
     finer = json.loads(command("accuracy", "--mode", "approx", "--bits", 8, *rest).out)
     assert finer["bits"]["median"] > found["bits"]["median"] + 2
-    both = command("accuracy", "--mode", "approx", "--bits", 8, *options)
-    assert both.code == 2
-    assert "--bits changes nothing here: it is for --mode approx without --set" in both.err
+    clear = command("accuracy", "--mode", "clear", "--bits", 8, *options)
+    assert clear.code == 2
+    assert "--bits changes nothing here: in clear there are no polynomials" in clear.err
 
 
 def test_an_overflow_is_named_by_layer(command: Command, options: list[object]) -> None:
