@@ -2,19 +2,20 @@
 
 #include <pybind11/complex.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "bindings/common.h"
 #include "ckks/schedule.h"
 #include "evaluator/constants.h"
-#include "kernels/conv2d.h"
-#include "kernels/linear.h"
+#include "kernels/map_builder.h"
 
 namespace fheinfer::bindings {
 
 namespace {
 
 using Ct = std::shared_ptr<Ciphertext>;
+using Places = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
 Ct out(const CiphertextPtr& x) {
     return std::const_pointer_cast<Ciphertext>(x);
@@ -90,14 +91,6 @@ void bind_linear_map(py::module_& m) {
              py::arg("second") = std::vector<int>{0}, py::arg("row_steps") = 1, py::arg("row_stride") = 0,
              py::arg("block_steps") = 1, py::arg("block_stride") = 0, py::arg("shift") = 0,
              py::arg("rotate_and_sum") = std::vector<int>{}, py::arg("double_hoisting") = false)
-        .def_static("conv2d",
-                    [](const Doubles& weight, const Layout& from, const Layout& to, const Conv2d& conv) {
-                        return conv2d_map(view(weight), from, to, conv);
-                    })
-        .def_static("linear",
-                    [](const Doubles& weight, const Layout& from, const Layout& to, bool mask) {
-                        return linear_layer_map(view(weight), from, to, mask);
-                    })
         .def(
             "working_bytes",
             [](const LinearMap& map, std::size_t n, std::size_t limbs, std::size_t specials, std::size_t digits) {
@@ -113,7 +106,31 @@ void bind_linear_map(py::module_& m) {
             py::arg("ring"), py::arg("limbs"), py::arg("special_primes"), py::arg("digits"))
         .def_readonly("period", &LinearMap::period)
         .def_readonly("inputs", &LinearMap::inputs)
-        .def_readonly("outputs", &LinearMap::outputs);
+        .def_readonly("outputs", &LinearMap::outputs)
+        .def_readonly("first", &LinearMap::first)
+        .def_readonly("second", &LinearMap::second)
+        .def_readonly("rotate_and_sum", &LinearMap::rotate_and_sum)
+        .def_property_readonly("giant_steps", &LinearMap::giant_steps)
+        .def_property_readonly("diagonals",
+                               [](const LinearMap& map) { return std::count(map.present.begin(), map.present.end(), 1); });
+
+    py::class_<MapBuilder>(m, "MapBuilder")
+        .def(py::init([](int inputs, std::size_t in_period, std::size_t in_rotation, int outputs, std::size_t out_period,
+                         std::size_t out_rotation, std::size_t block) {
+                 return MapBuilder({inputs, in_period, in_rotation}, {outputs, out_period, out_rotation}, block);
+             }),
+             py::arg("inputs"), py::arg("in_period"), py::arg("in_rotation"), py::arg("outputs"), py::arg("out_period"),
+             py::arg("out_rotation"), py::arg("block") = 1)
+        .def("add",
+             [](MapBuilder& b, std::pair<int, int> size, std::pair<int, int> in_strides, std::pair<int, int> out_strides,
+                const Places& outs, const Places& ins, const Doubles& weights, int groups) {
+                 const Pattern pattern{size.first, size.second, in_strides.first, in_strides.second, out_strides.first, out_strides.second};
+                 b.add(pattern, {outs.data(), static_cast<std::size_t>(outs.size())}, {ins.data(), static_cast<std::size_t>(ins.size())},
+                       view(weights), groups);
+             },
+             py::arg("size"), py::arg("in_strides"), py::arg("out_strides"), py::arg("outs"), py::arg("ins"), py::arg("weights"),
+             py::arg("groups") = 1)
+        .def("finish", [](MapBuilder& b) { return LongCall(), b.finish(); });
 
     m.def("working_limit", &ckks::working_limit);
     m.def("set_working_limit", &ckks::set_working_limit, py::arg("bytes"));
@@ -143,27 +160,6 @@ void bind_linear_map(py::module_& m) {
             return out(e.elementary_linear_map(in(xs), map));
         },
         py::arg("evaluator"), py::arg("xs"), py::arg("map"));
-
-    m.def(
-        "conv2d",
-        [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& from, const Layout& to,
-           const Conv2d& conv, LinearMapConstants* constants) {
-            const auto w = view(weight), b = view(bias);
-            const LongCall call;
-            return out(constants ? conv2d_bias(e, e.linear_map(x, *constants), b, to) : conv2d(e, x, w, b, from, to, conv));
-        },
-        py::arg("evaluator"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("in_layout"), py::arg("out_layout"),
-        py::arg("conv"), py::arg("constants") = nullptr);
-    m.def(
-        "linear",
-        [](Evaluator& e, const Ct& x, const Doubles& weight, const Doubles& bias, const Layout& from, const Layout& to, bool mask,
-           LinearMapConstants* constants) {
-            const auto w = view(weight), b = view(bias);
-            const LongCall call;
-            return out(constants ? linear_tail(e, e.linear_map(x, *constants), b, to, mask) : linear(e, x, w, b, from, to, mask));
-        },
-        py::arg("evaluator"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("in_layout"), py::arg("out_layout"),
-        py::arg("mask"), py::arg("constants") = nullptr);
 }
 
 }  // namespace fheinfer::bindings

@@ -12,40 +12,10 @@
 #include "evaluator/slots.h"
 #include "evaluator/trace.h"
 #include "evaluator/two_inputs.h"
-#include "kernels/conv2d.h"
-#include "kernels/linear.h"
 
 namespace fheinfer::bindings {
 
 namespace {
-
-void bind_layout(py::module_& m) {
-    py::class_<Layout>(m, "Layout")
-        .def(py::init([](int c, int h, int w, int gap, int gh, int gw, int replica_rotation) {
-                 Layout l{c, h, w, gap, gh, gw, replica_rotation};
-                 l.check();
-                 return l;
-             }),
-             py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("gap"), py::arg("grid_height"),
-             py::arg("grid_width"), py::arg("replica_rotation") = 0)
-        .def_readonly("channels", &Layout::channels)
-        .def_readonly("height", &Layout::height)
-        .def_readonly("width", &Layout::width)
-        .def_readonly("gap", &Layout::gap)
-        .def_readonly("grid_height", &Layout::grid_height)
-        .def_readonly("grid_width", &Layout::grid_width)
-        .def_readonly("replica_rotation", &Layout::replica_rotation)
-        .def_property_readonly("blocks", &Layout::blocks)
-        .def_property_readonly("replicas", &Layout::replicas)
-        .def_property_readonly("period", &Layout::period)
-        .def("slot", &Layout::slot)
-        .def("__repr__", &Layout::str);
-    py::class_<Conv2d>(m, "Conv2d")
-        .def(py::init<int, int, int>(), py::arg("kernel"), py::arg("stride"), py::arg("padding"));
-    m.def("conv2d_output", &conv2d_output);
-    m.def("sum_pool_output", &sum_pool_output);
-    m.def("linear_output", &linear_output);
-}
 
 // pybind holds ciphertexts by pointer to non-const; nothing that is bound changes one.
 std::shared_ptr<Ciphertext> out(const CiphertextPtr& x) {
@@ -184,8 +154,6 @@ void bind_evaluators(py::module_& m) {
         .def("bootstrap", [](Evaluator& e, const Ct& x) { return LongCall(), out(e.bootstrap(x)); })
         .def("drop_to", [](Evaluator& e, const Ct& x, int level) { return LongCall(), out(e.drop_to(x, level)); });
 
-    m.def("sum_pool", [](Evaluator& e, const Ct& x, const Layout& in) { return LongCall(), out(sum_pool(e, x, in)); });
-
     py::class_<SlotsEvaluator, Evaluator>(m, "SlotsEvaluator")
         .def(py::init<std::size_t, LevelModel, KeyPolicy>(), py::arg("slots"), py::arg("levels"),
              py::arg("keys") = KeyPolicy::kFast)
@@ -268,6 +236,9 @@ void bind_native(py::module_& m) {
             out.emplace_back(m.limbs, m.diagonals, m.steps.hoisted, m.steps.baby, m.steps.giant);
         return out;
     });
+    m.def("native_key_specials", [](const Context& c, std::size_t limbs) {
+        return c.chain()->specials_for(c.chain()->sprout_count() + limbs);
+    });
     m.def("native_key_bytes", [](const Context& c, std::size_t limbs) { return switching_key_bytes(*c.chain(), limbs); });
 }
 
@@ -277,10 +248,9 @@ void bind_native(py::module_& m) {
 
 PYBIND11_MODULE(_core, m) {
     using namespace fheinfer::bindings;
-    m.doc() = "C++ core of fheinfer: layouts, kernels, evaluators, OpenFHE context and keys.";
+    m.doc() = "C++ core of fheinfer: linear maps, evaluators, OpenFHE context and keys.";
     fheinfer::register_errors();
     m.def("keep_freed_memory", &fheinfer::keep_freed_memory);
-    bind_layout(m);
     bind_evaluators(m);
     bind_keys(m);
     bind_linear_map(m);

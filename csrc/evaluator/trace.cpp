@@ -105,4 +105,36 @@ CiphertextPtr TraceEvaluator::drop_to(const CiphertextPtr& x, int target) {
     return at(check_drop(level(x), target));
 }
 
+std::vector<CiphertextPtr> TraceEvaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
+    check_linear_map(xs.size(), map, slots_);
+    if (map.is_complex())
+        throw Error(ErrorKind::kUsage, "complex diagonals need the native evaluator");
+    int low = levels_.top;
+    for (const auto& x : xs) {
+        baby_steps(x, map);
+        low = std::min(low, level(x));
+    }
+    const int limbs = levels_.limbs(low);
+    const CiphertextPtr y = at(low);
+    std::vector<CiphertextPtr> ys;
+    const std::size_t of_one = map.diagonals() / map.outputs;
+    for (int j = 0; j < map.outputs; ++j) {
+        const auto first   = map.present.begin() + static_cast<std::ptrdiff_t>(j * of_one);
+        const auto present = std::count(first, first + static_cast<std::ptrdiff_t>(of_one), 1);
+        report_.plain_multiplications[limbs] += static_cast<int>(present);
+        report_.encoded_values[limbs] += present * static_cast<int64_t>(map.period);
+        for (int b = map.block_steps - 1; b >= 0; --b) {
+            for (int r = map.row_steps - 1; r > 0; --r)
+                rotate(y, map.row_stride);
+            if (b > 0)
+                rotate(y, map.block_stride);
+        }
+        rotate(y, map.shift);
+        for (int k : map.rotate_and_sum)
+            rotate(y, k);
+        ys.push_back(rescale(y));
+    }
+    return ys;
+}
+
 }  // namespace fheinfer

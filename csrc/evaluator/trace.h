@@ -59,6 +59,9 @@ public:
     CiphertextPtr chebyshev(const CiphertextPtr& x, std::span<const double> coefficients) override;
     CiphertextPtr bootstrap(const CiphertextPtr& x) override;
     CiphertextPtr drop_to(const CiphertextPtr& x, int level) override;
+    using Evaluator::linear_map;
+    // Counts what elementary_linear_map would, without any diagonal.
+    std::vector<CiphertextPtr> linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) override;
 
 private:
     void use_key(int k, int limbs);

@@ -219,7 +219,7 @@ def _plan_fields(plan: Plan, policy: KeyPolicy) -> dict[str, Any]:
                 "inputs": step.inputs,
                 "level": step.level,
                 "scale": np.asarray(step.scale).tolist(),
-                "layout": repr(step.layout),
+                "packing": step.packing.describe(),
                 "seconds": dict(step.seconds),
             }
             for step in plan.steps
@@ -236,12 +236,12 @@ def _print_plan(plan: Plan, policy: KeyPolicy) -> None:
     factor = scale_seconds(1.0)
     table(
         f"{plan.model} on set {plan.params.name}",
-        ["step", "operation", "layout", "level", "scale", "predicted s"],
+        ["step", "operation", "packing", "level", "scale", "predicted s"],
         [
             [
                 s.name,
                 s.op.kind,
-                repr(s.layout),
+                s.packing.describe(),
                 s.level,
                 f"{np.abs(s.scale).max():.3g}",
                 f"{factor * s.seconds.get(policy, 0.0):.2f}",

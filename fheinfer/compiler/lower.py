@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fheinfer import _core
 from fheinfer.compiler.plan import BASE_MEMORY, RESULT_BITS, Plan, finished
 from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import Step
@@ -18,8 +19,6 @@ from fheinfer.crypto.key_policy import KEY_POLICIES, KeyPolicy, Rotations
 from fheinfer.crypto.params import ParameterSet, public_key_bytes
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap
-from fheinfer.packing import Layout, slot_index
-from fheinfer.tensor_packing import Packing
 
 
 def lower(program: Program, model: Model) -> Plan:
@@ -52,28 +51,16 @@ def lower(program: Program, model: Model) -> Plan:
     ]
     steps = [replace(s, seconds=t, multiplications=n) for s, t, n in zip(steps, seconds, products, strict=True)]
     constants = {n: np.ascontiguousarray(program.constants[n]) for s in steps for n in s.op.tensors.values()}
-    entry, end = program.graph.input, steps[-1]
-    (outputs,) = program.graph.shapes[end.name]
-    cost = program.cost
-    scale = float(np.asarray(end.scale))
-    level = program.levels[entry.name]
+    entry, cost = program.graph.input, program.cost
+    level, packing = program.levels[entry.name], program.packings[entry.name]
     source = InputSpec(
         shape=program.graph.input_shape,
-        packing=packing_of(program.layouts[entry.name]),
+        packing=packing,
         scale=float(np.asarray(program.scales[entry.name])),
         level=level,
-        bytes=cost.input_bytes(level),
+        bytes=cost.input_bytes(level) * packing.ciphertexts,
     )
-    output = OutputSpec(
-        name=end.name,
-        shape=(outputs,),
-        packing=packing_of(end.layout),
-        scale=scale,
-        # The scale of the last layer is such that no slot is larger; polynomials may overshoot their range a little.
-        bound=OUTPUT_ROOM * scale * program.params.max_slot**2,
-        final=model.final,
-        classes=model.classes,
-    )
+    outputs = tuple(_output(program, model, name) for name in program.graph.outputs)
     client = {
         "model": model.name,
         "params": program.params,
@@ -81,24 +68,30 @@ def lower(program: Program, model: Model) -> Plan:
         "mean": model.mean,
         "std": model.std,
         "input": source,
-        "outputs": (output,),
-        "output_bytes": cost.output_bytes(RESULT_BITS),
+        "outputs": outputs,
+        "output_bytes": cost.output_bytes(RESULT_BITS) * sum(output.ciphertexts for output in outputs),
         "bootstraps": bootstraps,
         "keys": keys,
     }
     return finished(client, program.relu.name, steps, constants, cost.table_bytes() if bootstraps else 0)
 
 
-def packing_of(layout: Layout) -> Packing:
-    """A layout as files for clients describe it."""
-    shape = (layout.channels, layout.height, layout.width)
-    start = slot_index(layout)[:, :1, 0]
-    row, column = layout.gap * layout.grid_width, layout.gap
-    return Packing(shape, start, row, column, layout.height, layout.period)
-
-
 OUTPUT_ROOM = 2.0
 """How much larger than planned an output may be before a client refuses it."""
+
+
+def _output(program: Program, model: Model, name: str) -> OutputSpec:
+    shape, scale = program.packings[name].shape, float(np.asarray(program.scales[name]))
+    return OutputSpec(
+        name=name,
+        shape=shape,
+        packing=program.packings[name],
+        scale=scale,
+        # Scales are such that no slot is larger; polynomials may overshoot their range a little.
+        bound=OUTPUT_ROOM * scale * program.params.max_slot**2,
+        final=model.final,
+        classes=model.classes if shape == (len(model.classes),) else (),
+    )
 
 
 def _work(step: Step, program: Program, policy: KeyPolicy) -> Work:
@@ -110,9 +103,9 @@ def _work(step: Step, program: Program, policy: KeyPolicy) -> Work:
 def key_heights(needs: Iterable[tuple[int, int]], params: ParameterSet, backend: Backend) -> Rotations:
     """The keys that serve these (rotation, limbs).
 
-    A backend of one height takes one key for a rotation. The native one has two: the tallest that the network and
-    SlotToCoeff need, and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work,
-    and the rotations of one linear map share a ModUp only if their keys have the same special primes.
+    A backend of one height takes one key for a rotation. The native one has two: what the network and SlotToCoeff need,
+    and the whole chain for CoeffToSlot. A key of few limbs is a tenth of the size and of the work. The rotations of one
+    linear map share a ModUp only if their keys have the same special primes: each is as low as those allow.
     """
     cyclic = 1 << (params.log_n - 1)  # rotations by k and k - N/2 are the same automorphism: one key
     two = backend.key_heights == 2
@@ -122,6 +115,14 @@ def key_heights(needs: Iterable[tuple[int, int]], params: ParameterSet, backend:
         tallest[key] = max(tallest.get(key, 0), limbs)
     if two:
         for high in (False, True):
-            most = max((limbs for key, limbs in tallest.items() if key[1] is high), default=0)
-            tallest.update({key: most for key in tallest if key[1] is high})
+            keys = {key: limbs for key, limbs in tallest.items() if key[1] is high}
+            least = _least_height(max(keys.values(), default=0), params, backend)
+            tallest.update({key: max(limbs, least) for key, limbs in keys.items()})
     return tuple(sorted((k, limbs) for (k, _), limbs in tallest.items()))
+
+
+def _least_height(most: int, params: ParameterSet, backend: Backend) -> int:
+    """The fewest limbs of a key that has as many special primes as one of `most` limbs."""
+    context = backend.context(params)
+    specials = [_core.native_key_specials(context, limbs) for limbs in range(1, most + 1)]
+    return 1 + next((i for i, count in enumerate(specials) if count == specials[-1]), -1)

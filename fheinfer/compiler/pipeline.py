@@ -11,12 +11,10 @@ from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
 from fheinfer.compiler.auto import ANYTHING, COMPILED, SPARE_BITS, Wanted, candidates, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
-from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
-from fheinfer.compiler.passes.fold_pool import fold_pool
+from fheinfer.compiler.passes.canonicalise import canonicalise
 from fheinfer.compiler.passes.levels import levels, total_depth
-from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
+from fheinfer.compiler.passes.max_pools import max_pools
 from fheinfer.compiler.passes.pack import pack
-from fheinfer.compiler.passes.pools import pools
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.plan import Plan, behind
@@ -24,7 +22,6 @@ from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.split import split
 from fheinfer.compiler.stages import Stage, verify
-from fheinfer.compiler.supported import require_supported
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.params import ParameterSet, parameter_set
@@ -33,10 +30,8 @@ from fheinfer.model.model import Model
 
 Pass = tuple[Callable[[Program], Program], Stage]
 PASSES: tuple[Pass, ...] = (
-    (fold_batch_norm, Stage.TENSOR),
-    (merge_shortcuts, Stage.TENSOR),
-    (fold_pool, Stage.TENSOR),
-    (pools, Stage.TENSOR),
+    (canonicalise, Stage.TENSOR),
+    (max_pools, Stage.TENSOR),
     (approximate, Stage.POLYNOMIAL),
     (pack, Stage.PACKED),
     (replicas, Stage.PACKED),
@@ -86,7 +81,6 @@ def compile(
         cut = split(model, client_until, margin)
         plan = compile(cut.rest, set, activation=activation, bits=bits, backend=backend, margin=margin, wanted=wanted)
         return behind(plan, cut.part, cut.first, model)
-    require_supported(model.graph)
     start = Start(model, activation, bits, backend, margin)
     if set == "auto":
         return _automatic(start, wanted)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.steps import RUNNABLE, Step
 from fheinfer.compiler.summary import summary
-from fheinfer.compiler.supported import why_not
 from fheinfer.compiler.values import Arrays
 from fheinfer.compiler.why import Reason
 from fheinfer.crypto.backends import Backend, backend
@@ -33,8 +33,8 @@ from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Bootstrap, Conv2d, Linear, ScaleChannels, Square, from_fields, to_fields
-from fheinfer.packing import Layout, input_layout, sizes
+from fheinfer.model.ops import Bootstrap, from_fields, to_fields
+from fheinfer.packing import Packing
 from fheinfer.storage import atomic_write, make_folder, read_small
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
@@ -116,7 +116,9 @@ class Plan:
     @cached_property
     def value_ciphertexts(self) -> dict[str, int]:
         """Value -> how many ciphertexts it is in; the input among them."""
-        return {self.steps[0].inputs[0]: self.client.input.ciphertexts} | {step.name: 1 for step in self.steps}
+        return {self.steps[0].inputs[0]: self.client.input.ciphertexts} | {
+            step.name: step.packing.ciphertexts for step in self.steps
+        }
 
     def alive(self, index: int) -> tuple[str, ...]:
         """The values that are still to be read after that step."""
@@ -127,7 +129,7 @@ class Plan:
     def takes_two_inputs(self) -> bool:
         """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear maps that no step reads."""
         last = [step for step in self.steps if step.name in self.outputs]
-        linear = all(isinstance(step.op, Linear) for step in last) and not self._inner_outputs
+        linear = all(isinstance(step.op, LINEAR) for step in last) and not self._inner_outputs
         return linear and self.backend.two_inputs(self.params)
 
     @property
@@ -206,7 +208,7 @@ def from_bytes(data: bytes, name: str = FILE_NAME) -> Plan:
             raise ValueError("no plan of fheinfer")
         constants = {key: np.asarray(value, np.float64) for key, value in _parsed(data).items()}
         client = _spec({**metadata["client"], "plan": hashlib.sha256(data).hexdigest()})
-        steps = tuple(_step(entry, constants, client.params.slots) for entry in metadata["steps"])
+        steps = _steps(metadata, constants, client)
         plan = _plan(client, str(metadata["activation"]), steps, constants, int(metadata["table_bytes"]))
         _check(plan)
     except _DAMAGED as error:
@@ -233,12 +235,14 @@ def plan_bytes(
     scales = {f"{step.name}/scale": np.asarray(step.scale, np.float64) for step in steps}
     arrays = {**constants, **scales}
     spec = {key: value for key, value in client.to_json().items() if key != "plan"}
+    packings: dict[Packing, int] = {}
     metadata = {
         "format": FORMAT,
         "client": spec,
         "activation": activation,
         "table_bytes": table_bytes,
-        "steps": [_entry(step) for step in steps],
+        "steps": [_entry(step, packings) for step in steps],
+        "packings": [packing.to_json() for packing in packings],
     }
     return tensor_bytes(arrays, metadata)
 
@@ -261,7 +265,7 @@ def _spec(content: Mapping[str, Any]) -> ClientSpec:
     return ClientSpec.model_validate_json(json.dumps(content))
 
 
-def _entry(step: Step) -> dict[str, Any]:
+def _entry(step: Step, packings: dict[Packing, int]) -> dict[str, Any]:
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in to_fields(step.op).items()}
     return {
         "name": step.name,
@@ -270,15 +274,32 @@ def _entry(step: Step) -> dict[str, Any]:
         "inputs": list(step.inputs),
         "level": step.level,
         "depth": step.depth,
-        "layout": sizes(step.layout),
-        "in_layout": sizes(step.in_layout),
+        "packing": packings.setdefault(step.packing, len(packings)),
         "activation": step.activation,
         "seconds": dict(step.seconds),
         "multiplications": step.multiplications,
     }
 
 
-def _step(entry: Mapping[str, Any], constants: dict[str, Any], slots: int) -> Step:
+def _steps(metadata: Mapping[str, Any], constants: dict[str, Any], client: ClientSpec) -> tuple[Step, ...]:
+    if not metadata["steps"] or not metadata["steps"][0]["inputs"]:
+        raise ValueError("no steps, or none that reads the input")
+    packings = [Packing.from_json(content, client.params.slots) for content in metadata["packings"]]
+    known = {str(metadata["steps"][0]["inputs"][0]): client.input.packing}
+    steps: list[Step] = []
+    for entry in metadata["steps"]:
+        index = entry["packing"]
+        if type(index) is not int or not 0 <= index < len(packings):
+            raise ValueError(f"step {entry['name']!r} has no packing")
+        sources = tuple(known[name] for name in entry["inputs"])
+        steps.append(_step(entry, constants, packings[index], sources))
+        known[steps[-1].name] = packings[index]
+    return tuple(steps)
+
+
+def _step(
+    entry: Mapping[str, Any], constants: dict[str, Any], packing: Packing, in_packings: tuple[Packing, ...]
+) -> Step:
     op = from_fields(entry["op"], entry["fields"], RUNNABLE)
     for role, tensor in op.tensors.items():
         if tensor not in constants:
@@ -291,43 +312,31 @@ def _step(entry: Mapping[str, Any], constants: dict[str, Any], slots: int) -> St
         level=int(entry["level"]),
         depth=int(entry["depth"]),
         scale=float(scale) if scale.ndim == 0 else scale,
-        layout=_layout(entry["layout"], slots),
-        in_layout=_layout(entry["in_layout"], slots),
+        packing=packing,
+        in_packings=in_packings,
         activation=str(entry["activation"]),
         seconds={policy: float(s) for policy, s in entry["seconds"].items()},
         multiplications=int(entry["multiplications"]),
     )
 
 
-def _layout(entry: Sequence[int], slots: int) -> Layout:
-    channels, height, width, gap, grid_height, grid_width, rotation = entry
-    if not all(isinstance(size, int) and 0 <= size <= slots for size in entry) or gap > min(grid_height, grid_width):
-        raise ValueError(f"impossible layout {entry}")
-    if grid_height * grid_width > slots or channels > slots * gap * gap:
-        raise ValueError(f"layout {entry} needs more slots than the parameter set has")
-    try:
-        return Layout(channels, height, width, gap, grid_height, grid_width, rotation)
-    except PlanError as error:
-        raise ValueError(str(error)) from None
-
-
 def _check_arrays(step: Step, constants: Arrays) -> None:
-    """That the arrays of a step have the shapes that its kernel reads, and finite numbers."""
-    of, out, op = step.in_layout, step.layout, step.op
-    shape: tuple[int, ...] = (of.channels, of.height, of.width)
-    if isinstance(op, Linear) or (isinstance(op, Square | ScaleChannels) and shape[:2] == (1, 1)):
-        shape = (math.prod(shape),)  # of a vector, or as good as one
-    op.check([shape] * op.arity)
-    if isinstance(op, Conv2d) and (reason := why_not(op)):
-        raise ValueError(f"step {step.name!r}: {reason}")
-    shapes = op.tensor_shapes([shape])
+    """That the arrays of a step have the shapes that its operation reads, and finite numbers."""
+    op, shapes = step.op, [packing.shape for packing in step.in_packings]
+    op.check(shapes)
+    if op.infer(shapes) != step.shape:
+        raise ValueError(f"step {step.name!r} has a packing of another shape than its output")
+    expected = op.tensor_shapes(shapes)
     for role, name in op.tensors.items():
         array = constants[name]
-        fits = array.shape == shapes[role] if role in shapes else array.ndim == 1 and array.size > 0
+        fits = array.shape == expected[role] if role in expected else array.ndim == 1 and array.size > 0
         if not fits or not np.isfinite(array).all():
             raise ValueError(f"step {step.name!r}: {role} {name!r} is not what a {op.kind} reads")
     scale = np.asarray(step.scale)
-    if scale.shape not in ((), (out.channels,), (out.width,)) or not np.isfinite(scale).all() or not scale.all():
+    fits = scale.ndim == 0 or (
+        scale.ndim == len(step.shape) and all(n in (1, m) for n, m in zip(scale.shape, step.shape, strict=True))
+    )
+    if not fits or not np.isfinite(scale).all() or not scale.all():
         raise ValueError(f"step {step.name!r} has an impossible scale")
 
 
@@ -336,7 +345,6 @@ def _check(plan: Plan) -> None:
     if not plan.steps or not plan.steps[0].inputs:
         raise ValueError("no steps, or none that reads the input")
     known = {plan.steps[0].inputs[0]: plan.client.input.level}
-    layouts = {plan.steps[0].inputs[0]: sizes(input_layout(plan.client.input.shape))}
     for step in plan.steps:
         if len(step.inputs) != step.op.arity or not set(step.inputs) <= set(known):
             raise ValueError(f"step {step.name!r} reads values that are not computed before it")
@@ -344,17 +352,14 @@ def _check(plan: Plan) -> None:
         most = plan.params.levels if isinstance(step.op, Bootstrap) else below
         if not 0 <= step.level <= most or step.depth < 0 or step.name in known:
             raise ValueError(f"step {step.name!r} at level {step.level}, where at most {most} can be")
-        if max(step.layout.period, step.in_layout.period) > plan.params.slots:
-            raise ValueError(f"step {step.name!r} needs more slots than the parameter set has")
-        if any(layouts[name] != sizes(step.in_layout) for name in step.inputs):
-            raise ValueError(f"step {step.name!r} reads values of another layout than its own")
         if any(not 0 <= seconds < math.inf for seconds in step.seconds.values()):
             raise ValueError(f"step {step.name!r} is predicted to take no time that can be")
         _check_arrays(step, plan.constants)
-        known[step.name], layouts[step.name] = step.level, sizes(step.layout)
-    missing = set(plan.outputs) - {step.name for step in plan.steps}
-    if missing:
-        raise ValueError(f"no step computes output {min(missing)!r}")
+        known[step.name] = step.level
+    packings = {step.name: step.packing for step in plan.steps}
+    for output in plan.client.outputs:
+        if packings.get(output.name) != output.packing:
+            raise ValueError(f"no step computes output {output.name!r} where the client reads it")
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-import numpy as np
-
 from fheinfer import _core
 from fheinfer.approx import Activation
 from fheinfer.compiler.cost import CostModel, cost_model
+from fheinfer.compiler.maps import LINEAR, shape_key, shape_map
 from fheinfer.compiler.steps import Step
 from fheinfer.compiler.values import Arrays, Scale
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
-from fheinfer.crypto.key_policy import KeyPolicy
+from fheinfer.crypto.key_policy import KeyPolicy, core_policy
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
-from fheinfer.model.ops import Chebyshev, Conv2d, Linear, Multiply, Quadratic, ScaleChannels, Square
-from fheinfer.packing import Layout
+from fheinfer.model.ops import Chebyshev, Multiply, MultiplyConstant, Quadratic, Square
+from fheinfer.packing import Packing
 
 PLACED_UNDER: KeyPolicy = "fast"
 """The keys by whose cost bootstraps and levels are placed, whatever the policy: so that a plan serves them all."""
@@ -35,7 +34,7 @@ class Program:
     relu         what approximates a ReLU, unless `bits` say how exact it has to be
     input_bound  largest |value| of a normalised input
     bits         that outputs are to keep against PyTorch (`fheinfer.approx.fidelity`); None for those of `relu`
-    layouts, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
+    packings, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
     """
 
     graph: Graph
@@ -46,7 +45,7 @@ class Program:
     relu: Activation
     input_bound: float
     bits: float | None = None
-    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    packings: Mapping[str, Packing] = field(default_factory=dict)
     scales: Mapping[str, Scale] = field(default_factory=dict)
     levels: Mapping[str, int] = field(default_factory=dict)
     works: Mapping[str, Work] = field(default_factory=dict)
@@ -70,9 +69,7 @@ class Program:
         op = node.op
         if isinstance(op, Chebyshev):
             return self.level_model.chebyshev_depth(len(self.constants[op.coefficients]) - 1)
-        if isinstance(op, Linear):
-            return 2 if op.mask else 1
-        return int(isinstance(op, Conv2d | Multiply | Quadratic | Square | ScaleChannels))
+        return int(isinstance(op, (*LINEAR, Multiply, MultiplyConstant, Quadratic, Square)))
 
     def step(self, node: Node) -> Step:
         """A node as a step; before the levels are known, one at the top of the chain."""
@@ -84,8 +81,8 @@ class Program:
             level=self.levels.get(node.name, self.params.top_level - depth),
             depth=depth,
             scale=self.scales[node.name],
-            layout=self.layouts[node.name],
-            in_layout=self.layouts[node.inputs[0]],
+            packing=self.packings[node.name],
+            in_packings=tuple(self.packings[name] for name in node.inputs),
             activation=node.activation,
         )
 
@@ -97,14 +94,15 @@ class Program:
         Raises:
             PlanError: the kernels consume another number of levels than the step's depth.
         """
-        if not isinstance(step.op, Conv2d):
+        if not isinstance(step.op, LINEAR):
             return step.trace(self.params.slots, self.level_model, self.constants, policy)
-        shape = self.constants[step.op.weight].shape
-        same = (repr(step.in_layout), repr(step.layout), step.op.kernel, step.op.stride, step.op.padding)
-        key = (*same, shape, step.op.bias is None, step.level, step.depth, self.params, self.backend.name, policy)
+        packings = *step.in_packings, step.packing
+        key = (shape_key(step.op), packings, step.level, step.depth, self.params, self.backend.name, policy)
         if key not in _TRACES:
-            constants = {**self.constants, step.op.weight: np.ones(shape)}
-            _TRACES[key] = step.trace(self.params.slots, self.level_model, constants, policy)
+            evaluator = _core.TraceEvaluator(self.params.slots, self.level_model, core_policy(policy))
+            xs = [evaluator.encrypt(step.level + step.depth)] * step.in_packings[0].ciphertexts
+            _core.linear_map(evaluator, xs, shape_map(step.op, self.constants, *packings))
+            _TRACES[key] = Work.of(evaluator.report())
         return _TRACES[key]
 
     def with_nodes(self, nodes: Sequence[Node], constants: Arrays | None = None) -> Program:
@@ -124,7 +122,7 @@ class Program:
 
 
 _TRACES: dict[tuple[object, ...], Work] = {}
-"""Convolutions that were traced: a network repeats few shapes, and building diagonals to count them takes a while."""
+"""Layers that were traced: a network repeats few shapes, and finding diagonals to count them takes a while."""
 
 
 @lru_cache(maxsize=16)

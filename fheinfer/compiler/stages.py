@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import IntEnum
 
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.views import VIEWS
 from fheinfer.errors import GraphError
 from fheinfer.model import ops
 from fheinfer.model.ops import NETWORK, Op
@@ -13,7 +15,7 @@ from fheinfer.model.verify import verify as verify_graph
 
 
 class Stage(IntEnum):
-    """tensor: what the network means; polynomial: activations are polynomials; packed: every value has a layout;
+    """tensor: what the network means; polynomial: activations are polynomials; packed: every value has a packing;
     scaled: and a scale; leveled: and a level, with bootstraps in between."""
 
     TENSOR = 0
@@ -23,12 +25,13 @@ class Stage(IntEnum):
     LEVELED = 4
 
 
-_LINEAR: tuple[type[Op], ...] = (ops.Input, ops.Conv2d, ops.Linear, ops.SumPool, ops.Add)
-_POLYNOMIAL: tuple[type[Op], ...] = (
-    *_LINEAR,
-    *(ops.Chebyshev, ops.Quadratic, ops.Multiply, ops.AddConstant, ops.MultiplyConstant, ops.Resample, ops.Slice),
+_COMMON: tuple[type[Op], ...] = (
+    *(ops.Input, ops.SumPool, ops.Add, ops.AddConstant, ops.MultiplyConstant, ops.Chebyshev, ops.Multiply),
+    *LINEAR,
+    *VIEWS,
 )
-_SCALED: tuple[type[Op], ...] = (*_LINEAR, ops.Chebyshev, ops.Square, ops.Multiply, ops.ScaleChannels)
+_POLYNOMIAL: tuple[type[Op], ...] = (*_COMMON, ops.Quadratic)
+_SCALED: tuple[type[Op], ...] = (*_COMMON, ops.Square)
 _LEVELED: tuple[type[Op], ...] = (*_SCALED, ops.Bootstrap)
 
 OPERATIONS: dict[Stage, dict[str, type[Op]]] = {
@@ -49,7 +52,7 @@ def verify(program: Program, stage: Stage) -> Program:
     """
     verify_graph(program.graph, OPERATIONS[stage])
     if stage >= Stage.PACKED:
-        _complete(program, program.layouts, "layout")
+        _complete(program, program.packings, "packing")
     if stage >= Stage.SCALED:
         _complete(program, program.scales, "scale")
     if stage >= Stage.LEVELED:

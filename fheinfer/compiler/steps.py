@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fheinfer import _core
-from fheinfer.compiler.values import F64, Arrays, Scale
+from fheinfer.compiler.maps import LINEAR, linear_map, shape_map
+from fheinfer.compiler.values import F64, Arrays, Scale, Value
+from fheinfer.compiler.views import VIEWS, view
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.key_policy import KeyPolicy, core_policy
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
-from fheinfer.packing import Layout, diagonals, pack, spread, unpack
+from fheinfer.packing import Packing, plain, spread, unpack
 
 BOOTSTRAPPED = (ops.Chebyshev, ops.Quadratic, ops.Square)
 """Operations whose input is known to be in [-1, 1], where a bootstrap may come before."""
@@ -38,8 +40,8 @@ class Step:
     level: int
     depth: int
     scale: Scale
-    layout: Layout
-    in_layout: Layout
+    packing: Packing
+    in_packings: tuple[Packing, ...]
     activation: str = ""
     seconds: Mapping[KeyPolicy, float] = field(default_factory=dict)
     multiplications: int = 0
@@ -48,9 +50,9 @@ class Step:
         self,
         evaluator: _core.Evaluator,
         constants: Arrays,
-        inputs: Sequence[_core.Ciphertext],
+        inputs: Sequence[Value],
         encoded: _core.LinearMapConstants | None = None,
-    ) -> _core.Ciphertext:
+    ) -> Value:
         """Runs the step on any evaluator.
 
         Args:
@@ -58,8 +60,8 @@ class Step:
             encoded: what is kept of this step's diagonals, where it is a linear map on the native backend.
         """
         if isinstance(self.op, ops.Bootstrap):
-            return evaluator.bootstrap(inputs[0])
-        lowered = [evaluator.drop_to(x, self.level + self.depth) for x in inputs]
+            return tuple(evaluator.bootstrap(x) for x in inputs[0])
+        lowered = [tuple(evaluator.drop_to(x, self.level + self.depth) for x in value) for value in inputs]
         return _APPLY[type(self.op)](self, self.op, evaluator, constants, lowered, encoded)
 
     def trace(self, slots: int, levels: _core.LevelModel, constants: Arrays, policy: KeyPolicy) -> Work:
@@ -70,9 +72,11 @@ class Step:
         """
         evaluator = _core.TraceEvaluator(slots, levels, core_policy(policy))
         x = evaluator.encrypt(self.level + self.depth)
-        y = self.apply(evaluator, constants, [x] * len(self.inputs))
-        if evaluator.level(y) != self.level:
-            raise PlanError(f"{self.name}: planned for level {self.level}, and its kernel ends at {evaluator.level(y)}")
+        ends = self.apply(evaluator, constants, [(x,) * packing.ciphertexts for packing in self.in_packings])
+        for y in ends:
+            if evaluator.level(y) != self.level:
+                ends_at = evaluator.level(y)
+                raise PlanError(f"{self.name}: planned for level {self.level}, and its kernel ends at {ends_at}")
         return Work.of(evaluator.report())
 
     def valid_range(self, max_slot: float) -> float:
@@ -80,68 +84,86 @@ class Step:
         return max_slot if isinstance(self.op, ops.Square) else 1.0
 
     def kept(self, constants: Arrays) -> float:
-        """Fraction of a convolution's diagonals that is not all zero: the rest is omitted (csrc/kernels/conv2d.cpp)."""
-        if not isinstance(self.op, ops.Conv2d):
+        """Fraction of a layer's diagonals that is not all zero: the rest is omitted (csrc/kernels/map_builder.cpp)."""
+        if not isinstance(self.op, LINEAR) or all(constants[name].all() for name in self.op.tensors.values()):
             return 1.0
-        of = diagonals(self.in_layout, self.layout, self.op.kernel[0], self.op.padding[0])
-        alive = np.unique(of[constants[self.op.weight] != 0])
-        return len(alive) / (int(of.max()) + 1)
+        most = shape_map(self.op, constants, self.in_packings[0], self.packing).diagonals
+        return linear_map(self.op, constants, self.in_packings[0], self.packing).diagonals / most
 
-    def slots(self, channels: F64) -> F64:
-        """One number per channel (or per feature of a vector), in the slots of every pixel."""
-        layout = self.layout
-        shape = (layout.channels, layout.height, layout.width)
-        return pack(np.broadcast_to(spread(channels, layout), shape), layout)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the output."""
+        return self.packing.shape
 
-    def values(self, slots: NDArray[np.floating]) -> F64:
-        """Slots of the output as the (C, H, W) tensor that the network computes at this point."""
-        return unpack(slots, self.layout) * spread(self.scale, self.layout)
+    def slots(self, values: F64) -> F64:
+        """One number per channel (or per feature of a vector), or what broadcasts to the output: by ciphertext."""
+        return plain(spread(values, self.shape), self.packing)
 
-
-def conv_of(op: ops.Conv2d) -> _core.Conv2d:
-    """The core's description of a convolution."""
-    return _core.Conv2d(op.kernel[0], op.stride[0], op.padding[0])
+    def values(self, slots: Sequence[NDArray[np.floating]]) -> F64:
+        """Slots of the output's ciphertexts as the tensor that the network computes at this point."""
+        return unpack(slots, self.packing) * spread(self.scale, self.shape)
 
 
-_Inputs = Sequence[_core.Ciphertext]
 _Encoded = _core.LinearMapConstants | None
-_NONE = np.zeros(0)
 
 
-def linear_map(step: Step, constants: Arrays) -> _core.LinearMap | None:
+def step_map(step: Step, constants: Arrays) -> _core.LinearMap | None:
     """The linear map that a step is, without its bias; None for other steps."""
-    op = step.op
-    if isinstance(op, ops.Conv2d):
-        return _core.LinearMap.conv2d(constants[op.weight], step.in_layout, step.layout, conv_of(op))
-    if isinstance(op, ops.Linear):
-        return _core.LinearMap.linear(constants[op.weight], step.in_layout, step.layout, op.mask)
-    return None
+    if not isinstance(step.op, LINEAR):
+        return None
+    return linear_map(step.op, constants, step.in_packings[0], step.packing)
 
 
-def _conv2d(s: Step, op: ops.Conv2d, e: _core.Evaluator, c: Arrays, x: _Inputs, encoded: _Encoded) -> _core.Ciphertext:
-    bias = c[op.bias] if op.bias else _NONE
-    return _core.conv2d(e, x[0], c[op.weight], bias, s.in_layout, s.layout, conv_of(op), encoded)
+def _layer(s: Step, op: Any, e: _core.Evaluator, c: Arrays, x: Sequence[Value], encoded: _Encoded) -> Value:
+    found = encoded or step_map(s, c)
+    assert found is not None
+    ys = tuple(_core.linear_map(e, list(x[0]), found))
+    bias = getattr(op, "bias", None)
+    return _plus(s, e, ys, c[bias]) if bias else ys
 
 
-def _linear(s: Step, op: ops.Linear, e: _core.Evaluator, c: Arrays, x: _Inputs, encoded: _Encoded) -> _core.Ciphertext:
-    bias = c[op.bias] if op.bias else _NONE
-    return _core.linear(e, x[0], c[op.weight], bias, s.in_layout, s.layout, op.mask, encoded)
+def _plus(s: Step, e: _core.Evaluator, x: Value, values: F64) -> Value:
+    return tuple(e.add_plain(one, slots) for one, slots in zip(x, s.slots(values), strict=True))
 
 
-def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: _Inputs, _: _Encoded) -> _core.Ciphertext:
-    t = e.add_plain(x[0], s.slots(c[op.shift]))
-    return e.add_plain(e.multiply(t, t), s.slots(c[op.constant]))
+def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
+    t = _plus(s, e, x[0], c[op.shift])
+    return _plus(s, e, tuple(e.multiply(one, one) for one in t), c[op.constant])
 
 
-_APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, _Inputs, _Encoded], _core.Ciphertext]] = {
-    ops.Conv2d: _conv2d,
-    ops.Linear: _linear,
+def _sum_pool(s: Step, op: ops.SumPool, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
+    """The sum of every channel in the slot of its first pixel, by rotations; other slots hold parts of sums."""
+    source = s.in_packings[0]
+    _, height, width = source.grid
+    steps = [source.column << i for i in range(width.bit_length() - 1)]
+    steps += [source.row << i for i in range(height.bit_length() - 1)]
+    sums = list(x[0])
+    for step in steps:
+        sums = [e.add(one, e.rotate(one, step)) for one in sums]
+    return tuple(sums)
+
+
+def _view(s: Step, op: ops.Op, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
+    every = [one for value in x for one in value]
+    return tuple(every[i] for i in view(op, s.in_packings, s.shape)[1])
+
+
+def _multiplied(
+    s: Step, op: ops.MultiplyConstant, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded
+) -> Value:
+    return tuple(e.multiply_plain(one, slots) for one, slots in zip(x[0], s.slots(c[op.value]), strict=True))
+
+
+_APPLY: dict[type[ops.Op], Callable[[Step, Any, _core.Evaluator, Arrays, Sequence[Value], _Encoded], Value]] = {
+    **dict.fromkeys(LINEAR, _layer),
+    **dict.fromkeys(VIEWS, _view),
     ops.Square: _square,
-    ops.Chebyshev: lambda s, op, e, c, x, _: e.chebyshev(x[0], list(c[op.coefficients])),
-    ops.Multiply: lambda s, op, e, c, x, _: e.multiply(x[0], x[1]),
-    ops.ScaleChannels: lambda s, op, e, c, x, _: e.multiply_plain(x[0], s.slots(c[op.factor])),
-    ops.SumPool: lambda s, op, e, c, x, _: _core.sum_pool(e, x[0], s.in_layout),
-    ops.Add: lambda s, op, e, c, x, _: e.add(x[0], x[1]),
+    ops.Chebyshev: lambda s, op, e, c, x, _: tuple(e.chebyshev(one, list(c[op.coefficients])) for one in x[0]),
+    ops.Multiply: lambda s, op, e, c, x, _: tuple(e.multiply(a, b) for a, b in zip(*x, strict=True)),
+    ops.MultiplyConstant: _multiplied,
+    ops.AddConstant: lambda s, op, e, c, x, _: _plus(s, e, x[0], c[op.value]),
+    ops.SumPool: _sum_pool,
+    ops.Add: lambda s, op, e, c, x, _: tuple(e.add(a, b) for a, b in zip(*x, strict=True)),
 }
 """How each lowered operation runs on an evaluator."""
 

@@ -35,9 +35,9 @@ class Work:
         return cls(**{name: getattr(report, name) for name in cls.__dataclass_fields__})
 
     @classmethod
-    def of_bootstrap(cls) -> Work:
-        """One bootstrap and nothing else."""
-        return cls({}, {}, {}, {}, {}, {}, {}, {}, {}, 1)
+    def of_bootstrap(cls, count: int = 1) -> Work:
+        """Bootstraps and nothing else."""
+        return cls({}, {}, {}, {}, {}, {}, {}, {}, {}, count)
 
     def thinner(self, part: float) -> Work:
         """The same step with this part of its diagonals."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from fheinfer.crypto.ciphertexts import MAX_CIPHERTEXTS
 from fheinfer.errors import InputError, RangeError
-from fheinfer.tensor_packing import Packing, pack, unpack
+from fheinfer.packing import Packing, pack, unpack
 
 F64 = NDArray[np.float64]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -58,6 +58,8 @@ class _Tensor(Frozen):
             raise ValueError(f"impossible shape {self.shape}")
         if math.prod(self.packing.shape) != math.prod(self.shape) or self.packing.ciphertexts > MAX_CIPHERTEXTS:
             raise ValueError(f"a packing of {self.packing.shape} for a tensor of shape {self.shape}")
+        if not self.packing.distinct:
+            raise ValueError("two elements in one slot")
         return self
 
     @property

@@ -172,8 +172,7 @@ def simulated_layers(plan: Plan, image: F64, seed: int = 0) -> dict[str, F64]:
     layers: dict[str, F64] = {}
 
     def observe(step: Step, y: Tensor) -> None:
-        shape = (step.layout.channels, step.layout.height, step.layout.width)
-        layers[step.name] = y[0].double().numpy().reshape(shape) * spread(step.scale, step.layout)
+        layers[step.name] = y[0].double().numpy() * spread(step.scale, step.shape)
 
     Batch(plan, noise_model(plan, seed)).logits(torch.from_numpy(image[None]).float(), observe)
     return layers

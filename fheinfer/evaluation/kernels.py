@@ -19,12 +19,15 @@ from fheinfer import _core
 from fheinfer.approx import activation
 from fheinfer.compiler.cost import cost_model
 from fheinfer.compiler.cost.native import NativeCost
+from fheinfer.compiler.maps import linear_map
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import PLACED_UNDER
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.params import ParameterSet
+from fheinfer.model.ops import Conv2d
+from fheinfer.packing import grid_packing
 
 LONG = 20.0
 """Seconds after which a kernel is not repeated any more, nor warmed up."""
@@ -119,10 +122,10 @@ class Bench:
     def _convolution(self) -> Callable[[Any, Any], Any]:
         """16 -> 16 channels on the largest square image that fits: 32 x 32 with 16,384 slots."""
         side = 1 << ((self.params.slots // 16).bit_length() - 1) // 2
-        layout, conv = _core.Layout(16, side, side, 1, side, side), _core.Conv2d(3, 1, 1)
-        out = _core.conv2d_output(layout, 16, conv)
+        packing = grid_packing((16, side, side), self.params.slots)
         weight = np.random.default_rng(0).normal(size=(16, 16, 3, 3)) / 12
-        return lambda e, x: _core.conv2d(e, x, weight, np.zeros(16), layout, out, conv)
+        found = linear_map(Conv2d(16, 3, 1, 1, "weight"), {"weight": weight}, packing, packing)
+        return lambda e, x: _core.linear_map(e, [x], found)
 
     def _transforms(self) -> None:
         """Of one limb on one thread: the backend's own, ours with every instruction set."""

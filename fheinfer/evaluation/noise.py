@@ -33,8 +33,6 @@ ERROR = 3.19
 """Standard deviation of the errors of encryption."""
 RATIO_BITS, SPARSE_WEIGHT, DOUBLE_ANGLES = 10, 32, 3
 """As in csrc/ckks/bootstrap.h."""
-LAST_LAYER_FINER = 8
-"""Bits by which the last layer's diagonals are finer on composite-prime chains: `kFiner` in csrc/kernels/linear.cpp."""
 EVAL_MOD_NOISE = 2**16.4
 """Noise of a bootstrap, in units."""
 
@@ -97,7 +95,7 @@ class NativeNoise:
             series = constants[op.coefficients]
             return float(np.sqrt(np.square(series * np.arange(len(series))).sum() + 2) * self.unit)
         if isinstance(op, SumPool):
-            return math.sqrt(step.in_layout.height * step.in_layout.width) * self.unit
+            return math.sqrt(math.prod(step.in_packings[0].shape[1:])) * self.unit
         return 0.0 if isinstance(op, Add) else math.sqrt(2) * self.unit
 
     def _encoded(self, step: Step, x: Tensor) -> Tensor:
@@ -105,11 +103,9 @@ class NativeNoise:
 
         Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there.
         """
-        layout = step.in_layout
-        last = isinstance(step.op, Linear) and step.op.mask
-        finer = 2.0**-LAST_LAYER_FINER if self.plan.params.composite and last else 1.0
-        of_one = self._slots(1 / 12) * finer
-        in_slots = x.square().flatten(1).sum(1) * layout.replicas / layout.period
+        packing = step.in_packings[0]
+        of_one = self._slots(1 / 12)
+        in_slots = x.square().flatten(1).sum(1) / packing.period / packing.ciphertexts
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -104,7 +105,7 @@ def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Prec
     if exact is None:
         return None
     if isinstance(step.op, SumPool) and exact.ndim == 1:  # PyTorch's mean: ours sums, the division is in the next layer
-        exact = exact * (step.in_layout.height * step.in_layout.width)
+        exact = exact * math.prod(step.in_packings[0].shape[1:])
     return precision_bits(exact.reshape(values.shape), values)
 
 

@@ -16,7 +16,7 @@ from threading import RLock
 
 from fheinfer import _core
 from fheinfer.compiler.plan import Plan
-from fheinfer.compiler.steps import Step, linear_map
+from fheinfer.compiler.steps import Step, step_map
 
 StepConstants = Mapping[str, _core.LinearMapConstants]
 """By name of the step; steps that are not there encode what they need as they go."""
@@ -100,7 +100,7 @@ def _fitting(plan: Plan, inputs: int, free: int) -> tuple[StepConstants, int]:
     if free <= 0:
         return {}, 0
     steps = plan.steps if inputs == 1 else plan.steps[:-1]
-    maps = {step.name: (step, found) for step in steps if (found := linear_map(step, plan.constants))}
+    maps = {step.name: (step, found) for step in steps if (found := step_map(step, plan.constants))}
     for tier in _TIERS:
         made = {name: _core.LinearMapConstants(found, tier) for name, (_, found) in maps.items()}
         size = sum(made[name].bytes(tier, _limbs(plan, step)) for name, (step, _) in maps.items())

@@ -63,8 +63,8 @@ def execute(
     for index in range(start, len(plan.steps)):
         step = plan.steps[index]
         began = time.perf_counter()
-        inputs = [values[name][0] for name in step.inputs]
-        values[step.name] = (step.apply(evaluator, plan.constants, inputs, (encoded or {}).get(step.name)),)
+        inputs = [values[name] for name in step.inputs]
+        values[step.name] = step.apply(evaluator, plan.constants, inputs, (encoded or {}).get(step.name))
         seconds = time.perf_counter() - began
         for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
             del values[name]

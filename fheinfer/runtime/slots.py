@@ -51,7 +51,7 @@ def slots_outputs(
     outputs: dict[str, NDArray[np.float64]] = {}
 
     def observe(done: StepDone) -> None:
-        outputs[done.step.name] = slots = done.step.values(evaluator.decrypt(done.value[0]))
+        outputs[done.step.name] = slots = done.step.values([evaluator.decrypt(one) for one in done.value])
         if isinstance(done.step.op, BOOTSTRAPPED):
             source = steps[done.step.inputs[0]]
             _check_range(source, outputs[source.name], done.step, plan.params.max_slot)
@@ -67,7 +67,7 @@ def slots_outputs(
 
 
 def _check_range(source: Step, values: NDArray[np.float64], step: Step, max_slot: float) -> None:
-    scale = spread(source.scale, source.layout) * step.valid_range(max_slot)
+    scale = spread(source.scale, source.shape) * step.valid_range(max_slot)
     ratio = np.abs(values / scale)
     if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too
         worst = np.unravel_index(np.nanargmax(ratio), ratio.shape)

@@ -11,6 +11,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor, nn
 
+from fheinfer.compiler.maps import distances
 from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import set_for
@@ -19,7 +20,6 @@ from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Conv2d
-from fheinfer.packing import diagonals
 
 
 class Diagonals:
@@ -38,7 +38,7 @@ class Diagonals:
             if not isinstance(node.op, Conv2d):
                 continue
             step, conv = steps[_planned(graph, node, steps)]
-            numbers = torch.from_numpy(diagonals(step.in_layout, step.layout, conv.kernel[0], conv.padding[0]))
+            numbers = torch.from_numpy(distances(conv, step.in_packings[0], step.packing))
             if step.name not in first:
                 first[step.name] = self.count
                 layers.append(torch.full((int(numbers.max()) + 1,), len(layers)))

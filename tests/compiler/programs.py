@@ -10,8 +10,7 @@ import numpy as np
 
 from fheinfer.approx import activation as find_activation
 from fheinfer.compiler.passes.approximate import approximate
-from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
-from fheinfer.compiler.passes.fold_pool import fold_pool
+from fheinfer.compiler.passes.canonicalise import canonicalise
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.pipeline import PASSES
@@ -69,7 +68,7 @@ def run(start: Program, *passes: Pass) -> Program:
 
 
 def packed(name: str = "resnet8-tiny", **options: Any) -> Program:
-    return run(program(zoo.network(name), **options), fold_batch_norm, fold_pool, approximate, pack)
+    return run(program(zoo.network(name), **options), canonicalise, approximate, pack)
 
 
 def scaled(name: str = "resnet8-tiny", **options: Any) -> Program:

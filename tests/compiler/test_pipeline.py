@@ -11,12 +11,10 @@ import pytest
 import fheinfer
 from fheinfer.approx import activation, minimax
 from fheinfer.compiler.passes.approximate import approximate
-from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
-from fheinfer.compiler.passes.fold_pool import fold_pool
+from fheinfer.compiler.passes.canonicalise import canonicalise
 from fheinfer.compiler.passes.levels import levels
-from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
 from fheinfer.compiler.passes.pack import pack
-from fheinfer.compiler.passes.pools import pools
+from fheinfer.compiler.passes.max_pools import max_pools
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.pipeline import PASSES
@@ -25,7 +23,7 @@ from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
 from tests.compiler.programs import program, run
 
-ORDER = (fold_batch_norm, merge_shortcuts, fold_pool, pools, approximate, pack, replicas, scales, levels)
+ORDER = (canonicalise, max_pools, approximate, pack, replicas, scales, levels)
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_program() -> None:
@@ -40,7 +38,7 @@ def test_a_pass_does_not_change_its_argument() -> None:
     run(start, *ORDER)
     assert start.graph.nodes is nodes
     assert start.ranges == ranges
-    for decided in (start.layouts, start.scales, start.levels, start.works):
+    for decided in (start.packings, start.scales, start.levels, start.works):
         assert not decided
     assert set(start.constants) == set(constants)
     assert all(np.array_equal(start.constants[name], array) for name, array in constants.items())
@@ -72,9 +70,10 @@ def test_a_set_with_too_few_levels_cannot_be_compiled_for(tiny_model: Model) -> 
         fheinfer.compile(tiny_model, "insecure-tiny", activation="relu:119")
 
 
-def test_a_network_too_large_for_the_set_cannot_be_compiled() -> None:
-    with pytest.raises(PlanError, match="slots"):
-        fheinfer.compile(zoo.placeholder(zoo.network("resnet20")), "insecure-tiny")
+def test_a_network_larger_than_the_slots_is_compiled_to_several_ciphertexts() -> None:
+    plan = fheinfer.compile(zoo.placeholder(zoo.network("resnet20")), "insecure-tiny")
+    assert plan.client.input.ciphertexts == 6
+    assert max(step.packing.ciphertexts for step in plan.steps) == 32
 
 
 @pytest.fixture

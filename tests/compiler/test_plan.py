@@ -26,7 +26,6 @@ from fheinfer.errors import CorruptArtifactError, FheinferError, InputError, Mis
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap, Chebyshev, Conv2d, Square
-from fheinfer.packing import sizes
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 from tests.conftest import random_model
 
@@ -54,7 +53,7 @@ def test_quadratic_networks_take_no_bootstrap(plans: dict[str, Plan], name: str,
     assert plan.steps[-1].level == 0
     ops = [step.op.kind for step in plan.steps]
     if name == "turbo":
-        assert ops == ["conv2d", "square"] * 10 + ["sum_pool", "linear"]
+        assert ops == ["conv2d", "square"] * 10 + ["linear"]
     else:
         assert (ops.count("conv2d"), ops.count("square")) == (19 + 2, 19)  # two shortcuts have one of their own
 
@@ -181,7 +180,7 @@ def same(one: Plan, other: Plan) -> None:
     assert set(one.constants) == set(other.constants)
     assert all(np.array_equal(one.constants[n], other.constants[n]) for n in one.constants)
     for a, b in zip(one.steps, other.steps, strict=True):
-        assert (sizes(a.layout), sizes(a.in_layout)) == (sizes(b.layout), sizes(b.in_layout))
+        assert (a.packing, a.in_packings) == (b.packing, b.in_packings)
         assert type(a.scale) is type(b.scale)
         assert np.array_equal(a.scale, b.scale)
         for name in ("name", "op", "inputs", "level", "depth", "activation", "seconds", "multiplications"):
@@ -313,11 +312,13 @@ IMPOSSIBLE: dict[str, Change] = {
     "a bootstrap above its level": lambda m, a: step(m, Bootstrap).update(level=10),
     "a level that is infinite": lambda m, a: m["steps"][0].update(level=float("1e999")),
     "a negative depth": lambda m, a: m["steps"][0].update(depth=-3),
-    "more slots than there are": lambda m, a: m["steps"][0].update(layout=[64, 8, 8, 1, 8, 8, 0]),
-    "a huge grid": lambda m, a: m["steps"][0].update(layout=[1, 1 << 20, 1 << 20, 1, 1 << 20, 1 << 20, 0]),
-    "a layout of another value": lambda m, a: m["steps"][1].update(in_layout=[4, 8, 8, 1, 8, 8, 0]),
-    "a layout that cannot be": lambda m, a: m["steps"][0].update(layout=[4, 8, 8, 3, 8, 8, 0]),
-    "a layout of five": lambda m, a: m["steps"][0].update(layout=[4, 8, 8, 1, 8]),
+    "more slots than there are": lambda m, a: m["packings"][0].update(period=1 << 12),
+    "a huge grid": lambda m, a: m["packings"][0].update(grid=[1, 1 << 20, 1 << 20], shape=[1, 1 << 20, 1 << 20]),
+    "a packing of another value": lambda m, a: m["steps"][1].update(packing=len(m["packings"]) - 1),
+    "a packing that there is not": lambda m, a: m["steps"][1].update(packing=len(m["packings"])),
+    "a packing that is no number": lambda m, a: m["steps"][1].update(packing=0.0),
+    "a place that cannot be": lambda m, a: m["packings"][0]["start"][0].__setitem__(0, -1),
+    "no packings": lambda m, a: m.pop("packings"),
     "an operation of the network": lambda m, a: step(m, Chebyshev).update(op="relu", fields={}),
     "an unknown operation": lambda m, a: m["steps"][0].update(op="exec"),
     "an unknown field": lambda m, a: m["steps"][0]["fields"].update(alpha=2),

@@ -10,7 +10,7 @@ from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds
 from fheinfer.crypto.client_tensors import InputSpec, OutputSpec
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import parameter_set
-from fheinfer.tensor_packing import Packing
+from fheinfer.packing import Packing
 
 TINY, TURBO = "insecure-tiny", "insecure-tiny-turbo"
 SHAPE, OUTPUTS = (3, 8, 8), 5

@@ -56,7 +56,7 @@ IMPOSSIBLE: dict[str, Change] = {
     },
     **{
         f"a packing without {name}": (lambda c, name=name: c["input"]["packing"].pop(name))  # type: ignore[misc]
-        for name in ("shape", "start", "row", "column", "band", "period", "rotation", "ciphertexts")
+        for name in ("shape", "grid", "start", "strides", "band", "period", "rotation", "ciphertexts", "block", "width")
     },
     "an unknown field of the input": lambda c: c["input"].update(weights="w"),
     "an unknown field of an output": lambda c: c["outputs"][0].update(weights="w"),

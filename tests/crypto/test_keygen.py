@@ -228,7 +228,6 @@ ALLOWED = (
     "fheinfer.crypto",
     "fheinfer.errors",
     "fheinfer.packing",
-    "fheinfer.tensor_packing",
     "fheinfer._core",
     "fheinfer.leftovers",
     "fheinfer.machine",

@@ -24,7 +24,7 @@ MODULES = {
 LAYERS = (
     "errors process",
     "optional machine storage leftovers progress",
-    "speed tensor_file packing tensor_packing data.files",
+    "speed tensor_file packing data.files",
     "model",
     "approx",
     "frontends",

@@ -53,7 +53,7 @@ def test_lowered_operations_mean_what_their_docstrings_say() -> None:
         (ops.Quadratic("a", "b", "c", 1.0), per_channel["a"] + per_channel["b"] * x + per_channel["c"] * x**2),
         (ops.Square("a", "b", 1.0), (x + per_channel["a"]) ** 2 + per_channel["b"]),
         (ops.Multiply(1.0), x * y),
-        (ops.ScaleChannels("c"), x * per_channel["c"]),
+        (ops.Repack("c"), x * per_channel["c"]),
         (ops.SumPool(), x.sum(axis=(2, 3))),
         (ops.Bootstrap(), x),
     ]
@@ -80,7 +80,7 @@ def test_every_step_equals_the_slots_backend(tiny_model: Model, activation: str)
         expected = fheinfer.run_slots(plan, image, layers=layers)
         assert logits[index].numpy() == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
         for step in plan.steps:
-            values = steps[step.name][index].numpy().reshape(layers[step.name].shape) * spread(step.scale, step.layout)
+            values = steps[step.name][index].numpy().reshape(layers[step.name].shape) * spread(step.scale, step.shape)
             assert values == pytest.approx(layers[step.name], abs=1e-4 * np.abs(layers[step.name]).max())
     assert not batch.overflows()
     assert set(batch.reached) == set(tiny_model.ranges)

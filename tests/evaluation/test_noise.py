@@ -53,7 +53,7 @@ def test_predicted_and_measured_bits_of_every_layer_are_within_one(
         fheinfer.run_slots(plan, image, layers=layers)
         session.evaluate(client.encrypt(image), checkpoints=tmp_path / "run", keep_layers=True)
         for index, step in enumerate(plan.steps):
-            _, (slots,) = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
+            _, slots = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
             measured[step.name].append((step.values(slots) - layers[step.name]) / scale(step))
 
         batch = Batch(plan, noise_model(plan, seed))

@@ -84,7 +84,6 @@ BROKEN: list[tuple[list[dict[str, Any]], str]] = [
     (conv(bias=3), "node 'c': bias is 3, not the name of a tensor"),
     ([IMAGE, {k: v for k, v in CONV.items() if k not in ("stride", "weight")}, end("c")], "node 'c': conv2d lacks str"),
     ([IMAGE, end(out_features=0)], "node 'fc' (linear): out_features is 0, not a whole number of 1 or more"),
-    ([IMAGE, end(mask=1)], "node 'fc' (linear): mask is 1, neither true nor false"),
     ([IMAGE, {**HERPN, "eps": -1}, end("h")], "node 'h' (herpn): eps is -1, not a positive number"),
     ([IMAGE, {**HERPN, "eps": float("nan")}, end("h")], "node 'h' (herpn): eps is nan, not a positive number"),
     ([IMAGE, {**PAF, "degrees": [3, 4]}, end("p")], "node 'p' (paf): degree 4 is even; polynomials of a PAF are odd"),

@@ -17,13 +17,14 @@ from fheinfer.compiler.passes.lower_reductions import lower_reductions
 from fheinfer.compiler.passes.merge_linear import merge_linear
 from fheinfer.compiler.passes.merge_pools import merge_pools
 from fheinfer.compiler.passes.merge_shortcuts import merge_shortcuts
+from fheinfer.compiler.passes.merge_sum_pools import merge_sum_pools
 from fheinfer.compiler.passes.simplify_views import simplify_views
 from fheinfer.compiler.program import Program
 from fheinfer.model import ops
 
 Pass = Callable[[Program], Program]
 LOWERING: tuple[Pass, ...] = (lower_arithmetic, lower_reductions, lower_pools, lower_pads)
-FOLDING: tuple[Pass, ...] = (simplify_views, fold_backward, fold_forward, merge_linear, merge_shortcuts)
+FOLDING: tuple[Pass, ...] = (simplify_views, fold_backward, fold_forward, merge_sum_pools, merge_linear, merge_shortcuts)
 ROUNDS = 20
 """Rounds of folding at most; three are usual: what one pass makes, another may fold further."""
 

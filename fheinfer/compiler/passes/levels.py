@@ -60,7 +60,7 @@ def levels(program: Program, traced: Mapping[str, Work] | None = None) -> Progra
     traced = at_top(program) if traced is None else traced
     choices = _shortest(program, traced)
     nodes: list[Node] = []
-    layouts, scales = dict(program.layouts), dict(program.scales)
+    packings, scales = dict(program.packings), dict(program.scales)
     at, works = dict[str, int](), dict[str, Work]()
     current: dict[str, str] = {}  # value -> the node that has it now: itself, or a bootstrap of it
     for node in program.graph:
@@ -68,8 +68,9 @@ def levels(program: Program, traced: Mapping[str, Work] | None = None) -> Progra
         if choice.bootstrap:
             source, fresh = node.inputs[0], f"{node.name}/bootstrap"
             nodes.append(Node(fresh, Bootstrap(), (current[source],)))
-            layouts[fresh], scales[fresh] = layouts[source], scales[source]
-            at[fresh], works[fresh] = program.params.levels, Work.of_bootstrap()
+            packings[fresh], scales[fresh] = packings[source], scales[source]
+            at[fresh] = program.params.levels
+            works[fresh] = Work.of_bootstrap(packings[source].ciphertexts)
             current[source] = fresh
         current[node.name] = node.name
         if isinstance(node.op, Input):
@@ -79,7 +80,7 @@ def levels(program: Program, traced: Mapping[str, Work] | None = None) -> Progra
         nodes.append(replace(node, inputs=tuple(current[name] for name in node.inputs)))
         at[node.name] = choice.level - program.depth(node)
         works[node.name] = _at(traced[node.name], choice.level, program.params)
-    return replace(program.with_nodes(nodes), layouts=layouts, scales=scales, levels=at, works=works)
+    return replace(program.with_nodes(nodes), packings=packings, scales=scales, levels=at, works=works)
 
 
 def at_top(program: Program) -> dict[str, Work]:
@@ -106,6 +107,7 @@ def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]
     least = _least(program)
     alive: tuple[str, ...] = (graph.input.name,)
     limb = (params.scale_bits << params.log_n) / 8 * SECONDS_PER_MEGABYTE / 1e6
+    limb *= program.packings[graph.input.name].ciphertexts
     # Higher, and a layer's rotation keys would have to be taller for the first one alone.
     highest = min(params.levels + 1, params.top_level)
     ways: Ways = {
@@ -123,7 +125,9 @@ def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]
                 highest = min(given[name] for name in node.inputs)
                 rest = tuple(given[name] for name in kept)
                 for level in range(least[node.name] + depth, highest + 1):
-                    total = way.seconds + seconds[node.name][level] + bootstraps * bootstrap
+                    total = way.seconds + seconds[node.name][level]
+                    if bootstraps:
+                        total += bootstrap * program.packings[node.inputs[0]].ciphertexts
                     key = (*rest, level - depth)
                     if key not in found or total < found[key].seconds:
                         found[key] = _Way(total, _Choice(bootstraps, level), way)

@@ -26,7 +26,7 @@ from fheinfer.model.ops.activations import (
 from fheinfer.model.ops.arithmetic import Add, AddConstant, MultiplyConstant, Product, Subtract
 from fheinfer.model.ops.base import Input, Invalid, Op, Shape
 from fheinfer.model.ops.linear import BatchNorm, Conv2d, ConvTranspose2d, Linear, Resample
-from fheinfer.model.ops.lowered import Bootstrap, Chebyshev, Multiply, Quadratic, ScaleChannels, Square, SumPool
+from fheinfer.model.ops.lowered import Bootstrap, Chebyshev, Multiply, Quadratic, Repack, Square, SumPool
 from fheinfer.model.ops.pools import GlobalAvgPool, MaxPool, MeanPool, Reduce
 from fheinfer.model.ops.table import ACTIVATIONS, LOWERED, NETWORK, from_fields, to_fields
 from fheinfer.model.ops.trained import HERMITE, HerPN, Paf
@@ -74,9 +74,9 @@ __all__ = [
     "Quadratic",
     "Reduce",
     "Relu",
+    "Repack",
     "Resample",
     "Reshape",
-    "ScaleChannels",
     "Selu",
     "Shape",
     "Sigmoid",

@@ -13,7 +13,6 @@ from fheinfer.model.ops.base import (
     Pair,
     Shape,
     Sides,
-    flag,
     image,
     in_words,
     per_channel,
@@ -120,22 +119,16 @@ class ConvTranspose2d(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """A fully connected layer over all features of its input.
-
-    `mask` is the compiler's: clear the partial sums beside the features, at one level more. Without it a client that
-    decrypts would see them.
-    """
+    """A fully connected layer over all features of its input."""
 
     kind = "linear"
     TENSORS = ("weight", "bias")
     out_features: int
     weight: str
     bias: str | None = None
-    mask: bool = False
 
     def check(self, inputs: Sequence[Shape]) -> None:
         whole("out_features", self.out_features, 1)
-        flag("mask", self.mask)
 
     def infer(self, inputs: Sequence[Shape]) -> Shape:
         return (self.out_features,)

@@ -87,9 +87,10 @@ class Square(Op):
 
 @dataclass(frozen=True)
 class Multiply(Op):
-    """The product of two values; `bound` is the range of the first, which is that of the activation that it completes.
+    """The product of two values.
 
-    second  range of the second value; None for a polynomial, whose output may have any scale for nothing
+    bound   range of the first, or of the activation that the product completes
+    second  range of the second; None where it is a polynomial of the first, whose coefficients take any scale
     """
 
     kind = "multiply"
@@ -109,18 +110,18 @@ class Multiply(Op):
 
 
 @dataclass(frozen=True)
-class ScaleChannels(Op):
-    """Every channel times a factor, which brings a value to another scale."""
+class Repack(Op):
+    """The same value in other slots, each channel times a factor where there is one."""
 
-    kind = "scale_channels"
+    kind = "repack"
     TENSORS = ("factor",)
-    factor: str
+    factor: str | None = None
 
     def tensor_shapes(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         return {"factor": (inputs[0][0],)}
 
     def reference(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-        return inputs[0] * per_channel(tensors["factor"], inputs[0])
+        return inputs[0] * per_channel(tensors["factor"], inputs[0]) if "factor" in tensors else inputs[0]
 
 
 @dataclass(frozen=True)

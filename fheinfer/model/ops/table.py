@@ -20,7 +20,7 @@ _NETWORK: tuple[type[Op], ...] = (
     *(views.Reshape, views.Permute, views.Slice, views.Concat, views.Expand, views.Pad),
 )
 _LOWERED: tuple[type[Op], ...] = (
-    *(lowered.Chebyshev, lowered.Quadratic, lowered.Square, lowered.Multiply, lowered.ScaleChannels),
+    *(lowered.Chebyshev, lowered.Quadratic, lowered.Square, lowered.Multiply, lowered.Repack),
     *(lowered.SumPool, lowered.Bootstrap),
 )
 NETWORK: dict[str, type[Op]] = {op.kind: op for op in _NETWORK}

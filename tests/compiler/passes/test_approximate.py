@@ -8,8 +8,7 @@ import pytest
 
 from fheinfer.approx import activation, names
 from fheinfer.compiler.passes.approximate import approximate
-from fheinfer.compiler.passes.fold_batch_norm import fold_batch_norm
-from fheinfer.compiler.passes.fold_pool import fold_pool
+from fheinfer.compiler.passes.canonicalise import canonicalise
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.program import Program
@@ -83,7 +82,7 @@ def test_a_range_that_is_missing_is_named() -> None:
     start = program(zoo.network("resnet8-tiny"))
     start = dataclasses.replace(start, ranges={k: v for k, v in start.ranges.items() if k != "layer2.0.relu1"})
     with pytest.raises(PlanError, match=r"no range is known for the activation 'layer2\.0\.relu1'"):
-        run(start, fold_batch_norm, fold_pool, approximate)
+        run(start, canonicalise, approximate)
 
 
 def test_a_smooth_activation_over_too_wide_a_range_is_refused() -> None:
@@ -100,4 +99,4 @@ def test_an_implausible_range_is_refused(factor: float) -> None:
     start = program(zoo.network("resnet8-tiny"))
     wide = dataclasses.replace(start, ranges=dict(start.ranges) | {"relu1": factor})
     with pytest.raises(PlanError, match=r"of activation 'relu1' is .* times the median of all ranges"):
-        run(wide, fold_batch_norm, fold_pool, approximate)
+        run(wide, canonicalise, approximate)
