@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,19 +22,48 @@ model_app = typer.Typer(no_args_is_help=True, help="Model files: import and show
 
 @model_app.command("import")
 def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A state_dict of PyTorch, .safetensors, .npz, or a model.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|MODULE:CLASS",
+            help=(
+                "An ONNX file, a .pt2 of torch.export, a checkpoint of a network of the zoo (PyTorch, safetensors, "
+                "npz), a model; or package.module:Class, which runs that module."
+            ),
+        ),
     ],
     output: OutputOption,
     network: Annotated[
         str | None,
-        typer.Option("--network", metavar="N", help="Network of the zoo that it is of.", show_default="resnet20"),
+        typer.Option(
+            "--network", metavar="N", help="Network of the zoo that a checkpoint is of.", show_default="resnet20"
+        ),
+    ] = None,
+    example_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--example-shape",
+            metavar="1,3,32,32",
+            help="Shape of an input, a batch of one: of a class, and of ONNX files that leave it open.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Checkpoint of a class, in any form.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="N", help="Name of the model.", show_default="that of the source")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="M,M,M", help="Mean of each channel.", show_default="CIFAR-10's")
+        str | None,
+        typer.Option(metavar="M,M,M", help="Mean of each channel.", show_default="0, or CIFAR-10's of the zoo"),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.", show_default="CIFAR-10's")
+        str | None,
+        typer.Option(
+            metavar="S,S,S",
+            help="Standard deviation of each channel.",
+            show_default="1, or CIFAR-10's of the zoo",
+        ),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="FILE|A,B,...", help="Class names: one per line, or with commas between.")
@@ -46,10 +75,11 @@ def import_(
     entry: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which state_dict, where the file holds several.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Read weights that another program saved and write a model file."""
-    from fheinfer.cli.display import err, out
-    from fheinfer.frontends.importing import import_model
+    """Read a network of one's own, or weights that another program saved, and write a model file."""
+    from fheinfer.cli.display import err, out, print_json
+    from fheinfer.frontends.anything import Wishes, import_any
     from fheinfer.storage import require_writable
 
     if (mean is None) != (std is None):
@@ -57,23 +87,27 @@ def import_(
     if ranges is not None:
         refuse("--ranges has what it is for", data=data)
     require_writable(output)
-    found = import_model(
-        file,
-        network,
+    wishes = Wishes(
+        network=network,
+        shape=None if example_shape is None else _shape(example_shape),
+        state=weights,
         mean=None if mean is None else _numbers("--mean", mean),
         std=None if std is None else _numbers("--std", std),
         classes=None if classes is None else _classes(classes),
+        name=name,
         entry=entry,
     )
-    for note in found.notes:
-        err.print(note)
+    found = import_any(source, wishes)
     model = _with_ranges(found.model, ranges, data)
     model.save(output)
+    if as_json:
+        print_json({"notes": found.notes, **_fields(output, model)})
+        return
+    for note in found.notes:
+        err.print(note)
     out.print(f"{output}: {model.name}, {len(model.tensors)} tensors, identity {model.identity[:16]}")
-    if not model.ranges and model.graph.activations:
-        out.print(
-            f"activation ranges are missing: `fheinfer calibrate {output} -o FILE`, then import with --ranges FILE"
-        )
+    if not model.ranges and model.graph.ranged:
+        out.print(f"activation ranges are missing: measure them with `fheinfer calibrate {output} --data PATH`")
 
 
 def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> Model:
@@ -92,6 +126,19 @@ def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> Model:
         from fheinfer.train.calibrate import IMAGES, calibrate
     with steps_bar("measuring") as progress:
         return calibrate(model, datasets.source(data), limit=IMAGES, progress=progress)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """The shape of one input, without the batch of one in front."""
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) < 2 or sizes[0] != 1 or min(sizes) < 1:
+        raise UsageError(
+            f"--example-shape {text!r}: give a batch of one and the sizes of an input, such as 1,3,32,32 or 1,30"
+        )
+    return sizes[1:]
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -120,6 +167,27 @@ def _classes(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in content.splitlines() if line.strip())
 
 
+def _fields(path: Path, model: Model) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "network": model.name,
+        "identity": model.identity,
+        "input_shape": model.graph.input_shape,
+        "outputs": {name: model.graph.shapes[name] for name in model.graph.outputs},
+        "final": model.final,
+        "numbers": _count(model),
+        "mean": model.mean,
+        "std": model.std,
+        "classes": model.classes,
+        "ranges": dict(model.ranges),
+        "provenance": dict(model.provenance),
+    }
+
+
+def _count(model: Model) -> int:
+    return sum(array.size for array in model.tensors.values())
+
+
 @model_app.command()
 def show(
     file: Annotated[
@@ -135,22 +203,9 @@ def show(
 
     path = file or default_model()
     model = load(path)
-    numbers = sum(array.size for array in model.tensors.values())
+    numbers = _count(model)
     if as_json:
-        print_json(
-            {
-                "file": str(path),
-                "network": model.name,
-                "identity": model.identity,
-                "input_shape": model.graph.input_shape,
-                "numbers": numbers,
-                "mean": model.mean,
-                "std": model.std,
-                "classes": model.classes,
-                "ranges": dict(model.ranges),
-                "provenance": dict(model.provenance),
-            }
-        )
+        print_json(_fields(path, model))
         return
     rows = [[name, in_words(bound)] for name, bound in model.ranges.items()]
     table(str(path), ["activation", "largest input"], rows)

@@ -35,7 +35,7 @@ def test_import_says_what_it_assumes(command: Command, desk: Desk, tiny_model: M
     done = command("model", "import", "plain.npz", "-o", "new.safetensors", "--network", "resnet8-tiny")
     assert done.code == 0, done.err
     assert "assumed to be normalised with mean 0.4914, 0.4822, 0.4465" in done.err
-    assert "activation ranges are missing: `fheinfer calibrate" in done.out
+    assert "measure them with `fheinfer calibrate new.safetensors --data PATH`" in done.out
     found = fheinfer.load_model(desk.folder / "new.safetensors")
     assert found.tensors.keys() == tiny_model.tensors.keys()
     assert found.ranges == {}
