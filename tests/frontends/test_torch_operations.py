@@ -10,6 +10,7 @@ from fheinfer.errors import GraphError
 from fheinfer.evaluation.plain import plain_layers
 from fheinfer.frontends.torch_export import from_torch
 from fheinfer.model.model import Model
+from tests.frontends import torch_table
 from tests.frontends.torch_cases import CASES, Case
 
 FINALS = {"softmax": Tensor.softmax, "log_softmax": Tensor.log_softmax, "sigmoid": lambda y, _: y.sigmoid()}
@@ -47,3 +48,10 @@ def test_an_operation_computes_what_pytorch_computes_or_is_refused(case: Case) -
     (y,) = outputs(model, x)
     assert y.numel() == expected.numel()
     torch.testing.assert_close(y.reshape(expected.shape).float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_of_the_docs_says_what_is_tested_here() -> None:
+    page = torch_table.PAGE.read_text()
+    assert torch_table.written(page) == page, "write it with `python -m tests.frontends.torch_table`"
+    missing = torch_table.HEIR - {torch_table.base(case).replace("_", "") for case in CASES}
+    assert not missing
