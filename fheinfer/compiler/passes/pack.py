@@ -156,7 +156,7 @@ class _Packer:
 
 def kept_grid(op: ops.Op, source: Packing, shape: Sequence[int], slots: int) -> Packing | None:
     """The grid of the input with the gap that the output's size asks for; None where there is no such grid."""
-    if source.gap is None:
+    if source.gap is None or isinstance(op, ops.Linear):
         return None
     (_, *size), (_, *out) = source.grid, canonical(shape)
     down, up = [1, 1], [1, 1]
