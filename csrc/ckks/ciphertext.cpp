@@ -235,22 +235,27 @@ Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uin
     return std::move(rotate_many(chain, keys, x, {&exponent, 1})[0]);
 }
 
-Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
-                  uint64_t exponent) {
+namespace {
+
+void rotate_to(const Chain& chain, Ciphertext& out, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
+               uint64_t exponent) {
     const std::size_t limbs = x.limbs();
-    const auto product      = inner_product(chain, digits, key, limbs);
-    auto [b, a]             = divide(chain, product, key.specials, {x.c0.base(), limbs});
-    Ciphertext out{blank(chain, {x.c0.base(), limbs}), blank(chain, {x.c0.base(), limbs}), x.scale};
-    const auto& order = permutation(chain, exponent);
+    auto [b, a]             = divide(chain, inner_product(chain, digits, key, limbs), key.specials, {x.c0.base(), limbs});
+    const auto& order       = permutation(chain, exponent);
     parallel_for(limbs, [&](std::size_t i) {
         ring::add(b[i], b[i], x.c0[i], chain.n(), chain.modulus(x.c0.base() + i));
         permute(out.c0[i], b[i], order);
         permute(out.c1[i], a[i], order);
     });
-    return out;
 }
 
+}  // namespace
+
 std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const Ciphertext& x, std::span<const uint64_t> exponents) {
+    // Before what is freed again: put into the gaps that such things leave, results would make the heap half as large again.
+    std::vector<Ciphertext> out;
+    for (std::size_t i = 0; i < exponents.size(); ++i)
+        out.push_back({blank(chain, {x.c0.base(), x.limbs()}), blank(chain, {x.c0.base(), x.limbs()}), x.scale});
     std::map<std::size_t, std::vector<Poly>> digits;  // by special primes: keys of another height have others
     std::vector<const SwitchingKey*> with;
     for (uint64_t exponent : exponents) {
@@ -259,8 +264,7 @@ std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const 
         if (up.empty())
             up = mod_up(chain, x.c1, key.specials);
     }
-    std::vector<Ciphertext> out(exponents.size());
-    const auto one = [&](std::size_t i) { out[i] = rotate(chain, x, digits.at(with[i]->specials), *with[i], exponents[i]); };
+    const auto one = [&](std::size_t i) { rotate_to(chain, out[i], x, digits.at(with[i]->specials), *with[i], exponents[i]); };
     if (runs_whole(chain) && exponents.size() > thread_count()) {
         parallel_for(exponents.size(), one);
     }

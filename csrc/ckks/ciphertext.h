@@ -69,9 +69,6 @@ Ciphertext rescale(const Chain& chain, const Ciphertext& x);
 
 // The automorphism by `exponent`, with its key.
 Ciphertext rotate(const Chain& chain, const Keys& keys, const Ciphertext& x, uint64_t exponent);
-// From digits of x.c1 that are there already, in the basis of the key.
-Ciphertext rotate(const Chain& chain, const Ciphertext& x, const std::vector<Poly>& digits, const SwitchingKey& key,
-                  uint64_t exponent);
 // Several of one ciphertext from one ModUp.
 std::vector<Ciphertext> rotate_many(const Chain& chain, const Keys& keys, const Ciphertext& x, std::span<const uint64_t> exponents);
 

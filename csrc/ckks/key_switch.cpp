@@ -91,11 +91,6 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
                 from.push_back(prime);
         conversions[j] = &chain.conversion(from);
     }
-    parallel_for(limbs, [&](std::size_t i) {
-        const auto& own = *conversions[chain.digit(base + i)];
-        to_crt_factor(chain, factors[i], x[i], base + i, own.inverse_factor[base + i - own.from[0]]);
-    });
-
     std::vector<Poly> out;
     std::vector<Conversion> converted;
     for (std::size_t j = 0; j < digits; ++j) {
@@ -110,16 +105,33 @@ std::vector<Poly> mod_up(const Chain& chain, const Poly& x, std::size_t specials
             }
         converted.emplace_back(chain, *conversions[j], rows(factors, first, count), std::move(outs), primes);
     }
-    const std::size_t parts = Conversion::parts(chain);
-    parallel_for(digits * parts, [&](std::size_t i) { converted[i / parts](i % parts); });
-    const std::size_t all = limbs + specials;
-    parallel_for(digits * all, [&](std::size_t i) {
+    const std::size_t parts = Conversion::parts(chain), all = limbs + specials;
+    const auto to_factor = [&](std::size_t i) {
+        const auto& own = *conversions[chain.digit(base + i)];
+        to_crt_factor(chain, factors[i], x[i], base + i, own.inverse_factor[base + i - own.from[0]]);
+    };
+    const auto convert  = [&](std::size_t i) { converted[i / parts](i % parts); };
+    const auto evaluate = [&](std::size_t i) {
         const std::size_t j = i / all, row = i % all;
         if (row < limbs && chain.digit(base + row) == j)
             std::memcpy(out[j][row], x[row], n * sizeof(uint64_t));
         else
             chain.ntt(chain.prime(row, limbs, base)).forward(out[j][row]);
-    });
+    };
+    if (runs_whole(chain) && digits >= thread_count()) {
+        parallel_for(digits, [&](std::size_t j) {
+            for (std::size_t prime : conversions[j]->from)
+                to_factor(prime - base);
+            for (std::size_t k = 0; k < parts; ++k)
+                convert(j * parts + k);
+            for (std::size_t row = 0; row < all; ++row)
+                evaluate(j * all + row);
+        });
+        return out;
+    }
+    parallel_for(limbs, to_factor);
+    parallel_for(digits * parts, convert);
+    parallel_for(digits * all, evaluate);
     return out;
 }
 
