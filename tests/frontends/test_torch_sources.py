@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fheinfer
 from fheinfer.errors import FheinferError, GraphError, InputError, UsageError, WeightsError
+from fheinfer.frontends.torch_export.checking import check
+from fheinfer.frontends.torch_export.exporting import export
+from fheinfer.frontends.torch_export.importer import translate
 from fheinfer.frontends.torch_export.sources import import_class, import_program, is_program_file
 from tests.frontends.torch_cases import Function
 
@@ -19,10 +24,15 @@ EXAMPLE = torch.zeros(1, 3, 8, 8)
 
 
 def with_nan() -> nn.Module:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    layer = nn.Conv2d(3, 4, 3)
     with torch.no_grad():
-        net[0].weight[1, 2, 0, 0] = float("nan")
-    return net
+        layer.weight[1, 2, 0, 0] = float("nan")
+    return nn.Sequential(layer, nn.ReLU())
+
+
+def scripted() -> nn.Module:
+    made: nn.Module = torch.jit.trace(nn.Linear(4, 3), torch.zeros(1, 4))  # type: ignore[no-untyped-call]
+    return made
 
 
 class Branching(nn.Module):
@@ -31,6 +41,8 @@ class Branching(nn.Module):
 
 
 class Counting(nn.Module):
+    calls: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(1))
@@ -76,6 +88,7 @@ BAD: list[tuple[Callable[[], Any], Any, type[FheinferError], str]] = [
     (lambda: nn.Conv2d(3, 4, 3), torch.zeros(3), InputError, "its first axis is the batch, as in (1, 3, 32, 32)"),
     (lambda: nn.Conv2d(3, 4, 3), EXAMPLE.long(), InputError, "the example holds torch.int64"),
     (TwoInputs, (EXAMPLE, EXAMPLE), InputError, "the example is 2 inputs; a network has one tensor as its input"),
+    (scripted, torch.zeros(1, 4), InputError, "a TorchScript module cannot be imported"),
     (TwoInputs, EXAMPLE, InputError, "TwoInputs does not take an example"),
     (lambda: "resnet18", EXAMPLE, InputError, "str is no module of PyTorch"),
     (lambda: nn.BatchNorm2d(3, track_running_stats=False), EXAMPLE, GraphError, "normalises by statistics"),
@@ -176,3 +189,27 @@ def test_a_class_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.save(nn.Linear(4, 3).state_dict(), "other.pt")
     with pytest.raises(WeightsError):
         import_class("mynet_of_a_test:Net", (4,), state=Path("other.pt"))
+
+
+def test_wrappers_come_off() -> None:
+    net = small()
+    compiled: Any = torch.compile(net)
+    for wrapped in (nn.DataParallel(net), compiled):
+        model = fheinfer.from_torch(wrapped, EXAMPLE)
+        assert model.name == "Sequential"
+        assert set(model.tensors) == {name for name in net.state_dict() if "tracked" not in name}
+
+
+def test_a_graph_that_computes_something_else_is_found_out() -> None:
+    """By hand: an import never gives one."""
+    net = small()
+    translated = translate(export(net, EXAMPLE), "small")
+    assert "compared with PyTorch on 3 inputs" in check(net, translated, EXAMPLE)
+    name = "4.bias"
+    changed = replace(translated, tensors={**translated.tensors, name: translated.tensors[name] + np.float32(1e-4)})
+    with pytest.raises(GraphError, match="output '4' differs by"):
+        check(net, changed, EXAMPLE)
+    random = Function(lambda x: x + torch.rand(1))
+    program = translate(export(Function(lambda x: x + 0.5), EXAMPLE), "other")
+    with pytest.raises(GraphError, match="differs by"):
+        check(random, program, EXAMPLE)

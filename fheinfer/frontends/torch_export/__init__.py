@@ -66,11 +66,11 @@ def import_torch(
         from torch import nn
 
         from fheinfer.frontends.torch_export.checking import check
-        from fheinfer.frontends.torch_export.exporting import example_of, export
+        from fheinfer.frontends.torch_export.exporting import example_of, export, unwrapped
         from fheinfer.frontends.torch_export.importer import translate
     if not isinstance(net, nn.Module):
         raise InputError(f"{printable(type(net).__name__, 80)} is no module of PyTorch; give an instance of nn.Module")
-    one = example_of(example)
+    net, one = unwrapped(net), example_of(example)
     title = printable(name or type(net).__name__, 100)
     translated = translate(export(net, one), title)
     compared = check(net, translated, one)

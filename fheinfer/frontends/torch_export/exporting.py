@@ -40,6 +40,20 @@ def example_of(example: Any) -> Tensor:
     return example[:1].detach().cpu().clone()
 
 
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The module itself, out of what `torch.compile` and data parallelism put around it.
+
+    Raises:
+        InputError: a TorchScript module, of which the operations can no longer be told.
+    """
+    if isinstance(net, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be imported; give the nn.Module that it was made of")
+    if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(net.module)
+    original = net._modules.get("_orig_mod")
+    return net if original is None else unwrapped(original)
+
+
 def export(net: nn.Module, example: Tensor) -> ExportedProgram:
     """The program of a module in evaluation mode, which it is left in as it was.
 

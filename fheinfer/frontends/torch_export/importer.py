@@ -84,7 +84,7 @@ def _inputs(t: Translation, program: ExportedProgram) -> tuple[dict[str, Any], d
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             tensor = state[str(spec.target)].detach()
             values[spec.arg.name] = tensor
-            names[id(tensor)] = str(spec.target).replace("/", ".")
+            names[id(tensor)] = re.sub(r"^__+", "", str(spec.target).replace("/", "."))
     shape = tuple(shapes[given[0]].shape)
     if len(shape) < 2 or shape[0] != 1 or not all(isinstance(size, int) for size in shape):
         raise GraphError(f"the input has the shape {shape}; it has to be a batch of one, (1, C, H, W) or (1, F)")
