@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fheinfer.approx import activation, measure, names, registry, sign
+from fheinfer.approx import activation, fidelity, measure, names, registry, sign
+from fheinfer.approx.functions import function_of
+from fheinfer.model import ops
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
 COSTS = "Costs and errors"
@@ -65,3 +67,35 @@ def test_levels_of_replaced_relus_are_the_registrys() -> None:
     table = rows("ResNet20 with every ReLU replaced, not trained")
     assert {name: int(cells[0]) for name, cells in table.items()} == {name: activation(name).levels for name in table}
     assert {f"minimax:{alpha}" for alpha in range(4, 15)} <= set(table)
+
+
+USERS = {
+    "ReLU": ops.Relu(),
+    "ReLU6": ops.Clip(0.0, 6.0),
+    "hard tanh": ops.Clip(-1.0, 1.0),
+    "LeakyReLU(0.1)": ops.LeakyRelu(0.1),
+    "ELU": ops.Elu(),
+    "SELU": ops.Selu(),
+    "SiLU": ops.Silu(),
+    "GELU": ops.Gelu(),
+    "Mish": ops.Mish(),
+    "Hardswish": ops.Hardswish(),
+    "Hardsigmoid": ops.Hardsigmoid(),
+    "Sigmoid": ops.Sigmoid(),
+    "Tanh": ops.Tanh(),
+    "Softplus": ops.Softplus(),
+    "Abs": ops.Abs(),
+}
+COLUMNS = [(bound, bits) for bound in (4.0, 16.0) for bits in fidelity.OFFERED]
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_levels_of_users_activations_are_those_that_are_chosen(name: str) -> None:
+    section = PAGE.read_text().partition("\n## Activations of users' networks\n")[2]
+    (line,) = [line for line in section.splitlines() if line.startswith(f"| {name} | ") and line.count("|") == 8]
+    function = function_of(USERS[name])
+    assert function is not None
+    for text, (bound, bits) in zip(line.strip("|").split("|")[1:], COLUMNS, strict=True):
+        found = fidelity.choose(function, bound, fidelity.of_bits(bits))
+        what = found and (found.gate.name if found.gate else found.degree)
+        assert text.strip() == (f"{found.levels}: {what}" if found else "-")
