@@ -23,7 +23,7 @@ def packing(shape: tuple[int, ...], ciphertexts: int = 1) -> Packing:
     each, of_one = -(-channels // ciphertexts), height * width
     period = 1 << (each * of_one - 1).bit_length()
     start = np.array([[(c // each) * period + (c % each) * of_one] for c in range(channels)])
-    return Packing((channels, height, width), start, width, 1, height, period, ciphertexts=ciphertexts)
+    return Packing(shape, (channels, height, width), start, width, 1, height, period, 0, ciphertexts, of_one, width)
 
 
 def an_input(shape: tuple[int, ...] = SHAPE, ciphertexts: int = 1, **changes: Any) -> InputSpec:

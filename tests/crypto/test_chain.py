@@ -9,8 +9,8 @@ import pytest
 
 from fheinfer.compiler.presets import preset
 from fheinfer.crypto.backends import backend
+from fheinfer.crypto.parameter_set import CHAIN_VERSION
 from fheinfer.crypto.params import (
-    CHAIN_VERSION,
     NATIVE_EVAL_MOD_LEVELS,
     ParameterSet,
     parameter_set,
@@ -62,5 +62,5 @@ def test_the_noise_of_the_fit_is_below_that_of_a_bootstrap(name: str) -> None:
 def test_the_version_of_the_chain_is_part_of_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys made under other primes of the same sizes are of another set."""
     before = parameter_set("1").identity
-    monkeypatch.setattr("fheinfer.crypto.params.CHAIN_VERSION", CHAIN_VERSION + 1)
+    monkeypatch.setattr("fheinfer.crypto.parameter_set.CHAIN_VERSION", CHAIN_VERSION + 1)
     assert parameter_set("1").identity != before

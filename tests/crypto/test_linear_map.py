@@ -368,22 +368,3 @@ def test_tuples_on_clear_slots_and_their_work() -> None:
     assert report.key_switches == {limbs: 3 * (3 * 2 + 2)}
     assert report.rescales == {limbs: 3}
     assert sum(report.plain_multiplications.values()) == np.count_nonzero(WIDE.diagonals().any(-1))
-
-
-@SETS
-def test_kernels_take_constants(machine: Callable[[str], Machine], name: str) -> None:
-    m, rng = machine(name), np.random.default_rng(0)
-    layout, conv = _core.Layout(2, 4, 4, 1, 4, 4), _core.Conv2d(1, 1, 0)
-    out = _core.conv2d_output(layout, 2, conv)
-    weight, bias, x = rng.normal(size=(2, 2, 1, 1)), rng.normal(size=2), m.encrypt(values(0)[:32])
-    plain = _core.conv2d(m.fast, x, weight, bias, layout, out, conv)
-    for tier in (Tier.streamed, Tier.coefficients, Tier.encoded):
-        constants = LinearMapConstants(LinearMap.conv2d(weight, layout, out, conv), tier)
-        y = _core.conv2d(m.fast, x, [], bias, layout, out, conv, constants)
-        assert m.body([y]) == m.body([plain])
-    row, out = _core.Layout(1, 1, 4, 1, 1, 4), _core.Layout(1, 1, 3, 1, 1, 4)
-    weight, bias = rng.normal(size=(3, 4)), rng.normal(size=3)
-    for mask in (False, True):
-        plain = _core.linear(m.fast, x, weight, bias, row, out, mask)
-        constants = LinearMapConstants(LinearMap.linear(weight, row, out, mask), Tier.encoded)
-        assert m.body([_core.linear(m.fast, x, [], bias, row, out, mask, constants)]) == m.body([plain])

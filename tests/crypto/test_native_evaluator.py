@@ -18,7 +18,8 @@ from fheinfer.approx.forms import Gate
 from fheinfer.approx.measure import error
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
-from fheinfer.packing import rotated
+from fheinfer.packing import grid_packing
+from tests.layers import layer
 
 Rigs = Callable[[str], Any]
 SLOTS = 256
@@ -205,39 +206,35 @@ def kernel(rig: Any, level: int, apply: Callable[[Any, Any], Any], *, bits: floa
 )
 def test_convolutions_equal_slots(native_rig: Rigs, name: str, shape: Any, seed: int, sparse: bool) -> None:
     channels, size, stride, outputs = shape
-    layout, conv = _core.Layout(channels, 8, 8, 1, 8, 8), _core.Conv2d(size, stride, size // 2)
-    out = _core.conv2d_output(layout, outputs, conv)
+    source = grid_packing((channels, 8, 8), SLOTS)
+    target = grid_packing((outputs, 8 // stride, 8 // stride), SLOTS, gap=(stride, stride), height=8, width=8)
     rng = np.random.default_rng(seed)
     weight, bias = rng.normal(size=(outputs, channels, size, size)) / (3 * size), rng.normal(size=outputs)
     if sparse:
         weight[rng.random(weight.shape) < 0.8] = 0
         weight[0, 0, 0, 0] = 0.5
     level = 2 + seed % 5
-    kernel(native_rig(name), level, lambda e, x: _core.conv2d(e, x, weight, bias, layout, out, conv), bits=22)
+    kernel(native_rig(name), level, lambda e, x: layer(e, x, weight, bias, source, target, stride), bits=22)
 
 
 def test_convolutions_from_rotated_replicas_equal_slots(native_rig: Rigs) -> None:
-    rng, conv = np.random.default_rng(3), _core.Conv2d(3, 1, 1)
+    rng = np.random.default_rng(3)
     weight, bias = rng.normal(size=(2, 4, 4, 3, 3)) / 9, rng.normal(size=(2, 4))
-    equal = _core.Layout(4, 4, 8, 1, 4, 8)  # 128 of 256 slots
-    turned = rotated(equal, 2)
+    equal = grid_packing((4, 4, 8), SLOTS)  # 128 of 256 slots
+    turned = equal.rotated(64)
 
     def both(e: Any, x: Any) -> Any:
-        y = _core.conv2d(e, x, weight[0], bias[0], equal, turned, conv)
-        return _core.conv2d(e, y, weight[1], bias[1], turned, equal, conv)
+        y = layer(e, x, weight[0], bias[0], equal, turned)
+        return layer(e, y, weight[1], bias[1], turned, equal)
 
     kernel(native_rig("2"), 5, both, bits=20)
 
 
-@pytest.mark.parametrize("mask", [False, True])
-def test_a_linear_layer_and_a_pool_equal_slots(native_rig: Rigs, mask: bool) -> None:
-    layout, rng = _core.Layout(4, 8, 8, 1, 8, 8), np.random.default_rng(4)
-    r = native_rig("2")
-    kernel(r, 5, lambda e, x: _core.sum_pool(e, x, layout), bits=22)
-    pooled = _core.sum_pool_output(layout)
-    out = _core.linear_output(pooled, 5)
-    weight, bias = rng.normal(size=(5, 4)), rng.normal(size=5)
-    kernel(r, 5, lambda e, x: _core.linear(e, _core.sum_pool(e, x, layout), weight, bias, pooled, out, mask), bits=20)
+def test_a_linear_layer_equals_slots(native_rig: Rigs) -> None:
+    rng = np.random.default_rng(4)
+    source, target = grid_packing((4, 8, 8), SLOTS), grid_packing((5,), SLOTS)
+    weight, bias = rng.normal(size=(5, 256)) / 16, rng.normal(size=5)
+    kernel(native_rig("2"), 5, lambda e, x: layer(e, x, weight, bias, source, target), bits=20)
 
 
 # Sequences

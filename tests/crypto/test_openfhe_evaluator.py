@@ -15,6 +15,8 @@ from fheinfer import _core
 from fheinfer.approx.chebyshev import relu
 from fheinfer.errors import BackendError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.packing import grid_packing
+from tests.layers import layer
 
 Rigs = Callable[[str], Any]
 SLOTS = 256
@@ -84,12 +86,11 @@ def test_hoisted_rotations_in_a_convolution_equal_slots(rig: Rigs) -> None:
     """A convolution whose kernel offsets are hoisted rotations, then a Horner sum, under a key made for exactly its
     manifest."""
     context, tag = rig("1").context, "c0" * 16
-    layout, conv = _core.Layout(4, 8, 8, 1, 8, 8), _core.Conv2d(3, 1, 1)
-    out = _core.conv2d_output(layout, 4, conv)
+    packing = grid_packing((4, 8, 8), SLOTS)
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(4, 4, 3, 3)) / 6, rng.normal(size=4)
     trace = _core.TraceEvaluator(SLOTS, context.levels)
-    _core.conv2d(trace, trace.encrypt(5), weight, bias, layout, out, conv)
+    layer(trace, trace.encrypt(5), weight, bias, packing, packing)
     manifest = list(trace.report().rotation_keys.items())
     assert {limbs for _, limbs in manifest} == {6}
 
@@ -99,8 +100,8 @@ def test_hoisted_rotations_in_a_convolution_equal_slots(rig: Rigs) -> None:
         evaluator.add_rotation_key(rotation, body)
     slots = _core.SlotsEvaluator(SLOTS, context.levels)
     x = values(3)
-    expected = _core.conv2d(slots, slots.encrypt(x, 5), weight, bias, layout, out, conv)
-    y = _core.conv2d(evaluator, evaluator.read(keys.encrypt(x, 5)), weight, bias, layout, out, conv)
+    expected = layer(slots, slots.encrypt(x, 5), weight, bias, packing, packing)
+    y = layer(evaluator, evaluator.read(keys.encrypt(x, 5)), weight, bias, packing, packing)
     assert evaluator.level(y) == slots.level(expected) == 4
     assert precision_bits(slots.decrypt(expected), keys.decrypt(evaluator.write(y), SLOTS)).minimum > 22
 
