@@ -115,8 +115,7 @@ def step_map(step: Step, constants: Arrays) -> _core.LinearMap | None:
 
 
 def _layer(s: Step, op: Any, e: _core.Evaluator, c: Arrays, x: Sequence[Value], encoded: _Encoded) -> Value:
-    found = encoded or step_map(s, c)
-    assert found is not None
+    found = encoded or linear_map(s.op, c, s.in_packings[0], s.packing)
     ys = tuple(_core.linear_map(e, list(x[0]), found))
     bias = getattr(op, "bias", None)
     return _plus(s, e, ys, c[bias]) if bias else ys

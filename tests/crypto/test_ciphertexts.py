@@ -68,7 +68,7 @@ def answer(client: Client, values: dict[str, F64], order: list[int] | None = Non
     bodies = []
     for output in wanted.outputs:
         flat = np.zeros(output.ciphertexts * output.packing.period)
-        flat[output.packing.index().ravel()] = values[output.name] / output.scale
+        flat[output.packing.places().ravel()] = values[output.name] / output.scale
         for slots in flat.reshape(output.ciphertexts, -1):
             bodies.append(client._required_secret().encrypt(slots, 0))
     metadata = {"role": "result", "plan": wanted.plan, "request": "0" * 64}

@@ -233,8 +233,7 @@ ALLOWED = (
     "fheinfer.machine",
     "fheinfer.progress",
     "fheinfer.storage",
-    "fheinfer.leftovers",
-    "fheinfer.progress",
+    "fheinfer.tensor_file",
 )
 
 
