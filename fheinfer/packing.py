@@ -35,7 +35,7 @@ __all__ = [
 Places = NDArray[np.int64]
 Shape = tuple[int, ...]
 _COUNTS = ("band", "period", "rotation", "ciphertexts", "block", "width")
-MAX_PLACES = 1 << 26
+MAX_PLACES = 1 << 24
 """Elements of a value, at most, that a file may claim."""
 
 

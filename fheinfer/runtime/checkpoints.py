@@ -43,10 +43,12 @@ class CheckpointFolder:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, index: int, values: Mapping[str, Value]) -> None:
-        """Keeps the values that are alive after a step, in place of those before, where they can be kept."""
-        if block_bytes(self._plan, {name: len(value) for name, value in values.items()}) is not None:
-            self._write(BLOCK, index, values)
+    def save(self, index: int, values: Mapping[str, Value]) -> bool:
+        """Keeps the values that are alive after a step, in place of those before; False where they cannot be kept."""
+        if block_bytes(self._plan, {name: len(value) for name, value in values.items()}) is None:
+            return False
+        self._write(BLOCK, index, values)
+        return True
 
     def latest(self) -> tuple[int, dict[str, Value]] | None:
         """Index of the last step after which values were kept, and the values; None where there are none of this
@@ -121,8 +123,7 @@ def checkpoint_bytes(plan: Plan, *, keep_layers: bool) -> int:
     counts = plan.value_ciphertexts
     blocks = [
         block_bytes(plan, {name: counts[name] for name in plan.alive(index)}) or 0
-        for index, step in enumerate(plan.steps)
-        if step.activation
+        for index in range(len(plan.steps))
     ]
     layers = [body_bound(plan.params, counts[step.name], step.level) + MAX_METADATA for step in plan.steps]
     return 2 * (max(blocks, default=0) + MAX_METADATA) + (sum(layers) if keep_layers else 0)

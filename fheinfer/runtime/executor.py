@@ -33,7 +33,7 @@ StepObserver = Callable[[StepDone], None]
 class Checkpoints(Protocol):
     """Where a run may stop and start again: after activations, with all values that are alive then, by name."""
 
-    def save(self, index: int, values: Mapping[str, Value]) -> None: ...
+    def save(self, index: int, values: Mapping[str, Value]) -> bool: ...
 
     def latest(self) -> tuple[int, dict[str, Value]] | None: ...
 
@@ -52,11 +52,12 @@ def execute(
 
     Args:
         encoded: what is kept of the diagonals of linear maps, by step.
-        checkpoints: told of the values that are alive after every activation.
+        checkpoints: told of the values that are alive after every activation, and after the steps that follow until it
+            can save them.
         resume: start after the last step that `checkpoints` has.
     """
     values = {plan.steps[0].inputs[0]: x}
-    start = 0
+    start, due = 0, False
     if resume and checkpoints and (found := checkpoints.latest()):
         index, values = found
         start = index + 1
@@ -69,8 +70,9 @@ def execute(
         for name in [n for n in values if plan.last_use.get(n, len(plan.steps)) <= index]:
             del values[name]
         value = values[step.name]
-        if checkpoints and step.activation:
-            checkpoints.save(index, values)
+        due = due or bool(step.activation)
+        if checkpoints and due:
+            due = not checkpoints.save(index, values)
         if observer:
             observer(StepDone(index, len(plan.steps), step, evaluator.level(value[0]), seconds, value))
     return {name: values[name] for name in plan.outputs}

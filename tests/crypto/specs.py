@@ -10,7 +10,7 @@ from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds
 from fheinfer.crypto.client_tensors import InputSpec, OutputSpec
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import parameter_set
-from fheinfer.packing import Packing
+from fheinfer.packing import Packing, canonical
 
 TINY, TURBO = "insecure-tiny", "insecure-tiny-turbo"
 SHAPE, OUTPUTS = (3, 8, 8), 5
@@ -19,7 +19,7 @@ LOW: Rotations = ((1, 4), (2, 4), (5, 4))
 
 def packing(shape: tuple[int, ...], ciphertexts: int = 1) -> Packing:
     """Channels one after the other, spread evenly over so many ciphertexts."""
-    channels, height, width = (*shape, 1, 1)[:3]
+    channels, height, width = grid = canonical(shape)
     each, of_one = -(-channels // ciphertexts), height * width
     period = 1 << (each * of_one - 1).bit_length()
     start = np.array([[(c // each) * period + (c % each) * of_one] for c in range(channels)])

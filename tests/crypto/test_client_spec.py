@@ -68,6 +68,7 @@ IMPOSSIBLE: dict[str, Change] = {
     "a packing of another shape": lambda c: c["input"]["packing"].update(shape=[3, 8, 4]),
     "very many ciphertexts": lambda c: c["input"]["packing"].update(ciphertexts=1 << 20),
     "no ciphertext": lambda c: c["input"]["packing"].update(ciphertexts=0),
+    "a tensor of very many values": lambda c: c["input"]["packing"].update(shape=[1 << 26], grid=[1, 1 << 13, 1 << 13]),
     "a period beyond the slots": lambda c: c["input"]["packing"].update(period=1024),
     "two outputs of one name": lambda c: c.update(outputs=c["outputs"] * 2),
     "very many outputs": lambda c: c.update(outputs=c["outputs"] * 100),
