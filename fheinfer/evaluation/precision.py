@@ -97,7 +97,7 @@ def _read(plan: Plan, client: Client, checkpoints: Path, index: int) -> tuple[ND
     metadata, decrypted = client.read_slots(path)
     if metadata.get("step") != step.name or metadata.get("plan") != plan.identity:
         raise CorruptArtifactError(f"{path} is not layer {step.name!r} of this plan; run the evaluation again")
-    return step.values(decrypted[0]), float(metadata.get("seconds", 0.0))
+    return step.values(decrypted), float(metadata.get("seconds", 0.0))
 
 
 def _against(step: Step, values: NDArray[np.float64], reference: Layers) -> Precision | None:
