@@ -89,8 +89,8 @@ class Plan:
 
     @property
     def bootstraps(self) -> int:
-        """How many there are."""
-        return sum(isinstance(step.op, Bootstrap) for step in self.steps)
+        """How many there are: one for each ciphertext."""
+        return sum(step.packing.ciphertexts for step in self.steps if isinstance(step.op, Bootstrap))
 
     @property
     def multiplications(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fheinfer.compiler.view_arrays import viewed
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.packing import Packing, Shape, of_places
@@ -15,21 +16,9 @@ from fheinfer.packing import Packing, Shape, of_places
 VIEWS = (ops.Reshape, ops.Permute, ops.Slice, ops.Concat, ops.Expand)
 
 
-def rearranged(op: ops.Op, arrays: Sequence[NDArray[Any]], shape: Shape) -> NDArray[Any]:
+def rearranged(op: ops.Op, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """What a view makes of arrays in the shapes of its inputs: numbers of places, scales, constants."""
-    if isinstance(op, ops.Reshape):
-        return arrays[0].reshape(shape)
-    if isinstance(op, ops.Permute):
-        return arrays[0].transpose(op.order)
-    if isinstance(op, ops.Slice):
-        index = [slice(None)] * arrays[0].ndim
-        index[op.axis] = slice(op.start, op.stop, op.step)
-        return arrays[0][tuple(index)]
-    if isinstance(op, ops.Concat):
-        return np.concatenate(arrays, axis=op.axis)
-    if isinstance(op, ops.Expand):
-        return np.broadcast_to(arrays[0], shape)
-    raise PlanError(f"{op.kind} is no view")
+    return np.concatenate(arrays, axis=op.axis) if isinstance(op, ops.Concat) else viewed(op, arrays[0])
 
 
 def view(op: ops.Op, sources: Sequence[Packing], shape: Shape) -> tuple[Packing, tuple[int, ...]]:
@@ -46,7 +35,7 @@ def view(op: ops.Op, sources: Sequence[Packing], shape: Shape) -> tuple[Packing,
         ciphertext, slot = np.divmod(source.places(), source.period)
         places.append((ciphertext + before) * period + slot)
         before += source.ciphertexts
-    ciphertext, slot = np.divmod(rearranged(op, places, shape), period)
+    ciphertext, slot = np.divmod(rearranged(op, places), period)
     used, number = np.unique(ciphertext, return_inverse=True)
     found = number.reshape(ciphertext.shape) * period + slot
     block, width = min((source.block, source.width) for source in sources)

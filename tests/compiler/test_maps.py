@@ -171,3 +171,41 @@ def test_distances_are_those_of_the_diagonals() -> None:
     found = distances(op, packing, packing)
     assert found.shape == (8, 8, 3, 3)
     assert found.max() + 1 == linear_map(op, {"w": np.ones((8, 8, 3, 3))}, packing, packing).diagonals
+
+
+COUNTS = {
+    # (channels, side, rotation) of input and output, kernel: plaintexts, hoisted rotations, others, keys
+    ((3, 32, 0), (16, 32, 0), 3): (36, 8, 3, 5),
+    ((16, 32, 0), (16, 32, 0), 3): (144, 17, 7, 8),
+    ((16, 32, 0), (32, 16, 0), 3): (128, 15, 8, 8),
+    ((16, 32, 0), (32, 16, 0), 1): (32, 3, 8, 5),
+    ((32, 16, 0), (32, 16, 0), 3): (392, 48, 7, 13),
+    ((32, 16, 0), (64, 8, 0), 3): (324, 17, 21, 21),
+    ((32, 16, 0), (64, 8, 0), 1): (100, 9, 13, 13),
+    ((64, 8, 0), (64, 8, 0), 3): (900, 29, 32, 32),
+    ((32, 16, 0), (32, 16, 4096), 3): (392, 48, 7, 13),
+    ((32, 16, 4096), (32, 16, 0), 3): (196, 13, 17, 17),
+    ((64, 8, 0), (64, 8, 2048), 3): (900, 29, 32, 32),
+    ((64, 8, 0), (64, 8, 1024), 3): (900, 29, 32, 32),
+    ((64, 8, 2048), (64, 8, 0), 3): (450, 14, 31, 18),
+    ((64, 8, 1024), (64, 8, 0), 3): (225, 15, 17, 10),
+}
+"""The tables of docs/packing.md."""
+
+
+@pytest.mark.parametrize("case", COUNTS, ids=str)
+def test_the_counts_of_the_documentation(case: tuple[tuple[int, int, int], tuple[int, int, int], int]) -> None:
+    (channels, side, rotation), (outs, out_side, out_rotation), kernel = case
+
+    def on_the_grid(count: int, side: int, rotation: int) -> Packing:
+        gap = 32 // side
+        return grid_packing((count, side, side), 16384, gap=(gap, gap), height=32, width=32).rotated(rotation)
+
+    source, target = on_the_grid(channels, side, rotation), on_the_grid(outs, out_side, out_rotation)
+    op = ops.Conv2d(outs, kernel, side // out_side, kernel // 2, "w")
+    trace = _core.TraceEvaluator(16384, _core.LevelModel(5, 0, 0))
+    found = linear_map(op, {"w": np.ones((outs, channels, kernel, kernel))}, source, target)
+    _core.linear_map(trace, [trace.encrypt(5)], found)
+    report = trace.report()
+    counts = (report.plain_multiplications, report.hoisted_key_switches, report.key_switches)
+    assert (*(sum(c.values()) for c in counts), len(report.rotation_keys)) == COUNTS[case]

@@ -24,7 +24,14 @@ from fheinfer.model import ops
 
 Pass = Callable[[Program], Program]
 LOWERING: tuple[Pass, ...] = (lower_arithmetic, lower_reductions, lower_pools, lower_pads)
-FOLDING: tuple[Pass, ...] = (simplify_views, fold_backward, fold_forward, merge_sum_pools, merge_linear, merge_shortcuts)
+FOLDING: tuple[Pass, ...] = (
+    simplify_views,
+    fold_backward,
+    fold_forward,
+    merge_sum_pools,
+    merge_linear,
+    merge_shortcuts,
+)
 ROUNDS = 20
 """Rounds of folding at most; three are usual: what one pass makes, another may fold further."""
 

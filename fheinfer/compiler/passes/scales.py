@@ -21,6 +21,7 @@ import numpy as np
 
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.values import F64, Scale
+from fheinfer.compiler.view_arrays import compressed
 from fheinfer.compiler.views import VIEWS, rearranged
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
@@ -201,7 +202,7 @@ class _Scales:
         if all(isinstance(s, float) and same(s, scales_[0]) for s in scales_):
             return node, scales_[0]
         arrays = [np.broadcast_to(spread(self.of[n], self.shapes[n]), self.shapes[n]) for n in node.inputs]
-        return node, _small(rearranged(op, arrays, self.shapes[node.name]))
+        return node, _small(rearranged(op, arrays))
 
     def _unchanged(self, node: Node, op: ops.Op) -> tuple[Node, Scale]:
         scale = self.of[node.inputs[0]]
@@ -214,7 +215,7 @@ class _Scales:
         if same(np.broadcast_to(have, shape), np.broadcast_to(wanted, shape)):
             return name
         scaled = f"{user.name}/{name}"
-        factor = _small_shape(np.asarray(have / wanted), shape)
+        factor = compressed(np.broadcast_to(have / wanted, shape))
         self.constants[f"{scaled}/factor"] = factor
         self.of[scaled], self.packings[scaled] = out, self.packings[name]
         self.largest[scaled] = self.max_slot
@@ -315,17 +316,7 @@ def _pixels_differ(scale: Scale, shape: tuple[int, ...]) -> bool:
     return array.ndim > 1 and array.size > array.shape[0]
 
 
-def _small_shape(array: F64, shape: tuple[int, ...]) -> F64:
-    """The array without axes along which it does not change, each of those of size 1."""
-    whole = np.broadcast_to(array, shape)
-    for axis in range(len(shape)):
-        first = np.take(whole, [0], axis=axis)
-        if np.array_equal(np.broadcast_to(first, whole.shape), whole):
-            whole = first
-    return np.array(whole)
-
-
 def _small(array: F64) -> Scale:
     """A scale in as few numbers as it takes."""
-    small = _small_shape(array, array.shape)
+    small = compressed(array)
     return float(small.ravel()[0]) if small.size == 1 else small
