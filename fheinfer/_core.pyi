@@ -10,46 +10,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 OneKey: TypeAlias = Literal["relinearisation", "conjugation", "to_sparse", "to_dense"]
 """An evaluation key that there is one of. The keys to_sparse and to_dense come together."""
 
-class Layout:
-    @property
-    def channels(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def gap(self) -> int: ...
-    @property
-    def grid_height(self) -> int: ...
-    @property
-    def grid_width(self) -> int: ...
-    @property
-    def replica_rotation(self) -> int: ...
-    def __init__(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        gap: int,
-        grid_height: int,
-        grid_width: int,
-        replica_rotation: int = 0,
-    ) -> None: ...
-    @property
-    def blocks(self) -> int: ...
-    @property
-    def replicas(self) -> int: ...
-    @property
-    def period(self) -> int: ...
-    def slot(self, c: int, y: int, x: int) -> int: ...
-
-class Conv2d:
-    def __init__(self, kernel: int, stride: int, padding: int) -> None: ...
-
-def conv2d_output(layout: Layout, out_channels: int, conv: Conv2d) -> Layout: ...
-def sum_pool_output(layout: Layout) -> Layout: ...
-def linear_output(layout: Layout, out_features: int) -> Layout: ...
-
 class Ciphertext: ...
 
 class LevelModel:
@@ -127,34 +87,53 @@ class LinearMap:
         rotate_and_sum: Sequence[int] = (),
         double_hoisting: bool = False,
     ) -> None: ...
-    @staticmethod
-    def conv2d(weight: ArrayLike, in_layout: Layout, out_layout: Layout, conv: Conv2d) -> LinearMap: ...
-    @staticmethod
-    def linear(weight: ArrayLike, in_layout: Layout, out_layout: Layout, mask: bool) -> LinearMap: ...
-    def working_bytes(self, ring: int, limbs: int, special_primes: int, digits: int) -> int:
-        """Bytes that the native backend holds at most beside inputs and outputs, under `working_limit`.
-
-        Args:
-            ring: N.
-            limbs: of the inputs.
-            special_primes: of the keys of its rotations.
-            digits: of an input in key switching.
-        """
-
-    def schedule(self, ring: int, limbs: int, special_primes: int, digits: int) -> tuple[int, int, int]:
-        """Inputs whose baby steps are in memory at once, sums in memory at once, how often baby steps are made."""
-
     @property
     def period(self) -> int: ...
     @property
     def inputs(self) -> int: ...
     @property
     def outputs(self) -> int: ...
+    @property
+    def first(self) -> list[int]: ...
+    @property
+    def second(self) -> list[int]: ...
+    @property
+    def rotate_and_sum(self) -> list[int]: ...
+    @property
+    def giant_steps(self) -> int: ...
+    @property
+    def diagonals(self) -> int:
+        """Those that are not all zero."""
 
 def working_limit() -> int:
     """Bytes of temporary ciphertexts and coefficients that a linear map keeps to where it can; of this process."""
 
 def set_working_limit(bytes: int) -> None: ...
+
+class MapBuilder:
+    """Makes a linear map of weights and of the places that they join (csrc/kernels/map_builder.h)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        in_period: int,
+        in_rotation: int,
+        outputs: int,
+        out_period: int,
+        out_rotation: int,
+        block: int = 1,
+    ) -> None: ...
+    def add(
+        self,
+        size: tuple[int, int],
+        in_strides: tuple[int, int],
+        out_strides: tuple[int, int],
+        outs: ArrayLike,
+        ins: ArrayLike,
+        weights: ArrayLike,
+        groups: int = 1,
+    ) -> None: ...
+    def finish(self) -> LinearMap: ...
 
 class LinearMapConstants:
     """A linear map with what is kept of its diagonals; several threads may use it."""
@@ -175,28 +154,6 @@ def linear_map(
     evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap | LinearMapConstants
 ) -> list[Ciphertext]: ...
 def elementary_linear_map(evaluator: Evaluator, xs: Sequence[Ciphertext], map: LinearMap) -> list[Ciphertext]: ...
-def conv2d(
-    evaluator: Evaluator,
-    x: Ciphertext,
-    weight: ArrayLike,
-    bias: ArrayLike,
-    in_layout: Layout,
-    out_layout: Layout,
-    conv: Conv2d,
-    constants: LinearMapConstants | None = None,
-) -> Ciphertext: ...
-def sum_pool(evaluator: Evaluator, x: Ciphertext, in_layout: Layout) -> Ciphertext: ...
-def linear(
-    evaluator: Evaluator,
-    x: Ciphertext,
-    weight: ArrayLike,
-    bias: ArrayLike,
-    in_layout: Layout,
-    out_layout: Layout,
-    mask: bool,
-    constants: LinearMapConstants | None = None,
-) -> Ciphertext: ...
-
 class SlotsEvaluator(Evaluator):
     def __init__(self, slots: int, levels: LevelModel, keys: KeyPolicy = ...) -> None: ...
     def encrypt(self, values: ArrayLike, level: int) -> Ciphertext: ...

@@ -31,7 +31,7 @@ from fheinfer.crypto.client_spec import ClientSpec, KeyNeeds, require_secure
 from fheinfer.crypto.client_tensors import ClientPart
 from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError
+from fheinfer.errors import CorruptArtifactError, InputError, MismatchError
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Bootstrap, from_fields, to_fields
 from fheinfer.packing import Packing

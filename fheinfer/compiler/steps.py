@@ -134,8 +134,8 @@ def _sum_pool(s: Step, op: ops.SumPool, e: _core.Evaluator, c: Arrays, x: Sequen
     """The sum of every channel in the slot of its first pixel, by rotations; other slots hold parts of sums."""
     source = s.in_packings[0]
     _, height, width = source.grid
-    steps = [source.column << i for i in range(width.bit_length() - 1)]
-    steps += [source.row << i for i in range(height.bit_length() - 1)]
+    steps = [source.column << power for power in range(width.bit_length() - 1)]
+    steps += [source.row << power for power in range(height.bit_length() - 1)]
     sums = list(x[0])
     for step in steps:
         sums = [e.add(one, e.rotate(one, step)) for one in sums]
@@ -144,7 +144,7 @@ def _sum_pool(s: Step, op: ops.SumPool, e: _core.Evaluator, c: Arrays, x: Sequen
 
 def _view(s: Step, op: ops.Op, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
     every = [one for value in x for one in value]
-    return tuple(every[i] for i in view(op, s.in_packings, s.shape)[1])
+    return tuple(every[number] for number in view(op, s.in_packings, s.shape)[1])
 
 
 def _multiplied(

@@ -83,7 +83,7 @@ class InputSpec(_Tensor):
 
     def pack(self, values: F64) -> list[F64]:
         """A tensor of this shape, whose values are in range, as slot values in [-1, 1]: one vector per ciphertext."""
-        return pack(values / self.scale, self.packing)
+        return list(pack(values / self.scale, self.packing))
 
 
 class OutputSpec(_Tensor):

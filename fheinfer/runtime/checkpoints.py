@@ -122,8 +122,7 @@ def checkpoint_bytes(plan: Plan, *, keep_layers: bool) -> int:
     """Of a run at most: a block is written beside the one that it replaces."""
     counts = plan.value_ciphertexts
     blocks = [
-        block_bytes(plan, {name: counts[name] for name in plan.alive(index)}) or 0
-        for index in range(len(plan.steps))
+        block_bytes(plan, {name: counts[name] for name in plan.alive(index)}) or 0 for index in range(len(plan.steps))
     ]
     layers = [body_bound(plan.params, counts[step.name], step.level) + MAX_METADATA for step in plan.steps]
     return 2 * (max(blocks, default=0) + MAX_METADATA) + (sum(layers) if keep_layers else 0)

@@ -13,8 +13,8 @@ from fheinfer.approx import activation, minimax
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise
 from fheinfer.compiler.passes.levels import levels
-from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.max_pools import max_pools
+from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.pipeline import PASSES

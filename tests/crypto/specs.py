@@ -19,7 +19,7 @@ LOW: Rotations = ((1, 4), (2, 4), (5, 4))
 
 def packing(shape: tuple[int, ...], ciphertexts: int = 1) -> Packing:
     """Channels one after the other, spread evenly over so many ciphertexts."""
-    channels, height, width = grid = canonical(shape)
+    channels, height, width = canonical(shape)
     each, of_one = -(-channels // ciphertexts), height * width
     period = 1 << (each * of_one - 1).bit_length()
     start = np.array([[(c // each) * period + (c % each) * of_one] for c in range(channels)])

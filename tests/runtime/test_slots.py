@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.params import parameter_set
-from fheinfer.errors import InputError, PlanError, RangeError
+from fheinfer.errors import InputError, RangeError
 from fheinfer.frontends import zoo
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.model import Model

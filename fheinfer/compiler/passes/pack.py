@@ -7,8 +7,8 @@ time of the layer, of those that read it, and of what happens to each ciphertext
     kept    the grid of the input, the gap multiplied by the stride
     fresh   a grid of its own without gaps
 
-A view numbers slots anew and costs nothing. Where its elements do not come out in regular rows and columns, or not where
-the other addend is, a repacking follows:
+A view numbers slots anew and costs nothing. Where its elements do not come out in regular rows and columns, or not
+where the other addend is, a repacking follows:
 
     x ; permute ; conv          =>   x ; permute ; repack ; conv                  one level
     a ; view ; add (view, b)    =>   a ; view ; repack ; add                      unless b is a layer: it writes there

@@ -123,7 +123,7 @@ class _Scales:
 
     def _scaled(self, node: Node, op: Any, into: F64, outs: F64) -> Node:
         """The layer with its factors: every weight times the scale of its input, over that of its output."""
-        changed: dict[str, str] = {}
+        changed: dict[str, Any] = {}
         if isinstance(op, ops.Resample | ops.Repack):
             role = "gain" if isinstance(op, ops.Resample) else "factor"
             name = getattr(op, role)

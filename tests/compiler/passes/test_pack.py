@@ -35,7 +35,8 @@ def test_a_network_larger_than_the_slots_takes_several_ciphertexts() -> None:
 def test_a_row_longer_than_the_slots_is_refused_with_the_layer() -> None:
     wide = GraphBuilder("wide", (1, 2, 1000))
     wide.linear("end", wide.conv2d("c", "input", 1, 3), 2)
-    with pytest.raises(PlanError, match=r"node 'input' \(input\): a row of 1000 pixels needs 1024 slots and there are 512"):
+    message = r"node 'input' \(input\): a row of 1000 pixels needs 1024 slots and there are 512"
+    with pytest.raises(PlanError, match=message):
         run(program(wide.build()), canonicalise, approximate, pack)
 
 
