@@ -133,7 +133,7 @@ def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: Sequence[
 def _sum_pool(s: Step, op: ops.SumPool, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
     """The sum of every channel in the slot of its first pixel, by rotations; other slots hold parts of sums."""
     source = s.in_packings[0]
-    _, height, width = source.grid
+    height, width = source.grid[1:]
     steps = [source.column << power for power in range(width.bit_length() - 1)]
     steps += [source.row << power for power in range(height.bit_length() - 1)]
     sums = list(x[0])

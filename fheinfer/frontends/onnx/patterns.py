@@ -38,7 +38,7 @@ def _softplus(x: Array) -> Array:
 def _clip(node: onnx.NodeProto, x: Array, low: Any = None, high: Any = None) -> Array:
     low = _attribute(node, "min", -math.inf) if low is None else low
     high = _attribute(node, "max", math.inf) if high is None else high
-    return np.minimum(np.maximum(x, low), high)
+    return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 def _hard_sigmoid(node: onnx.NodeProto, x: Array) -> Array:
