@@ -361,6 +361,8 @@ def compile(
                 "bootstraps": plan.bootstraps,
                 "files": files,
                 "client_until": plan.client.before.until if plan.client.before else None,
+                "expected_bits": plan.bits,
+                "ciphertexts": max(plan.value_ciphertexts.values()),
                 "predictions": predictions(plan.client),
             }
         )

@@ -18,6 +18,7 @@ from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.plan import Plan, behind
+from fheinfer.compiler.precision import expected_bits
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.split import split
@@ -118,7 +119,11 @@ class Start:
 
     def plan(self, params: ParameterSet) -> Plan:
         """Returns what all of them make of it."""
-        return lower(self.program(params), self.model)
+        program = self.program(params)
+        made = lower(program, self.model)
+        if made.backend.name != "native":  # whose noise alone is modelled
+            return made
+        return replace(made, bits=expected_bits(program, params, made.bootstraps))
 
 
 def _automatic(start: Start, wanted: Wanted) -> Plan:

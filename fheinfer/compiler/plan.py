@@ -58,6 +58,7 @@ class Plan:
     keys        by policy: rotation keys, their size, and predicted time and memory
     table_bytes of the encoded matrices of bootstrapping, in memory
     why         each choice of `set="auto"` with its reason; no part of the plan's identity
+    bits        that encryption is expected to leave of the worst output; as `why`, known where the plan was compiled
     """
 
     model: str
@@ -70,6 +71,7 @@ class Plan:
     table_bytes: int
     client: ClientSpec
     why: tuple[Reason, ...] = ()
+    bits: float | None = None
 
     def __str__(self) -> str:
         """What a run will take, in a few lines."""
@@ -80,6 +82,7 @@ class Plan:
             bootstraps=self.bootstraps,
             multiplications=self.multiplications,
             widest=max(self.value_ciphertexts.values()),
+            bits=self.bits,
         )
 
     @property
@@ -174,7 +177,7 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
     client = kept | {"before": part, "mean": model.mean, "std": model.std}
     made = finished(client, plan.activation, plan.steps, plan.constants, plan.table_bytes)
-    return replace(made, client=made.client.with_layers(layers), why=plan.why)
+    return replace(made, client=made.client.with_layers(layers), why=plan.why, bits=plan.bits)
 
 
 def load(path: Path) -> Plan:

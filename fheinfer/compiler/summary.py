@@ -24,7 +24,7 @@ def summary(
         activation: what approximates its activations; "" for none.
         steps, bootstraps, multiplications: how many there are; the last of products with plaintexts.
         widest: ciphertexts of the largest value.
-        bits: that outputs are expected to keep, the worst of an input's; None where that is not known.
+        bits: that encryption is expected to leave of the worst output; None where that is not known.
     """
     params = spec.params
     ring = f"N = 2^{params.log_n}, {params.slots:,} slots, {params.top_level} levels"
@@ -37,7 +37,7 @@ def summary(
     if activation:
         rows.append(("activations", activation))
     if bits is not None:
-        rows.append(("precision", f"{bits:.1f} bits of the worst output are expected to remain"))
+        rows.append(("precision", f"encryption is expected to leave {bits:.1f} bits of the worst output"))
     threads = machine_speed().threads
     for policy, needs in spec.keys.items():
         rows.append(
