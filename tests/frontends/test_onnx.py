@@ -332,7 +332,8 @@ def test_convolutions_of_any_attributes(data: st.DataObject) -> None:
     draw: Callable[[int, int], list[int]] = lambda low, high: [  # noqa: E731
         data.draw(st.integers(low, high)) for _ in range(space)
     ]
-    size, kernel, attributes = draw(5, 9), draw(1, 3), {"strides": draw(1, 3), "dilations": draw(1, 2)}
+    size, kernel = draw(5, 9), draw(1, 3)
+    attributes: dict[str, Any] = {"strides": draw(1, 3), "dilations": draw(1, 2)}
     auto = data.draw(st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
     if auto == "NOTSET":
         attributes["pads"] = draw(0, 2) + draw(0, 2)

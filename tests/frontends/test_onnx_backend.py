@@ -76,4 +76,4 @@ def test_networks_of_another_compiler_classify_as_in_clear(layers: int, right: i
     test = datasets.load(public_data / "cifar10", "test").take(np.arange(300))
     x = np.stack([normalise(image, model.mean, model.std) for image in test.images])
     (logits,) = evaluate(model.graph, model.tensors, x, np.float32)
-    assert round(100 * float(np.mean(logits.argmax(1) == test.labels))) == right
+    assert round(100 * float(np.mean(np.equal(logits.argmax(1), test.labels)))) == right

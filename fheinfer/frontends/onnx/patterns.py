@@ -24,7 +24,8 @@ _NEAR = np.abs(GRID) <= 12
 
 
 def _erf(x: Array) -> Array:
-    return np.array([math.erf(value) for value in x.ravel()], np.float64).reshape(x.shape)
+    values: Array = np.array([math.erf(value) for value in x.ravel()], np.float64).reshape(x.shape)
+    return values
 
 
 def _sigmoid(x: Array) -> Array:
