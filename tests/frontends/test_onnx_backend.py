@@ -73,7 +73,7 @@ def test_networks_of_another_compiler_classify_as_in_clear(layers: int, right: i
     if not path.exists():
         pytest.skip(f"no {path.name}")
     model = from_onnx(path, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
-    test = datasets.load(public_data / "cifar10", "test").take(np.arange(300))
-    x = np.stack([normalise(image, model.mean, model.std) for image in test.images])
+    test = datasets.load(public_data / "cifar10", "test").first(300)
+    x = np.stack([normalise(image, model.mean, model.std) for image in test.inputs])
     (logits,) = evaluate(model.graph, model.tensors, x, np.float32)
     assert round(100 * float(np.mean(np.equal(logits.argmax(1), test.labels)))) == right
