@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fheinfer import _core
+from fheinfer.compiler.magnitudes import largest_slots
 from fheinfer.compiler.plan import BASE_MEMORY, RESULT_BITS, Plan, finished
 from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import Step
@@ -60,7 +61,8 @@ def lower(program: Program, model: Model) -> Plan:
         level=level,
         bytes=cost.input_bytes(level) * packing.ciphertexts,
     )
-    outputs = tuple(_output(program, model, name) for name in program.graph.outputs)
+    largest = largest_slots(program)
+    outputs = tuple(_output(program, model, name, largest[name]) for name in program.graph.outputs)
     client = {
         "model": model.name,
         "params": program.params,
@@ -80,15 +82,14 @@ OUTPUT_ROOM = 2.0
 """How much larger than planned an output may be before a client refuses it."""
 
 
-def _output(program: Program, model: Model, name: str) -> OutputSpec:
+def _output(program: Program, model: Model, name: str, largest: float) -> OutputSpec:
     shape, scale = program.packings[name].shape, float(np.asarray(program.scales[name]))
     return OutputSpec(
         name=name,
         shape=shape,
         packing=program.packings[name],
         scale=scale,
-        # Scales are such that no slot is larger; polynomials may overshoot their range a little.
-        bound=OUTPUT_ROOM * scale * program.params.max_slot**2,
+        bound=OUTPUT_ROOM * scale * largest,  # polynomials may overshoot their range a little
         final=model.final,
         classes=model.classes if shape == (len(model.classes),) else (),
     )

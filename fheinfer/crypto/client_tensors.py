@@ -26,6 +26,8 @@ Final = Annotated[str, Field(pattern=r"^(softmax|log_softmax|sigmoid|)$")]
 MAX_SLOTS = 1 << 16
 MAX_VALUES = 1 << 24
 """Values of a tensor."""
+MAX_AXES = 5
+"""Axes of a tensor, as many as a network's values may have."""
 SLACK = 1e-6
 """Rounding that an input at the very edge of its range may have."""
 
@@ -54,12 +56,10 @@ class _Tensor(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> _Tensor:
-        if not 1 <= len(self.shape) <= 4 or min(self.shape) < 1 or math.prod(self.shape) > MAX_VALUES:
+        if not 1 <= len(self.shape) <= MAX_AXES or min(self.shape) < 1 or math.prod(self.shape) > MAX_VALUES:
             raise ValueError(f"impossible shape {self.shape}")
         if math.prod(self.packing.shape) != math.prod(self.shape) or self.packing.ciphertexts > MAX_CIPHERTEXTS:
             raise ValueError(f"a packing of {self.packing.shape} for a tensor of shape {self.shape}")
-        if not self.packing.distinct:
-            raise ValueError("two elements in one slot")
         return self
 
     @property
@@ -80,6 +80,13 @@ class InputSpec(_Tensor):
 
     level: Annotated[int, Field(ge=0)]
     bytes: Size
+
+    @model_validator(mode="after")
+    def _apart(self) -> InputSpec:
+        """An output may have equal elements in one slot, of an axis that was expanded; an input may not."""
+        if not self.packing.distinct:
+            raise ValueError("two elements in one slot")
+        return self
 
     def pack(self, values: F64) -> list[F64]:
         """A tensor of this shape, whose values are in range, as slot values in [-1, 1]: one vector per ciphertext."""
@@ -149,7 +156,7 @@ class ClientPart(Frozen):
 
     @model_validator(mode="after")
     def _possible(self) -> ClientPart:
-        if not 1 <= len(self.shape) <= 4 or math.prod(self.shape) > MAX_VALUES:
+        if not 1 <= len(self.shape) <= MAX_AXES or math.prod(self.shape) > MAX_VALUES:
             raise ValueError(f"impossible shape {self.shape}")
         return self
 

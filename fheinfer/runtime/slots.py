@@ -12,6 +12,7 @@ from fheinfer import _core
 from fheinfer.approx.forms import OVERSHOOT
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.steps import BOOTSTRAPPED, Step
+from fheinfer.crypto.client_tensors import InputSpec
 from fheinfer.errors import RangeError
 from fheinfer.packing import spread
 from fheinfer.runtime.executor import StepDone, execute
@@ -53,8 +54,10 @@ def slots_outputs(
     def observe(done: StepDone) -> None:
         outputs[done.step.name] = slots = done.step.values([evaluator.decrypt(one) for one in done.value])
         if isinstance(done.step.op, BOOTSTRAPPED):
-            source = steps[done.step.inputs[0]]
-            _check_range(source, outputs[source.name], done.step, plan.params.max_slot)
+            before = done.step.inputs[0]
+            source: Step | InputSpec = steps.get(before, plan.client.input)
+            values = outputs[before] if before in outputs else np.asarray(image).reshape(source.shape)
+            _check_range(source, values, done.step, plan.params.max_slot)
         if layers is not None:
             layers[done.step.name] = slots
         if observer:
@@ -66,7 +69,7 @@ def slots_outputs(
     return plan.client.unpack(decrypted)
 
 
-def _check_range(source: Step, values: NDArray[np.float64], step: Step, max_slot: float) -> None:
+def _check_range(source: Step | InputSpec, values: NDArray[np.float64], step: Step, max_slot: float) -> None:
     scale = spread(source.scale, source.shape) * step.valid_range(max_slot)
     ratio = np.abs(values / scale)
     if not ratio.max() <= 1 + OVERSHOOT:  # NaN, too

@@ -74,17 +74,27 @@ class _Scales:
             made, self.of[node.name] = visit(node, node.op)
             self.largest[node.name] = self._largest(made)
             self.nodes.append(made)
-        outputs = tuple(self._output(name) for name in self.graph.outputs)
-        graph = Graph(self.graph.name, tuple(self.nodes), outputs)
+        for name in self.graph.outputs:
+            self._output(name)
+        graph = Graph(self.graph.name, tuple(self.nodes), self.graph.outputs)
         program = replace(self.program, graph=graph, constants=self.constants)
         return replace(program, scales=self.of, packings=self.packings)
 
-    def _output(self, name: str) -> str:
-        """A client reads outputs of one positive scale."""
-        scale = self.of[name]
-        if isinstance(scale, float) and scale > 0:
-            return name
-        return self._brought_to(name, float(np.abs(scale).max()), Node("output", ops.Reshape(self.shapes_of(name))))
+    def _output(self, name: str) -> None:
+        """A client reads outputs of one positive scale, under their own names."""
+        scale = float(np.abs(self.of[name]).max())
+        if same(self.of[name], scale):
+            self.of[name] = scale
+            return
+        brought = self._brought_to(name, scale, Node("output", ops.Reshape(self.shapes_of(name))))
+        new = {name: f"{name}/unscaled", brought: name}
+        self.nodes = [
+            replace(node, name=new.get(node.name, node.name), inputs=tuple(new.get(i, i) for i in node.inputs))
+            for node in self.nodes
+        ]
+        self.of = {new.get(node, node): value for node, value in self.of.items()}
+        self.packings = {new.get(node, node): value for node, value in self.packings.items()}
+        self.largest = {new.get(node, node): value for node, value in self.largest.items()}
 
     def _largest(self, node: Node) -> float:
         if isinstance(node.op, ops.Input | ops.Chebyshev):

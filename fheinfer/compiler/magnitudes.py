@@ -1,0 +1,39 @@
+"""How large the slots of every value can get, as far as what an output may hold depends on it.
+
+Scales are such that linear layers and polynomials fill at most `max_slot`, but sums and constants keep the scale of
+what they add to: their slots are as large as those of all addends together.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from fheinfer.compiler.program import Program
+from fheinfer.compiler.views import VIEWS
+from fheinfer.model import ops
+
+_LINEAR = (ops.Conv2d, ops.ConvTranspose2d, ops.Linear, ops.Resample)
+
+
+def largest_slots(program: Program) -> dict[str, float]:
+    """|slot| that no value exceeds while activations stay in their ranges, by node."""
+    usual, found = program.params.max_slot**2, dict[str, float]()
+    for node in program.graph:
+        inputs = [found[name] for name in node.inputs]
+        numbers = [program.constants[name] for name in node.op.tensors.values()]
+        constant = max((float(np.abs(array).max(initial=0)) for array in numbers), default=0.0)
+        if isinstance(node.op, ops.Add):
+            found[node.name] = sum(inputs)
+        elif isinstance(node.op, ops.AddConstant):
+            found[node.name] = inputs[0] + constant
+        elif isinstance(node.op, ops.MultiplyConstant):
+            found[node.name] = inputs[0] * constant
+        elif isinstance(node.op, VIEWS):
+            found[node.name] = max(inputs)
+        elif isinstance(node.op, _LINEAR):
+            found[node.name] = max(usual, *inputs, -inf)  # a sum may have left more than the layer reckons with
+        else:
+            found[node.name] = usual
+    return found
