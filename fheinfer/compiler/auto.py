@@ -31,11 +31,17 @@ SPARE_BITS = 3.0
 """By how much a scale may be finer than that: it costs no time, and its price is modulus."""
 BOOTSTRAP_RING = 16
 """log2 of the only ring whose modulus has room for a bootstrap."""
+BOOTSTRAP_SLOTS = (14, 15)
+"""log2 of the slots: half of those of the ring, or all."""
+BUDGETS = ((3, 3), (4, 3))
+"""Levels of CoeffToSlot and SlotToCoeff."""
 LEAST_BOOTSTRAP_SCALE = 40
 """Bits: below, a bootstrap keeps too few of a value."""
 MOST_LEVELS = 16
 """After a bootstrap."""
 NOMINAL_LEVELS = 20
+ABOUT = 1.02
+"""Predictions as near to the fastest as that are equal, and precision decides."""
 COMPILED = 4
 """Sets that are compiled before a memory limit counts as one that cannot be met."""
 
@@ -96,25 +102,46 @@ class _Network:
     def traced(self) -> dict[str, Work]:
         return at_top(self.program)
 
+    def works(self, params: ParameterSet) -> dict[str, Work]:
+        """What every node takes at the top of a chain."""
+        top, below = params.top_level, self.params.limbs(self.params.top_level)
+
+        def place(limbs: int) -> int:
+            return params.limbs(max(0, top - below + limbs))
+
+        return {name: work.on(place) for name, work in self.traced.items()}
+
+    def least_seconds(self, params: ParameterSet) -> float:
+        """What the network takes at least with bootstraps: all of it at the bottom of the chain, and as few of these
+        as give the levels of its longest path."""
+        cost, network = replace(self.program, params=params).cost, 0.0
+        for name, work in self.works(params).items():
+            down = params.top_level - self.program.depth(self.program.graph[name])
+            network += cost.seconds(_lower(work, down))
+        each = max(1, params.levels - params.stc_budget)
+        bootstraps = math.ceil((self.depth - params.levels - 1) / each)
+        return network + max(0, bootstraps) * cost.seconds(Work.of_bootstrap())
+
     def candidate(self, params: ParameterSet, wanted: Wanted) -> Candidate | None:
         """None where the network does not fit the set, or keeps too few bits."""
         if expected_bits(self.program, params) < wanted.bits:
             return None
         program = replace(self.program, params=params)
-        top, below = params.top_level, self.params.limbs(self.params.top_level)
-        works = {
-            name: work.on(lambda limbs: params.limbs(max(0, top - below + limbs))) for name, work in self.traced.items()
-        }
         try:
-            placed = levels(program, works)
+            placed = levels(program, self.works(params))
         except PlanError:
             return None
         bootstraps = sum(isinstance(node.op, Bootstrap) for node in placed.graph.nodes)
         bits = expected_bits(self.program, params, bootstraps)
         if bits < wanted.bits:
             return None
-        seconds = sum(program.cost.seconds(work) for work in placed.works.values())
+        cost = program.cost
+        seconds = sum(cost.seconds(work) for work in placed.works.values())
         return Candidate(params, seconds, bits, bootstraps)
+
+
+def _lower(work: Work, down: int) -> Work:
+    return work.on(lambda limbs: max(1, limbs - down))
 
 
 def nominal(log_n: int, log_slots: int) -> ParameterSet:
@@ -123,7 +150,7 @@ def nominal(log_n: int, log_slots: int) -> ParameterSet:
 
 
 def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
-    """Lists the sets that the network fits, the fastest first.
+    """Lists the sets that the network fits, the fastest first; of those about as fast, the most exact one.
 
     Args:
         build: packs the network for the slots of a set.
@@ -146,7 +173,13 @@ def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
     found += _bootstrapped(network, wanted, fastest)
     if not found:
         raise _none(network, wanted)
-    return sorted(found, key=lambda c: c.seconds)
+    fastest = min(c.seconds for c in found)
+
+    def order(c: Candidate) -> tuple[bool, float, float]:
+        level = c.seconds > fastest * ABOUT
+        return level, 0.0 if level else -round(c.bits), c.seconds
+
+    return sorted(found, key=order)
 
 
 Networks = Callable[[int, int], _Network]
@@ -211,32 +244,38 @@ def _scaled(
 
 
 def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator[Candidate]:
-    """Sets with bootstraps, of every number of levels; none where a single bootstrap takes longer than the fastest."""
+    """Sets with bootstraps that may take less than the fastest so far: all numbers of levels with the first slots and
+    budgets, those near the best of them with the others."""
     if wanted.log_n not in (None, BOOTSTRAP_RING) or wanted.chain == "composite":
         return
-    for log_slots in (BOOTSTRAP_RING - 2,) if wanted.log_slots is None else (wanted.log_slots,):
+    best: int | None = None
+    for log_slots in BOOTSTRAP_SLOTS if wanted.log_slots is None else (wanted.log_slots,):
         of = network(BOOTSTRAP_RING, log_slots)
         if not any(isinstance(node.op, BOOTSTRAPPED) for node in of.program.graph):
             return
-        for budgets in ((3, 3), (4, 3)):
-            for levels_ in range(budgets[1] + 1, MOST_LEVELS + 1) if wanted.levels is None else (wanted.levels,):
-                for params in _bootstrap_chains(wanted, levels_, budgets, log_slots):
-                    cost = replace(of.program, params=params).cost
-                    if cost.seconds(Work.of_bootstrap()) > fastest:
-                        return
-                    candidate = of.candidate(params, wanted)
-                    if candidate:
-                        yield candidate
+        for budgets in BUDGETS:
+            first = budgets[1] + 1
+            numbers = range(first, MOST_LEVELS + 1) if best is None else range(max(first, best - 1), best + 2)
+            for levels_ in numbers if wanted.levels is None else (wanted.levels,):
+                params = _bootstrap_chain(wanted, levels_, budgets, log_slots)
+                if params is None or of.least_seconds(params) >= fastest:
+                    continue
+                candidate = of.candidate(params, wanted)
+                if candidate:
+                    if best is None or candidate.seconds < fastest:
+                        best = levels_
+                    fastest = min(fastest, candidate.seconds)
+                    yield candidate
 
 
-def _bootstrap_chains(wanted: Wanted, levels_: int, budgets: tuple[int, int], log_slots: int) -> Iterator[ParameterSet]:
+def _bootstrap_chain(wanted: Wanted, levels_: int, budgets: tuple[int, int], log_slots: int) -> ParameterSet | None:
     """The fewest digits that leave a scale."""
     for digits in range(1, MAX_DIGITS + 1) if wanted.digits is None else (wanted.digits,):
         most = MAX_SCALE_BITS["plain"] if wanted.scale_bits is None else wanted.scale_bits
         params = fitted(BOOTSTRAP_RING, levels_, digits, most, budgets=budgets, log_slots=log_slots)
         if params and params.scale_bits >= (wanted.scale_bits or LEAST_BOOTSTRAP_SCALE):
-            yield params
-            return
+            return params
+    return None
 
 
 def _none(network: Networks, wanted: Wanted) -> PlanError:
@@ -268,14 +307,14 @@ def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted, *, lim
         "scale": lambda c: f"{c.params.scale_bits} bits",
         "slots": lambda c: str(c.params.slots),
     }
-    asked = {"ring": "log_n", "chain": "chain", "levels": "levels", "digits": "digits", "scale": "scale_bits"}
+    asked = {"ring": "log_n", "levels": "levels", "scale": "scale_bits", "slots": "log_slots"}
     out = []
     for name, view in views.items():
         others: dict[str, Alternative] = {}
         for c in found:
             if view(c) != view(taken) and view(c) not in others:
                 others[view(c)] = Alternative(view(c), c.params.name, c.seconds, c.bits)
-        if asked.get(name) in wanted.fixed:
+        if asked.get(name, name) in wanted.fixed:
             reason = "as asked"
         elif not others:
             reason = "the only one that fits" if name in ("ring", "chain") else "follows from the other choices"

@@ -14,6 +14,7 @@ import contextlib
 import math
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from fheinfer.crypto.parameter_set import NATIVE_EVAL_MOD_LEVELS, OPENFHE_EVAL_MOD_LEVELS, Chain, ParameterSet
 from fheinfer.crypto.security import MAX_LOG_QP, REQUIRED_BITS, primal_attack_bits
@@ -91,6 +92,7 @@ def generated(
     return made
 
 
+@lru_cache(maxsize=4096)
 def fitted(
     log_n: int,
     levels: int,
@@ -106,7 +108,9 @@ def fitted(
 
     Other arguments as in `generated`.
     """
-    for scale_bits in range(min(most, MAX_SCALE_BITS[chain]), log_n + 5, -1):
+    above = budgets[0] + NATIVE_EVAL_MOD_LEVELS if budgets[0] else 0
+    most = min(most, MAX_SCALE_BITS[chain], MAX_LOG_QP[log_n] // (levels + above + 1))
+    for scale_bits in range(most, log_n + 5, -1):
         with contextlib.suppress(PlanError):
             return generated(
                 log_n, levels, scale_bits, digits, chain=chain, budgets=budgets, log_slots=log_slots, openfhe=openfhe
@@ -162,12 +166,9 @@ def usual_special_bits(params: ParameterSet) -> int:
     Raises:
         PlanError: no size does.
     """
-    wanted = _widest_digit(params) + special_margin(params)
-    covered = []
-    for bits in range(LEAST_SPECIAL_BITS, MAX_SPECIAL_BITS + 1):
-        count = special_count(replace(params, special_bits=bits))
-        if count * bits >= wanted:
-            covered.append((count, bits))
+    wanted, own = _widest_digit(params) + special_margin(params), _widest_digit(params, sprout=False)
+    sizes = range(LEAST_SPECIAL_BITS, MAX_SPECIAL_BITS + 1)
+    covered = [(-(-own // bits), bits) for bits in sizes if -(-own // bits) * bits >= wanted]
     if not covered:
         raise PlanError(f"no special primes cover digits of {wanted} bits; choose another number of digits")
     return min(covered)[1]

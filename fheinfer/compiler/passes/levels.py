@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
@@ -148,14 +150,14 @@ def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tupl
 
 def _prices(program: Program, works: Mapping[str, Work]) -> dict[str, list[float]]:
     """Seconds of every node by the level it works at; two nodes of the same work are priced once."""
-    params, known = program.params, dict[str, list[float]]()
+    params, cost, known = program.params, program.cost, dict[str, list[float]]()
     out = {}
     for name, work in works.items():
         key = repr(work)
         if key not in known:
             depth = program.depth(program.graph[name])
             known[key] = [
-                program.cost.seconds(_at(work, level, params)) if level >= depth else 0.0
+                cost.seconds(_at(work, level, params)) if level >= depth else 0.0
                 for level in range(params.top_level + 1)
             ]
         out[name] = known[key]
@@ -184,11 +186,14 @@ def _least(program: Program) -> dict[str, int]:
 
 
 def _undominated(ways: Ways) -> Ways:
+    order = sorted(ways, key=lambda key: (ways[key].seconds, [-level for level in key]))
+    known = np.zeros((MOST_WAYS, len(order[0])), np.int16)
     kept: Ways = {}
-    for key in sorted(ways, key=lambda key: (ways[key].seconds, [-level for level in key])):
+    for key in order:
         if len(kept) == MOST_WAYS:
             break
-        if not any(all(a >= b for a, b in zip(other, key, strict=True)) for other in kept):
+        if not (known[: len(kept)] >= key).all(axis=1).any():
+            known[len(kept)] = key
             kept[key] = ways[key]
     return kept
 

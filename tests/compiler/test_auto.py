@@ -1,0 +1,124 @@
+"""set="auto": the set that is predicted to be the fastest, why, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fheinfer
+from fheinfer.compiler.auto import Wanted
+from fheinfer.compiler.pipeline import compile
+from fheinfer.compiler.presets import preset
+from fheinfer.compiler.why import lines
+from fheinfer.data.resources import default_model
+from fheinfer.errors import NotEnoughMemoryError, PlanError, UsageError
+from fheinfer.frontends import zoo
+from fheinfer.model.model import Model
+
+RANGE = 6.0
+
+
+def perceptron(*sizes: int) -> Model:
+    graph = zoo.perceptron("perceptron", sizes)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+        for name, shape in graph.tensor_shapes().items()
+    }
+    neutral = (0.0,) * sizes[0], (1.0,) * sizes[0]
+    return Model(graph, tensors, *neutral, ranges={node.name: RANGE for node in graph.activations})
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return perceptron(20, 16, 16, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["turbo", "quad", "relu", "paf"])
+def test_it_chooses_what_was_chosen_by_hand_or_better(name: str) -> None:
+    network = fheinfer.load_model(default_model(preset(name).network))
+    by_hand, chosen = compile(network, name), compile(network)
+    assert chosen.keys["fast"].seconds < 1.02 * by_hand.keys["fast"].seconds
+    assert chosen.params.log_n == by_hand.params.log_n
+    assert chosen.params.chain == by_hand.params.chain
+
+
+def test_a_small_network_takes_a_small_ring_and_runs_there(model: Model, tmp_path: Path) -> None:
+    plan = compile(model, activation="square")
+    assert plan.params.log_n in (12, 13)
+    assert plan.bootstraps == 0
+    fheinfer.keygen(plan.client, tmp_path / "keys")
+    session = fheinfer.Server().session(plan, tmp_path / "keys" / "server")
+    client = fheinfer.Client(tmp_path / "keys", plan.client)
+    x = np.random.default_rng(1).uniform(-1, 1, 20)
+    outputs = client.decrypt(session.evaluate(client.encrypt(x)))
+    assert fheinfer.precision_bits(fheinfer.run_slots(plan, x), outputs).minimum > 6
+
+
+def test_every_choice_is_explained_with_its_alternatives(model: Model) -> None:
+    plan = compile(model, activation="square")
+    chosen = {reason.choice: reason for reason in plan.why}
+    assert set(chosen) == {"ring", "bootstraps", "chain", "levels", "digits", "scale", "slots"}
+    assert chosen["ring"].value == f"N = 2^{plan.params.log_n}"
+    assert chosen["digits"].value == str(plan.params.digits)
+    for reason in plan.why:
+        assert reason.reason
+        assert reason.value not in [other.value for other in reason.alternatives]
+    others = chosen["ring"].alternatives
+    assert others
+    assert all(other.set.startswith("n") and other.seconds > 0 for other in others)
+    text = lines(plan.why)
+    assert text[0].startswith("ring: N = 2^")
+    assert len(text) == len(plan.why) + sum(len(reason.alternatives) for reason in plan.why)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field", "value"),
+    [
+        (Wanted(log_n=14), "log_n", 14),
+        (Wanted(log_n=14, chain="plain"), "chain", "plain"),
+        (Wanted(log_n=14, digits=3), "digits", 3),
+        (Wanted(log_n=14, scale_bits=24), "scale_bits", 24),
+        (Wanted(log_n=14, levels=8), "levels", 8),
+    ],
+)
+def test_a_choice_can_be_made_by_hand(model: Model, wanted: Wanted, field: str, value: object) -> None:
+    plan = compile(model, activation="square", wanted=wanted)
+    assert getattr(plan.params, field) == value
+    assert plan.params.log_n == 14
+    assert next(r for r in plan.why if r.choice == "ring").reason.startswith("as asked")
+
+
+def test_more_bits_take_a_finer_scale(model: Model) -> None:
+    plans = [compile(model, activation="square", wanted=Wanted(bits=bits)) for bits in (6.0, 14.0)]
+    assert plans[0].params.scale_bits < plans[1].params.scale_bits
+
+
+def test_identity_does_not_depend_on_the_reasons(model: Model) -> None:
+    plan = compile(model, activation="square")
+    again = compile(model, plan.params, activation="square")
+    assert plan.why
+    assert not again.why
+    assert plan.identity == again.identity
+
+
+def test_what_cannot_be_is_refused_with_what_to_do(model: Model) -> None:
+    with pytest.raises(NotEnoughMemoryError, match=r"no parameter set .* within 0\.01 GB.* takes 0"):
+        compile(model, activation="square", wanted=Wanted(memory=10**7))
+    with pytest.raises(PlanError, match=r"'perceptron' fits no ring .* with log_n as asked: it takes \d+ levels"):
+        compile(model, activation="relu:119", wanted=Wanted(log_n=12))
+    with pytest.raises(UsageError, match="leaves nothing to choose"):
+        compile(model, "turbo", activation="square", wanted=Wanted(log_n=15))
+    with pytest.raises(UsageError, match="openfhe"):
+        compile(model, activation="square", backend="openfhe")
+
+
+def test_a_limit_of_memory_chooses_a_smaller_set(model: Model) -> None:
+    free = compile(model, activation="square", wanted=Wanted(bits=14.0))
+    least = min(needs.peak_memory for needs in free.keys.values())
+    limited = compile(model, activation="square", wanted=Wanted(bits=14.0, memory=least))
+    assert dataclasses.replace(limited, why=()).params == free.params
