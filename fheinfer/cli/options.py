@@ -62,6 +62,26 @@ MarginOption = Annotated[
     float | None,
     typer.Option("--margin", min=0.01, help="Factor on the ranges of calibration.", show_default="1.2"),
 ]
+RingOption = Annotated[
+    int | None,
+    typer.Option("--ring", metavar="12..16", help="Choose a set of N = 2^this.", show_default="the fastest"),
+]
+LevelsOption = Annotated[
+    int | None,
+    typer.Option("--levels", metavar="L", help="Choose a set of so many levels.", show_default="the fastest"),
+]
+DigitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--digits", metavar="D", help="Choose a set whose key switching has so many digits.", show_default="the fastest"
+    ),
+]
+ScaleBitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--scale-bits", metavar="B", help="Choose a set whose scale has so many bits.", show_default="the fastest"
+    ),
+]
 BitsOption = Annotated[
     float | None,
     typer.Option(

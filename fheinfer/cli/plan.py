@@ -15,16 +15,21 @@ from fheinfer.cli.options import (
     BackendOption,
     BitsOption,
     ClientUntilOption,
+    DigitsOption,
     JsonOption,
+    LevelsOption,
     MarginOption,
     ModelOption,
     OutputFolderOption,
     PlanOption,
+    RingOption,
     RotationsOption,
+    ScaleBitsOption,
     SetOption,
     parse_size,
     refuse,
 )
+from fheinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from fheinfer.compiler.plan import Plan
@@ -36,6 +41,7 @@ _WHOM = {
     "plan.safetensors": "for the server",
     "client.json": "for clients: keygen, encrypt, decrypt",
     "client.safetensors": "for clients, beside client.json: the layers that they compute",
+    "why.json": "for `fheinfer plan --why`",
 }
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]")
 _SECURITY = """\
@@ -139,6 +145,9 @@ def plan(
     backend: BackendOption = None,
     margin: MarginOption = None,
     rotations: RotationsOption = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Show why auto chose the parameter set, and what else fits.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run will do and take, before anything runs."""
@@ -148,11 +157,29 @@ def plan(
 
     with spinner("compiling"):
         found = _planned(plan, set_name, model, network, act, backend, margin)
+    if why:
+        _print_why(found, as_json=as_json)
+        return
     policy = choose(found.keys, rotations or "auto", available_memory())
     if as_json:
         print_json(_plan_fields(found, policy))
     else:
         _print_plan(found, policy)
+
+
+def _print_why(plan: Plan, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from fheinfer.cli.display import out, print_json
+    from fheinfer.compiler.why import lines
+
+    if not plan.why:
+        raise UsageError(f"set {plan.params.name} was named and not chosen; --set auto chooses one, and says why")
+    if as_json:
+        print_json([asdict(reason) for reason in plan.why])
+        return
+    for line in lines(plan.why):
+        out.print(line)
 
 
 def _planned(
@@ -311,6 +338,10 @@ def compile(
             "--memory", metavar="SIZE", parser=parse_size, help="Choose a set whose server takes no more: 6GB, 500MB."
         ),
     ] = None,
+    ring: RingOption = None,
+    levels: LevelsOption = None,
+    digits: DigitsOption = None,
+    scale_bits: ScaleBitsOption = None,
     client_until: ClientUntilOption = None,
     output: OutputFolderOption = None,
     as_json: JsonOption = False,
@@ -318,9 +349,10 @@ def compile(
     """Compile a model: write the plan, for servers, and client.json, for clients, to DIR (plans/<model>-<set>)."""
     from fheinfer.cli.display import out, print_json, size, spinner
     from fheinfer.compiler.activations import RANGE_MARGIN
-    from fheinfer.compiler.auto import ANYTHING, Wanted
+    from fheinfer.compiler.auto import Wanted
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
+    from fheinfer.compiler.why import FILE_NAME as WHY
     from fheinfer.crypto.client_layers import companion
     from fheinfer.crypto.client_spec import FILE_NAME as CLIENT
     from fheinfer.model.model import load
@@ -328,7 +360,8 @@ def compile(
 
     params = choices.set_of(set_name, model, backend)
     if not isinstance(params, str):
-        refuse("a named set takes what it takes; --set auto keeps to it", memory=memory)
+        fixed = {"memory": memory, "ring": ring, "levels": levels, "digits": digits, "scale-bits": scale_bits}
+        refuse("a named set takes what it takes; --set auto keeps to it", **fixed)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
     label = params if isinstance(params, str) else params.name
@@ -344,10 +377,11 @@ def compile(
             backend=backend,
             margin=RANGE_MARGIN if margin is None else margin,
             client_until=client_until,
-            wanted=ANYTHING if memory is None else Wanted(memory=memory),
+            wanted=Wanted(memory=memory, log_n=ring, levels=levels, digits=digits, scale_bits=scale_bits),
         )
         plan.save(folder)
-    names = (FILE_NAME, CLIENT, *([companion(Path(CLIENT)).name] if plan.client.before else []))
+    names = [FILE_NAME, CLIENT, *([companion(Path(CLIENT)).name] if plan.client.before else [])]
+    names += [WHY] if plan.why else []
     files = {name: (folder / name).stat().st_size for name in names}
     if as_json:
         print_json(

@@ -9,7 +9,7 @@ import numpy as np
 
 from fheinfer import _core
 from fheinfer.compiler.magnitudes import largest_slots
-from fheinfer.compiler.plan import BASE_MEMORY, RESULT_BITS, Plan, finished
+from fheinfer.compiler.plan import RESULT_BITS, Plan, base_memory, finished
 from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import Step
 from fheinfer.compiler.work import Work
@@ -39,7 +39,9 @@ def lower(program: Program, model: Model) -> Plan:
             [*needs, *(cost.bootstrap_rotations() if bootstraps else [])], program.params, program.backend
         )
         tables = cost.table_bytes() if bootstraps else 0
-        memory = BASE_MEMORY + cost.key_memory(rotations, bootstraps=bootstraps) + tables + cost.working_bytes()
+        working = max([cost.working_bytes(), *(_working_bytes(work, program.params) for work in works)])
+        memory = base_memory(program.params) + cost.key_memory(rotations, bootstraps=bootstraps) + tables
+        memory += working + _alive_bytes(program)
         keys[policy] = KeyNeeds(
             rotations=rotations,
             key_bytes=cost.key_bytes(rotations, bootstraps=bootstraps) + public_key_bytes(program.params),
@@ -93,6 +95,33 @@ def _output(program: Program, model: Model, name: str, largest: float) -> Output
         final=model.final,
         classes=model.classes if shape == (len(model.classes),) else (),
     )
+
+
+WORKING_LIMIT = 1_500_000_000
+"""Bytes that a linear map holds beside its inputs and outputs at most (csrc/ckks/schedule.h)."""
+
+
+def _working_bytes(work: Work, params: ParameterSet) -> int:
+    """The baby steps of a linear map, two polynomials each."""
+    rows = sum(limbs * count for limbs, count in work.hoisted_key_switches.items())
+    return min(WORKING_LIMIT, 2 * rows * (8 << params.log_n))
+
+
+def _alive_bytes(program: Program) -> int:
+    """The most that values which are still read take at a time, where they are more than one ciphertext each."""
+    nodes, most = program.graph.nodes, 0
+    last = {name: index for index, node in enumerate(nodes) for name in node.inputs}
+    size = {
+        node.name: (program.packings[node.name].ciphertexts - 1)
+        * 2
+        * program.params.limbs(program.levels[node.name])
+        * (8 << program.params.log_n)
+        for node in nodes
+    }
+    for index, node in enumerate(nodes):
+        alive = [other.name for other in nodes[:index] if last.get(other.name, index) >= index]
+        most = max(most, size[node.name] + sum(size[name] for name in alive))
+    return most
 
 
 def _work(step: Step, program: Program, policy: KeyPolicy) -> Work:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fheinfer.compiler import why
 from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.steps import RUNNABLE, Step
 from fheinfer.compiler.summary import summary
@@ -40,13 +41,20 @@ from fheinfer.tensor_file import tensor_bytes, tensor_metadata
 
 RESULT_BITS = 36
 """Bits of a coefficient of the result that are sent: the rest would be 2^-20 of the largest output."""
-BASE_MEMORY = 600 * 2**20
-"""Bytes of a server without keys: interpreter, libraries, context and constants."""
+BASE_MEMORY = 64 * 2**20
+"""Bytes of a server without plans and keys: interpreter and libraries."""
+RING_MEMORY = 400 * 2**20
+"""Bytes of a context and of what an evaluation holds at N = 2^16; less on smaller rings, in proportion."""
 FORMAT = "fheinfer-plan-2"
 FILE_NAME = "plan.safetensors"
 _DAMAGED = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 MAX_BYTES = 4 << 30
 """Larger plan files are refused unread; ResNet20's is 2 MB."""
+
+
+def base_memory(params: ParameterSet) -> int:
+    """Bytes of a server with the context of a set, but without any keys."""
+    return BASE_MEMORY + (RING_MEMORY >> (16 - params.log_n) if params.log_n <= 16 else 2 * RING_MEMORY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +148,8 @@ class Plan:
         return {name for step in self.steps for name in step.inputs} & set(self.outputs)
 
     def save(self, folder: Path) -> None:
-        """Writes the plan, and `client.json` beside it, with the layers of the client of a split model.
+        """Writes the plan, and `client.json` beside it, with the layers of the client of a split model, and the reasons
+        of its set where "auto" chose it.
 
         Args:
             folder: made where it is not there.
@@ -152,6 +161,8 @@ class Plan:
         make_folder(folder)
         atomic_write(folder / FILE_NAME, [self.to_bytes()])
         self.client.save(folder / CLIENT_FILE)
+        if self.why:
+            why.save(folder, self.identity, self.why)
 
     def to_bytes(self) -> bytes:
         """The plan file."""
@@ -195,6 +206,7 @@ def load(path: Path) -> Plan:
     except FileNotFoundError:
         raise InputError(f"{path}: no such plan; make one with `fheinfer compile`") from None
     plan, layers = from_bytes(data, str(path)), companion(path.with_name(CLIENT_FILE))
+    plan = replace(plan, why=why.load(path.parent, plan.identity))
     if plan.client.before is None or not layers.exists():  # a server needs none of the client's layers
         return plan
     return replace(plan, client=plan.client.with_layers(ClientLayers.load(layers)))

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.views import VIEWS
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.model import ops
 from fheinfer.model.graph import Node
@@ -50,12 +51,17 @@ def expected_bits(program: Program, params: ParameterSet, bootstraps: int = 0) -
 
 
 def units(program: Program, node: Node) -> float:
-    """Standard deviation of what a node adds to its output, in units."""
+    """Standard deviation of what a node adds to its output, in units, over all of its elements."""
     op, constants = node.op, program.constants
+    if isinstance(op, ops.ConvTranspose2d):
+        weight = constants[op.weight]
+        return math.sqrt(np.square(weight).sum() / (weight.shape[1] * op.groups) + 1)
     if isinstance(op, ops.Conv2d | ops.Linear):
         weight = constants[op.weight]
         return math.sqrt(np.square(weight).sum() / weight.shape[0] + 1)
     if isinstance(op, ops.Chebyshev):
         coefficients = constants[op.coefficients]
         return math.sqrt(np.square(coefficients * np.arange(len(coefficients))).sum() + 2)
-    return 0.0 if isinstance(op, ops.Add | ops.Input) else math.sqrt(2)
+    if isinstance(op, (ops.Add, ops.Input, ops.AddConstant, *VIEWS)):
+        return 0.0
+    return math.sqrt(2)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Condition, RLock
 
 from fheinfer import _core
-from fheinfer.compiler.plan import BASE_MEMORY, Plan
+from fheinfer.compiler.plan import Plan, base_memory
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, rotations_of
@@ -118,7 +118,7 @@ def shared_by(plan: Plan, keys: ServerKeys) -> str:
 
 def memory_needed(plan: Plan, keys: ServerKeys) -> int:
     """Bytes that a client's keys, tables and working memory for a plan are predicted to take."""
-    return plan.keys[keys.manifest.policy].peak_memory - BASE_MEMORY
+    return plan.keys[keys.manifest.policy].peak_memory - base_memory(plan.params)
 
 
 class KeyCache:

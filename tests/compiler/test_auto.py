@@ -14,7 +14,7 @@ from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.why import lines
 from fheinfer.data.resources import default_model
-from fheinfer.errors import NotEnoughMemoryError, PlanError, UsageError
+from fheinfer.errors import CorruptArtifactError, NotEnoughMemoryError, PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
 
@@ -122,3 +122,16 @@ def test_a_limit_of_memory_chooses_a_smaller_set(model: Model) -> None:
     least = min(needs.peak_memory for needs in free.keys.values())
     limited = compile(model, activation="square", wanted=Wanted(bits=14.0, memory=least))
     assert dataclasses.replace(limited, why=()).params == free.params
+
+
+def test_reasons_lie_beside_the_plan(model: Model, tmp_path: Path) -> None:
+    plan = compile(model, activation="square")
+    plan.save(tmp_path / "auto")
+    loaded = fheinfer.load_plan(tmp_path / "auto")
+    assert loaded.why == plan.why
+    assert loaded.identity == plan.identity
+    compile(model, plan.params, activation="square", margin=1.3).save(tmp_path / "auto")
+    assert fheinfer.load_plan(tmp_path / "auto").why == ()  # of the plan before
+    (tmp_path / "auto" / "why.json").write_text("{")
+    with pytest.raises(CorruptArtifactError, match=r"why\.json.*delete it"):
+        fheinfer.load_plan(tmp_path / "auto")

@@ -1,9 +1,8 @@
 """Costs of the native backend (csrc/ckks): transforms of limbs, base conversions, and rows of residues.
 
-The constants are processor time of one thread for each kind of inner loop at N = 2^16, fitted by least squares to 230
+The constants are processor time of one thread for each kind of inner loop at N = 2^16, fitted by least squares to 350
 measurements: rotations, hoisted rotations, products, linear maps and series on twelve chains, plain and composite, at
-N = 2^12 to 2^16 and two to 22 limbs (docs/performance.md). They are within a sixth of most of them. `THREADS` takes
-that to the wall-clock time of two threads.
+N = 2^12 to 2^16 and two to 22 limbs (docs/parameters.md). `THREADS` takes that to the wall-clock time of two threads.
 """
 
 from __future__ import annotations
