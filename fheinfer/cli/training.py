@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fheinfer.cli.options import DataOption, JsonOption, OutputOption
+from fheinfer.cli.options import DataOption, JsonOption, OutputOption, refuse
 from fheinfer.optional import needs_torch
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
 def train(
     output: OutputOption,
     network: Annotated[
-        str, typer.Option("--network", metavar="N", help="Network of the zoo (`fheinfer train --network ?`).")
+        str,
+        typer.Option("--network", metavar="N", help="Network of the zoo (`fheinfer train --network ?`), or a model."),
     ] = "resnet20",
     data: DataOption = None,
     epochs: EpochsOption = None,
@@ -71,15 +72,25 @@ def train(
 
     settings = Recipe().changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
     taught_by, first = (load(file) if file else None for file in (teacher, start))
+    trained = load(Path(network)).graph if Path(network).is_file() else network
     with training_view() as observe:
-        run(network, output, data, settings, resume, observe, taught_by, fused, first)
+        run(trained, output, data, settings, resume, observe, taught_by, fused, first)
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 
 def finetune(
-    file: Annotated[Path, typer.Argument(metavar="MODEL", help="Model of a network with ReLUs.")],
-    paf: Annotated[str, typer.Option("--paf", metavar="NAME", help="f1g2, 2f12g1, a7, ... (`fheinfer approx list`).")],
+    file: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file, of any network.")],
     output: OutputOption,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="paf|paf:NAME|quadratic", help="Polynomials to train.", show_default="paf"),
+    ] = None,
+    paf: Annotated[
+        str | None,
+        typer.Option(
+            "--paf", metavar="NAME", help="f1, f1g2, 2f12g1, a7, ... (`fheinfer approx list`).", show_default="f1"
+        ),
+    ] = None,
     data: DataOption = None,
     epochs: EpochsOption = None,
     lr: RateOption = None,
@@ -88,16 +99,19 @@ def finetune(
     fused: FusedOption = False,
     resume: ResumeTraining = False,
 ) -> None:
-    """Replace the ReLUs of a model by PAFs and train it on."""
+    """Replace the ReLUs of a model, and what looks like them, by PAFs or quadratics, and train it on."""
     with _torch():
         from fheinfer.train import finetune as tuning
     from fheinfer.cli.display import out
     from fheinfer.model.model import load
 
-    settings = tuning.RECIPE.changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
+    if to is not None and to != "paf":
+        refuse(f"--to {to} says which polynomials", paf=paf)
+    target = to if to not in (None, "paf") else f"paf:{paf or tuning.PAF}"
+    settings = tuning.recipe_for(target).changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
     model = load(file)
     with training_view() as observe:
-        tuning.finetune(model, paf, output, data, settings, resume, observe, fused)
+        tuning.finetune(model, target, output, data, settings, resume, observe, fused)
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 

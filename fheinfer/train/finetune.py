@@ -1,7 +1,8 @@
-"""From ReLUs to PAFs: replace all of them by tuned ones at a static scale, then train everything together.
+"""From ReLUs to polynomials: replace all activations that look like one, then train everything together.
 
-Tuned coefficients are right on the whole range from the start, so all layers can be replaced at once, and the ReLU
-network itself is the teacher. SmartPAF goes layer by layer: settings of the recipe (`smartpaf`).
+Tuned PAFs are right on the whole static range from the start, so all layers can be replaced at once, and the network
+itself is the teacher; SmartPAF goes layer by layer: settings of the recipe (`smartpaf`). Quadratics begin with the best
+fit to what each activation sees, and are normalised by batches until the last epochs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fheinfer.data.labelled import split
+from fheinfer.frontends.replacing import QUADRATIC
 from fheinfer.model.model import Model
 from fheinfer.train.calibrate import IMAGES, measure_ranges
 from fheinfer.train.loop import Data, parts, train
@@ -18,29 +20,43 @@ from fheinfer.train.recipe import Recipe
 from fheinfer.train.replace import replaced
 from fheinfer.train.smartpaf import MARGIN
 
+PAF = "f1"
+"""The PAF where none is named: that of the shipped model."""
 RECIPE = Recipe(epochs=12, peak_lr=0.03, warmup=0.1, average=0.995, settle=3, contrast=0.1)
+QUADRATIC_RECIPE = replace(RECIPE, epochs=20, peak_lr=0.05, settle=8, contrast=0.3, penalty=0.2)
+
+
+def recipe_for(to: str) -> Recipe:
+    """Returns the recipe that `finetune` follows by default."""
+    return QUADRATIC_RECIPE if to == QUADRATIC else RECIPE
 
 
 def finetune(
     model: Model,
-    paf: str,
+    to: str,
     out: Path,
     data: Data,
-    recipe: Recipe = RECIPE,
+    recipe: Recipe | None = None,
     resume: bool = False,
     observer: TrainingObserver = unobserved,
     fused: bool = False,
 ) -> None:
-    """Trains the network of a model with `paf` in place of every ReLU; writes the new model as `train` does.
+    """Trains the network of a model with polynomials in place of its activations; writes the new model as `train` does.
 
-    The scale of each activation is its largest input over 10,000 training images times 1.2, and stays unless the recipe
-    says `dynamic`. The input is normalised as the model's is, whatever the recipe says.
+    The scale of a PAF is the largest input over 10,000 training examples times 1.2, and stays unless the recipe says
+    `dynamic`. The input is normalised as the model's is, whatever the recipe says.
+
+    Args:
+        to: "paf", "paf:NAME" or a NAME of `fheinfer.approx.paf.PAFS`; or "quadratic".
+        data: as of `train`.
+        recipe: that of `recipe_for` by default.
 
     Raises:
-        UsageError: no such PAF, or no ReLUs; otherwise what `train` raises.
+        UsageError: no such polynomials, or no activations to replace; otherwise what `train` raises.
     """
-    recipe = replace(recipe, mean=model.mean, std=model.std)
+    to = PAF if to == "paf" else to
+    recipe = replace(recipe or recipe_for(to), mean=model.mean, std=model.std)
     fitting = split(parts(model.graph, data)[0])[0]
     progress = measuring(observer, 0, recipe.epochs)("ranges")
-    start = replaced(model, paf, measure_ranges(model, fitting.first(IMAGES), MARGIN, progress))
+    start = replaced(model, to, measure_ranges(model, fitting.first(IMAGES), MARGIN, progress))
     train(start.graph, out, data, recipe, resume, observer, teacher=model, fused=fused, start=start)

@@ -34,7 +34,7 @@ def train(
     fused: bool = False,
     start: Model | None = None,
 ) -> None:
-    """Trains a network of the zoo, by name, or any other graph on the examples in `data`.
+    """Trains a network of the zoo, by name and with an output for each class, or any other graph on `data`.
 
     Writes the model file `out`, and a model card beside it. Its classes are called as those of `start`, or `teacher`,
     or as the data calls them. Where the mean and std of the recipe are not as many numbers as the input has channels or
@@ -65,11 +65,16 @@ def train(
         recipe = replace(recipe, start=start.identity)
     graph = network if isinstance(network, Graph) else zoo.network(network)
     training, test = parts(graph, data)  # now, so that a missing file does not show after the training
+    if isinstance(network, str) and len(training.classes) not in (0, _outputs(graph)):
+        graph = zoo.network(network, len(training.classes))
     names = _class_names(graph, training, start, teacher)
     _require_outputs(graph, training)
     if names:
         training, test = training.labelled_as(names), test.labelled_as(names)
-    recipe = normalised_by(graph, recipe, training)
+    if start is not None and len(recipe.mean) != len(start.mean) == graph.input_shape[0]:
+        recipe = replace(recipe, mean=start.mean, std=start.std)
+    elif start is None:
+        recipe = normalised_by(graph, recipe, training)
     fitting, held_out = split(training)
     checkpoint = checkpoint_path(out)
     if resume and checkpoint.exists():
@@ -81,7 +86,8 @@ def train(
         run.epoch()
         state.save(checkpoint)
     progress = measuring(observer, state.epoch, recipe.epochs)
-    write_report(state, graph, fitting, held_out, test, out, progress, fused, names)
+    final = next((model.final for model in (start, teacher) if model), "")
+    write_report(state, graph, fitting, held_out, test, out, progress, fused, names, final)
     load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
 

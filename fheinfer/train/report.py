@@ -36,12 +36,14 @@ def write_report(
     measuring: Callable[[str], ProgressCallback],
     fused: bool = False,
     classes: tuple[str, ...] = (),
+    final: str = "",
 ) -> Model:
     """Settles the best weights of a run in float32, measures them once on `test`, writes `out` and `out`.md.
 
     Args:
         measuring: gives the callback for images that are done, by the name of what is measured.
         classes: names of the outputs; numbers where none are given.
+        final: what the client does to outputs after decryption, as of `Model`.
 
     Raises:
         StorageError: a file cannot be written.
@@ -79,7 +81,7 @@ def write_report(
     tensors = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
     if not fitting.images:
         ranges[graph.input.name] = largest_input(fitting, recipe)
-    model = Model(graph, tensors, recipe.mean, recipe.std, classes, ranges, provenance)
+    model = Model(graph, tensors, recipe.mean, recipe.std, classes, ranges, provenance, final)
     if recipe.prune:
         model = replace(model, provenance={**provenance, **saved(model)})
     model.save(out)
