@@ -1,7 +1,8 @@
 """Magnitude pruning of whole generalised diagonals: each is one plaintext and one product less when encrypted.
 
 Which numbers of a weight share a diagonal follows from where the plan puts channels and pixels (docs/packing.md). Of a
-convolution that the compiler merges with its shortcut, both have to be zero there.
+convolution that the compiler merges with its shortcut, both have to be zero there. In a network without convolutions it
+is the diagonals of its linear layers: of input i and output o those of one (i - o) modulo a power of two.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from fheinfer.compiler.program import PLACED_UNDER
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Conv2d
+from fheinfer.model.ops import Conv2d, Linear
 
 
 class Diagonals:
-    """The diagonals of all convolutions of a network, numbered through.
+    """The diagonals of all convolutions of a network, or of its linear layers where it has none, numbered through.
 
     Raises:
         PlanError: the network cannot be evaluated encrypted.
     """
 
     def __init__(self, graph: Graph) -> None:
+        if not any(isinstance(node.op, Conv2d) for node in graph):
+            self._number_linear(graph)
+            return
         steps = {step.name: (step, step.op) for step in unpruned(graph).steps if isinstance(step.op, Conv2d)}
         first, self.count = dict[str, int](), 0
         layers: list[Tensor] = []
@@ -46,6 +50,20 @@ class Diagonals:
             edge = conv.padding[0] - node.op.padding[0]  # a shortcut is in the middle of the convolution it is part of
             inside = slice(edge, edge + node.op.kernel[0])
             self.of[node.op.weight] = first[step.name] + numbers[:, :, inside, inside]
+        self.layer = torch.cat(layers)
+
+    def _number_linear(self, graph: Graph) -> None:
+        self.count, self.of = 0, {}
+        layers: list[Tensor] = []
+        for node in graph:
+            if isinstance(node.op, Linear):
+                outputs, inputs = node.op.tensor_shapes(graph.inputs_of(node))["weight"]
+                period = 1 << (max(outputs, inputs) - 1).bit_length()
+                apart = (torch.arange(inputs) - torch.arange(outputs)[:, None]) % period
+                occurs, numbers = apart.unique(return_inverse=True)
+                self.of[node.op.weight] = self.count + numbers
+                layers.append(torch.full((len(occurs),), len(layers)))
+                self.count += len(occurs)
         self.layer = torch.cat(layers)
 
     @torch.no_grad()
