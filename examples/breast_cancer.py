@@ -22,15 +22,27 @@ PATIENTS = 10
 """How many are classified encrypted."""
 
 
+class Net(nn.Module):
+    """30-64-64-2 with squares, moved to be close to a ReLU: two levels instead of eight, so a small ring will do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(30, 64), nn.Linear(64, 64), nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (0.5 * self.fc1(x) + 0.5) ** 2
+        x = (0.5 * self.fc2(x) + 0.5) ** 2
+        return self.fc3(x)
+
+
 def train(x: torch.Tensor, labels: torch.Tensor) -> nn.Module:
-    """30-64-64-2 with ReLUs, as anybody would write it."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    net = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    net = Net()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1.0)
     for _ in range(20):
-        for pick in torch.randperm(len(x)).split(32):
-            loss = nn.functional.cross_entropy(net(x[pick]), labels[pick])
+        for pick in torch.randperm(len(x)).split(35):
+            loss = nn.functional.cross_entropy(net(x[pick]), labels[pick], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

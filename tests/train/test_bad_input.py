@@ -33,6 +33,8 @@ from fheinfer.model.model import Model
         (("train", "--network", "vgg11", "--recipe", "prune=0.5"), 7, "needs 65536 slots"),
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),
+        (("finetune", "RELU", "--to", "cubic"), 2, "no PAF 'cubic'"),
+        (("finetune", "RELU", "--to", "quadratic", "--paf", "f1"), 2, "--to quadratic says which"),
         (("finetune", "RELU", "--paf", "f1", "--data", "NOWHERE"), 3, "no such folder"),
         (("finetune", "RELU", "--paf", "f1", "--recipe", "dynamic=1", "--recipe", "settle=0"), 2, "settle cannot be 0"),
         (("calibrate", "RELU", "--data", "SHORT"), 3, "do not fill mosaics"),

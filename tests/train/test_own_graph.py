@@ -66,8 +66,8 @@ def points(count: int = 2_000) -> DataSet:
     return DataSet((x * [1, 10, 100, 1000] + 5).astype(np.float32), labels, ("none", "one", "both"))
 
 
-@pytest.mark.parametrize("paf", ["f1", ""])
-def test_vectors_are_trained_and_fine_tuned_like_images(tmp_path: Path, paf: str) -> None:
+@pytest.mark.parametrize("to", ["paf", "quadratic"])
+def test_vectors_are_trained_and_fine_tuned_like_images(tmp_path: Path, to: str) -> None:
     g = GraphBuilder("tabular", (4,))
     x = g.activation("relu", g.linear("fc1", "input", 32), "relu1")
     x = g.activation("relu", g.linear("fc2", x, 32), "relu2")
@@ -82,10 +82,11 @@ def test_vectors_are_trained_and_fine_tuned_like_images(tmp_path: Path, paf: str
     assert model.std == pytest.approx(data.inputs.std(0), rel=0.1)
     assert 2 < model.input_bound < 6
     assert accuracy(from_model(model), data, model.mean, model.std) > 0.85
-    if paf:
-        finetune(model, paf, second, data, replace(quick, epochs=3, settle=1, peak_lr=0.02))
-        tuned = load(second)
-        assert accuracy(from_model(tuned), data, tuned.mean, tuned.std) > 0.8
+    finetune(model, to, second, data, replace(quick, epochs=3, settle=1, peak_lr=0.02))
+    tuned = load(second)
+    assert {node.op.kind for node in tuned.graph.activations} == {"paf" if to == "paf" else "herpn"}
+    assert (tuned.classes, tuned.mean, tuned.std) == (model.classes, model.mean, model.std)
+    assert accuracy(from_model(tuned), data, tuned.mean, tuned.std) > 0.8
     card = first.with_suffix(".md").read_text()
     assert "(x - mean) / std per feature" in card
     assert "image" not in card.replace("of images", "")

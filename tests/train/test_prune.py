@@ -106,6 +106,24 @@ def test_masks_grow_by_epochs_and_stay(mosaics: Path, diagonals: Diagonals) -> N
     assert sum(int(z.sum()) for z in zeros[0].values()) < sum(int(z.sum()) for z in zeros[1].values())
 
 
+def test_linear_layers_are_pruned_where_there_are_no_convolutions() -> None:
+    graph = zoo.perceptron("small", (3, 12, 20, 2))
+    found = Diagonals(graph)
+    assert found.count == 14 + 31 + 21  # of inputs and outputs i - o modulo 16, 32 and 32
+    torch.manual_seed(0)
+    module = GraphModule(graph)
+    masks = found.masks(module, 0.5)
+    kept = set()
+    for name, mask in masks.items():
+        outputs, inputs = mask.shape
+        period = 1 << (max(mask.shape) - 1).bit_length()
+        for distance in range(period):
+            on = [bool(mask[o, i]) for o in range(outputs) for i in range(inputs) if (i - o) % period == distance]
+            assert len(set(on)) <= 1
+            kept |= {(name, distance)} if on and on[0] else set()
+    assert len(kept) == found.count - round(0.5 * found.count)
+
+
 def test_what_cannot_be_pruned() -> None:
     with pytest.raises(UsageError, match="prune"):
         Recipe(prune=1.0)
