@@ -66,7 +66,7 @@ def test_the_light_networks_with_local_response_normalisation_are_refused(name: 
         from_onnx(LIGHT / f"light_{name}.onnx")
 
 
-@pytest.mark.parametrize(("layers", "right"), [(20, 90), (32, 94)])
+@pytest.mark.parametrize(("layers", "right"), [(20, 90), pytest.param(32, 94, marks=pytest.mark.slow)])
 def test_networks_of_another_compiler_classify_as_in_clear(layers: int, right: int, public_data: Path) -> None:
     """ACE's ResNets on the first 300 test images: 90 % and 94 %, as is known of them."""
     path = public_data / "models" / f"ace_resnet{layers}_cifar10.onnx"
