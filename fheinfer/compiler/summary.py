@@ -27,7 +27,7 @@ def summary(
         bits: that encryption is expected to leave of the worst output; None where that is not known.
     """
     params = spec.params
-    ring = f"N = 2^{params.log_n}, {params.slots:,} slots, {params.top_level} levels"
+    ring = f"N = 2^{params.log_n}, {params.slots:,} slots, {params.top_level} level{'s' * (params.top_level != 1)}"
     rows = [
         ("set", f"{params.name} on the {spec.backend} backend: {ring}{', below 128 bits' * params.insecure}"),
         ("input", _input(spec)),

@@ -120,9 +120,12 @@ def block_bytes(plan: Plan, counts: Mapping[str, int]) -> int | None:
 
 def checkpoint_bytes(plan: Plan, *, keep_layers: bool) -> int:
     """Of a run at most: a block is written beside the one that it replaces."""
-    counts = plan.value_ciphertexts
-    blocks = [
-        block_bytes(plan, {name: counts[name] for name in plan.alive(index)}) or 0 for index in range(len(plan.steps))
-    ]
+    counts, blocks, due = plan.value_ciphertexts, [0], False
+    for index, step in enumerate(plan.steps):
+        due = due or bool(step.activation)
+        size = block_bytes(plan, {name: counts[name] for name in plan.alive(index)}) if due else None
+        if size is not None:
+            blocks.append(size)
+            due = False
     layers = [body_bound(plan.params, counts[step.name], step.level) + MAX_METADATA for step in plan.steps]
-    return 2 * (max(blocks, default=0) + MAX_METADATA) + (sum(layers) if keep_layers else 0)
+    return 2 * (max(blocks) + MAX_METADATA) + (sum(layers) if keep_layers else 0)
