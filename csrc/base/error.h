@@ -8,7 +8,7 @@ namespace fheinfer {
 
 enum class ErrorKind {
     kUsage,     // an argument that cannot be used
-    kPlan,      // shapes, layouts or levels that do not fit
+    kPlan,      // shapes, packings or levels that do not fit
     kCorrupt,   // bytes that are not what they claim to be
     kMismatch,  // intact bytes of another parameter set or key
     kBackend,   // an operation the evaluator refused: no level left, no such key

@@ -3,7 +3,7 @@
 mean_pool k ; conv n   =>   conv of k n offsets, k times the stride         conv n ; mean_pool k   =>   likewise
 mean_pool ; linear     =>   linear, each column once per pixel of its window
 
-Two results stand to be compared, with this pass and without: `pipeline` takes the one that is predicted to be faster.
+`canonicalise(pools=False)` does without it.
 """
 
 from __future__ import annotations
