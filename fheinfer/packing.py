@@ -253,8 +253,10 @@ def of_places(places: Places, period: int, ciphertexts: int, shape: Shape, block
     found = places.reshape(channels, height, width)
     column = int(found[0, 0, 1] - found[0, 0, 0]) if width > 1 else 0
     row = int(found[0, 1, 0] - found[0, 0, 0]) if height > 1 else 0
-    breaks = np.flatnonzero((found[:, 1:, 0] - found[:, :-1, 0] != row).any(axis=0)) + 1
-    band = int(breaks[0]) if len(breaks) else height
+    ciphertext = found[:, :, 0] // period
+    ends = (found[:, 1:, 0] - found[:, :-1, 0] != row) | (ciphertext[:, 1:] != ciphertext[:, :-1])
+    breaks = np.flatnonzero(ends.any(axis=0)) + 1
+    band = int(np.gcd.reduce(breaks)) if len(breaks) else height  # no band goes on in another ciphertext
     if row < 0 or column < 0 or band < 1:
         return _elementwise(places, period, ciphertexts, shape, block)
     start = found[:, ::band, 0]

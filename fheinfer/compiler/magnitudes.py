@@ -28,6 +28,8 @@ def largest_slots(program: Program) -> dict[str, float]:
             found[node.name] = sum(inputs)
         elif isinstance(node.op, ops.AddConstant):
             found[node.name] = inputs[0] + constant
+        elif isinstance(node.op, ops.Square):
+            found[node.name] = usual + constant
         elif isinstance(node.op, ops.MultiplyConstant):
             found[node.name] = inputs[0] * constant
         elif isinstance(node.op, VIEWS):

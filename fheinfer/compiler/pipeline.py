@@ -11,7 +11,7 @@ from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
 from fheinfer.compiler.auto import ANYTHING, COMPILED, SPARE_BITS, Wanted, candidates, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
-from fheinfer.compiler.passes.canonicalise import canonicalise
+from fheinfer.compiler.passes.canonicalise import canonicalise, folded
 from fheinfer.compiler.passes.levels import levels, total_depth
 from fheinfer.compiler.passes.max_pools import max_pools
 from fheinfer.compiler.passes.pack import pack
@@ -33,6 +33,7 @@ Pass = tuple[Callable[[Program], Program], Stage]
 PASSES: tuple[Pass, ...] = (
     (canonicalise, Stage.TENSOR),
     (max_pools, Stage.TENSOR),
+    (folded, Stage.TENSOR),
     (approximate, Stage.POLYNOMIAL),
     (pack, Stage.PACKED),
     (replicas, Stage.PACKED),

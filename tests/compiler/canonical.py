@@ -26,7 +26,7 @@ def built(entry: Shape, *nodes: Sequence[Any], outputs: tuple[str, ...] = ()) ->
     return tamed(program(Graph("built", tuple(made), outputs)))
 
 
-def conv(name: str, out: int, kernel: Any = 3, stride: int = 1, padding: int = 0, **rest: int) -> tuple[str, Op]:
+def conv(name: str, out: int, kernel: Any = 3, stride: Any = 1, padding: Any = 0, **rest: int) -> tuple[str, Op]:
     """A convolution with a bias."""
     return name, ops.Conv2d(out, kernel, stride, padding, f"{name}.weight", f"{name}.bias", **rest)
 

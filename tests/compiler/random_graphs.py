@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -10,9 +11,10 @@ from fheinfer.model import ops
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, Op, Shape
 
-Draw = st.DrawFn
-Drawn = tuple[Op, int]
-"""An operation, and how many values it reads."""
+Draw = Any
+"""`st.DrawFn`, or the method of the same kind that `st.data` gives."""
+Maker = Callable[[Draw, str, Shape], Op]
+"""Makes an operation of a name on a value of a shape."""
 
 
 def pair(draw: Draw, low: int, high: int) -> tuple[int, int]:
@@ -96,22 +98,28 @@ def pad(draw: Draw, name: str, shape: Shape) -> Op:
     return ops.Pad(tuple(draw(st.sampled_from([0, 0, 1, 2])) for _ in range(2 * len(shape))))
 
 
-def plain(op: Op) -> Callable[[Draw, str, Shape], Op]:
+def herpn(draw: Draw, name: str, shape: Shape) -> Op:
+    return ops.HerPN(1e-5, *(f"{name}.{role}" for role in ("weight", "bias", "mean", "var")))
+
+
+def plain(op: Op) -> Maker:
     return lambda draw, name, shape: op
 
 
-ONE: Sequence[Callable[[Draw, str, Shape], Op]] = (
+ONE: Sequence[Maker] = (
     *(conv, conv, transposed, linear, batch_norm, batch_norm, constant, constant, mean_pool, reduce, resample),
     *(reshape, permute, slice_, expand, pad, plain(ops.GlobalAvgPool()), plain(ops.Relu()), plain(ops.Tanh())),
 )
 """Makers of operations on one value; those that do not fit a shape are refused by their own check."""
 TWO: Sequence[Op] = (ops.Add(), ops.Subtract(), ops.Product())
+EXACT: Sequence[Maker] = (*ONE[:-2], herpn, plain(ops.Power(2)), plain(ops.Power(3)))
+"""The same with activations that are polynomials: what a plan computes on slots but for rounding."""
 MOST = 400
 """Numbers of a value."""
 
 
 @st.composite
-def graphs(draw: Draw, longest: int = 8) -> Graph:
+def graphs(draw: st.DrawFn, longest: int = 8, makers: Sequence[Maker] = ONE) -> Graph:
     """A graph of up to that many operations, some of which read values that others read, too; one or two outputs."""
     channels, height, width = draw(st.integers(1, 4)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
     entry = draw(st.sampled_from([(channels, height, width)] * 3 + [(channels, height), (channels * 2,)]))
@@ -126,7 +134,7 @@ def graphs(draw: Draw, longest: int = 8) -> Graph:
             inputs = (x, *alike[:2])
             op = ops.Concat(draw(st.integers(0, len(shapes[x]) - 1)), len(inputs))
         else:
-            op, inputs = draw(st.sampled_from(ONE))(draw, name, shapes[x]), (x,)
+            op, inputs = draw(st.sampled_from(makers))(draw, name, shapes[x]), (x,)
         try:
             op.check([shapes[n] for n in inputs])
         except Invalid:

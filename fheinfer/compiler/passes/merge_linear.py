@@ -110,9 +110,11 @@ def _conv(
     rows, columns = (joined(*axis) for axis in axes)
     if rows is None or columns is None or (made := placed(second, rows, columns, image, out)) is None:
         return None
-    if (weight := product(op, w1, second, w2, rows, columns)) is None:
-        return None
     before = w1.size * math.prod(middle[1:]) * (not isinstance(node.op, Slice)) + w2.size * math.prod(out[1:])
+    least = len(w2) * image[0] * rows.count * columns.count // math.gcd(op.groups, second.groups)
+    cheap = least * math.prod(out[1:]) <= before
+    if not wanted((op, w1), (second, w2), cheap) or (weight := product(op, w1, second, w2, rows, columns)) is None:
+        return None
     if not wanted((op, w1), (second, w2), weight[0].size * math.prod(out[1:]) <= before):
         return None
     bias = _bias(r, _row_sums(w2, second.groups), op.bias, second.bias)

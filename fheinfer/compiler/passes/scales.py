@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.values import F64, Scale
 from fheinfer.compiler.view_arrays import compressed
@@ -101,6 +102,8 @@ class _Scales:
             return 1.0
         if isinstance(node.op, ops.Square):
             return self.max_slot**2
+        if isinstance(node.op, LINEAR) and self._required(node.name) is None:
+            return self.max_slot**2  # the scale of `_bound`
         unchanged = isinstance(node.op, (ops.SumPool, *VIEWS))
         return max(self.largest[name] for name in node.inputs) if unchanged else self.max_slot
 
