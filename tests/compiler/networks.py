@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def slots_error(start: Program, params: ParameterSet, seed: int = 0) -> float:
     return _error(plan, model, x, fheinfer.run_slots(plan, x))
 
 
-def _error(plan: Plan, model: Model, x: F64, outputs: object) -> float:
+def _error(plan: Plan, model: Model, x: F64, outputs: Any) -> float:
     found = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
     expected = evaluate_graph(model.graph, model.tensors, x)
     largest = max(1.0, *(float(np.abs(value).max()) for value in expected.values()))

@@ -54,8 +54,9 @@ def batch_norm(draw: Draw, name: str, shape: Shape) -> Op:
 
 def constant(draw: Draw, name: str, shape: Shape) -> Op:
     forms = [(1,) * len(shape), (shape[0],) + (1,) * (len(shape) - 1), shape]
-    op = draw(st.sampled_from([ops.MultiplyConstant, ops.AddConstant]))
-    return op(f"{name}.value", draw(st.sampled_from(forms)))
+    shape = draw(st.sampled_from(forms))
+    value = f"{name}.value"
+    return ops.MultiplyConstant(value, shape) if draw(st.booleans()) else ops.AddConstant(value, shape)
 
 
 def reduce(draw: Draw, name: str, shape: Shape) -> Op:
