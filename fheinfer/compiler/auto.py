@@ -29,6 +29,8 @@ BITS = 8.0
 """Bits of the largest output that encryption keeps, unless more are asked for: far more than a class needs."""
 SPARE_BITS = 3.0
 """By how much a scale may be finer than that: it costs no time, and its price is modulus."""
+BOOTSTRAP_BITS = 12.0
+"""What bootstraps keep of the largest output of a deep network: where more are asked for, little can be to spare."""
 BOOTSTRAP_RING = 16
 """log2 of the only ring whose modulus has room for a bootstrap."""
 BOOTSTRAP_SLOTS = (14, 15)
@@ -75,6 +77,11 @@ class Wanted:
 
 
 ANYTHING = Wanted()
+
+
+def encrypted_bits(bits: float) -> float:
+    """Bits that encryption has to keep where outputs are to keep so many: its errors add to those of polynomials."""
+    return bits + min(SPARE_BITS, max(1.0, BOOTSTRAP_BITS - bits))
 
 
 @dataclass(frozen=True)

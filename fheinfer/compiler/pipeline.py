@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from fheinfer.approx import Activation
 from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
-from fheinfer.compiler.auto import ANYTHING, COMPILED, SPARE_BITS, Wanted, candidates, nominal, reasons, too_large
+from fheinfer.compiler.auto import ANYTHING, COMPILED, Wanted, candidates, encrypted_bits, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise, folded
@@ -132,7 +132,7 @@ def _automatic(start: Start, wanted: Wanted) -> Plan:
     if start.backend not in (None, "native"):
         raise UsageError(f"no set is chosen for the {start.backend} backend: name one (`fheinfer sets`)")
     if start.bits is not None:
-        wanted = replace(wanted, bits=max(wanted.bits, start.bits + SPARE_BITS))
+        wanted = replace(wanted, bits=max(wanted.bits, encrypted_bits(start.bits)))
     before = [p for p in PASSES if p[1] <= Stage.POLYNOMIAL]
     scaled = [p for p in PASSES if p[1] <= Stage.SCALED]
     depth = total_depth(start.program(nominal(RINGS[-1], RINGS[-1] - 1), before))
