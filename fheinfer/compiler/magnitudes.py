@@ -38,4 +38,6 @@ def largest_slots(program: Program) -> dict[str, float]:
             found[node.name] = max(usual, *inputs, -inf)  # a sum may have left more than the layer reckons with
         else:
             found[node.name] = usual
+        if (bound := program.bounds.get(node.name)) is not None:
+            found[node.name] = min(found[node.name], bound / float(np.abs(program.scales[node.name]).min()))
     return found

@@ -34,6 +34,7 @@ class Program:
     relu         what approximates a ReLU, unless `bits` say how exact it has to be
     input_bound  largest |value| of a normalised input
     bits         that outputs are to keep against PyTorch (`fheinfer.approx.fidelity`); None for those of `relu`
+    bounds       node -> largest |value| of its output, where more is known than sums and products say
     packings, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
     """
 
@@ -45,6 +46,7 @@ class Program:
     relu: Activation
     input_bound: float
     bits: float | None = None
+    bounds: Mapping[str, float] = field(default_factory=dict)
     packings: Mapping[str, Packing] = field(default_factory=dict)
     scales: Mapping[str, Scale] = field(default_factory=dict)
     levels: Mapping[str, int] = field(default_factory=dict)

@@ -67,7 +67,7 @@ def test_models_without_ranges_cannot_be_compiled(tiny_model: Model) -> None:
 
 def test_a_set_with_too_few_levels_cannot_be_compiled_for(tiny_model: Model) -> None:
     with pytest.raises(PlanError, match="levels after a bootstrap"):
-        fheinfer.compile(tiny_model, "insecure-tiny", activation="relu:119")
+        fheinfer.compile(tiny_model, "insecure-tiny", activation="relu:247")
 
 
 def test_a_network_larger_than_the_slots_is_compiled_to_several_ciphertexts() -> None:

@@ -61,8 +61,8 @@ def test_quadratic_networks_take_no_bootstrap(plans: dict[str, Plan], name: str,
 def test_one_level_more_saves_pafs_a_bootstrap_per_block(plans: dict[str, Plan]) -> None:
     """Of three levels each, two fit between bootstraps with their convolutions; of seven, one."""
     assert plans["paf"].bootstraps == 10
-    assert placeholder_plan("resnet20+f1", "1").bootstraps == 18
-    assert [placeholder_plan("resnet20+a7", name).bootstraps for name in ("paf", "1")] == [19, 37]
+    assert placeholder_plan("resnet20+f1", "1").bootstraps == 14
+    assert [placeholder_plan("resnet20+a7", name).bootstraps for name in ("paf", "1")] == [19, 28]
 
 
 def test_the_input_of_a_composite_prime_chain_is_at_an_even_level(plans: dict[str, Plan]) -> None:

@@ -3,17 +3,19 @@
 A shortest path. Going through the nodes in order, all that matters of what was done so far is the level of every value
 that is still read later; of two ways with the same levels only the cheaper can be part of the best plan, and one that
 is costlier with no value higher cannot. Any value may drop to a lower level for nothing, which makes everything after
-it cheaper. A bootstrap may come where a polynomial reads a value, which is in [-1, 1] there; its result replaces the
-value for all that follows. The input costs what its limbs weigh on the way to the server.
+it cheaper. A bootstrap may come where a polynomial or a linear layer reads a value that is in [-1, 1]; its result
+replaces the value for all that follows. The input costs what its limbs weigh on the way to the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fheinfer.compiler.magnitudes import largest_slots
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
@@ -22,6 +24,8 @@ from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Bootstrap, Input, Multiply
 
+SLACK = 1e-9
+"""Rounding of a value that fills its slots."""
 SECONDS_PER_MEGABYTE = 1.0
 """What a client's time is worth while an input goes up: one more limb of it is 0.4 MB at N = 2^16."""
 
@@ -99,14 +103,15 @@ def moved(traced: Mapping[str, Work], params: ParameterSet, other: ParameterSet)
 def total_depth(program: Program) -> int:
     """Levels from the input to the outputs without any bootstrap."""
     flat = replace(program.params, cts_budget=0, stc_budget=0, levels=program.params.top_level, bootstrap_levels=0)
-    return _least(replace(program, params=flat))[program.graph.input.name]
+    return _least(replace(program, params=flat), ())[program.graph.input.name]
 
 
 def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]:
     graph, params = program.graph, program.params
     seconds = _prices(program, works)
     bootstrap = program.cost.seconds(Work.of_bootstrap()) if params.bootstraps else 0.0
-    least = _least(program)
+    places = bootstrap_places(program)
+    least = _least(program, places)
     alive: tuple[str, ...] = (graph.input.name,)
     limb = (params.scale_bits << params.log_n) / 8 * SECONDS_PER_MEGABYTE / 1e6
     limb *= program.packings[graph.input.name].ciphertexts
@@ -123,7 +128,7 @@ def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]
         found: Ways = {}
         for levels_, way in ways.items():
             have = dict(zip(alive, levels_, strict=True))
-            for bootstraps, given in _inputs(program, node, have):
+            for bootstraps, given in _inputs(program, node, have, places):
                 highest = min(given[name] for name in node.inputs)
                 rest = tuple(given[name] for name in kept)
                 for level in range(least[node.name] + depth, highest + 1):
@@ -139,12 +144,28 @@ def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]
     return _read_back(graph, min(ways.values(), key=lambda way: way.seconds))
 
 
-def _inputs(program: Program, node: Node, have: dict[str, int]) -> Iterator[tuple[bool, dict[str, int]]]:
+def bootstrap_places(program: Program) -> frozenset[str]:
+    """The nodes before which a bootstrap may come: what they read is in [-1, 1], and no input, which a client encrypts at
+    any level."""
+    if not program.params.bootstraps:
+        return frozenset()
+    largest, entry = largest_slots(program), program.graph.input.name
+    return frozenset(
+        node.name
+        for node in program.graph.nodes[1:]
+        if isinstance(node.op, BOOTSTRAPPED)
+        or (isinstance(node.op, LINEAR) and node.inputs[0] != entry and largest[node.inputs[0]] <= 1 + SLACK)
+    )
+
+
+def _inputs(
+    program: Program, node: Node, have: dict[str, int], places: Collection[str]
+) -> Iterator[tuple[bool, dict[str, int]]]:
     """The levels of all values as they are, and with a bootstrap of the node's input."""
     yield False, have
     params, source = program.params, node.inputs[0]
     reaches = program.backend.bootstrap_input(params) <= have[source] < params.levels
-    if params.bootstraps and isinstance(node.op, BOOTSTRAPPED) and reaches:
+    if node.name in places and reaches:
         yield True, {**have, source: params.levels}
 
 
@@ -169,7 +190,7 @@ def _at(work: Work, level: int, params: ParameterSet) -> Work:
     return work.higher(params.limbs(level) - params.limbs(params.top_level))
 
 
-def _least(program: Program) -> dict[str, int]:
+def _least(program: Program, places: Collection[str]) -> dict[str, int]:
     """The lowest level a node's output may have so that everything after it reaches the next place for a bootstrap."""
     least: dict[str, int] = {}
     graph, params = program.graph, program.params
@@ -177,7 +198,7 @@ def _least(program: Program) -> dict[str, int]:
         least[node.name] = 0
         for user in graph.users(node.name):
             needs = least[user.name] + program.depth(user)
-            if isinstance(user.op, BOOTSTRAPPED) and node.name == user.inputs[0] and params.bootstraps:
+            if user.name in places and node.name == user.inputs[0]:
                 needs = min(needs, program.backend.bootstrap_input(params))
             elif isinstance(user.op, Multiply) and node.name == user.inputs[0]:
                 continue  # its other factor was made from this one, which a bootstrap may have lifted on the way

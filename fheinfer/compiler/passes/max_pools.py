@@ -36,7 +36,7 @@ def max_pools(program: Program) -> Program:
     Raises:
         PlanError: a max pool whose range is not known, or a window without a pixel.
     """
-    constants, ranges = dict(program.constants), dict(program.ranges)
+    constants, ranges, bounds = dict(program.constants), dict(program.ranges), dict(program.bounds)
     nodes: list[Node] = []
     for node in program.graph:
         if not isinstance(node.op, MaxPool):
@@ -45,8 +45,10 @@ def max_pools(program: Program) -> Program:
         bound = _range(program, node)
         made = _Comparisons(node, program.graph.shapes[node.inputs[0]], constants).nodes_of(node.op)
         ranges |= {n.name: bound for n in made if isinstance(n.op, Relu)}
+        largest = max(map(abs, interval_of(program, node.inputs[0])))
+        bounds |= {n.name: largest for n in made if isinstance(n.op, Add) and n.name.rpartition("/")[2] != "less"}
         nodes += made
-    return replace(program.with_nodes(nodes, constants), ranges=ranges)
+    return replace(program.with_nodes(nodes, constants), ranges=ranges, bounds=bounds)
 
 
 def _range(program: Program, pool: Node) -> float:

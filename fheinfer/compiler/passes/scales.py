@@ -260,7 +260,11 @@ class _Scales:
             return float(op.bound)
         if isinstance(op, ops.Quadratic):
             return _axis(self._square(user.name, op)[1], len(self.shapes[name]))
-        if isinstance(op, ops.Add | ops.AddConstant):
+        if isinstance(op, ops.Add):
+            asked = self._required(user.name)
+            known = [self.of[other] for other in user.inputs if other != name and other in self.of]
+            return known[0] if asked is None and known else asked  # that of the other addend, which is there already
+        if isinstance(op, ops.AddConstant):
             return self._required(user.name)
         if isinstance(op, VIEWS):
             asked = self._required(user.name)
