@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from fheinfer.compiler.passes.approximate import approximate
+from fheinfer.compiler.passes.canonicalise import canonicalise
+from fheinfer.compiler.passes.max_pools import max_pools
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.errors import PlanError
 from fheinfer.model.builder import GraphBuilder
-from fheinfer.model.ops import Add, Chebyshev, Conv2d, Linear, MultiplyConstant, Relu, Square
+from fheinfer.model.ops import Add, Chebyshev, Conv2d, Linear, MaxPool, MultiplyConstant, Relu, Square
 from tests.compiler.programs import ACTIVATIONS, convolution, packed, run, scaled, small
 
 
@@ -56,6 +58,26 @@ def test_a_value_for_activations_of_different_ranges_is_multiplied_for_one_of_th
     after = run(small(build), approximate, pack, scales)
     assert after.scales["conv"] == max(after.ranges.values())
     assert [n.name for n in after.graph if isinstance(n.op, MultiplyConstant)] == ["r1/conv"]
+
+
+@pytest.mark.parametrize("name", ["relu:59", "minimax:7"])
+@pytest.mark.parametrize("first", [True, False])
+def test_an_activation_takes_the_scale_of_the_other_addend_for_nothing(name: str, first: bool) -> None:
+    def build(b: GraphBuilder) -> str:
+        x = b.add("r1", Relu(), b.conv2d("conv1", "input", 4, 3))
+        y = b.add("r2", Relu(), b.conv2d("conv2", x, 4, 3))
+        return b.add("sum", Add(), *((x, y) if first else (y, x)))
+
+    after = run(small(build, activation=name), approximate, pack, scales)
+    assert not [n.name for n in after.graph if isinstance(n.op, MultiplyConstant)]
+
+
+def test_comparisons_of_a_max_pool_take_no_level_to_scale() -> None:
+    def build(b: GraphBuilder) -> str:
+        return b.add("pool", MaxPool(2), b.add("relu", Relu(), b.conv2d("conv", "input", 4, 3)))
+
+    after = run(small(build), canonicalise, max_pools, approximate, pack, scales)
+    assert not [n.name for n in after.graph if isinstance(n.op, MultiplyConstant)]
 
 
 def test_a_constant_channel_of_a_quadratic_is_computed_and_a_linear_one_refused() -> None:
