@@ -51,7 +51,7 @@ def test_the_result_holds_the_outputs_and_nothing_else(
     tiny_client: fheinfer.Client, tiny_plan: Plan, result_bytes: bytes
 ) -> None:
     (decrypted,) = tiny_client.decrypt_slots(result_bytes)
-    slots = decrypted.reshape(-1, tiny_plan.steps[-1].layout.period)
+    slots = decrypted.reshape(-1, tiny_plan.steps[-1].packing.period)
     assert np.abs(slots[:, 10:]).max() < 2**-10 * np.abs(slots[:, :10]).max()
     assert np.abs(slots - slots[0]).max() < 2**-10 * np.abs(slots).max()
 
