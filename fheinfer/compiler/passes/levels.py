@@ -22,7 +22,7 @@ from fheinfer.compiler.work import Work
 from fheinfer.crypto.params import ParameterSet, parameter_sets
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
-from fheinfer.model.ops import Bootstrap, Input, Multiply
+from fheinfer.model.ops import Bootstrap, Input
 
 SLACK = 1e-9
 """Rounding of a value that fills its slots."""
@@ -145,8 +145,10 @@ def _shortest(program: Program, works: Mapping[str, Work]) -> dict[str, _Choice]
 
 
 def bootstrap_places(program: Program) -> frozenset[str]:
-    """The nodes before which a bootstrap may come: what they read is in [-1, 1], and no input, which a client encrypts at
-    any level."""
+    """The nodes before which a bootstrap may come: what they read is in [-1, 1].
+
+    It is no input of the network, which a client encrypts at any level.
+    """
     if not program.params.bootstraps:
         return frozenset()
     largest, entry = largest_slots(program), program.graph.input.name
@@ -191,18 +193,19 @@ def _at(work: Work, level: int, params: ParameterSet) -> Work:
 
 
 def _least(program: Program, places: Collection[str]) -> dict[str, int]:
-    """The lowest level a node's output may have so that everything after it reaches the next place for a bootstrap."""
+    """The lowest level a node's output may have so that everything after it reaches the next place for a bootstrap.
+
+    A bootstrap lifts a value for all that read it from there on; those before need their levels.
+    """
     least: dict[str, int] = {}
-    graph, params = program.graph, program.params
+    graph, lowest = program.graph, program.backend.bootstrap_input(program.params) if places else 0
     for node in reversed(graph.nodes):
-        least[node.name] = 0
-        for user in graph.users(node.name):
-            needs = least[user.name] + program.depth(user)
+        before, ways = 0, list[int]()
+        for user in graph.users(node.name):  # in the order of the graph
             if user.name in places and node.name == user.inputs[0]:
-                needs = min(needs, program.backend.bootstrap_input(params))
-            elif isinstance(user.op, Multiply) and node.name == user.inputs[0]:
-                continue  # its other factor was made from this one, which a bootstrap may have lifted on the way
-            least[node.name] = max(least[node.name], needs)
+                ways.append(max(before, lowest))
+            before = max(before, least[user.name] + program.depth(user))
+        least[node.name] = min(before, *ways) if ways else before
     return least
 
 
