@@ -14,6 +14,7 @@ from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise, folded
 from fheinfer.compiler.passes.levels import levels, total_depth
 from fheinfer.compiler.passes.max_pools import max_pools
+from fheinfer.compiler.passes.merge_quadratics import merge_quadratics
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
@@ -32,6 +33,7 @@ from fheinfer.model.model import Model
 Pass = tuple[Callable[[Program], Program], Stage]
 PASSES: tuple[Pass, ...] = (
     (canonicalise, Stage.TENSOR),
+    (merge_quadratics, Stage.TENSOR),
     (max_pools, Stage.TENSOR),
     (folded, Stage.TENSOR),
     (approximate, Stage.POLYNOMIAL),

@@ -35,7 +35,7 @@ _SCALED: tuple[type[Op], ...] = (*_COMMON, ops.Square)
 _LEVELED: tuple[type[Op], ...] = (*_SCALED, ops.Bootstrap)
 
 OPERATIONS: dict[Stage, dict[str, type[Op]]] = {
-    Stage.TENSOR: NETWORK | {ops.SumPool.kind: ops.SumPool},
+    Stage.TENSOR: NETWORK | {op.kind: op for op in (ops.SumPool, ops.Quadratic)},
     Stage.POLYNOMIAL: {op.kind: op for op in _POLYNOMIAL},
     Stage.PACKED: {op.kind: op for op in _POLYNOMIAL},
     Stage.SCALED: {op.kind: op for op in _SCALED},

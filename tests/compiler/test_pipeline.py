@@ -14,6 +14,7 @@ from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise, folded
 from fheinfer.compiler.passes.levels import levels
 from fheinfer.compiler.passes.max_pools import max_pools
+from fheinfer.compiler.passes.merge_quadratics import merge_quadratics
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
@@ -23,7 +24,7 @@ from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
 from tests.compiler.programs import program, run
 
-ORDER = (canonicalise, max_pools, folded, approximate, pack, replicas, scales, levels)
+ORDER = (canonicalise, merge_quadratics, max_pools, folded, approximate, pack, replicas, scales, levels)
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_program() -> None:

@@ -55,9 +55,7 @@ def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals
     # A client has its keys and its images before it knows what was pruned.
     assert all(after.keys[policy].rotations == needs.rotations for policy, needs in before.keys.items())
     assert after.client.input.level == before.client.input.level
-    assert [(s.name, s.level, s.packing) for s in after.steps] == [
-        (s.name, s.level, s.packing) for s in before.steps
-    ]
+    assert [(s.name, s.level, s.packing) for s in after.steps] == [(s.name, s.level, s.packing) for s in before.steps]
 
 
 def test_the_smallest_go_and_growing_masks_hold_one_another(diagonals: Diagonals) -> None:
