@@ -47,13 +47,14 @@ class Client:
 
     def __init__(
         self,
-        keys: Path | KeySet,
+        keys: Path | str | KeySet,
         spec: ClientSpec | None = None,
         *,
         secret: bytes | None = None,
         passphrase: str | bytes | None = None,
     ) -> None:
         self.spec = spec
+        keys = Path(keys) if isinstance(keys, str) else keys
         self._server = ServerKeys(keys / SERVER_FOLDER if isinstance(keys, Path) else keys)
         manifest = self._server.manifest
         self.params, self.backend, self.key_id = manifest.params, manifest.backend, manifest.key_id

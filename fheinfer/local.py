@@ -48,7 +48,7 @@ class Inferences:
 
 
 def infer(
-    plan: Plan | Path,
+    plan: Plan | Path | str,
     x: NDArray[np.floating],
     *,
     keys: Path | str | None = None,
@@ -75,8 +75,8 @@ def infer(
     """
     values = np.asarray(x, np.float64)
     with TemporaryDirectory(prefix="fheinfer-infer-") as temporary:
-        folder = plan if isinstance(plan, Path) else Path(temporary) / "plan"
-        if not isinstance(plan, Path):
+        folder = Path(plan) if isinstance(plan, Path | str) else Path(temporary) / "plan"
+        if isinstance(plan, Plan):
             plan.save(folder)
         spec, where = ClientSpec.load(folder), Path(keys) if keys is not None else Path(temporary) / "keys"
         many = values.ndim == len(spec.input_shape) + 1

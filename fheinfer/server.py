@@ -61,7 +61,7 @@ class Server:
         return self._plans.setdefault(loaded.identity, loaded)
 
     def session(
-        self, plan: Plan | Path | str, keys: Path | KeySet | ServerKeys, *, progress: LoadProgress = quiet
+        self, plan: Plan | Path | str, keys: Path | str | KeySet | ServerKeys, *, progress: LoadProgress = quiet
     ) -> Session:
         """A plan under one client's keys, which are loaded now.
 
@@ -82,6 +82,7 @@ class Server:
         else:
             found = self.add(plan)
         identity = key_identity(found.params, found.backend.name)
+        keys = Path(keys) if isinstance(keys, str) else keys
         opened = keys if isinstance(keys, ServerKeys) else ServerKeys(keys, identity=identity)
         if opened.manifest.identity != identity:
             raise MismatchError("the keys are of another parameter set or backend than the plan")

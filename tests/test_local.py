@@ -460,3 +460,19 @@ def test_infer_refuses_an_input_before_it_makes_keys(tiny_plan: Plan, tmp_path: 
     with pytest.raises(RangeError, match="normalise it first"):
         fheinfer.infer(tiny_plan, np.full((3, 8, 8), 255.0), keys=tmp_path / "keys")
     assert names(tmp_path) == []
+
+
+def test_files_and_folders_may_be_named_by_strings(
+    tiny_model: fheinfer.Model, tiny_plan: Plan, tiny_image: F64, tmp_path: Path
+) -> None:
+    """As users write them; from the model file to the result."""
+    tiny_model.save(f"{tmp_path}/model.safetensors")
+    assert fheinfer.load_model(f"{tmp_path}/model.safetensors").identity == tiny_model.identity
+    tiny_plan.save(f"{tmp_path}/plan")
+    plan = fheinfer.load_plan(f"{tmp_path}/plan")
+    assert fheinfer.ClientSpec.load(f"{tmp_path}/plan") == plan.client
+    fheinfer.keygen(plan.client, f"{tmp_path}/keys", policy="minimal")
+    client = fheinfer.Client(f"{tmp_path}/keys", plan.client)
+    session = fheinfer.Server().session(plan, f"{tmp_path}/keys/server")
+    assert client.decrypt(session.evaluate(client.encrypt(tiny_image))).shape == (10,)
+    assert fheinfer.infer(f"{tmp_path}/plan", tiny_image, keys=f"{tmp_path}/keys").shape == (10,)

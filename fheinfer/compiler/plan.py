@@ -147,7 +147,7 @@ class Plan:
     def _inner_outputs(self) -> set[str]:
         return {name for step in self.steps for name in step.inputs} & set(self.outputs)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Writes the plan, and `client.json` beside it, with the layers of the client of a split model, and the reasons
         of its set where "auto" chose it.
 
@@ -191,7 +191,7 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     return replace(made, client=made.client.with_layers(layers), why=plan.why, bits=plan.bits)
 
 
-def load(path: Path) -> Plan:
+def load(path: Path | str) -> Plan:
     """The plan in a file, or in the folder that `fheinfer compile` wrote.
 
     Raises:
@@ -200,6 +200,7 @@ def load(path: Path) -> Plan:
         MismatchError: of another version of the format.
         PlanError: parameters below 128 bits.
     """
+    path = Path(path)
     path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
     try:
         data = read_small(path, MAX_BYTES, "a plan")

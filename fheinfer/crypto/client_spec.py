@@ -291,19 +291,20 @@ class ClientSpec(Frozen):
         """As `save` writes it."""
         return self.model_dump(mode="json")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes `client.json`, and of a split model the layers of the client beside it, under the same name.
 
         Raises:
             InputError: see `layers`.
             StorageError: see `storage.atomic_write`.
         """
+        path = Path(path)
         if layers := self.layers:
             atomic_write(companion(path), [layers.data])
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> ClientSpec:
+    def load(cls, path: Path | str) -> ClientSpec:
         """Reads and validates a `client.json`, or that in the folder `path`, and of a split model the layers beside it.
 
         Raises:
@@ -312,6 +313,7 @@ class ClientSpec(Frozen):
             MismatchError: of another version of the format.
             PlanError: parameters below 128 bits.
         """
+        path = Path(path)
         path = path / FILE_NAME if os.path.isdir(path) else path  # noqa: PTH112 - takes any string for a name
         try:
             raw = read_small(path, MAX_BYTES, "a client.json")

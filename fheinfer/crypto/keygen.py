@@ -61,7 +61,7 @@ def new_secret(spec: ClientSpec, *, passphrase: str | bytes | None = None) -> by
 
 def keygen(
     spec: ClientSpec,
-    folder: Path,
+    folder: Path | str,
     *,
     policy: str = "auto",
     force: bool = False,
@@ -84,6 +84,7 @@ def keygen(
         MismatchError: `secret` is of other parameters.
         NotEnoughMemoryError, StorageError: asked before starting, and while writing.
     """
+    folder = Path(folder)
     chosen = choose(spec.keys, policy, available_memory())
     _require_memory(spec)
     require_disk(folder, spec.keys[chosen].key_bytes + _DISK_MARGIN)

@@ -122,13 +122,13 @@ class Model:
             digest.update(array.astype("<f4", copy=False).tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes a model file: a new one replaces `path` at once, or `path` stays as it was.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        atomic_write(path, [self.to_bytes()])
+        atomic_write(Path(path), [self.to_bytes()])
 
     def to_bytes(self) -> bytes:
         """The model file; the same bytes for the same model."""
@@ -142,13 +142,14 @@ class Model:
         return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
-def load(path: Path) -> Model:
+def load(path: Path | str) -> Model:
     """The model that `Model.save` wrote.
 
     Raises:
         WeightsError: missing, truncated, changed, of another format, or tensors that do not fit its graph.
         GraphError: a graph that breaks a rule of `model.verify`, or has an operation this version does not know.
     """
+    path = Path(path)
     tensors, metadata = _read(path)
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: no model of fheinfer; make one of it with `fheinfer model import {path} -o FILE`")
