@@ -65,6 +65,7 @@ def import_torch(
     with needs_torch("importing a module"):
         from torch import nn
 
+        from fheinfer.frontends.torch_export.brevitas import plain
         from fheinfer.frontends.torch_export.checking import check
         from fheinfer.frontends.torch_export.exporting import example_of, export, unwrapped
         from fheinfer.frontends.torch_export.importer import translate
@@ -72,9 +73,12 @@ def import_torch(
         raise InputError(f"{printable(type(net).__name__, 80)} is no module of PyTorch; give an instance of nn.Module")
     net, one = unwrapped(net), example_of(example)
     title = printable(name or type(net).__name__, 100)
-    translated = translate(export(net, one), title)
-    compared = check(net, translated, one)
-    return as_model(translated, mean, std, classes, {"imported from": f"PyTorch module {title}", "compared": compared})
+    simple = plain(net, one)
+    translated = translate(export(simple.net, one), title)
+    origin = {"imported from": f"PyTorch module {title}", "compared": check(simple.net, translated, one)}
+    if simple.note:
+        origin["quantised"] = simple.note
+    return as_model(translated, mean, std, classes, origin)
 
 
 def as_model(
@@ -95,4 +99,5 @@ def as_model(
         provenance=provenance,
         final=translated.final,
     )
-    return Imported(model, (*describe(model), provenance["compared"]))
+    notes = [provenance[key] for key in ("quantised", "compared") if key in provenance]
+    return Imported(model, (*describe(model), *notes))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fheinfer.data.files import one_line
-from fheinfer.errors import GraphError, InputError, WeightsError
+from fheinfer.errors import FheinferError, GraphError, InputError, WeightsError
 from fheinfer.frontends.torch_export.importer import OPERATIONS
 from fheinfer.frontends.torch_export.refusals import ADVICE
 
@@ -64,7 +64,7 @@ def export(net: nn.Module, example: Tensor) -> ExportedProgram:
     """
     check_weights(net)
     with evaluating(net):
-        _try(net, example)
+        attempt(net, example)
         try:
             with quiet():
                 program = torch.export.export(net, (example.clone(),))
@@ -123,11 +123,17 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _try(net: nn.Module, example: Tensor) -> None:
-    """Runs the module once: what is wrong with the example is told before the exporter tells it in its own words."""
+def attempt(net: nn.Module, example: Tensor) -> Any:
+    """Runs the module once: what is wrong with the example is told before the exporter tells it in its own words.
+
+    Raises:
+        InputError: the module does not take the example.
+    """
     try:
         with quiet():
-            net(example.clone())
+            return net(example.clone())
+    except FheinferError:
+        raise
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"{type(net).__name__} does not take an example of the shape {tuple(example.shape)}: {one_line(error)}"
