@@ -129,7 +129,7 @@ class Translation:
         with np.errstate(over="ignore"):
             numbers = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(numbers).all():
-            raise WeightsError(f"{self.current.label}: {name} holds NaN or infinite values; train the network again")
+            raise WeightsError(f"{self.current.label}: {name} holds NaN or infinite values; train or export it again")
         known = self.tensors.get(name)
         if known is not None and known.shape == numbers.shape and np.array_equal(known, numbers):
             return name

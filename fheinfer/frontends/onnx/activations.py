@@ -65,9 +65,9 @@ def prelu(c: Call) -> Operand:
         slope = slope.reshape(-1, *[1] * (len(x.shape) - 2))
     x, array = c.t.constant(x, slope)
     if array.size == 1:
-        return c.emit(Prelu(c.t.tensor("slope", array.reshape(1)), shared=True), x)
+        return c.emit(Prelu(c.tensor("slope", array.reshape(1)), shared=True), x)
     if array.size == array.shape[0] == x.inner[0]:
-        return c.emit(Prelu(c.t.tensor("slope", array.reshape(-1))), x)
+        return c.emit(Prelu(c.tensor("slope", array.reshape(-1))), x)
     positive = c.emit(Relu(), x)
     return c.emit(Add(), *c.t.common(c.times(x, slope), c.times(positive, 1 - slope)))
 

@@ -9,7 +9,8 @@ from functools import reduce
 import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Operand, Value
+from fheinfer.frontends.onnx.translation import Operand
+from fheinfer.frontends.translation import Value
 from fheinfer.model.ops import Add, Power, Product, Relu, Subtract
 
 _REAL = ("float16", "float32", "float64", "bfloat16")

@@ -8,7 +8,7 @@ import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
 from fheinfer.frontends.onnx.parts import select
-from fheinfer.frontends.onnx.translation import Array, Value
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.ops import Pad, Resample
 
 
@@ -67,7 +67,7 @@ def resampled(c: Call, x: Value, matrices: dict[int, Array]) -> Value:
         image = c.t.reshape(moved, (1, channels, height, x.shape[chosen[-1]]), 0)
         rows = matrices[chosen[0]] if len(chosen) == 2 else np.eye(1)
         columns = matrices[chosen[-1]]
-        op = Resample((len(rows), len(columns)), c.t.tensor("rows", rows), c.t.tensor("columns", columns))
+        op = Resample((len(rows), len(columns)), c.tensor("rows", rows), c.tensor("columns", columns))
         shape = [*(x.shape[axis] for axis in rest), *(len(matrices[axis]) for axis in chosen)]
         y = c.t.reshape(c.emit(op, image), shape, moved.batch)
         x = c.t.transpose(y, [order.index(axis) for axis in range(len(order))])

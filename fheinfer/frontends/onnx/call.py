@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx
 
-from fheinfer.frontends.onnx.translation import Array, Operand, Translation, Value
-from fheinfer.model.ops import AddConstant, MultiplyConstant, Op
+from fheinfer.frontends.onnx.translation import Operand, Translation
+from fheinfer.frontends.translation import Array, Value
+from fheinfer.model.ops import Op
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,17 @@ class Call:
         """See `Translation.emit`."""
         return self.t.emit(op, *inputs, **shape)
 
+    def tensor(self, role: str, array: Array) -> str:
+        """The name of a tensor of the node; see `Translation.tensor`."""
+        return self.t.tensor(self.t.place(role), array)
+
     def times(self, x: Value, factor: Array | float) -> Value:
-        """The value times a constant, which it is broadcast with."""
-        x, array = self.t.constant(x, np.asarray(factor))
-        if (array == 1).all():
-            return x
-        return self.emit(MultiplyConstant(self.t.tensor("factor", array), array.shape), x)
+        """See `Translation.times`."""
+        return self.t.times(x, factor)
 
     def plus(self, x: Value, summand: Array | float) -> Value:
-        """The value plus a constant, which it is broadcast with."""
-        x, array = self.t.constant(x, np.asarray(summand))
-        if not array.any():
-            return x
-        return self.emit(AddConstant(self.t.tensor("summand", array), array.shape), x)
+        """See `Translation.plus`."""
+        return self.t.plus(x, summand)
 
 
 Handler = Callable[[Call], Operand | Sequence[Operand | None]]

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from fheinfer.data.files import one_line
 from fheinfer.errors import GraphError
 from fheinfer.frontends.onnx.importer import Translated
-from fheinfer.frontends.onnx.translation import Array
+from fheinfer.frontends.translation import Array
 from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Conv2d, ConvTranspose2d, Linear
 from fheinfer.optional import have, needs_torch

@@ -15,7 +15,7 @@ from onnx.inliner import inline_local_functions
 
 from fheinfer.data.files import one_line, open_given, printable, read_given
 from fheinfer.errors import GraphError, InputError, WeightsError
-from fheinfer.frontends.onnx.translation import MAX_TENSOR_VALUES
+from fheinfer.frontends.translation import MAX_TENSOR_VALUES
 
 MAX_BYTES = 1 << 30
 """Of an ONNX file and its external data together."""

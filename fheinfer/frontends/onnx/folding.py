@@ -13,7 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from fheinfer.data.files import one_line
 from fheinfer.errors import GraphError
-from fheinfer.frontends.onnx.translation import MAX_TENSOR_VALUES, Array, label
+from fheinfer.frontends.onnx.translation import label
+from fheinfer.frontends.translation import MAX_TENSOR_VALUES, Array
 
 _ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Not", "Where"),

@@ -27,8 +27,9 @@ from fheinfer.frontends.onnx.patterns import fuse
 from fheinfer.frontends.onnx.pools import POOLS
 from fheinfer.frontends.onnx.refusals import ADVICE, ANY
 from fheinfer.frontends.onnx.resize import RESIZE
-from fheinfer.frontends.onnx.translation import Array, Operand, Translation, Value
+from fheinfer.frontends.onnx.translation import Operand, Translation, clean
 from fheinfer.frontends.onnx.views import VIEWS
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Shape
 
@@ -91,12 +92,12 @@ def translate(
             f"inputs {names}; a network has one input: join several into one, and make constants of others"
         )
     sizes, own_batch, batched = input_shape(data[0], shape, batch)
-    t = Translation(opset(model), batch=own_batch)
+    t = Translation(opset=opset(model), batch=own_batch)
     environment: dict[str, Operand | None] = {}
     outputs = [output.name for output in model.graph.output]
     nodes = fuse(_without_constants(model.graph.node, constants, t.opset), constants, outputs)
     environment |= constants
-    environment[data[0].name] = t.input(data[0].name, sizes, 0 if batched else None)
+    environment[data[0].name] = t.input(clean(data[0].name), sizes, 0 if batched else None)
     ends, final = final_of(nodes, outputs)
     _run(t, [node for node in nodes if not set(node.output) & set(ends)], environment)
     results = results_of(t, environment, outputs, ends)
@@ -135,7 +136,7 @@ def _foldable(node: onnx.NodeProto, constants: dict[str, Array]) -> bool:
 def _run(t: Translation, nodes: Iterable[onnx.NodeProto], environment: dict[str, Operand | None]) -> None:
     """Translates nodes in order; `environment` has the values of the names that they read, and gets theirs."""
     for node in nodes:
-        t.current = node
+        t.at(node)
         operands = tuple(_read(t, environment, name) for name in node.input)
         for name, value in zip(node.output, _outputs(t, node, operands, environment), strict=False):
             if name:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Operand, Value
+from fheinfer.frontends.onnx.translation import Operand
 from fheinfer.frontends.onnx.windows import as_image, from_image, windows
+from fheinfer.frontends.translation import Value
 from fheinfer.model.ops import BatchNorm, Conv2d, ConvTranspose2d
 
 
@@ -24,8 +25,8 @@ def convolution(c: Call) -> Value:
         c.fail(f"has a weight of {weight.shape} in {groups} groups for {x.shape[1]} channels")
     op = Conv2d(
         *(weight.shape[0], w.kernel, w.stride, w.sides),
-        c.t.tensor("weight", weight),
-        None if bias is None else c.t.tensor("bias", bias),
+        c.tensor("weight", weight),
+        None if bias is None else c.tensor("bias", bias),
         w.dilation,
         groups,
     )
@@ -61,8 +62,8 @@ def transposed_convolution(c: Call) -> Value:
         (1,) * lead + tuple(kernel),
         (1,) * lead + tuple(stride),
         (0, 0) * lead + tuple(pad for i in range(space) for pad in (pads[i], pads[space + i])),
-        c.t.tensor("weight", weight[:, :, None] if space == 1 else weight),
-        None if bias is None else c.t.tensor("bias", bias),
+        c.tensor("weight", weight[:, :, None] if space == 1 else weight),
+        None if bias is None else c.tensor("bias", bias),
         (1,) * lead + tuple(dilation),
         groups,
         (0,) * lead + tuple(added),
@@ -82,7 +83,7 @@ def batch_norm(c: Call) -> list[Operand | None]:
     if (var < 0).any():
         c.fail("has a negative variance; export the model again")
     if x.batch == 0 and 1 <= len(x.inner) <= 3 and len(x.shape) >= 2:
-        tensors = [c.t.tensor(name, array) for name, array in zip(names, (weight, bias, mean, var), strict=True)]
+        tensors = [c.tensor(name, array) for name, array in zip(names, (weight, bias, mean, var), strict=True)]
         outputs: list[Operand | None] = [c.emit(BatchNorm(eps, *tensors), x)]
     else:
         shape = (-1, *[1] * (len(x.shape) - 2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Array, Operand, Value
+from fheinfer.frontends.onnx.translation import Operand
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.ops import Add, Conv2d, Linear
 
 
@@ -89,12 +90,12 @@ def _rows(c: Call, x: Value, matrix: Array, bias: Array | None) -> Value:
     result = (*x.shape[:-1], out)
     count = int(np.prod(x.inner)) // features
     if count == 1:  # nothing but the last axis
-        op = Linear(out, c.t.tensor("weight", matrix.T), None if bias is None else c.t.tensor("bias", bias))
+        op = Linear(out, c.tensor("weight", matrix.T), None if bias is None else c.tensor("bias", bias))
         return c.emit(op, x, shape=result, batch=x.batch)
     flat = c.t.reshape(x, (1, count, features), 0)
     image = c.t.reshape(c.t.transpose(flat, (0, 2, 1)), (1, features, count, 1), 0)
-    weight = c.t.tensor("weight", matrix.T[:, :, None, None])
-    y = c.emit(Conv2d(out, 1, 1, 0, weight, None if bias is None else c.t.tensor("bias", bias)), image)
+    weight = c.tensor("weight", matrix.T[:, :, None, None])
+    y = c.emit(Conv2d(out, 1, 1, 0, weight, None if bias is None else c.tensor("bias", bias)), image)
     back = c.t.transpose(c.t.reshape(y, (1, out, count), 0), (0, 2, 1))
     return c.t.reshape(back, result, x.batch)
 
@@ -111,7 +112,7 @@ def _many_matrices(c: Call, x: Value, matrix: Array) -> Value:
     x = c.t.reshape(c.t.with_batch(x, batch), (1, count, rows, features), 0)
     image = c.t.reshape(c.t.transpose(x, (0, 1, 3, 2)), (1, count * features, rows, 1), 0)
     weight = matrix.transpose(0, 2, 1).reshape(count * out, features, 1, 1)
-    y = c.emit(Conv2d(count * out, 1, 1, 0, c.t.tensor("weight", weight), groups=count), image)
+    y = c.emit(Conv2d(count * out, 1, 1, 0, c.tensor("weight", weight), groups=count), image)
     back = c.t.transpose(c.t.reshape(y, (1, count, out, rows), 0), (0, 1, 3, 2))
     return c.t.reshape(back, (*lead, rows, out), batch)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import onnx
 
-from fheinfer.frontends.onnx.translation import Array, Operand, Translation, Value, clean
+from fheinfer.frontends.onnx.translation import Operand, Translation, clean
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Reshape
 
@@ -36,7 +37,7 @@ def results_of(
     """Output of the file -> its value, without what the client does in the end."""
     results: dict[str, Value] = {}
     for name in outputs:
-        t.current = ends.get(name) or onnx.NodeProto(op_type="output", name=name)
+        t.at(ends.get(name) or onnx.NodeProto(op_type="output", name=name))
         value = environment.get(ends[name].input[0] if name in ends else name)
         if not isinstance(value, Value):
             why = "is a mask or position beside a result" if value is None else "does not depend on the input"

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Operand, Value
+from fheinfer.frontends.onnx.translation import Operand
+from fheinfer.frontends.translation import Value
 from fheinfer.model.ops import Concat, Pad, Slice
 
 MAX_PARTS = 256

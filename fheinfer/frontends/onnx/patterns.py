@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from fheinfer.frontends.onnx.translation import Array
+from fheinfer.frontends.translation import Array
 
 MAX_CHAIN = 16
 """Operations that one activation may be spelt with."""

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Array, Operand, Value
+from fheinfer.frontends.onnx.translation import Operand
 from fheinfer.frontends.onnx.windows import Windows, as_image, from_image, windows
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.ops import Abs, GlobalAvgPool, MaxPool, MeanPool, Power, Reduce, Resample
 
 
@@ -30,7 +31,7 @@ def average_pool(c: Call) -> Value:
         return from_image(c, c.emit(MeanPool(w.kernel, w.stride, w.sides), x), space)
     rows, columns = (_averages(w, i, n, plain.after[i], count_pad) for i, n in enumerate(x.shape[2:]))
     size = (rows.shape[0], columns.shape[0])
-    op = Resample(size, c.t.tensor("rows", rows), c.t.tensor("columns", columns))
+    op = Resample(size, c.tensor("rows", rows), c.tensor("columns", columns))
     return from_image(c, c.emit(op, x), space)
 
 

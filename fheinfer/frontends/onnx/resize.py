@@ -9,7 +9,7 @@ import numpy as np
 
 from fheinfer.frontends.onnx.borders import resampled
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Array, Value
+from fheinfer.frontends.translation import Array, Value
 from fheinfer.model.graph import MAX_VALUES
 
 _NEAREST: dict[str, Callable[[Array], Array]] = {

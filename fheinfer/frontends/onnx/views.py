@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fheinfer.frontends.onnx.call import Call, Handler
-from fheinfer.frontends.onnx.translation import Value
+from fheinfer.frontends.translation import Value
 
 
 def reshape(c: Call) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fheinfer.frontends.onnx.call import Call
-from fheinfer.frontends.onnx.translation import Value
+from fheinfer.frontends.translation import Value
 
 
 @dataclass(frozen=True)
