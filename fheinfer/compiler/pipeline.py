@@ -18,6 +18,7 @@ from fheinfer.compiler.passes.merge_quadratics import merge_quadratics
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.passes.separate_outputs import separate_outputs
 from fheinfer.compiler.plan import Plan, behind
 from fheinfer.compiler.precision import expected_bits
 from fheinfer.compiler.presets import preset
@@ -37,6 +38,7 @@ PASSES: tuple[Pass, ...] = (
     (max_pools, Stage.TENSOR),
     (folded, Stage.TENSOR),
     (approximate, Stage.POLYNOMIAL),
+    (separate_outputs, Stage.POLYNOMIAL),
     (pack, Stage.PACKED),
     (replicas, Stage.PACKED),
     (scales, Stage.SCALED),

@@ -18,13 +18,25 @@ from fheinfer.compiler.passes.merge_quadratics import merge_quadratics
 from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
+from fheinfer.compiler.passes.separate_outputs import separate_outputs
 from fheinfer.compiler.pipeline import PASSES
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import Model
 from tests.compiler.programs import program, run
 
-ORDER = (canonicalise, merge_quadratics, max_pools, folded, approximate, pack, replicas, scales, levels)
+ORDER = (
+    canonicalise,
+    merge_quadratics,
+    max_pools,
+    folded,
+    approximate,
+    separate_outputs,
+    pack,
+    replicas,
+    scales,
+    levels,
+)
 
 
 def test_passes_come_in_this_order_and_each_leaves_a_legal_program() -> None:
