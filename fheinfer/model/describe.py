@@ -14,7 +14,7 @@ SHOWN = 8
 
 
 def describe(model: Model) -> tuple[str, ...]:
-    """Input layout, normalisation, outputs with their classes, and operations, a line each."""
+    """Input layout, normalisation, outputs with their classes, and operations, one line for each."""
     shape = model.graph.input_shape
     size = " x ".join(map(str, shape))
     return (
