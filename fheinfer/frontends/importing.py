@@ -9,6 +9,7 @@ from pathlib import Path
 from fheinfer.errors import WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.frontends.checkpoints import match, read_checkpoint
+from fheinfer.frontends.translation import Translated
 from fheinfer.model.model import Model, is_model_file
 from fheinfer.model.model import load as load_model
 
@@ -81,6 +82,26 @@ def import_model(
     )
     notes = [f"taken for {name} with {count} outputs" + ("" if network else " (--network says otherwise)")]
     return Imported(model, (*notes, *found.notes, *_normalisation(model, given=bool(mean and std))))
+
+
+def model_of(
+    translated: Translated,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    classes: Sequence[str] | None,
+    provenance: Mapping[str, str],
+) -> Model:
+    """A translated graph as a model, with 0 and 1 where no normalisation is given."""
+    channels = translated.graph.input_shape[0]
+    return Model(
+        translated.graph,
+        translated.tensors,
+        tuple(map(float, mean)) if mean is not None else (0.0,) * channels,
+        tuple(map(float, std)) if std is not None else (1.0,) * channels,
+        tuple(classes or ()),
+        provenance=provenance,
+        final=translated.final,
+    )
 
 
 def _normalisation(model: Model, *, given: bool) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fheinfer.errors import GraphError, WeightsError
-from fheinfer.model.graph import MAX_VALUES, Node
+from fheinfer.model.graph import MAX_VALUES, Graph, Node
 from fheinfer.model.ops import AddConstant, Expand, Input, Invalid, MultiplyConstant, Op, Permute, Reshape, Shape
 
 Array = npt.NDArray[Any]
@@ -250,6 +250,18 @@ class Translation:
         if not array.any():
             return x
         return self.emit(AddConstant(self.tensor(name or self.place("summand"), array), array.shape), x)
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A graph with its tensors.
+
+    final  what the client does to the outputs
+    """
+
+    graph: Graph
+    tensors: dict[str, Array]
+    final: str
 
 
 def unique(name: str, taken: Container[str]) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx.backend.test.loader import load_model_tests
 
 from fheinfer.errors import FheinferError
-from fheinfer.frontends.onnx.checking import evaluate, finish
+from fheinfer.frontends.comparing import evaluate, finish
 from fheinfer.frontends.onnx.files import read_model
 from fheinfer.frontends.onnx.importer import Translated, translate
 from fheinfer.model.model import Model

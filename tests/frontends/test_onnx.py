@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 import fheinfer
 from fheinfer.errors import FheinferError, GraphError, WeightsError
+from fheinfer.frontends.comparing import evaluate
 from fheinfer.frontends.onnx import checking, files, from_onnx, import_onnx
-from fheinfer.frontends.onnx.checking import evaluate
 from fheinfer.model.model import Model, load
 from fheinfer.model.ops import (
     AddConstant,

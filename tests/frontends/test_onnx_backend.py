@@ -11,8 +11,8 @@ import pytest
 from fheinfer.data import datasets
 from fheinfer.data.images import normalise
 from fheinfer.errors import GraphError
+from fheinfer.frontends.comparing import evaluate
 from fheinfer.frontends.onnx import from_onnx, import_onnx
-from fheinfer.frontends.onnx.checking import evaluate
 from fheinfer.model.ops import BatchNorm, Concat, Conv2d, Linear, MaxPool, Permute
 
 pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from tests.frontends.onnx_cases import KINDS, Case, prepare
 
 pytest.importorskip("torch")
 
-from fheinfer.frontends.onnx.checking import evaluate
+from fheinfer.frontends.comparing import evaluate
 
 SET = "insecure-tiny"
 LARGEST = 4096

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fheinfer.data.files import printable
 from fheinfer.errors import GraphError, WeightsError
-from fheinfer.frontends.importing import Imported
+from fheinfer.frontends.importing import Imported, model_of
 from fheinfer.model.model import Model
 from fheinfer.optional import needs
 
@@ -91,16 +91,7 @@ def _imported(
     classes: Sequence[str] | None,
     provenance: dict[str, str],
 ) -> Imported:
-    channels = translated.graph.input_shape[0]
-    model = Model(
-        translated.graph,
-        translated.tensors,
-        tuple(mean) if mean is not None else (0.0,) * channels,
-        tuple(std) if std is not None else (1.0,) * channels,
-        tuple(classes or ()),
-        provenance=provenance,
-        final=translated.final,
-    )
+    model = model_of(translated, mean, std, classes, provenance)
     scaled = "pixels are divided by 255, then " if len(model.graph.input_shape) == 3 else ""
     words = [", ".join(f"{value:g}" for value in values[:4]) for values in (model.mean, model.std)]
     normalisation = (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,14 +12,12 @@ from onnx.reference import ReferenceEvaluator
 
 from fheinfer.data.files import one_line
 from fheinfer.errors import GraphError
+from fheinfer.frontends.comparing import evaluate, finish
 from fheinfer.frontends.onnx.importer import Translated
 from fheinfer.frontends.translation import Array
 from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Conv2d, ConvTranspose2d, Linear
-from fheinfer.optional import have, needs_torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fheinfer.optional import have
 
 MAX_WORK = 1 << 28
 """Products of larger networks are not compared: ONNX's reference takes minutes for them."""
@@ -87,33 +84,3 @@ def work(graph: Graph) -> int:
             each = math.prod(inputs[0])
         total += math.prod(shape) * each
     return total
-
-
-def evaluate(graph: Graph, tensors: Mapping[str, Array], x: Array, kind: type = np.float64) -> list[Array]:
-    """The outputs of a graph in PyTorch, in float64 or another kind, for a batch (B, *shape) of inputs."""
-    with needs_torch("comparing a network with its file"):
-        import torch
-    left = {name: len(graph.users(name)) + (name in graph.outputs) for name in graph.shapes}
-    values: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for node in graph:
-            arrays = {role: torch.tensor(np.array(tensors[n], kind)) for role, n in node.op.tensors.items()}
-            inputs = [values[name] for name in node.inputs] or [torch.tensor(np.asarray(x, kind))]
-            inputs = inputs if node.inputs else [inputs[0].reshape(len(x), *graph.input_shape)]
-            values[node.name] = node.op.reference(inputs, arrays)
-            for name in node.inputs:
-                left[name] -= 1
-                if not left[name]:
-                    values.pop(name, None)
-    return [values[name].numpy() for name in graph.outputs]
-
-
-def finish(output: Array, final: str) -> Array:
-    """What the client does to an output (B, ...) in the end."""
-    if final == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-output)))
-    if final in ("softmax", "log_softmax"):
-        shifted = output - output.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return np.asarray(np.exp(logs) if final == "softmax" else logs)
-    return output

@@ -12,6 +12,7 @@ import onnx
 
 from fheinfer.data.files import printable
 from fheinfer.errors import GraphError
+from fheinfer.frontends import translation
 from fheinfer.frontends.onnx.activations import ACTIVATIONS
 from fheinfer.frontends.onnx.arithmetic import ARITHMETIC
 from fheinfer.frontends.onnx.borders import BORDERS
@@ -30,7 +31,6 @@ from fheinfer.frontends.onnx.resize import RESIZE
 from fheinfer.frontends.onnx.translation import Operand, Translation, clean
 from fheinfer.frontends.onnx.views import VIEWS
 from fheinfer.frontends.translation import Array, Value
-from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Shape
 
 OPERATIONS: dict[str, Handler] = {
@@ -49,10 +49,9 @@ _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 
 @dataclass(frozen=True)
-class Translated:
-    """A graph with its tensors.
+class Translated(translation.Translated):
+    """A graph with its tensors, and how its input and batch are in the file.
 
-    final    what the client does to the outputs
     input    name of the input in the file
     shape    its shape there, for a batch of one
     batched  whether the first axis of that is a batch
@@ -60,9 +59,6 @@ class Translated:
     notes    what was recognised or assumed, a line each
     """
 
-    graph: Graph
-    tensors: dict[str, Array]
-    final: str
     input: str
     shape: Shape
     batched: bool

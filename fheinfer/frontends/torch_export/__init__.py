@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fheinfer.data.files import printable
 from fheinfer.errors import InputError
-from fheinfer.frontends.importing import Imported
+from fheinfer.frontends.importing import Imported, model_of
 from fheinfer.model.describe import describe
 from fheinfer.model.model import Model
 from fheinfer.optional import needs_torch
@@ -19,7 +19,7 @@ from fheinfer.optional import needs_torch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fheinfer.frontends.torch_export.importer import Translated
+    from fheinfer.frontends.translation import Translated
 
 
 def from_torch(
@@ -88,16 +88,7 @@ def as_model(
     classes: Sequence[str] | None,
     provenance: dict[str, str],
 ) -> Imported:
-    """A translated graph as a model, with 0 and 1 where no normalisation is given."""
-    channels = translated.graph.input_shape[0]
-    model = Model(
-        translated.graph,
-        translated.tensors,
-        tuple(map(float, mean)) if mean is not None else (0.0,) * channels,
-        tuple(map(float, std)) if std is not None else (1.0,) * channels,
-        tuple(classes or ()),
-        provenance=provenance,
-        final=translated.final,
-    )
+    """A translated graph as a model, with notes: what it takes and gives, and what was compared."""
+    model = model_of(translated, mean, std, classes, provenance)
     notes = [provenance[key] for key in ("quantised", "compared") if key in provenance]
     return Imported(model, (*describe(model), *notes))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fheinfer.errors import GraphError
+from fheinfer.frontends.comparing import evaluate, finish
 from fheinfer.frontends.torch_export.exporting import evaluating, quiet
-from fheinfer.frontends.torch_export.importer import Translated
-from fheinfer.frontends.translation import Array
+from fheinfer.frontends.translation import Array, Translated
 
 TOLERANCE = 1e-5
 """Of the largest output, where both are computed in float64."""
@@ -44,7 +44,9 @@ def check(net: nn.Module, translated: Translated, example: Tensor) -> str:
             if compared > 1 and time.monotonic() - start > SECONDS:
                 break
             expected = outputs_of(run(x.to(dtype, copy=True)))
-            for name, got, want in zip(translated.graph.outputs, evaluate(translated, x), expected, strict=True):
+            outputs = evaluate(translated.graph, translated.tensors, x.double().numpy())
+            for name, output, want in zip(translated.graph.outputs, outputs, expected, strict=True):
+                got = finish(output, translated.final)
                 worst = max(worst, _difference(name, got, want.detach().double().numpy(), tolerance))
             compared += 1
     return f"compared with PyTorch on {compared} inputs: outputs differ by at most {worst:.1g} of the largest"
@@ -66,33 +68,6 @@ def outputs_of(result: object) -> list[Tensor]:
     """The tensors of what a module returns, in the order of the exporter."""
     leaves = torch.utils._pytree.tree_leaves(result)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def evaluate(translated: Translated, x: Tensor) -> list[Array]:
-    """The outputs of the graph for one input (1, *shape), in float64, with what the client does in the end."""
-    graph = translated.graph
-    left = {name: len(graph.users(name)) + (name in graph.outputs) for name in graph.shapes}
-    values: dict[str, Tensor] = {}
-    for node in graph:
-        tensors = {role: torch.from_numpy(translated.tensors[n]).double() for role, n in node.op.tensors.items()}
-        inputs = [values[name] for name in node.inputs] or [x.double().reshape(1, *graph.input_shape)]
-        values[node.name] = node.op.reference(inputs, tensors)
-        for name in node.inputs:
-            left[name] -= 1
-            if not left[name]:
-                values.pop(name, None)
-    return [finished(values[name], translated.final).numpy() for name in graph.outputs]
-
-
-def finished(output: Tensor, final: str) -> Tensor:
-    """What the client does to an output in the end."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "softmax": lambda y: y.softmax(1),
-        "log_softmax": lambda y: y.log_softmax(1),
-        "sigmoid": lambda y: y.sigmoid(),
-        "": lambda y: y,
-    }
-    return functions[final](output)
 
 
 def _difference(name: str, got: Array, want: Array, tolerance: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from fheinfer.frontends.torch_export.layers import LAYERS
 from fheinfer.frontends.torch_export.pools import POOLS
 from fheinfer.frontends.torch_export.refusals import ADVICE, ANY
 from fheinfer.frontends.torch_export.views import VIEWS
-from fheinfer.frontends.translation import Array, Origin, Translation, Value
+from fheinfer.frontends.translation import Origin, Translated, Translation, Value
 from fheinfer.model.graph import Graph
 from fheinfer.model.ops import Reshape, Shape
 
@@ -32,15 +31,6 @@ FINALS = {
     **dict.fromkeys(("log_softmax", "_log_softmax"), "log_softmax"),
     "sigmoid": "sigmoid",
 }
-
-
-@dataclass(frozen=True)
-class Translated:
-    """A graph with its tensors, and what the client does to the outputs."""
-
-    graph: Graph
-    tensors: dict[str, Array]
-    final: str
 
 
 def translate(program: ExportedProgram, name: str) -> Translated:
