@@ -41,7 +41,8 @@ def products(network: str) -> int:
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.9])
 def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals, part: float) -> None:
-    """But for the diagonal of identities in a block whose shortcut is nothing: it is part of the convolution."""
+    """But for the diagonal of identities in a block whose shortcut is nothing, which is part of the convolution, and for one
+    diagonal in each sum of which nothing is left: keys are made before weights are known."""
     assert diagonals.count == products(NETWORK)
     model = random_model(NETWORK, 3)
     module = GraphModule(model.graph)
@@ -50,7 +51,8 @@ def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals
     tensors = {n: a * masks[n].numpy() if n in masks else a for n, a in model.tensors.items()}
     before, after = (compile(m, set_for(NETWORK)) for m in (model, replace(model, tensors=tensors)))
     gone = before.multiplications - after.multiplications
-    assert gone == pytest.approx(round(part * diagonals.count), abs=1)
+    masked = round(part * diagonals.count)
+    assert 0.9 * masked - 1 <= gone <= masked + 1
     assert (after.keys["fast"].seconds < before.keys["fast"].seconds) == (part > 0)
     # A client has its keys and its images before it knows what was pruned.
     assert all(after.keys[policy].rotations == needs.rotations for policy, needs in before.keys.items())
