@@ -40,9 +40,6 @@ struct LinearMap {
     int block_steps = 1, block_stride = 0;
     int shift = 0;
     std::vector<int> rotate_and_sum;
-    // Bits by which diagonals and outputs may have a finer scale than others, for sums of very many products; the next factor
-    // has a scale as much coarser. An evaluator may ignore it.
-    int finer         = 0;
     Hoisting hoisting = Hoisting::kSingle;
 
     // By index(): 1 for the diagonals that there are; the others are all zero.

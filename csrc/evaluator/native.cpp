@@ -154,8 +154,7 @@ CiphertextPtr NativeEvaluator::multiply_accumulate(std::span<const CiphertextPtr
 }
 
 ckks::Target NativeEvaluator::target(const CiphertextPtr& input, const LinearMap& map) const {
-    const auto& x   = get(input);
-    const int level = chain_->level(x.c0);
+    const auto& x = get(input);
     if (map.hoisting == Hoisting::kDouble) {
         const std::size_t primes = x.c0.base() + x.limbs();
         auto rotations           = map.second;
@@ -166,9 +165,7 @@ ckks::Target NativeEvaluator::target(const CiphertextPtr& input, const LinearMap
                                          : keys_.automorphism(ring::rotation_exponent(chain_->n(), *one), primes).specials;
         return {{x.c0.base(), x.limbs()}, specials, factor_scale(x)};
     }
-    // Short scales need it, and on the chains that have them every level but the last has room.
-    const int finer = chain_->sprout_count() && level > 1 ? map.finer : 0;
-    return {{x.c0.base(), x.limbs()}, 0, std::ldexp(factor_scale(x), finer)};
+    return {{x.c0.base(), x.limbs()}, 0, factor_scale(x)};
 }
 
 std::vector<CiphertextPtr> NativeEvaluator::linear_map(std::span<const CiphertextPtr> xs, const LinearMap& map) {
