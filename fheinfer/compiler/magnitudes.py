@@ -6,7 +6,7 @@ what they add to: their slots are as large as those of all addends together.
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 
 import numpy as np
 
@@ -32,6 +32,8 @@ def largest_slots(program: Program) -> dict[str, float]:
             found[node.name] = usual + constant
         elif isinstance(node.op, ops.MultiplyConstant):
             found[node.name] = inputs[0] * constant
+        elif isinstance(node.op, ops.SumPool):
+            found[node.name] = inputs[0] * prod(program.packings[node.inputs[0]].shape[1:])
         elif isinstance(node.op, VIEWS):
             found[node.name] = max(inputs)
         elif isinstance(node.op, _LINEAR):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fheinfer import _core
 from fheinfer.compiler.maps import LINEAR, linear_map, shape_map
+from fheinfer.compiler.sum_pools import sum_pool
 from fheinfer.compiler.values import F64, Arrays, Scale, Value
 from fheinfer.compiler.views import VIEWS, view
 from fheinfer.compiler.work import Work
@@ -131,15 +132,7 @@ def _square(s: Step, op: ops.Square, e: _core.Evaluator, c: Arrays, x: Sequence[
 
 
 def _sum_pool(s: Step, op: ops.SumPool, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:
-    """The sum of every channel in the slot of its first pixel, by rotations; other slots hold parts of sums."""
-    source = s.in_packings[0]
-    height, width = source.grid[1:]
-    steps = [source.column << power for power in range(width.bit_length() - 1)]
-    steps += [source.row << power for power in range(height.bit_length() - 1)]
-    sums = list(x[0])
-    for step in steps:
-        sums = [e.add(one, e.rotate(one, step)) for one in sums]
-    return tuple(sums)
+    return sum_pool(e, x[0], s.in_packings[0])
 
 
 def _view(s: Step, op: ops.Op, e: _core.Evaluator, c: Arrays, x: Sequence[Value], _: _Encoded) -> Value:

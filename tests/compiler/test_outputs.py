@@ -11,7 +11,18 @@ from fheinfer.errors import RangeError
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Add, AddConstant, Expand, MultiplyConstant, Op, Power, Relu, Reshape
+from fheinfer.model.ops import (
+    Add,
+    AddConstant,
+    Concat,
+    Expand,
+    GlobalAvgPool,
+    MultiplyConstant,
+    Op,
+    Power,
+    Relu,
+    Reshape,
+)
 from fheinfer.runtime.slots import slots_outputs
 
 SET = "insecure-tiny"
@@ -70,3 +81,34 @@ def test_a_sum_may_be_larger_than_what_it_adds() -> None:
 def test_outputs_have_as_many_axes_as_values() -> None:
     graph = graph_of(("y", Reshape((3, 1, 1, 1, 1)), ("input",)))
     assert run(graph, {})["y"].shape == (3, 1, 1, 1, 1)
+
+
+def test_a_mean_of_pixels_that_is_an_output_fits_the_last_prime() -> None:
+    """Sums of 49 pixels would need six bits of room above the scale, and a set with bootstraps has two."""
+    graph = graph_of(("r", Relu(), ("input",)), ("mean", GlobalAvgPool(), ("r",)), shape=(3, 7, 7))
+    x = np.random.default_rng(1).uniform(2, 3, (3, 7, 7))
+    ranges = {"input": 3.0, "r": 3.0}
+    plan = fheinfer.compile(Model(graph, {}, (0.0,) * 3, (1.0,) * 3, ranges=ranges), SET)
+    (mean,) = plan.client.outputs
+    values: dict[str, F64] = {}
+    got = slots_outputs(plan, x, layers=values)["mean"]
+    assert np.allclose(got, x.mean(axis=(1, 2)), atol=0.1)
+    assert np.abs(values["mean"] / mean.scale).max() <= 1.1
+    assert got.max() < mean.bound
+
+
+def test_a_mean_whose_channels_have_pixels_of_two_scales() -> None:
+    """Rows of one image beside those of another: the sum has one scale for all of them."""
+    graph = graph_of(
+        ("twice", MultiplyConstant("f", (3, 1, 1)), ("input",)),
+        ("both", Concat(1, 2), ("input", "twice")),
+        ("square", Power(2), ("both",)),
+        ("rows", Concat(1, 2), ("square", "twice")),
+        ("mean", GlobalAvgPool(), ("rows",)),
+        shape=(3, 3, 5),
+    )
+    x, f = np.random.default_rng(2).uniform(0, 3, (3, 3, 5)), np.asarray([2.0, -0.5, 3.0])
+    twice = x * f[:, None, None]
+    expected = np.concatenate([x**2, twice**2, twice], axis=1).mean(axis=(1, 2))
+    got = run(graph, {"f": f.reshape(3, 1, 1)}, x, largest=9.0)
+    assert np.allclose(got["mean"], expected, atol=1e-9)

@@ -16,7 +16,7 @@ import numpy as np
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.rewriting import Rewriter
 from fheinfer.model.graph import Node
-from fheinfer.model.ops import Conv2d, GlobalAvgPool, MultiplyConstant, Permute, Reduce, Reshape, Shape, SumPool
+from fheinfer.model.ops import Conv2d, GlobalAvgPool, MultiplyConstant, Permute, Reduce, Reshape, SumPool
 
 
 def lower_reductions(program: Program) -> Program:
@@ -30,23 +30,16 @@ def lower_reductions(program: Program) -> Program:
     return r.finish()
 
 
-def summable(shape: Shape) -> bool:
-    """Whether rotations can sum the pixels of each channel: powers of two."""
-    return all(size & (size - 1) == 0 for size in shape[1:])
-
-
 def global_mean(r: Rewriter, node: Node, x: str, *, factor: float) -> None:
     """Turns a node into the sum of each channel of an image, times a factor, in the shape that the node has."""
     shape = r.shapes[x]
     if shape[1:] == (1, 1) and factor == 1:
         y = x
-    elif summable(shape):
+    else:
         y = r.add(f"{node.name}/sum", SumPool(), x, like=node)
         if factor != 1:
             value = r.constant(f"{node.name}/factor", np.full((1,), factor))
             y = r.add(f"{node.name}/scaled", MultiplyConstant(value, (1,)), y, like=node)
-    else:
-        y = _convolved(r, node, x, {1, 2}, factor)
     r.turn(node, Reshape(r.shapes[node.name]), y)
 
 

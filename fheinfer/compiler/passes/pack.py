@@ -23,11 +23,12 @@ from dataclasses import replace
 from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.prices import Prices
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.sum_pools import sum_packing, summable
 from fheinfer.compiler.views import VIEWS, view
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.model.graph import Graph, Node
-from fheinfer.packing import Packing, canonical, grid_packing, input_packing, of_places, rounded_up
+from fheinfer.packing import Packing, canonical, grid_packing, input_packing, rounded_up
 
 MAX_TERMS = 1 << 23
 """Larger maps are not considered for a grid of another gap: they take many diagonals, and long to count."""
@@ -70,15 +71,14 @@ class _Packer:
         if isinstance(op, VIEWS):
             self._view(node)
             return
-        if isinstance(op, IMAGES):
+        if isinstance(op, (*IMAGES, ops.SumPool)):
             node = replace(node, inputs=(self._regular(node),))
         if isinstance(op, ops.Input):
             packing = input_packing(shape, self.slots)
         elif isinstance(op, LINEAR):
             packing = self.of_group.get(group) or self._chosen(node)
         elif isinstance(op, ops.SumPool):
-            source = self.packings[node.inputs[0]]
-            packing = of_places(source.places()[:, 0, 0], source.period, source.ciphertexts, shape, source.block)
+            packing = sum_packing(self.packings[node.inputs[0]], shape)
         else:
             packing = self.of_group[group]
         self._add(node, packing)
@@ -108,7 +108,7 @@ class _Packer:
         """The input of a node, repacked where it has no regular rows and columns."""
         (source,) = node.inputs
         packing = self.packings[source]
-        if packing.is_image:
+        if summable(packing) if isinstance(node.op, ops.SumPool) else packing.is_image:
             return source
         name = f"{source}/regular"
         if name not in self.packings:

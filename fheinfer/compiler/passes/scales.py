@@ -13,6 +13,7 @@ addend gets its channels scaled: one level, beside the convolution on the other 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -66,13 +67,13 @@ class _Scales:
             ops.Add: self._add,
             ops.AddConstant: self._add_constant,
             ops.MultiplyConstant: self._multiply_constant,
+            ops.SumPool: self._sum_pool,
             **dict.fromkeys(VIEWS, self._view),
         }
 
     def run(self) -> Program:
         for node in self.graph:
-            visit = self._visits.get(type(node.op), self._unchanged)
-            made, self.of[node.name] = visit(node, node.op)
+            made, self.of[node.name] = self._visits[type(node.op)](node, node.op)
             self.largest[node.name] = self._largest(made)
             self.nodes.append(made)
         for name in self.graph.outputs:
@@ -82,8 +83,9 @@ class _Scales:
         return replace(program, scales=self.of, packings=self.packings)
 
     def _output(self, name: str) -> None:
-        """A client reads outputs of one positive scale, under their own names."""
-        scale = float(np.abs(self.of[name]).max())
+        """A client reads outputs of one positive scale, under their own names, in slots that the last prime holds."""
+        over = max(1.0, self.largest[name] / self.max_slot**2)  # of a sum of pixels, whose mean is as large as they are
+        scale = float(np.abs(self.of[name]).max()) * over
         if same(self.of[name], scale):
             self.of[name] = scale
             return
@@ -104,7 +106,9 @@ class _Scales:
             return self.max_slot**2
         if isinstance(node.op, LINEAR) and self._required(node.name) is None:
             return self.max_slot**2  # the scale of `_bound`
-        unchanged = isinstance(node.op, (ops.SumPool, *VIEWS))
+        if isinstance(node.op, ops.SumPool):
+            return self.largest[node.inputs[0]] * math.prod(self.shapes_of(node.inputs[0])[1:])
+        unchanged = isinstance(node.op, VIEWS)
         return max(self.largest[name] for name in node.inputs) if unchanged else self.max_slot
 
     def _input(self, node: Node, op: ops.Input) -> tuple[Node, Scale]:
@@ -217,9 +221,11 @@ class _Scales:
         arrays = [np.broadcast_to(spread(self.of[n], self.shapes[n]), self.shapes[n]) for n in node.inputs]
         return node, _small(rearranged(op, arrays))
 
-    def _unchanged(self, node: Node, op: ops.Op) -> tuple[Node, Scale]:
-        scale = self.of[node.inputs[0]]
-        return node, scale if isinstance(scale, float) else np.ravel(scale) if isinstance(op, ops.SumPool) else scale
+    def _sum_pool(self, node: Node, op: ops.SumPool) -> tuple[Node, Scale]:
+        """The scale of what is summed: one for all pixels of a channel."""
+        source = self._by_channel(node.inputs[0], node)
+        scale = self.of[source]
+        return replace(node, inputs=(source,)), scale if isinstance(scale, float) else np.ravel(scale)
 
     def _brought_to(self, name: str, out: Scale, user: Node) -> str:
         """The value itself where its scale is `out`, else a new node that multiplies it."""
@@ -283,10 +289,6 @@ class _Scales:
         what slots reach."""
         name = node.inputs[0]
         into = self.largest[name] * np.abs(self._flat(self.of[name], self.shapes_of(name), op))
-        source = next((n for n in self.nodes if n.name == name), None)
-        if source is not None and isinstance(source.op, ops.SumPool):  # sums `positions` values of that size
-            _, height, width = self.shapes_of(source.inputs[0])
-            into = into * height * width
         if isinstance(op, ops.Resample):
             gain = np.abs(self.constants[op.gain]) if op.gain else 1.0
             reach = [np.abs(self.constants[part]).sum(axis=1).max() for part in (op.rows, op.columns)]

@@ -35,7 +35,9 @@ def test_a_linear_layer_reads_the_pixels_that_rotations_would_sum_unless_it_is_l
     assert became(built((3, 8, 4), means, linear("fc", 2)), canonicalise) == ["linear"]
 
 
-def test_a_linear_layer_sums_images_of_other_sizes() -> None:
+def test_images_of_any_size_are_summed_by_rotations() -> None:
     assert became(built((3, 7, 5), ("pool", ops.GlobalAvgPool()), linear("fc", 2)), canonicalise) == ["linear"]
+    large = built((2048, 7, 7), ("relu", ops.Relu()), ("pool", ops.GlobalAvgPool()), linear("fc", 100))
+    assert became(large, canonicalise) == ["relu", "sum_pool", "linear"]
     alone = built((3, 7, 5), ("relu", ops.Relu()), ("pool", ops.GlobalAvgPool()), ("tanh", ops.Tanh()))
-    assert became(alone, canonicalise) == ["relu", "conv2d", "reshape", "tanh"]
+    assert became(alone, canonicalise) == ["relu", "sum_pool", "multiply_constant", "tanh"]
