@@ -48,22 +48,27 @@ def slots_outputs(
         RangeError: an activation's input is outside the interval its polynomial is valid on, with the layer's name.
     """
     evaluator = _core.SlotsEvaluator(plan.params.slots, plan.backend.level_model(plan.params))
-    steps = {step.name: step for step in plan.steps}
-    outputs: dict[str, NDArray[np.float64]] = {}
+    readers: dict[str, list[Step]] = {}  # activations, by what they read
+    for step in plan.steps:
+        if isinstance(step.op, BOOTSTRAPPED):
+            readers.setdefault(step.inputs[0], []).append(step)
+
+    def check(source: Step | InputSpec, name: str, values: NDArray[np.floating]) -> None:
+        for step in readers.get(name, ()):
+            _check_range(source, values, step, plan.params.max_slot)
 
     def observe(done: StepDone) -> None:
-        outputs[done.step.name] = slots = done.step.values([evaluator.decrypt(one) for one in done.value])
-        if isinstance(done.step.op, BOOTSTRAPPED):
-            before = done.step.inputs[0]
-            source: Step | InputSpec = steps.get(before, plan.client.input)
-            values = outputs[before] if before in outputs else np.asarray(image).reshape(source.shape)
-            _check_range(source, values, done.step, plan.params.max_slot)
-        if layers is not None:
-            layers[done.step.name] = slots
+        if layers is not None or done.step.name in readers:
+            values = done.step.values([evaluator.decrypt(one) for one in done.value])
+            check(done.step, done.step.name, values)
+            if layers is not None:
+                layers[done.step.name] = values
         if observer:
             observer(done)
 
     x = tuple(evaluator.encrypt(slots, plan.client.input.level) for slots in plan.client.pack(image))
+    if (entry := plan.steps[0].inputs[0]) in readers:
+        check(plan.client.input, entry, np.asarray(image).reshape(plan.client.input.shape))
     y = execute(plan, evaluator, x, observer=observe)
     decrypted = [evaluator.decrypt(ciphertext) for name in plan.outputs for ciphertext in y[name]]
     return plan.client.unpack(decrypted)
