@@ -112,3 +112,12 @@ def test_a_mean_whose_channels_have_pixels_of_two_scales() -> None:
     expected = np.concatenate([x**2, twice**2, twice], axis=1).mean(axis=(1, 2))
     got = run(graph, {"f": f.reshape(3, 1, 1)}, x, largest=9.0)
     assert np.allclose(got["mean"], expected, atol=1e-9)
+
+
+def test_copies_that_are_multiplied_by_different_constants() -> None:
+    """Both copies of a channel were in one slot, which has one factor."""
+    graph = graph_of(
+        ("copies", Expand((2, 2, 2)), ("input",)), ("y", MultiplyConstant("f", (2, 1, 1)), ("copies",)), shape=(1, 2, 2)
+    )
+    f, x = np.asarray([[[2.0]], [[-0.5]]]), np.arange(4.0).reshape(1, 2, 2)
+    assert np.allclose(run(graph, {"f": f}, x)["y"], x * f, atol=1e-9)

@@ -92,9 +92,7 @@ class _Packer:
         shape, group = self.graph.shapes[node.name], self.group[node.name]
         packing, _ = view(node.op, [self.packings[name] for name in node.inputs], shape)
         wanted = self.of_group.get(group)
-        alone = not any(
-            isinstance(n.op, (*LINEAR, *VIEWS, ops.Input, ops.SumPool)) for n in self.members[group] if n is not node
-        )
+        alone = len(self.members[group]) == 1  # else a factor or term may differ between elements that share a slot
         if (wanted is None and (packing.distinct or alone)) or wanted == packing:
             self._add(node, packing)
         else:
