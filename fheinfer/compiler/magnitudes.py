@@ -34,6 +34,9 @@ def largest_slots(program: Program) -> dict[str, float]:
             found[node.name] = inputs[0] * constant
         elif isinstance(node.op, ops.SumPool):
             found[node.name] = inputs[0] * prod(program.packings[node.inputs[0]].shape[1:])
+        elif isinstance(node.op, ops.Repack):
+            ratio = np.abs(program.scales[node.inputs[0]]) / np.abs(program.scales[node.name])
+            found[node.name] = max(usual, inputs[0] * float(np.max(ratio)))
         elif isinstance(node.op, VIEWS):
             found[node.name] = max(inputs)
         elif isinstance(node.op, _LINEAR):

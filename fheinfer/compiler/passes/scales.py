@@ -83,9 +83,8 @@ class _Scales:
         return replace(program, scales=self.of, packings=self.packings)
 
     def _output(self, name: str) -> None:
-        """A client reads outputs of one positive scale, under their own names, in slots that the last prime holds."""
-        over = max(1.0, self.largest[name] / self.max_slot**2)  # of a sum of pixels, whose mean is as large as they are
-        scale = float(np.abs(self.of[name]).max()) * over
+        """A client reads outputs of one positive scale, under their own names."""
+        scale = float(np.abs(self.of[name]).max())
         if same(self.of[name], scale):
             self.of[name] = scale
             return
@@ -124,7 +123,11 @@ class _Scales:
         if asked is not None and _pixels_differ(asked, self.shapes[node.name]):
             asked = float(np.abs(asked).max())
         if asked is None and isinstance(op, ops.Repack):
-            return node, self.of[source]
+            # Sums of pixels are larger than a pixel may be, and an output has to fit the last prime.
+            over = max(1.0, self.largest[source] / self.max_slot**2)
+            asked = self.of[source] * over
+            if over == 1:
+                return node, asked
         out = self._bound(node, op) if asked is None else asked
         outs = np.broadcast_to(np.ravel(out), canonical(self.shapes[node.name])[0])
         return self._scaled(node, op, into, outs), out
