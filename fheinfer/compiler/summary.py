@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.client_tensors import OutputSpec
+from fheinfer.model.describe import normalisation
 from fheinfer.speed import machine_speed, scale_seconds
 
 
@@ -31,6 +32,7 @@ def summary(
     rows = [
         ("set", f"{params.name} on the {spec.backend} backend: {ring}{', below 128 bits' * params.insecure}"),
         ("input", _input(spec)),
+        ("normalisation", normalisation(spec.input_shape, spec.mean, spec.std)),
         *(("output", _output(output)) for output in spec.outputs),
         ("work", _work(steps, bootstraps, multiplications, widest)),
     ]
@@ -48,7 +50,7 @@ def summary(
                 f"{_bytes(needs.key_bytes)} of keys",
             )
         )
-    return "\n".join([f"{spec.model}, plan {spec.plan[:16]}", *(f"  {name:<13}{text}" for name, text in rows)])
+    return "\n".join([f"{spec.model}, plan {spec.plan[:16]}", *(f"  {name:<14}{text}" for name, text in rows)])
 
 
 def _input(spec: ClientSpec) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fheinfer.errors import WeightsError
+from fheinfer.errors import UsageError, WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.frontends.checkpoints import match, read_checkpoint
 from fheinfer.frontends.translation import Translated
@@ -24,6 +25,12 @@ class Imported:
 
     model: Model
     notes: tuple[str, ...]
+
+    def told(self, quiet: bool) -> Model:
+        """Returns the model, after its notes went to standard error; they do not with `quiet`."""
+        if not quiet:
+            print(f"imported {self.model.name}", *self.notes, sep="\n  ", file=sys.stderr)
+        return self.model
 
 
 def import_model(
@@ -50,6 +57,7 @@ def import_model(
         WeightsError: no file of weights, or not of this network.
         UnknownNetworkError, UsageError: `network` or its classes cannot be.
     """
+    require_both(mean, std)
     if is_model_file(path):
         model = load_model(path)
         if network is not None and network != model.name:
@@ -91,7 +99,12 @@ def model_of(
     classes: Sequence[str] | None,
     provenance: Mapping[str, str],
 ) -> Model:
-    """A translated graph as a model, with 0 and 1 where no normalisation is given."""
+    """A translated graph as a model, with 0 and 1 where no normalisation is given.
+
+    Raises:
+        UsageError: mean without std, or std without mean.
+    """
+    require_both(mean, std)
     channels = translated.graph.input_shape[0]
     return Model(
         translated.graph,
@@ -102,6 +115,16 @@ def model_of(
         provenance=provenance,
         final=translated.final,
     )
+
+
+def require_both(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuses half of a normalisation: the other half would be a guess.
+
+    Raises:
+        UsageError: mean without std, or std without mean.
+    """
+    if (mean is None) != (std is None):
+        raise UsageError("mean and std go together: give both, or neither")
 
 
 def _normalisation(model: Model, *, given: bool) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fheinfer.model.model import Model
+if TYPE_CHECKING:
+    from fheinfer.model.model import Model
 
 LAYOUTS = {1: "numbers", 2: "channels x length", 3: "channels x height x width"}
 """Axes of an input, by how many there are."""
@@ -19,19 +21,28 @@ def describe(model: Model) -> tuple[str, ...]:
     size = " x ".join(map(str, shape))
     return (
         f"input: {size} ({LAYOUTS.get(len(shape), 'axes of the network')})",
-        _normalisation(model),
+        f"normalisation: {normalisation(shape, model.mean, model.std)}",
         *_outputs(model),
         f"operations: {_operations(model)}",
     )
 
 
-def _normalisation(model: Model) -> str:
-    image = len(model.graph.input_shape) == 3
-    if set(model.mean) == {0.0} and set(model.std) == {1.0}:
+def in_words(model: Model) -> str:
+    """All that is known of a model, in lines under its name: `describe`, where it comes from, what was measured."""
+    activations, measured = model.graph.activations, bool(model.ranges)
+    ranges = ["ranges: " + ("measured" if measured else "missing: calibrate the model")] if activations else []
+    origins = [f"{key}: {value}" for key, value in model.provenance.items()]
+    return "\n  ".join([model.name, *describe(model), *ranges, *origins])
+
+
+def normalisation(shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> str:
+    """What is done to an input of that shape before it reaches the network."""
+    image = len(shape) == 3
+    if set(mean) == {0.0} and set(std) == {1.0}:
         files = ", and pixels of image files divided by 255" if image else ""
-        return f"normalisation: none (mean 0, std 1): arrays are taken as they are{files}"
+        return f"none (mean 0, std 1): arrays are taken as they are{files}"
     scaled = "pixels between 0 and 1" if image else "features"
-    return f"normalisation of {scaled}: mean {_listed(model.mean)}, std {_listed(model.std)}"
+    return f"of {scaled}, mean {_listed(mean)}, std {_listed(std)}"
 
 
 def _outputs(model: Model) -> list[str]:

@@ -88,6 +88,12 @@ class Model:
         for name, value in fixed.items():
             object.__setattr__(self, name, value)
 
+    def __str__(self) -> str:
+        """What it takes and gives, how inputs are normalised, and what was assumed when it was imported."""
+        from fheinfer.model.describe import in_words
+
+        return in_words(self)
+
     @property
     def name(self) -> str:
         """That of the graph."""

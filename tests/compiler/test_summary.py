@@ -16,6 +16,7 @@ def test_a_plan_prints_what_it_takes(tiny_plan: Plan) -> None:
     for part in (
         "N = 2^11, 512 slots",
         "below 128 bits",
+        "normalisation of pixels between 0 and 1, mean 0.",
         "3x8x8, 1 ciphertext at level",
         "fc: 10 classes, 1 ciphertext",
         f"{len(tiny_plan.steps)} steps, {tiny_plan.bootstraps} bootstraps",

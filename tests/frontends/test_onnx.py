@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import fheinfer
-from fheinfer.errors import FheinferError, GraphError, WeightsError
+from fheinfer.errors import FheinferError, GraphError, UsageError, WeightsError
 from fheinfer.frontends.comparing import evaluate
 from fheinfer.frontends.onnx import checking, files, from_onnx, import_onnx
 from fheinfer.model.model import Model, load
@@ -126,6 +126,20 @@ def test_bytes_and_messages_are_taken_like_files(tmp_path: Path) -> None:
     assert fheinfer.from_onnx is from_onnx
     identities = {from_onnx(source).identity for source in (path, str(path), proto.SerializeToString(), proto)}
     assert len(identities) == 1
+
+
+def test_what_was_assumed_is_printed_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    proto = model_of([node("Relu", "x")])
+    model = from_onnx(proto)
+    printed = capsys.readouterr().err
+    assert "inputs are not normalised" in printed
+    assert model.provenance["notes"] in str(model)
+    assert model.provenance["notes"] in printed
+    assert "normalisation: none" in str(model)
+    from_onnx(proto, quiet=True)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="mean and std go together"):
+        from_onnx(proto, mean=(0.5,) * model.graph.input_shape[0])
 
 
 def test_external_data_beside_the_file_is_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fheinfer
+from fheinfer.errors import UsageError
 from fheinfer.frontends.torch_export import import_torch
 from fheinfer.model.model import Model
 from fheinfer.train.module import from_model
@@ -82,7 +83,7 @@ def test_what_a_network_takes_and_gives_is_said(tmp_path: Path) -> None:
     imported = import_torch(net, torch.zeros(1, 3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, classes=("cat", "dog"))
     assert imported.notes[:5] == (
         "input: 3 x 8 x 8 (channels x height x width)",
-        "normalisation of pixels between 0 and 1: mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25",
+        "normalisation: of pixels between 0 and 1, mean 0.5, 0.5, 0.5, std 0.25, 0.25, 0.25",
         "output '3': 2 numbers, then log-softmax by the client",
         "classes: cat, dog",
         "operations: 1 conv2d, 1 relu, 1 linear",
@@ -94,6 +95,30 @@ def test_what_a_network_takes_and_gives_is_said(tmp_path: Path) -> None:
     plain = import_torch(net, torch.zeros(1, 3, 8, 8))
     assert "none (mean 0, std 1): arrays are taken as they are, and pixels of image files divided" in plain.notes[1]
     assert plain.notes[3] == "classes: no names given"
+
+
+def test_what_was_assumed_is_printed_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    model = fheinfer.from_torch(net, torch.zeros(1, 4))
+    printed = capsys.readouterr()
+    for part in (
+        "input: 4 (numbers)",
+        "normalisation: none (mean 0, std 1)",
+        "classes: no names given",
+        "compared with",
+    ):
+        assert part in printed.err, part
+        assert part in str(model), part
+    assert "ranges: missing: calibrate the model" in str(model)
+    assert printed.out == ""
+    fheinfer.from_torch(net, torch.zeros(1, 4), mean=[0.5] * 4, std=[2.0] * 4, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("half", [{"mean": [0.5] * 4}, {"std": [2.0] * 4}])
+def test_half_of_a_normalisation_is_refused(half: dict[str, list[float]]) -> None:
+    with pytest.raises(UsageError, match="mean and std go together"):
+        fheinfer.from_torch(nn.Linear(4, 3), torch.zeros(1, 4), **half)  # type: ignore[arg-type]
 
 
 def test_the_module_stays_as_it_is() -> None:

@@ -32,6 +32,7 @@ def from_onnx(
     name: str | None = None,
     shape: Sequence[int] | None = None,
     batch: bool | None = None,
+    quiet: bool = False,
 ) -> Model:
     """The network of an ONNX file as a model that can be calibrated and compiled.
 
@@ -43,16 +44,17 @@ def from_onnx(
         name: of the network; that of the file, or of the graph in it, where none is given.
         shape: of one input without the batch, such as (3, 32, 32), where the file leaves sizes open.
         batch: whether the first axis of the input is a batch; where nothing is said it is, if there is another one.
+        quiet: whether nothing is printed; otherwise what was recognised or assumed goes to standard error.
 
     Raises:
         WeightsError: missing, truncated, too large, NaN weights, or external data that is missing or outside the
             folder of the file.
         GraphError: a graph that is not legal, or an operation that is not supported, by its name in the file; or
             outputs that differ from those of ONNX's own reference, which are compared where the network is small.
-        UsageError: the onnx package is not installed.
+        UsageError: mean without std, or the onnx package is not installed.
     """
     imported = import_onnx(source, mean=mean, std=std, classes=classes, name=name, shape=shape, batch=batch)
-    return imported.model
+    return imported.told(quiet)
 
 
 def import_onnx(
@@ -91,7 +93,8 @@ def _imported(
     classes: Sequence[str] | None,
     provenance: dict[str, str],
 ) -> Imported:
-    model = model_of(translated, mean, std, classes, provenance)
+    noted = {"notes": "; ".join(translated.notes)} if translated.notes else {}
+    model = model_of(translated, mean, std, classes, provenance | noted)
     scaled = "pixels are divided by 255, then " if len(model.graph.input_shape) == 3 else ""
     words = [", ".join(f"{value:g}" for value in values[:4]) for values in (model.mean, model.std)]
     normalisation = (

@@ -30,6 +30,7 @@ def from_torch(
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
+    quiet: bool = False,
 ) -> Model:
     """A module as a model that can be calibrated and compiled; the module stays as it is.
 
@@ -41,15 +42,16 @@ def from_torch(
             reach the network as they are, and pixels of image files divided by 255.
         classes: names of the outputs; numbers where none are given.
         name: of the network; that of the module's class where none is given.
+        quiet: whether nothing is printed; otherwise what was recognised or assumed goes to standard error.
 
     Raises:
         GraphError: an operation that is not supported, by its name and module; control flow that depends on the input;
             several inputs; or outputs that differ from those of the module, which are always compared.
         WeightsError: weights that are not finite numbers.
         InputError: no module, or an example that it does not take.
-        UsageError: PyTorch is not installed.
+        UsageError: mean without std, or PyTorch is not installed.
     """
-    return import_torch(net, example, mean=mean, std=std, classes=classes, name=name).model
+    return import_torch(net, example, mean=mean, std=std, classes=classes, name=name).told(quiet)
 
 
 def import_torch(
