@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,11 @@ def scripted() -> nn.Module:
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.sum() > 0 else x
+
+
+class Item(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sum().item()
 
 
 class Counting(nn.Module):
@@ -82,6 +88,9 @@ class LazyLayer(nn.Module):
 
 BAD: list[tuple[Callable[[], Any], Any, type[FheinferError], str]] = [
     (Branching, EXAMPLE, GraphError, "Branching cannot be exported: its control flow depends on the input"),
+    (Item, EXAMPLE, GraphError, "is `.item()`, `int()`, `float()` or `bool()` of a value that depends on the input"),
+    (nn.Identity, np.zeros((1, 4)), InputError, "the example is of the type ndarray; give a torch tensor, such as"),
+    (nn.Identity, [0.0, 1.0], InputError, "the example is of the type list; give a torch tensor, such as"),
     (with_nan, EXAMPLE, WeightsError, "tensor '0.weight' holds NaN, infinite or complex values"),
     (LazyLayer, EXAMPLE, WeightsError, "tensor 'layer.weight' has no values yet"),
     (lambda: nn.Conv2d(3, 4, 3), torch.zeros(1, 4, 8, 8), InputError, "does not take an example of the shape (1, 4, 8"),
@@ -101,13 +110,14 @@ BAD: list[tuple[Callable[[], Any], Any, type[FheinferError], str]] = [
 
 @pytest.mark.parametrize(("make", "example", "kind", "says"), BAD, ids=[says for *_, says in BAD])
 def test_what_cannot_be_imported_is_one_line(
-    make: Callable[[], Any], example: Any, kind: type[FheinferError], says: str
+    make: Callable[[], Any], example: Any, kind: type[FheinferError], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(kind) as caught:
         fheinfer.from_torch(make(), example)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+    assert capfd.readouterr() == ("", "")  # the exporter prints the graph of what it refuses
 
 
 def small() -> nn.Sequential:
@@ -122,7 +132,9 @@ def test_a_program_file_is_the_module_it_was_made_of(tmp_path: Path, dynamic: bo
     example = torch.zeros(2 if dynamic else 1, 3, 8, 8)
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=shapes), path)
     assert is_program_file(path)
-    model = import_program(path, classes=tuple("abcde")).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = import_program(path, classes=tuple("abcde")).model
     assert (model.name, model.classes) == ("net", tuple("abcde"))
     x = torch.randn(3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
@@ -168,20 +180,25 @@ def number():
 
 def test_a_class_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mynet_of_a_test.py").write_text(CODE)
+    (tmp_path / "broken_of_a_test.py").write_text("import nothing_like_it")
     monkeypatch.chdir(tmp_path)
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     torch.save({"state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}}, "net.pt")
     imported = import_class("mynet_of_a_test:Net", (4,), state=Path("net.pt"))
+    assert not any("random" in note for note in imported.notes)
+    made = import_class("mynet_of_a_test:Net", (4,))
+    assert made.notes[0] == "weights: those that the class makes (random unless it loads some)"
     x = torch.randn(4, dtype=torch.float64)
     with torch.no_grad():
         expected = net.double()(x).numpy()
     assert fheinfer.plain_outputs(imported.model, x.numpy()) == pytest.approx(expected, rel=1e-6)
     for target, says in {
         "mynet_of_a_test": "names no class; write it as package.module:Class",
-        "mynet_of_a_test:Nothing": "has no attribute 'Nothing'",
+        "mynet_of_a_test:Nothing": "no class 'Nothing' in module 'mynet_of_a_test'; check the name",
         "mynet_of_a_test:Needy": "missing 1 required positional argument",
+        "broken_of_a_test:Net": "module 'broken_of_a_test' cannot be imported: No module named 'nothing_like_it'",
         "mynet_of_a_test:number": "makes a int, and no module of PyTorch",
-        "no_such_module_at_all:Net": "No module named 'no_such_module_at_all'",
+        "no_such_module_at_all:Net": "no module 'no_such_module_at_all' in this folder or among the installed packages",
     }.items():
         with pytest.raises(UsageError) as caught:
             import_class(target, (4,))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -27,9 +28,15 @@ def example_of(example: Any) -> Tensor:
     """
     if isinstance(example, tuple | list) and len(example) == 1:
         example = example[0]
+    if isinstance(example, tuple | list | dict) and _tensors_only(example):
+        raise InputError(
+            f"the example is {len(example)} inputs; a network has one tensor as its input: join several into one"
+        )
     if not isinstance(example, Tensor):
-        what = f"{len(example)} inputs" if isinstance(example, tuple | list | dict) else type(example).__name__
-        raise InputError(f"the example is {what}; a network has one tensor as its input: join several into one")
+        raise InputError(
+            f"the example is of the type {type(example).__name__}; give a torch tensor, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
     if example.dim() < 2 or min(example.shape) < 1:
         raise InputError(
             f"the example has the shape {tuple(example.shape)}; its first axis is the batch, as in (1, 3, 32, 32) or "
@@ -38,6 +45,11 @@ def example_of(example: Any) -> Tensor:
     if not example.dtype.is_floating_point:
         raise InputError(f"the example holds {example.dtype}; give floating-point numbers, as the network takes them")
     return example[:1].detach().cpu().clone()
+
+
+def _tensors_only(examples: Iterable[Any]) -> bool:
+    values = examples.values() if isinstance(examples, dict) else examples
+    return all(isinstance(value, Tensor) for value in values)
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -112,11 +124,16 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's warnings and logs: what it means is in its errors."""
+    """Without the exporter's warnings, logs and printed graphs: what it means is in its errors."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

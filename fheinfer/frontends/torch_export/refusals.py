@@ -13,11 +13,16 @@ _ATTENTION = (
     "are supported"
 )
 _SOFTMAX = "is in the middle of the network; only one over the classes at the output is supported, done by the client"
+_NUMBER = (
+    "is `.item()`, `int()`, `float()` or `bool()` of a value that depends on the input, which nobody knows while it is "
+    "encrypted; compute with the tensor itself, or decide outside the network"
+)
 _RANDOM = "is random; call net.eval(), or leave it out"
 
 ADVICE: dict[str, str] = {
     **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(("local_response_norm", "rms_norm", "norm", "linalg_vector_norm", "var", "std", "var_mean"), _NORM),
+    **dict.fromkeys(("item", "_local_scalar_dense"), _NUMBER),
     **dict.fromkeys(("cond", "while_loop", "map_impl", "scan", "associative_scan"), _LOOP),
     **dict.fromkeys(
         ("argmax", "argmin", "topk", "sort", "floor", "ceil", "round", "sign", "trunc", "heaviside"), _ROUND

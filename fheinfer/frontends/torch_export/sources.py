@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+_AS_MADE = "weights: those that the class makes (random unless it loads some)"
+
+
 def is_program_file(path: Path) -> bool:
     """Whether a file is an archive as `torch.export.save` writes it."""
     try:
@@ -65,16 +68,15 @@ def import_program(
         raise InputError(f"{where}: cannot be read by PyTorch {torch.__version__}: {one_line(error)}") from None
     title = printable(name or path.stem, 100)
     try:
-        module, example = program.module(check_guards=False), _example(program)
-        if _fixed(program) == 1:
-            with quiet():
-                translated = translate(decomposed(program), title)
+        with quiet():  # PyTorch warns of what it changes in its own files
+            module, example = program.module(check_guards=False), _example(program)
+            if _fixed(program) != 1:
+                return import_torch(module, example, mean=mean, std=std, classes=classes, name=title)
+            translated = translate(decomposed(program), title)
             origin = {"imported from": path.name, "compared": check(module, translated, example)}
-            return as_model(translated, mean, std, classes, origin)
-        imported = import_torch(module, example, mean=mean, std=std, classes=classes, name=title)
+        return as_model(translated, mean, std, classes, origin)
     except FheinferError as error:
         raise type(error)(f"{where}: {error}") from None
-    return imported
 
 
 def _fixed(program: ExportedProgram) -> int:
@@ -125,7 +127,7 @@ def import_class(
     with needs_torch("importing a module"):
         import torch
     net = _made(target)
-    notes = () if state is None else _fill(net, state)
+    notes = (_AS_MADE,) if state is None else _fill(net, state)
     example = torch.zeros(1, *(int(size) for size in shape))
     imported = import_torch(net, example, mean=mean, std=std, classes=classes, name=name)
     return Imported(imported.model, (*notes, *imported.notes))
@@ -137,17 +139,33 @@ def _made(target: str) -> nn.Module:
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise UsageError(f"{printable(target)} names no class; write it as package.module:Class")
-    try:
-        with _current_folder():
-            made: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                made = getattr(made, part)
+    with _current_folder():
+        made = _named(module, attribute)
+        try:
             net = made if isinstance(made, nn.Module) else made()
-    except Exception as error:  # whatever the user's code raises
-        raise UsageError(f"{printable(target)} cannot be made without arguments: {one_line(error)}") from None
+        except Exception as error:  # whatever the user's code raises
+            raise UsageError(f"{printable(target)} cannot be made without arguments: {one_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise UsageError(f"{printable(target)} makes a {type(net).__name__}, and no module of PyTorch")
     return net
+
+
+def _named(module: str, attribute: str) -> Any:
+    """What a module of the user's has under a name."""
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # whatever the user's code raises
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise UsageError(
+                f"no module {printable(module)!r} in this folder or among the installed packages; check the name"
+            ) from None
+        raise UsageError(f"module {printable(module)!r} cannot be imported: {one_line(error)}") from None
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"no class {printable(attribute)!r} in module {printable(module)!r}; check the name")
+        found = getattr(found, part)
+    return found
 
 
 @contextmanager
