@@ -6,6 +6,7 @@ External data is read from files inside the folder of the ONNX file and from now
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ OLDEST_OPSET = 6
 """Operations of version 6 to 8 are as those of 9, which is the oldest version that is promised."""
 
 _ADVICE = "export the model again"
+_UNSORTED = re.compile(r"topologically sorted, however input '([^']*)' of node:\s*name: *(\S*) +OpType: *(\S+)")
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "INT64": 64, "UINT64": 64, "FLOAT16": 16, "BFLOAT16": 16, "INT8": 8, "UINT8": 8}
 
 
@@ -94,6 +96,11 @@ def opset(model: onnx.ModelProto) -> int:
 
 def _reason(error: BaseException) -> str:
     """The line of the checker's message that says what is wrong."""
+    cycle = _UNSORTED.search(str(error))
+    if cycle:
+        operation = printable(" ".join(filter(None, (cycle[3], cycle[2] and repr(cycle[2])))), 80)
+        source = printable(cycle[1], 80)
+        return f"operation {operation} reads {source!r}, which comes later or nowhere: a cycle, or out of order"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chosen = next((line for line in lines if not line.startswith("==>")), "")
     return one_line(chosen or type(error).__name__, 200)
