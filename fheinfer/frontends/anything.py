@@ -81,7 +81,7 @@ def import_any(source: str, wishes: Wishes) -> Imported:
 def _of_class(source: str, wishes: Wishes) -> Imported:
     _refuse(wishes, "a class says its network itself; --weights names its checkpoint", "network", "entry")
     if wishes.shape is None:
-        raise UsageError(f"{printable(source)}: say what one input is like by --example-shape, such as 3,32,32")
+        raise UsageError(f"{printable(source)}: say what one input is like by --example-shape, such as 1,3,32,32")
     from fheinfer.frontends.torch_export.sources import import_class
 
     return import_class(

@@ -54,8 +54,7 @@ class Checkpoint:
         if len(set(found.values())) != 1:
             have = ", ".join(f"{printable(name, 60)} with {count}" for name, count in found.items())
             raise WeightsError(
-                f"no last layer by which to count classes ({have or f'no {last_layer}.weight or the like'}); say how "
-                "many there are"
+                f"no last layer by which to count classes ({have or f'no {last_layer}.weight or the like'})"
             )
         return next(iter(found.values()))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fheinfer.data.files import printable
 from fheinfer.errors import UsageError, WeightsError
 from fheinfer.frontends import zoo
 from fheinfer.frontends.checkpoints import match, read_checkpoint
@@ -72,11 +73,17 @@ def import_model(
         return Imported(changed, _normalisation(changed, given=True))
     name = network or DEFAULT_NETWORK
     checkpoint = read_checkpoint(path, entry)
-    count = checkpoint.classes()
-    graph = zoo.network(name)
-    if graph.shapes[graph.output.name] != (count,):
-        graph = zoo.network(name, count)
-    found = match(checkpoint, graph.tensor_shapes(), option_a=option_a)
+    try:
+        graph = zoo.network(name)
+        count = checkpoint.classes()
+        if graph.shapes[graph.output.name] != (count,):
+            graph = zoo.network(name, count)
+        found = match(checkpoint, graph.tensor_shapes(), option_a=option_a)
+    except WeightsError as error:
+        if network is not None:
+            raise
+        own = f"package.module:Class --weights {printable(path)}"
+        raise WeightsError(f"{error}; taken for {name}: --network names another, {own} one of your own") from None
     channels = graph.input_shape[0]
     usual_mean, usual_std = CIFAR if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
     model = Model(

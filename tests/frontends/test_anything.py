@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fheinfer
-from fheinfer.errors import InputError, UsageError
+from fheinfer.errors import InputError, UsageError, WeightsError
 from fheinfer.frontends.anything import Wishes, import_any
 
 torch = pytest.importorskip("torch")
@@ -104,10 +104,18 @@ def test_a_model_and_a_checkpoint_of_the_zoo_are_read_as_before(tiny_model: fhei
     assert "taken for resnet8-tiny" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize("names", [("0", "2"), ("body", "fc")])
+def test_a_checkpoint_of_ones_own_network_says_how_to_import_it(names: tuple[str, str], tmp_path: Path) -> None:
+    layers = {name: torch.nn.Linear(2, 2) for name in names}
+    torch.save(torch.nn.ModuleDict(layers).state_dict(), tmp_path / "own.pt")
+    with pytest.raises(WeightsError, match=r"taken for resnet20.*package\.module:Class --weights \S*own\.pt"):
+        import_any(str(tmp_path / "own.pt"), Wishes())
+
+
 @pytest.mark.parametrize(
     "source, wishes, error, says",
     [
-        ("mynetwork:Net", {}, UsageError, "--example-shape, such as 3,32,32"),
+        ("mynetwork:Net", {}, UsageError, "--example-shape, such as 1,3,32,32"),
         ("mynetwork:Net", {"shape": (3, 8, 8), "network": "resnet20"}, UsageError, "--network changes nothing here"),
         ("mynetwork:Gone", {"shape": (3, 8, 8)}, UsageError, "Gone"),
         ("gone.onnx", {}, InputError, "no such file; name a model, an ONNX file"),
