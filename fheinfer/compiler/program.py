@@ -119,7 +119,10 @@ class Program:
             PlanError: it was never measured.
         """
         if name not in self.ranges:
-            raise PlanError(f"no range is known for the activation {name!r}; measure it with `fheinfer calibrate`")
+            raise PlanError(
+                f"no range is known for the activation {name!r}; measure it with `fheinfer calibrate`, in Python with "
+                "model.calibrate(data)"
+            )
         return self.ranges[name] or 1.0
 
 

@@ -145,5 +145,5 @@ def _largest(model: Model, node: Node) -> float:
         return _largest(model, model.graph[node.inputs[0]])
     raise PlanError(
         f"calibration did not measure how large the output of {node.name!r} gets; cut the network behind an activation "
-        "or before one, and measure ranges with `fheinfer calibrate`"
+        "or before one, and measure ranges with `fheinfer calibrate`, in Python with model.calibrate(data)"
     )

@@ -58,8 +58,8 @@ def _range(program: Program, pool: Node) -> float:
     spread = min(high, measured) - max(low, -measured)
     if not spread < math.inf:
         raise PlanError(
-            f"no range is known for the max pool {pool.name!r}; measure it with `fheinfer calibrate`, or replace max "
-            "pools by mean pools and train the network again"
+            f"no range is known for the max pool {pool.name!r}; measure it with `fheinfer calibrate`, in Python with "
+            "model.calibrate(data), or replace max pools by mean pools and train the network again"
         )
     return spread * OVERSHOOT or 1.0
 
