@@ -105,6 +105,19 @@ class LinearMap:
     def diagonals(self) -> int:
         """Those that are not all zero."""
 
+    def working_bytes(self, ring: int, limbs: int, special_primes: int, digits: int) -> int:
+        """Bytes that the native backend holds at most beside inputs and outputs, under `working_limit`.
+
+        Args:
+            ring: N.
+            limbs: of the inputs.
+            special_primes: of the keys of its rotations.
+            digits: of an input in key switching.
+        """
+
+    def schedule(self, ring: int, limbs: int, special_primes: int, digits: int) -> tuple[int, int, int]:
+        """Inputs whose baby steps are in memory at once, sums in memory at once, how often baby steps are made."""
+
 def working_limit() -> int:
     """Bytes of temporary ciphertexts and coefficients that a linear map keeps to where it can; of this process."""
 

@@ -6,7 +6,7 @@ Branches that only training uses are left out. No test is here; tests import fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -193,7 +193,7 @@ class InceptionV3(nn.Module):
         return self.classifier(torch.flatten(self.features(x), 1))  # type: ignore[no-any-return]
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: Resnet((2, 2, 2, 2), deep=False),
     "resnet50": lambda: Resnet((3, 4, 6, 3), deep=True),
     "vgg16": Vgg16,

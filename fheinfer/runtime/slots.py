@@ -53,7 +53,7 @@ def slots_outputs(
         if isinstance(step.op, BOOTSTRAPPED):
             readers.setdefault(step.inputs[0], []).append(step)
 
-    def check(source: Step | InputSpec, name: str, values: NDArray[np.floating]) -> None:
+    def check(source: Step | InputSpec, name: str, values: NDArray[np.float64]) -> None:
         for step in readers.get(name, ()):
             _check_range(source, values, step, plan.params.max_slot)
 
@@ -68,7 +68,7 @@ def slots_outputs(
 
     x = tuple(evaluator.encrypt(slots, plan.client.input.level) for slots in plan.client.pack(image))
     if (entry := plan.steps[0].inputs[0]) in readers:
-        check(plan.client.input, entry, np.asarray(image).reshape(plan.client.input.shape))
+        check(plan.client.input, entry, np.asarray(image, np.float64).reshape(plan.client.input.shape))
     y = execute(plan, evaluator, x, observer=observe)
     decrypted = [evaluator.decrypt(ciphertext) for name in plan.outputs for ciphertext in y[name]]
     return plan.client.unpack(decrypted)

@@ -60,7 +60,7 @@ class Diagonals:
                 outputs, inputs = node.op.tensor_shapes(graph.inputs_of(node))["weight"]
                 period = 1 << (max(outputs, inputs) - 1).bit_length()
                 apart = (torch.arange(inputs) - torch.arange(outputs)[:, None]) % period
-                occurs, numbers = apart.unique(return_inverse=True)
+                occurs, numbers = torch.unique(apart, return_inverse=True)
                 self.of[node.op.weight] = self.count + numbers
                 layers.append(torch.full((len(occurs),), len(layers)))
                 self.count += len(occurs)

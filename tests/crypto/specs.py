@@ -27,13 +27,24 @@ def packing(shape: tuple[int, ...], ciphertexts: int = 1) -> Packing:
 
 
 def an_input(shape: tuple[int, ...] = SHAPE, ciphertexts: int = 1, **changes: Any) -> InputSpec:
-    fields = {"shape": shape, "packing": packing(shape, ciphertexts), "scale": 2.0, "level": 4, "bytes": 1 << 16}
+    fields: dict[str, Any] = {
+        "shape": shape,
+        "packing": packing(shape, ciphertexts),
+        "scale": 2.0,
+        "level": 4,
+        "bytes": 1 << 16,
+    }
     return InputSpec(**(fields | changes))
 
 
 def an_output(name: str = "fc", count: int = OUTPUTS, ciphertexts: int = 1, **changes: Any) -> OutputSpec:
     classes = tuple(f"class {i}" for i in range(count))
-    fields = {"name": name, "shape": (count,), "packing": packing((count,), ciphertexts), "classes": classes}
+    fields: dict[str, Any] = {
+        "name": name,
+        "shape": (count,),
+        "packing": packing((count,), ciphertexts),
+        "classes": classes,
+    }
     return OutputSpec(**(fields | {"scale": 10.0, "bound": 15.0} | changes))
 
 

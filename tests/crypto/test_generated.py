@@ -126,7 +126,7 @@ def test_chains_are_what_their_sizes_say(name: str) -> None:
 
 def unit(params: ParameterSet) -> float:
     """Standard deviation of what a rescaling adds to a slot (fheinfer/evaluation/noise.py)."""
-    return math.sqrt(params.slots * (1 + 2 * (1 << params.log_n) / 3) / 12) / 2**params.scale_bits
+    return float(math.sqrt(params.slots * (1 + 2 * (1 << params.log_n) / 3) / 12) / 2**params.scale_bits)
 
 
 @pytest.mark.parametrize("name", PLAIN + COMPOSITE)

@@ -61,7 +61,7 @@ def result_bytes(tiny_session: Any, input_bytes: bytes) -> bytes:
 @pytest.fixture(scope="session")
 def clear(tiny_plan: Plan, tiny_image: F64) -> F64:
     """The outputs on slots: exact, so that a run is judged by its own noise alone."""
-    return fheinfer.run_slots(tiny_plan, tiny_image)
+    return np.asarray(fheinfer.run_slots(tiny_plan, tiny_image))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ class Own:
     def outputs(self, x: F64) -> F64:
         """Decrypted, by way of all three."""
         encrypted = self.client.encrypt(x)
-        return self.client.decrypt(self.session.evaluate(encrypted), request=encrypted)
+        return np.asarray(self.client.decrypt(self.session.evaluate(encrypted), request=encrypted))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.e2e.conftest import BITS, F64, Parties
 
 @pytest.fixture(scope="session")
 def outputs(tiny_client: fheinfer.Client, result_bytes: bytes, input_bytes: bytes) -> F64:
-    return tiny_client.decrypt(result_bytes, request=input_bytes)
+    return np.asarray(tiny_client.decrypt(result_bytes, request=input_bytes))
 
 
 def test_an_image_is_classified_by_a_server_that_has_no_secret(parties: Parties, tiny_image: F64, clear: F64) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def model() -> Model:
     rng = np.random.default_rng(4)
     graph = network()
     tensors = {
-        name: rng.normal(0, (1 / max(1, np.prod(shape[1:]))) ** 0.5, shape).astype(np.float32)
+        name: rng.normal(0, max(1, math.prod(shape[1:])) ** -0.5, shape).astype(np.float32)
         for name, shape in graph.tensor_shapes().items()
     }
     return Model(graph, tensors, (0.0,) * 3, (1.0,) * 3).calibrate(images(64))

@@ -41,8 +41,8 @@ def products(network: str) -> int:
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.9])
 def test_a_mask_takes_that_part_of_all_products_of_the_plan(diagonals: Diagonals, part: float) -> None:
-    """But for the diagonal of identities in a block whose shortcut is nothing, which is part of the convolution, and for one
-    diagonal in each sum of which nothing is left: keys are made before weights are known."""
+    """But for the diagonal of identities in a block whose shortcut is nothing, which is part of the convolution, and
+    for one diagonal in each sum of which nothing is left: keys are made before weights are known."""
     assert diagonals.count == products(NETWORK)
     model = random_model(NETWORK, 3)
     module = GraphModule(model.graph)

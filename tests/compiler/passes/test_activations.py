@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def single(op: ops.Op, bound: float, shape: tuple[int, ...] = (CHANNELS, 1, POIN
     return dataclasses.replace(start, ranges={"act": bound}, constants=given_)
 
 
-def values(made: Program, x: object) -> np.ndarray:
+def values(made: Program, x: Any) -> np.ndarray:
     """What the nodes compute in values: a Chebyshev series sees its input divided by its bound."""
-    found = {}
+    found: dict[str, Any] = {}
     for node in made.graph:
         xs = [found[name] for name in node.inputs] or [x]
         tensors = {role: torch.from_numpy(np.array(made.constants[n])) for role, n in node.op.tensors.items()}
@@ -57,7 +58,7 @@ def values(made: Program, x: object) -> np.ndarray:
     return np.asarray(found[made.graph.nodes[-1].name])
 
 
-def line(bound: float) -> object:
+def line(bound: float) -> Any:
     return torch.linspace(-bound, bound, POINTS, dtype=torch.float64).expand(1, CHANNELS, 1, POINTS)
 
 
@@ -171,7 +172,8 @@ def test_factors_of_a_product_have_their_own_ranges() -> None:
     last = approximate(start).graph.nodes[-1]
     assert isinstance(last.op, ops.Multiply)
     assert (last.name, last.inputs) == ("product", ("conv", "gate"))
-    assert (last.op.bound, last.op.second) == (7.0, pytest.approx(1 / (1 + np.exp(-4.0))))
+    assert last.op.bound == 7.0
+    assert last.op.second == pytest.approx(1 / (1 + np.exp(-4.0)))
     with pytest.raises(PlanError, match="no range is known for the activation 'product'"):
         approximate(dataclasses.replace(start, ranges={"gate": 4.0}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from fheinfer.compiler.program import Program
 from fheinfer.errors import PlanError
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Invalid, MaxPool, Relu, Resample, Sigmoid, Silu, Slice
+from fheinfer.model.ops import Invalid, MaxPool, Op, Relu, Resample, Sigmoid, Silu, Slice
 from tests.compiler.programs import kinds, nodes_of, program
 
 
-def pooled(op: MaxPool, size: tuple[int, int] = (8, 8), before: object = None) -> Program:
+def pooled(op: MaxPool, size: tuple[int, int] = (8, 8), before: Op | None = None) -> Program:
     """A max pool of an input of two channels, after the activation `before`."""
     builder = GraphBuilder("pooled", (2, *size))
     x = builder.add("before", before, "input") if before else "input"
@@ -28,7 +29,7 @@ def pooled(op: MaxPool, size: tuple[int, int] = (8, 8), before: object = None) -
 
 def evaluated(made: Program, x: np.ndarray) -> np.ndarray:
     torch = pytest.importorskip("torch")
-    values = {}
+    values: dict[str, Any] = {}
     for node in made.graph:
         inputs = [values[name] for name in node.inputs] or [torch.from_numpy(x)]
         tensors = {role: torch.from_numpy(made.constants[name]) for role, name in node.op.tensors.items()}
@@ -48,7 +49,14 @@ sizes, pairs = st.integers(1, 9), st.tuples(st.integers(1, 4), st.integers(1, 4)
     st.tuples(st.integers(1, 2), st.integers(1, 3)),
     st.integers(0, 2**32 - 1),
 )
-def test_comparisons_are_the_maximum_for_any_window(size, kernel, stride, padding, dilation, seed) -> None:
+def test_comparisons_are_the_maximum_for_any_window(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    seed: int,
+) -> None:
     op = MaxPool(kernel, stride, padding, dilation)
     try:
         op.check([(2, *size)])
@@ -84,9 +92,7 @@ def test_every_difference_is_within_the_range_of_its_comparison() -> None:
     ("before", "measured", "bound"),
     [(Relu(), None, 3.0), (Sigmoid(), None, 0.905148), (None, None, 5.0), (None, 1.5, 3.0), (Relu(), 2.0, 2.0)],
 )
-def test_the_range_of_comparisons_follows_what_the_pool_reads(
-    before: object, measured: float | None, bound: float
-) -> None:
+def test_the_range_of_comparisons_follows_what_the_pool_reads(before: Op, measured: float | None, bound: float) -> None:
     """A ReLU's output is not negative, so differences are no larger than its range of 3."""
     start = pooled(MaxPool(2), before=before)
     ranges = {name: 3.0 for name in start.ranges if name != "pool"} | ({"pool": measured} if measured else {})
