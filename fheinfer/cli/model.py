@@ -93,39 +93,44 @@ def import_(
         state=weights,
         mean=None if mean is None else _numbers("--mean", mean),
         std=None if std is None else _numbers("--std", std),
-        classes=None if classes is None else _classes(classes),
+        classes=None if classes is None else _distinct(_classes(classes)),
         name=name,
         entry=entry,
     )
     found = import_any(source, wishes)
-    model = _with_ranges(found.model, ranges, data)
+    model, measured = _with_ranges(found.model, ranges, data)
     model.save(output)
+    notes = (*found.notes, *measured)
     if as_json:
-        print_json({"notes": found.notes, **_fields(output, model)})
+        print_json({"notes": notes, **_fields(output, model)})
         return
-    for note in found.notes:
+    for note in notes:
         err.print(note)
     out.print(f"{output}: {model.name}, {len(model.tensors)} tensors, identity {model.identity[:16]}")
     if not model.ranges and model.graph.ranged:
         out.print(f"activation ranges are missing: measure them with `fheinfer calibrate {output} --data PATH`")
 
 
-def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> Model:
-    """The model with ranges of a file, or measured on the training images in a folder."""
+def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> tuple[Model, tuple[str, ...]]:
+    """The model with ranges of a file, or measured on training data; and notes on what was measured."""
     if ranges is not None:
         from fheinfer.evaluation.ranges import load
 
-        return replace(model, ranges=load(ranges, model).largest())
+        return replace(model, ranges=load(ranges, model).largest()), ()
     if data is None:
-        return model
+        return model, ()
     from fheinfer.cli.display import steps_bar
     from fheinfer.optional import needs_torch
 
     with needs_torch("measuring ranges"):
         from fheinfer.data import datasets
-        from fheinfer.train.calibrate import IMAGES, calibrate
+        from fheinfer.data.loaders import from_python
+        from fheinfer.train.calibrate import IMAGES, measure_ranges, with_ranges
+    examples = from_python(datasets.source(data), model.graph.input_shape, IMAGES)
     with steps_bar("measuring") as progress:
-        return calibrate(model, datasets.source(data), limit=IMAGES, progress=progress)
+        found = measure_ranges(model, examples, progress=progress)
+    said = f"activation ranges were measured on {found.images:,} {examples.noun}"
+    return with_ranges(model, found), (*examples.notes, said)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -165,6 +170,16 @@ def _classes(text: str) -> tuple[str, ...]:
         except CorruptArtifactError:
             raise InputError(f"{printable(path)}: no JSON list of names; write one name per line") from None
     return tuple(line.strip() for line in content.splitlines() if line.strip())
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names; an answer by a name that two classes have would say nothing."""
+    from fheinfer.data.files import printable
+
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise UsageError(f"--classes has {printable(twice, 80)!r} twice; give each class a name of its own")
+    return names
 
 
 def _fields(path: Path, model: Model) -> dict[str, Any]:

@@ -98,11 +98,12 @@ def finetune(
     recipe: RecipeOption = None,
     fused: FusedOption = False,
     resume: ResumeTraining = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Replace the ReLUs of a model, and what looks like them, by PAFs or quadratics, and train it on."""
     with _torch():
         from fheinfer.train import finetune as tuning
-    from fheinfer.cli.display import out
+    from fheinfer.cli.display import out, print_json
     from fheinfer.model.model import load
 
     if to is not None and to != "paf":
@@ -112,6 +113,18 @@ def finetune(
     model = load(file)
     with training_view() as observe:
         tuning.finetune(model, target, output, data, settings, resume, observe, fused)
+    if as_json:
+        tuned = load(output)
+        print_json(
+            {
+                "file": str(output),
+                "card": str(output.with_suffix(".md")),
+                "network": tuned.name,
+                "identity": tuned.identity,
+                "provenance": dict(tuned.provenance),
+            }
+        )
+        return
     out.print(f"{output} and {output.with_suffix('.md')}")
 
 

@@ -42,7 +42,8 @@ def calibrate(model: Model, data: Any, *, limit: int | None = LIMIT, progress: P
         progress: called with the examples that are done.
 
     Raises:
-        DatasetError: no examples, not of the network's input shape, or not normalised as the model says.
+        DatasetError: no examples, nothing but zeros, not of the network's input shape, or not normalised as the model
+            says.
         RangeError: a value that is not a number.
     """
     examples = from_python(data, model.graph.input_shape, limit)
@@ -77,6 +78,10 @@ def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: P
     graph = model.graph
     examples = data.fitted(graph.input_shape)
     ranged = {node.name for node in graph.ranged}
+    if not examples.inputs.any():
+        raise DatasetError(
+            f"all {len(examples):,} {examples.noun} are 0 everywhere; measure on data as the network was trained on"
+        )
     if not explain(model, examples):
         ranged.add(graph.input.name)
     histograms = {node.name: Histogram() for node in graph if node.name in ranged}

@@ -57,6 +57,11 @@ def test_import_with_normalisation_and_classes(command: Command, desk: Desk, tin
         assert (found.mean, found.std, list(found.classes)) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.25), names)
 
 
+def test_two_classes_of_one_name_are_refused(refused: Callable[..., None], desk: Desk) -> None:
+    where = ("model", "import", "tiny.safetensors", "-o", "new.safetensors")
+    refused(2, "--classes has 'cat' twice; give each class a name of its own", *where, "--classes", "cat,dog,cat")
+
+
 def test_another_number_of_classes_is_what_the_file_says(command: Command, desk: Desk) -> None:
     from fheinfer.frontends import zoo
 

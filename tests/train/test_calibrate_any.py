@@ -114,6 +114,8 @@ def test_values_that_are_no_numbers_and_shapes_that_do_not_fit_are_refused() -> 
         huge.calibrate(pixels)
     with pytest.raises(DatasetError, match="network takes"):
         model.calibrate(np.zeros((5, 3, 4, 7)))
+    with pytest.raises(DatasetError, match="all 5 images are 0 everywhere"):
+        model.calibrate(np.zeros((5, 4, 6, 3), np.uint8))
 
 
 def test_a_limit_and_progress_count_examples() -> None:
@@ -136,6 +138,10 @@ def test_the_command_takes_any_model_and_data(tmp_path: Path, command: Callable[
     other = tmp_path / "other.json"
     assert command("calibrate", path, "--data", tmp_path / "data.npz", "-o", other).code == 0
     assert command("model", "import", path, "--ranges", other, "-o", path).code == 0
+    measured = command(
+        "model", "import", path, "--data", tmp_path / "data.npz", "-o", tmp_path / "measured.safetensors"
+    )
+    assert "activation ranges were measured on 60 examples" in measured.err
     assert load(path).ranges["input"] >= ranges["input"]
     accuracy = command("accuracy", "--mode", "clear", "--model", path, "--data", tmp_path / "data.npz", "--top-k", "1")
     assert accuracy.code == 0, accuracy.err

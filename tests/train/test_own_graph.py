@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from fheinfer.data.labelled import DataSet
 from fheinfer.errors import DatasetError, UsageError
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph
-from fheinfer.model.model import load
+from fheinfer.model.model import Model, load
 from fheinfer.model.ops import GlobalAvgPool
 from fheinfer.train.evaluate import accuracy
 from fheinfer.train.finetune import finetune
@@ -45,6 +48,21 @@ def test_a_graph_of_ones_own_is_trained_then_fine_tuned(mosaics: Path, tmp_path:
     scores = [accuracy(from_model(m), test, m.mean, m.std) for m in (first, tuned)]
     assert min(scores) > 0.3  # of ten kinds
     assert "# mine+f1" in paf.with_suffix(".md").read_text()
+
+
+def test_the_command_prints_what_it_made_as_json(mosaics: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    first, tuned = tmp_path / "relu.safetensors", tmp_path / "paf.safetensors"
+    graph = own()
+    tensors = {name: np.full(shape, 0.1, np.float32) for name, shape in graph.tensor_shapes().items()}
+    Model(graph, tensors, (0.5,) * 3, (0.25,) * 3).save(first)
+    options = [f"--recipe={setting}" for setting in ("batch=50", "settle=1", "bfloat16=0", "crop=2")]
+    done = command(
+        "finetune", first, "--paf", "f1", "--data", mosaics, "--epochs", "1", *options, "-o", tuned, "--json"
+    )
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    assert (printed["file"], printed["card"]) == (str(tuned), str(tuned.with_suffix(".md")))
+    assert (printed["network"], printed["identity"]) == ("mine+f1", load(tuned).identity)
 
 
 def test_fewer_outputs_than_classes_are_refused(mosaics: Path, tmp_path: Path) -> None:
