@@ -184,6 +184,8 @@ class Packing:
         places = packing.places()
         if packing.total > slots or places.min() < 0 or places.max() >= rest["period"] * rest["ciphertexts"]:
             raise ValueError("a packing with places beyond its ciphertexts")
+        if len(np.unique(places // rest["period"])) != rest["ciphertexts"]:  # few bytes could claim any number of them
+            raise ValueError("a packing with a ciphertext that holds nothing")
         return packing
 
 

@@ -78,6 +78,7 @@ def test_replicas_are_rotated() -> None:
     {"strides": [-1, 1]},
     {"band": 0},
     {"ciphertexts": True},
+    {"ciphertexts": 1 << 24},
     {"extra": 1},
 ])  # fmt: skip
 def test_impossible_files_are_refused(changed: dict[str, Any]) -> None:

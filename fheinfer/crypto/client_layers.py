@@ -23,6 +23,8 @@ from fheinfer.tensor_file import tensor_metadata
 F64 = NDArray[np.float64]
 Tensors = Mapping[str, F64]
 MAX_BYTES = 1 << 30
+MAX_PADDED = 1 << 26
+"""Values of an image with its padding: few bytes of a file could ask for any memory."""
 SUFFIX = ".safetensors"
 
 
@@ -71,7 +73,7 @@ class ClientLayers:
                 inputs = [values[name] for name in node["inputs"]]
                 values[str(node["name"])] = LAYERS[node["op"]](inputs, node, self.tensors)
             return values[str(self.nodes[-1]["name"])]
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
             raise CorruptArtifactError(
                 f"the layers of the client do not fit each other ({str(error)[:100]}); get its files again"
             ) from None
@@ -137,6 +139,9 @@ def _windows(x: F64, node: Mapping[str, Any], fill: float) -> F64:
     """(B, C, H', W', kernel height, kernel width)."""
     (kh, kw), (sy, sx), dilation = (_pair(node.get(name, 1)) for name in ("kernel", "stride", "dilation"))
     top, bottom, left, right = _pair(node.get("padding", 0), 4)
+    height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
+    if x.shape[1] * height * width > MAX_PADDED:
+        raise ValueError(f"an image of {x.shape[1]} x {height} x {width} with its padding")
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     span = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
     seen = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))

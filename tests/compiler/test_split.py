@@ -182,6 +182,19 @@ def test_the_layers_are_bound_to_client_json(plan: Plan, tmp_path: Path) -> None
         alone.pack(np.zeros((3, 8, 8)))
 
 
+@pytest.mark.parametrize("fields", [
+    {"op": "max_pool", "kernel": 2, "padding": 10**6},
+    {"op": "max_pool", "kernel": 2, "stride": 0},
+    {"op": "conv2d", "kernel": 1, "groups": 0, "weight": "w"},
+    {"op": "power", "exponent": 10**400},
+])  # fmt: skip
+def test_layers_that_cannot_be_computed_are_refused(fields: dict[str, Any]) -> None:
+    nodes = ({"name": "x", "op": "input"}, {"name": "y", "inputs": ["x"], **fields})
+    layers = ClientLayers(b"", nodes, {"w": np.ones((1, 1, 1, 1))})
+    with pytest.raises(CorruptArtifactError, match="do not fit each other"):
+        layers(np.ones((1, 1, 4, 4)))
+
+
 def test_an_operation_that_clients_do_not_compute_is_named() -> None:
     graph = Graph("pads", (Node("x", ops.Input((4, 6, 5))), Node("y", ops.Pad((0, 0, 1, 1, 1, 1)), ("x",))))
     model = Model(graph, {}, (0.0,) * 4, (1.0,) * 4)
