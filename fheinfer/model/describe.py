@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fheinfer.model.model import Model
+from fheinfer.model.graph import Graph
+
+
+class Described(Protocol):
+    """What words are made of: the fields of a `Model`, which has them in its own."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def ranges(self) -> Mapping[str, float]: ...
+    @property
+    def provenance(self) -> Mapping[str, str]: ...
+    @property
+    def final(self) -> str: ...
+
 
 LAYOUTS = {1: "numbers", 2: "channels x length", 3: "channels x height x width"}
 """Axes of an input, by how many there are."""
@@ -15,7 +36,7 @@ SHOWN = 8
 """Names and numbers that are listed; the rest are counted."""
 
 
-def describe(model: Model) -> tuple[str, ...]:
+def describe(model: Described) -> tuple[str, ...]:
     """Input layout, normalisation, outputs with their classes, and operations, one line for each."""
     shape = model.graph.input_shape
     size = " x ".join(map(str, shape))
@@ -27,7 +48,7 @@ def describe(model: Model) -> tuple[str, ...]:
     )
 
 
-def in_words(model: Model) -> str:
+def in_words(model: Described) -> str:
     """All that is known of a model, in lines under its name: `describe`, where it comes from, what was measured."""
     activations, measured = model.graph.activations, bool(model.ranges)
     ranges = ["ranges: " + ("measured" if measured else "missing: calibrate the model")] if activations else []
@@ -45,7 +66,7 @@ def normalisation(shape: Sequence[int], mean: Sequence[float], std: Sequence[flo
     return f"of {scaled}, mean {_listed(mean)}, std {_listed(std)}"
 
 
-def _outputs(model: Model) -> list[str]:
+def _outputs(model: Described) -> list[str]:
     final = f", then {model.final.replace('_', '-')} by the client" if model.final else ""
     lines = []
     for name in model.graph.outputs:
@@ -57,7 +78,7 @@ def _outputs(model: Model) -> list[str]:
     return lines
 
 
-def _operations(model: Model) -> str:
+def _operations(model: Described) -> str:
     counts = Counter(node.op.kind for node in model.graph.nodes[1:])
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fheinfer.errors import CorruptArtifactError, GraphError, WeightsError
+from fheinfer.model.describe import in_words
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, from_fields, to_fields
 from fheinfer.model.verify import verify
@@ -90,8 +91,6 @@ class Model:
 
     def __str__(self) -> str:
         """What it takes and gives, how inputs are normalised, and what was assumed when it was imported."""
-        from fheinfer.model.describe import in_words
-
         return in_words(self)
 
     @property
