@@ -22,6 +22,7 @@ os.environ.update(openmp_limit())
 if TYPE_CHECKING:
     from fheinfer.approx import activation
     from fheinfer.client import Client
+    from fheinfer.compiler.auto import Wanted
     from fheinfer.compiler.pipeline import compile
     from fheinfer.compiler.plan import Plan
     from fheinfer.compiler.plan import load as load_plan
@@ -49,6 +50,7 @@ _PLACES = {
     "ParameterSet": "crypto.params",
     "Plan": "compiler.plan",
     "Server": "server",
+    "Wanted": "compiler.auto",
     "activation": "approx",
     "calibrate": "train.calibrate",
     "compile": "compiler.pipeline",
@@ -79,6 +81,7 @@ __all__ = [
     "ParameterSet",
     "Plan",
     "Server",
+    "Wanted",
     "activation",
     "calibrate",
     "compile",

@@ -84,6 +84,18 @@ def of_bits(bits: float, depth: int = 1, longest: int = LONGEST) -> Fidelity:
     return Fidelity(smooth, kinked, _composite(kinked), False, longest)
 
 
+def kept_bits(error: float, depth: int, *, kinked: bool) -> float:
+    """Returns the bits of the outputs that activations of such an error leave, at least: the rule of this module.
+
+    Args:
+        error: of an activation, of its largest output: the typical one with kinks, else the largest.
+        depth: activations in a row, the most of any way through the network.
+        kinked: whether the activation has kinks.
+    """
+    deeper = max(0.0, math.log2(depth / SHORT))
+    return max(0.0, -math.log2(error) - (KINKED if kinked else SMOOTH) - deeper) if error else math.inf
+
+
 def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximation | None:
     """Returns the polynomials of fewest levels for an activation on [-bound, bound]; None if none are exact enough.
 

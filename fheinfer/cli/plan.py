@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -396,6 +397,7 @@ def compile(
                 "files": files,
                 "client_until": plan.client.before.until if plan.client.before else None,
                 "expected_bits": plan.bits,
+                "polynomial_bits": None if plan.kept == math.inf else plan.kept,
                 "ciphertexts": max(plan.value_ciphertexts.values()),
                 "predictions": predictions(plan.client),
             }

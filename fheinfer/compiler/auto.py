@@ -41,6 +41,8 @@ LEAST_BOOTSTRAP_SCALE = 40
 """Bits: below, a bootstrap keeps too few of a value."""
 MOST_LEVELS = 16
 """After a bootstrap."""
+LEAST_LEVELS = 1
+"""Of a chain: a network of sums and views alone takes none."""
 NOMINAL_LEVELS = 20
 ABOUT = 1.02
 """Predictions as near to the fastest as that are equal, and precision decides."""
@@ -167,6 +169,7 @@ def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
     Raises:
         PlanError: no set fits; it says what the network needs and which layer needs it.
     """
+    depth = max(depth, LEAST_LEVELS)
     networks: dict[tuple[int, int], _Network] = {}
 
     def network(log_n: int, log_slots: int) -> _Network:
@@ -219,7 +222,7 @@ def _carries(log_n: int, depth: int) -> bool:
 
 def _digits(of: _Network, wanted: Wanted, log_n: int, log_slots: int, chain: Chain) -> Iterator[Candidate]:
     """The fewest digits that leave a scale for the wanted bits, and one more of each for comparison."""
-    levels_ = max(of.depth, wanted.levels or 0)
+    levels_ = max(of.depth, LEAST_LEVELS, wanted.levels or 0)
     levels_ += levels_ % 2 if chain == "composite" else 0
     if wanted.levels is not None and wanted.levels != levels_:
         return

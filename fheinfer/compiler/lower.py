@@ -77,7 +77,8 @@ def lower(program: Program, model: Model) -> Plan:
         "bootstraps": bootstraps,
         "keys": keys,
     }
-    return finished(client, program.relu.name, steps, constants, cost.table_bytes() if bootstraps else 0)
+    activation = program.relu.name if model.graph.has_relus else ""
+    return finished(client, activation, steps, constants, cost.table_bytes() if bootstraps else 0)
 
 
 OUTPUT_ROOM = 2.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from fheinfer.approx import Activation
 from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
@@ -56,6 +57,7 @@ def compile(
     backend: str | None = None,
     margin: float = RANGE_MARGIN,
     client_until: str | None = None,
+    memory: float | None = None,
     wanted: Wanted = ANYTHING,
 ) -> Plan:
     """The plan that runs a model under a parameter set.
@@ -71,10 +73,12 @@ def compile(
         margin: factor on the ranges.
         client_until: a node, or the path of a module: the layers up to it are the client's, who computes them in clear
             before it encrypts. Whoever has `client.json` and its companion knows their weights.
+        memory: bytes of a server, at most, for "auto": the same as `Wanted(memory=...)`.
         wanted: what "auto" has to keep to: a ring, a number of levels, a limit of memory and so on.
 
     Raises:
-        UsageError: an activation or backend that does not exist, bits together with an activation or out of range, a
+        UsageError: an activation or backend that does not exist, bits together with an activation, out of range or no
+            number, memory that is no number of bytes, a
             margin that is not positive, a node behind which the network cannot be cut, or something wanted of a set
             that is named.
         GraphError: a graph that breaks a rule of its stage.
@@ -83,6 +87,12 @@ def compile(
     """
     if not 0 < margin < math.inf:
         raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
+    _require_number("bits", bits)
+    if memory is not None:
+        _require_number("memory", memory)
+        if not 1 <= memory < math.inf:
+            raise UsageError(f"memory is a number of bytes, and {memory!r} is none; 6 GB are 6e9")
+        wanted = replace(wanted, memory=int(memory))
     if client_until is not None:
         cut = split(model, client_until, margin)
         plan = compile(cut.rest, set, activation=activation, bits=bits, backend=backend, margin=margin, wanted=wanted)
@@ -93,6 +103,11 @@ def compile(
     if wanted != ANYTHING:
         raise UsageError("a set that is named leaves nothing to choose: leave it out, or what is wanted of it")
     return start.plan(set if isinstance(set, ParameterSet) else parameter_set(set))
+
+
+def _require_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise UsageError(f"{name} is a number, and {value!r} is none; leave it out, or give one such as 8")
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ class Start:
     def plan(self, params: ParameterSet) -> Plan:
         """Returns what all of them make of it."""
         program = self.program(params)
-        made = lower(program, self.model)
+        made = replace(lower(program, self.model), kept=program.kept)
         if made.backend.name != "native":  # whose noise alone is modelled
             return made
         return replace(made, bits=expected_bits(program, params, made.bootstraps))

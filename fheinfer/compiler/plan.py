@@ -21,8 +21,8 @@ import numpy as np
 
 from fheinfer.compiler import why
 from fheinfer.compiler.maps import LINEAR
-from fheinfer.compiler.steps import RUNNABLE, Step
-from fheinfer.compiler.summary import summary
+from fheinfer.compiler.steps import BOOTSTRAPPED, RUNNABLE, Step
+from fheinfer.compiler.summary import grouped, summary
 from fheinfer.compiler.values import Arrays
 from fheinfer.compiler.why import Reason
 from fheinfer.crypto.backends import Backend, backend
@@ -34,7 +34,7 @@ from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError
 from fheinfer.model.model import Model
-from fheinfer.model.ops import Bootstrap, from_fields, to_fields
+from fheinfer.model.ops import Bootstrap, Chebyshev, from_fields, to_fields
 from fheinfer.packing import Packing
 from fheinfer.storage import atomic_write, make_folder, read_small
 from fheinfer.tensor_file import tensor_bytes, tensor_metadata
@@ -61,12 +61,13 @@ def base_memory(params: ParameterSet) -> int:
 class Plan:
     """Steps in order; the last one computes the outputs.
 
-    activation  what approximates a ReLU in it
+    activation  what approximates a ReLU in it; "" for a network without any
     constants   arrays that the steps name, float64
     keys        by policy: rotation keys, their size, and predicted time and memory
     table_bytes of the encoded matrices of bootstrapping, in memory
     why         each choice of `set="auto"` with its reason; no part of the plan's identity
     bits        that encryption is expected to leave of the worst output; as `why`, known where the plan was compiled
+    kept        that polynomials are expected to leave of PyTorch's outputs, infinite where they are exact; as `bits`
     """
 
     model: str
@@ -80,17 +81,19 @@ class Plan:
     client: ClientSpec
     why: tuple[Reason, ...] = ()
     bits: float | None = None
+    kept: float | None = None
 
     def __str__(self) -> str:
         """What a run will take, in a few lines."""
         return summary(
             self.client,
-            activation=self.activation if any(step.activation for step in self.steps) else "",
+            activation=": ".join(filter(None, (self.activation, grouped(self.degrees)))),
             steps=len(self.steps),
             bootstraps=self.bootstraps,
             multiplications=self.multiplications,
             widest=max(self.value_ciphertexts.values()),
             bits=self.bits,
+            kept=self.kept,
         )
 
     @property
@@ -112,6 +115,17 @@ class Plan:
     def outputs(self) -> tuple[str, ...]:
         """The values that are returned, by name, in the order of a result."""
         return tuple(output.name for output in self.client.outputs)
+
+    @property
+    def degrees(self) -> dict[str, tuple[int, ...]]:
+        """Activation -> degrees of its polynomials in order, of the series and quadratics that the steps evaluate."""
+        found: dict[str, list[int]] = {}
+        for step in self.steps:
+            if step.activation and isinstance(step.op, Chebyshev):
+                found.setdefault(step.activation, []).append(len(self.constants[step.op.coefficients]) - 1)
+            elif step.activation and isinstance(step.op, BOOTSTRAPPED):
+                found.setdefault(step.activation, []).append(2)
+        return {name: tuple(degrees) for name, degrees in found.items()}
 
     @cached_property
     def last_use(self) -> dict[str, int]:
@@ -188,7 +202,7 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
     client = kept | {"before": part, "mean": model.mean, "std": model.std}
     made = finished(client, plan.activation, plan.steps, plan.constants, plan.table_bytes)
-    return replace(made, client=made.client.with_layers(layers), why=plan.why, bits=plan.bits)
+    return replace(made, client=made.client.with_layers(layers), why=plan.why, bits=plan.bits, kept=plan.kept)
 
 
 def load(path: Path | str) -> Plan:

@@ -45,9 +45,10 @@ def expected_bits(program: Program, params: ParameterSet, bootstraps: int = 0) -
     series = any(isinstance(node.op, ops.Chebyshev) for node in program.graph)
     largest = 1.0 if series else params.max_slot
     variance = sum((units(program, node) * of_unit / largest) ** 2 for node in program.graph.nodes)
+    variance = variance or of_unit**2  # of encryption: all that a network of sums and views has
     if bootstraps:
         variance += bootstraps * ((EVAL_MOD_NOISE * of_unit) ** 2 + SINE_ERROR**2)
-    return -math.log2(WORST * math.sqrt(variance)) if variance else math.inf
+    return -math.log2(WORST * math.sqrt(variance))
 
 
 def units(program: Program, node: Node) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -34,6 +35,7 @@ class Program:
     relu         what approximates a ReLU, unless `bits` say how exact it has to be
     input_bound  largest |value| of a normalised input
     bits         that outputs are to keep against PyTorch (`fheinfer.approx.fidelity`); None for those of `relu`
+    kept         bits of the outputs that the polynomials leave of PyTorch's, at least; infinite where all are exact
     bounds       node -> largest |value| of its output, where more is known than sums and products say
     packings, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
     """
@@ -46,6 +48,7 @@ class Program:
     relu: Activation
     input_bound: float
     bits: float | None = None
+    kept: float = math.inf
     bounds: Mapping[str, float] = field(default_factory=dict)
     packings: Mapping[str, Packing] = field(default_factory=dict)
     scales: Mapping[str, Scale] = field(default_factory=dict)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.client_tensors import OutputSpec
 from fheinfer.model.describe import normalisation
@@ -17,6 +20,7 @@ def summary(
     multiplications: int,
     widest: int,
     bits: float | None = None,
+    kept: float | None = None,
 ) -> str:
     """Lines about a plan: sizes, levels, and what a run takes on this machine.
 
@@ -26,6 +30,7 @@ def summary(
         steps, bootstraps, multiplications: how many there are; the last of products with plaintexts.
         widest: ciphertexts of the largest value.
         bits: that encryption is expected to leave of the worst output; None where that is not known.
+        kept: that polynomials leave of PyTorch's outputs, at least; infinite where they are exact.
     """
     params = spec.params
     ring = f"N = 2^{params.log_n}, {params.slots:,} slots, {params.top_level} level{'s' * (params.top_level != 1)}"
@@ -40,6 +45,8 @@ def summary(
         rows.append(("activations", activation))
     if bits is not None:
         rows.append(("precision", f"encryption is expected to leave {bits:.1f} bits of the worst output"))
+    if kept is not None and kept < math.inf:
+        rows.append(("", _polynomials(kept, bits)))
     threads = machine_speed().threads
     for policy, needs in spec.keys.items():
         rows.append(
@@ -51,6 +58,29 @@ def summary(
             )
         )
     return "\n".join([f"{spec.model}, plan {spec.plan[:16]}", *(f"  {name:<14}{text}" for name, text in rows)])
+
+
+def grouped(degrees: Mapping[str, tuple[int, ...]]) -> str:
+    """Which degrees the polynomials of how many activations have, and the name of the first of each."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, numbers in degrees.items():
+        groups.setdefault(numbers, []).append(name)
+    return ", ".join(
+        f"degree{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))} ({_named(names)})"
+        for numbers, names in groups.items()
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _polynomials(kept: float, bits: float | None) -> str:
+    """What polynomials cost of the network's own outputs, and what to do where that is more than encryption does."""
+    text = f"polynomials are expected to leave {f'{kept:.1f} bits' if kept else 'no bit'} of PyTorch's outputs"
+    if bits is None or kept >= bits:
+        return text
+    return f"{text}: bits=8 asks for more, `fheinfer accuracy` measures"
 
 
 def _input(spec: ClientSpec) -> str:

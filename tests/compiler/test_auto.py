@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from fheinfer.compiler.why import lines
 from fheinfer.data.resources import default_model
 from fheinfer.errors import CorruptArtifactError, NotEnoughMemoryError, PlanError, UsageError
 from fheinfer.frontends import zoo
+from fheinfer.model import ops
+from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
 
 RANGE = 6.0
@@ -135,3 +138,34 @@ def test_reasons_lie_beside_the_plan(model: Model, tmp_path: Path) -> None:
     (tmp_path / "auto" / "why.json").write_text("{")
     with pytest.raises(CorruptArtifactError, match=r"why\.json.*delete it"):
         fheinfer.load_plan(tmp_path / "auto")
+
+
+def test_memory_can_be_given_alone(model: Model) -> None:
+    limit = 10**9
+    plan = compile(model, activation="square", memory=limit)
+    assert min(needs.peak_memory for needs in plan.keys.values()) <= limit
+    with pytest.raises(NotEnoughMemoryError, match="no parameter set runs this network within"):
+        compile(model, activation="square", memory=1_000_000)
+
+
+@pytest.mark.parametrize("given", [{"bits": "8"}, {"bits": True}, {"memory": "6GB"}, {"memory": True}, {"memory": -1}])
+def test_what_is_no_number_is_refused(model: Model, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is none"):
+        compile(model, **given)
+
+
+def of_nodes(*nodes: Node, **tensors: Any) -> Model:
+    graph = Graph("network", (Node("x", ops.Input((4,))), *nodes))
+    return Model(graph, tensors, (0.0,) * 4, (1.0,) * 4)
+
+
+def test_a_network_without_products_gets_a_chain_of_one_level() -> None:
+    value, x = np.arange(4, dtype=np.float32), np.array([0.5, -0.25, 1.0, 0.0])
+    shifted = compile(of_nodes(Node("y", ops.AddConstant("value", (4,)), ("x",)), value=value))
+    same = compile(of_nodes(Node("y", ops.Reshape((4,)), ("x",))))
+    for plan, expected in ((shifted, x + value), (same, x)):
+        assert plan.params.levels <= 2
+        assert plan.bits is not None
+        found = fheinfer.infer(plan, x)
+        assert isinstance(found, np.ndarray)
+        assert fheinfer.precision_bits(expected, found).minimum > plan.bits - 1

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
+import fheinfer
+from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.summary import summary
+from fheinfer.model import ops
+from fheinfer.model.graph import Graph, Node
+from fheinfer.model.model import Model
 from tests.crypto.specs import an_input, an_output, spec
 
 
@@ -50,3 +58,49 @@ def test_several_ciphertexts_and_outputs_are_said() -> None:
     ):
         assert part in text, part
     assert "activations" not in text
+    assert "polynomials" not in text
+
+
+@pytest.mark.parametrize(("activation", "less"), [("relu:3", True), ("relu:511", False)])
+def test_polynomials_that_are_coarser_than_encryption_are_said(activation: str, less: bool) -> None:
+    plan = compile(network("relu"), activation=activation)
+    assert plan.kept is not None
+    assert plan.bits is not None
+    assert (plan.kept < plan.bits) == less
+    text = str(plan)
+    assert f"{activation}: degree {activation[5:]} (relu)" in text
+    assert ("of PyTorch's outputs: bits=8 asks for more" in text) == less
+    assert "polynomials are expected to leave" in text
+
+
+def test_what_approximates_no_relu_is_not_named() -> None:
+    plan = compile(network("tanh"))
+    assert plan.activation == ""
+    assert re.search(r"activations +degree \d+ \(tanh\)", str(plan))
+
+
+def test_outputs_keep_what_the_polynomials_are_expected_to_leave() -> None:
+    for kind, activation in (("relu", "relu:15"), ("relu", "relu:127"), ("tanh", None)):
+        model = network(kind)
+        plan = compile(model, activation=activation)
+        inputs = np.random.default_rng(2).uniform(-1, 1, (20, 8))
+        bits = [
+            fheinfer.precision_bits(fheinfer.plain_outputs(model, x), fheinfer.run_slots(plan, x)).minimum
+            for x in inputs
+        ]
+        assert plan.kept is not None
+        assert np.median(bits) > plan.kept > 0, kind
+
+
+def network(kind: str) -> Model:
+    """Two linear layers with an activation of that name between them."""
+    rng = np.random.default_rng(1)
+    nodes = (
+        Node("x", ops.Input((8,))),
+        Node("first", ops.Linear(16, "w", "b"), ("x",)),
+        Node(kind, ops.Relu() if kind == "relu" else ops.Tanh(), ("first",)),
+        Node("second", ops.Linear(4, "v", "c"), (kind,)),
+    )
+    shapes = {"w": (16, 8), "b": (16,), "v": (4, 16), "c": (4,)}
+    tensors = {name: (rng.normal(size=shape) / 3).astype(np.float32) for name, shape in shapes.items()}
+    return Model(Graph("small", nodes), tensors, (0.0,) * 8, (1.0,) * 8, ranges={kind: 3.0})

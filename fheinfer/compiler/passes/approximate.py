@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from fheinfer.approx import fidelity, piecewise
-from fheinfer.approx.composition import Composition
+from fheinfer.approx import fidelity, fit, piecewise
+from fheinfer.approx.composition import F64, Composition
 from fheinfer.approx.fidelity import Fidelity
 from fheinfer.approx.forms import Gate, Polynomial, Quadratic
 from fheinfer.approx.functions import Function, function_of, leaky_relu
@@ -51,15 +52,16 @@ def approximate(program: Program) -> Program:
     """
     _check_ranges(program)
     constants = dict(program.constants)
-    asked = fidelity_of(program)
+    asked, depth, kept = fidelity_of(program), depth_of(program.graph), program.kept
     nodes: list[Node] = []
     for node in program.graph:
         pieces = Pieces(node, program.graph.shapes[node.name], constants)
         if make := _FORMS.get(type(node.op), _function if node.op.activation else None):
             make(program, pieces, node.op, asked)
             pieces.finish()
+            kept = min(kept, fidelity.kept_bits(pieces.error, depth, kinked=pieces.kinked))
         nodes += pieces.nodes or [node]
-    return program.with_nodes(nodes, constants)
+    return replace(program.with_nodes(nodes, constants), kept=kept)
 
 
 def fidelity_of(program: Program) -> Fidelity:
@@ -102,19 +104,27 @@ def _relu(program: Program, pieces: Pieces, op: ops.Relu, asked: Fidelity) -> No
     if isinstance(activation, Quadratic):  # not homogeneous, and valid everywhere: of x as it is
         powers = np.repeat(activation.polynomials.powers()[0][:, None], pieces.shape[0], axis=1)
         pieces.quadratic(pieces.x, powers, bound)
+        pieces.error, pieces.kinked = fit.typical_error(activation.evaluate, _positive, bound) / (bound or 1.0), True
     else:
         _relu_of(pieces, asked, bound)
+
+
+def _positive(x: F64) -> F64:
+    return np.maximum(x, 0.0)
 
 
 def _relu_of(pieces: Pieces, asked: Fidelity, bound: float, name: str = "") -> str:
     """relu(x) by what was chosen for it."""
     activation = asked.relu
+    if not isinstance(activation, Gate) and not (isinstance(activation, Polynomial) and activation.function == "ReLU"):
+        raise PlanError(
+            f"{activation.name} does not approximate the ReLU {pieces.node.name!r}; see `fheinfer approx list`"
+        )
+    pieces.error, pieces.kinked = piecewise.typical_of(activation), True
     if isinstance(activation, Gate):
         return pieces.gate(pieces.x, activation.step, bound, name)
-    if isinstance(activation, Polynomial) and activation.function == "ReLU":
-        (series,) = activation.polynomials.stages
-        return pieces.series(pieces.x, series, bound, bound, name)
-    raise PlanError(f"{activation.name} does not approximate the ReLU {pieces.node.name!r}; see `fheinfer approx list`")
+    (series,) = activation.polynomials.stages
+    return pieces.series(pieces.x, series, bound, bound, name)
 
 
 def _function(program: Program, pieces: Pieces, op: ops.Op, asked: Fidelity) -> None:
@@ -133,7 +143,10 @@ def _approximated(pieces: Pieces, function: Function, bound: float, asked: Fidel
             f"polynomial of {piecewise.MAX_LEVELS} levels; measure the ranges again (`fheinfer calibrate`), ask for "
             "fewer bits, or train the network with a range penalty"
         )
-    pieces.approximation(found, function.largest(bound) or 1.0)
+    largest = function.largest(bound) or 1.0
+    pieces.kinked = bool(function.inside(bound))
+    pieces.error = found.typical / largest if pieces.kinked else asked.smooth
+    pieces.approximation(found, largest)
 
 
 def _prelu(program: Program, pieces: Pieces, op: ops.Prelu, asked: Fidelity) -> None:
@@ -145,6 +158,7 @@ def _prelu(program: Program, pieces: Pieces, op: ops.Prelu, asked: Fidelity) -> 
         return
     straight = pieces.scaled(pieces.x, slopes, "slope")
     if isinstance(asked.relu, Gate):
+        pieces.error, pieces.kinked = piecewise.typical_of(asked.relu), True
         bent = pieces.gate(pieces.x, asked.relu.step, bound, "relu", pieces.scaled(pieces.x, 1 - slopes, "jump"))
     else:
         bent = pieces.scaled(_relu_of(pieces, asked, bound, "relu"), 1 - slopes, "jump")

@@ -22,12 +22,15 @@ class Pieces:
         node: the activation.
         x: what it reads.
         nodes: what it has become so far.
+        error: of its largest output; 0 where it is exact.
+        kinked: whether that is the typical error of a function with kinks, and not the largest of a smooth one.
     """
 
     def __init__(self, node: Node, shape: Shape, constants: Constants) -> None:
         self.node, self.shape, self.constants = node, shape, constants
         self.x = node.inputs[0] if node.inputs else ""
         self.nodes: list[Node] = []
+        self.error, self.kinked = 0.0, False
 
     def finish(self) -> None:
         """Gives the last node the name of the activation."""
