@@ -12,6 +12,7 @@ from fheinfer.cli import choices, unlock
 from fheinfer.cli.options import (
     ActOption,
     BackendOption,
+    BitsOption,
     JsonOption,
     KeysOption,
     ModelOption,
@@ -40,6 +41,7 @@ def keygen(
     model: ModelOption = None,
     act: ActOption = None,
     backend: BackendOption = None,
+    bits: BitsOption = None,
     rotations: RotationsOption = None,
     add: Annotated[
         bool, typer.Option("--add", help="Make only the keys that keys in DIR lack for this plan, under their secret.")
@@ -52,7 +54,8 @@ def keygen(
     """Make the secret key, and the keys that a server needs to evaluate a plan.
 
     DIR (by default keys/set<S>) gets secret/, which stays with you, server/, which a server needs, and client.json,
-    by which `encrypt` and `decrypt` know the plan.
+    by which `encrypt` and `decrypt` know the plan. For a set that keeps to a memory limit or a ring, `fheinfer compile`
+    first, and name its client.json.
     """
     from fheinfer.cli.display import err, spinner, steps_bar
     from fheinfer.crypto.client_spec import ClientSpec
@@ -65,11 +68,11 @@ def keygen(
     if add:
         refuse("--add keeps the keys that are there, and their kind", rotations=rotations, force=force)
     if client_json is not None:
-        refuse("client.json says it", set=set_name, model=model, act=act, backend=backend)
+        refuse("client.json says it", set=set_name, model=model, act=act, backend=backend, bits=bits)
         spec = ClientSpec.load(client_json)
     else:
         with spinner("compiling"):
-            spec = choices.spec_of(choices.plan_folder(None, set_name, model, act, backend))
+            spec = choices.spec_of(choices.plan_folder(None, set_name, model, act, backend, bits=bits))
     folder = choices.keys_folder(output, spec.params.name)
     opens = add and missing_keys(spec, Manifest.load(folder / SERVER_FOLDER / FILE_NAME))
     passphrase = unlock.passphrase_of(folder, passphrase_file) if opens else read_passphrase(passphrase_file)

@@ -144,6 +144,7 @@ def plan(
     ] = None,
     act: ActOption = None,
     backend: BackendOption = None,
+    bits: BitsOption = None,
     margin: MarginOption = None,
     rotations: RotationsOption = None,
     why: Annotated[
@@ -151,13 +152,16 @@ def plan(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run will do and take, before anything runs."""
+    """Show what a run will do and take, before anything runs.
+
+    What a chosen set has to keep to (--memory, --ring and so on) `fheinfer compile` takes: show its DIR by --plan.
+    """
     from fheinfer.cli.display import print_json, spinner
     from fheinfer.crypto.key_policy import choose
     from fheinfer.machine import available_memory
 
     with spinner("compiling"):
-        found = _planned(plan, set_name, model, network, act, backend, margin)
+        found = _planned(plan, set_name, model, network, act, backend, margin, bits)
     if why:
         _print_why(found, as_json=as_json)
         return
@@ -191,11 +195,12 @@ def _planned(
     act: str | None,
     backend: str | None,
     margin: float | None,
+    bits: float | None,
 ) -> Plan:
     from fheinfer.compiler.plan import load
 
     if network is None:
-        return load(choices.plan_folder(plan, set_name, model, act, backend, margin))
+        return load(choices.plan_folder(plan, set_name, model, act, backend, margin, bits))
     refuse("--network says what to plan", plan=plan, model=model)
     from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
@@ -207,6 +212,7 @@ def _planned(
         placeholder,
         params,
         activation=act,
+        bits=bits,
         backend=backend,
         margin=RANGE_MARGIN if margin is None else margin,
     )

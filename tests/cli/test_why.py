@@ -40,3 +40,15 @@ def test_what_a_named_set_fixes_is_refused(command: Callable[..., Any], tmp_path
     why = command("plan", "--plan", tmp_path / "plan", "--why")
     assert why.code == 2
     assert "--set auto" in why.err
+
+
+def test_plan_takes_the_bits_that_compile_takes(command: Callable[..., Any], tmp_path: Path) -> None:
+    perceptron(12, 8, 3).save(tmp_path / "small.safetensors")
+    small = ("--model", tmp_path / "small.safetensors", "--bits", 5)
+    found = command("plan", *small, "--json")
+    assert found.code == 0, found.err
+    compiled = command("compile", tmp_path / "small.safetensors", "--bits", 5, "-o", tmp_path / "plan", "--json")
+    assert json.loads(found.out)["identity"] == json.loads(compiled.out)["identity"]
+    refused = command("keygen", tmp_path / "plan" / "client.json", "--bits", 5, "-o", tmp_path / "keys")
+    assert refused.code == 2
+    assert "--bits" in refused.err
