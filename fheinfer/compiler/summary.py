@@ -66,13 +66,13 @@ def grouped(degrees: Mapping[str, tuple[int, ...]]) -> str:
     for name, numbers in degrees.items():
         groups.setdefault(numbers, []).append(name)
     return ", ".join(
-        f"degree{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))} ({_named(names)})"
+        f"degree{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))} in {_named(names)}"
         for numbers, names in groups.items()
     )
 
 
 def _named(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _polynomials(kept: float, bits: float | None) -> str:

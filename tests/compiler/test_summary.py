@@ -68,7 +68,7 @@ def test_polynomials_that_are_coarser_than_encryption_are_said(activation: str, 
     assert plan.bits is not None
     assert (plan.kept < plan.bits) == less
     text = str(plan)
-    assert f"{activation}: degree {activation[5:]} (relu)" in text
+    assert f"{activation}: degree {activation[5:]} in 'relu'" in text
     assert ("of PyTorch's outputs: bits=8 asks for more" in text) == less
     assert "polynomials are expected to leave" in text
 
@@ -76,7 +76,7 @@ def test_polynomials_that_are_coarser_than_encryption_are_said(activation: str, 
 def test_what_approximates_no_relu_is_not_named() -> None:
     plan = compile(network("tanh"))
     assert plan.activation == ""
-    assert re.search(r"activations +degree \d+ \(tanh\)", str(plan))
+    assert re.search(r"activations +degree \d+ in 'tanh'", str(plan))
 
 
 def test_outputs_keep_what_the_polynomials_are_expected_to_leave() -> None:
