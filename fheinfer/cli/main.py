@@ -25,7 +25,8 @@ from fheinfer.cli import (
 )
 from fheinfer.errors import FheinferError, NotEnoughMemoryError, StorageError, UsageError
 
-STOPPED = "stopped; `fheinfer infer --resume` and `fheinfer train --resume` go on from where they were"
+_RESUMED = ("infer", "evaluate", "accuracy", "train", "finetune")
+"""Commands that can go on from where they were."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,12 +98,17 @@ def main() -> None:
     except MemoryError:
         _fail("out of memory; close other programs or choose a smaller set", NotEnoughMemoryError.exit_code)
     except KeyboardInterrupt:
-        _fail(STOPPED, process.INTERRUPTED)
+        _fail(_stopped(), process.INTERRUPTED)
     except Exception as error:  # of which typer's own are
         _fail_usage(error)
     if code == process.INTERRUPTED:  # what typer makes of Ctrl-C
-        _fail(STOPPED, process.INTERRUPTED)
+        _fail(_stopped(), process.INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stopped() -> str:
+    command = next(iter(sys.argv[1:]), "")
+    return "stopped" + (f"; `fheinfer {command} --resume` goes on from where it was" if command in _RESUMED else "")
 
 
 def _run() -> object:
@@ -128,7 +134,7 @@ def _fail_usage(error: Exception) -> NoReturn:
     message: Any = getattr(error, "format_message", None)
     if message is None:
         if type(error).__name__ == "Abort":  # Ctrl-C and Ctrl-D at a prompt
-            _fail(STOPPED, process.INTERRUPTED)
+            _fail(_stopped(), process.INTERRUPTED)
         raise error
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]

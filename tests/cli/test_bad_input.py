@@ -381,12 +381,16 @@ def test_a_folder_that_is_a_file(refused: Refused, desk: Any, evaluate: tuple[ob
     refused(6, "", "export", "tiny.png", *SET)
 
 
-def test_a_stop_is_not_an_error_of_the_program(refused: Refused, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_not_an_error_of_the_program(
+    refused: Refused, command: Callable[..., Any], desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(images, "read_image", stop)
-    refused(130, "stopped", *INFER, "--image", "tiny.png")
+    refused(130, "stopped; `fheinfer infer --resume` goes on", *INFER, "--image", "tiny.png")
+    monkeypatch.setattr("fheinfer.model.model.load", stop)
+    assert command("compile", "tiny.safetensors", "-o", "new").err == "error: stopped\n"
 
 
 def test_errors_of_a_process_are_one_line_without_a_traceback(desk: Any, process: Callable[..., Any]) -> None:
