@@ -10,9 +10,11 @@ from math import inf, prod
 
 import numpy as np
 
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
-from fheinfer.compiler.views import VIEWS
+from fheinfer.compiler.views import VIEWS, view
 from fheinfer.model import ops
+from fheinfer.packing import Packing
 
 _LINEAR = (ops.Conv2d, ops.ConvTranspose2d, ops.Linear, ops.Resample)
 
@@ -46,3 +48,38 @@ def largest_slots(program: Program) -> dict[str, float]:
         if (bound := program.bounds.get(node.name)) is not None:
             found[node.name] = min(found[node.name], bound / float(np.abs(program.scales[node.name]).min()))
     return found
+
+
+def is_open(op: ops.Op, sources: Sequence[Packing], packing: Packing, inputs_open: Sequence[bool]) -> bool:
+    """Whether slots beside the elements of a value may hold more than its elements do.
+
+    A view leaves elements of other values in its ciphertexts, a sum of pixels parts of sums. Layers and products with
+    constants leave zeros.
+    """
+    if isinstance(op, (ops.Input, ops.MultiplyConstant, *LINEAR)):
+        return False
+    if isinstance(op, ops.SumPool):
+        return True
+    if isinstance(op, VIEWS):
+        return any(inputs_open) or _leaves_elements(op, sources, packing)
+    return any(inputs_open)
+
+
+def open_values(program: Program) -> set[str]:
+    """The values of which `is_open` holds."""
+    found: set[str] = set()
+    for node in program.graph:
+        sources = [program.packings[name] for name in node.inputs]
+        if is_open(node.op, sources, program.packings[node.name], [name in found for name in node.inputs]):
+            found.add(node.name)
+    return found
+
+
+def _leaves_elements(op: ops.Op, sources: Sequence[Packing], packing: Packing) -> bool:
+    _, chosen = view(op, sources, packing.shape)
+    first, held = 0, 0
+    for source in sources:
+        ciphertexts = source.places() // source.period + first
+        held += int(np.isin(ciphertexts, chosen).sum())
+        first += source.ciphertexts
+    return held > len(np.unique(packing.places()))

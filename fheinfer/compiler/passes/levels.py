@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fheinfer.compiler.magnitudes import largest_slots
+from fheinfer.compiler.magnitudes import largest_slots, open_values
 from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
@@ -151,12 +151,13 @@ def bootstrap_places(program: Program) -> frozenset[str]:
     """
     if not program.params.bootstraps:
         return frozenset()
-    largest, entry = largest_slots(program), program.graph.input.name
+    entry = program.graph.input.name
+    small = {name for name, slot in largest_slots(program).items() if slot <= 1 + SLACK} - open_values(program)
     return frozenset(
         node.name
         for node in program.graph.nodes[1:]
         if isinstance(node.op, BOOTSTRAPPED)
-        or (isinstance(node.op, LINEAR) and node.inputs[0] != entry and largest[node.inputs[0]] <= 1 + SLACK)
+        or (isinstance(node.op, LINEAR) and node.inputs[0] != entry and node.inputs[0] in small)
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fheinfer.compiler.maps import LINEAR
+from fheinfer.compiler.magnitudes import is_open
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.values import F64, Scale
 from fheinfer.compiler.view_arrays import compressed
@@ -54,6 +55,7 @@ class _Scales:
         self.of: dict[str, Scale] = {}
         self.max_slot = program.params.max_slot
         self.largest: dict[str, float] = {}  # slot of each node
+        self.open: set[str] = set()  # values beside whose elements slots may hold more
         self._visits: dict[type[ops.Op], Callable[[Node, Any], tuple[Node, Scale]]] = {
             ops.Input: self._input,
             ops.Conv2d: self._layer,
@@ -75,6 +77,9 @@ class _Scales:
         for node in self.graph:
             made, self.of[node.name] = self._visits[type(node.op)](node, node.op)
             self.largest[node.name] = self._largest(made)
+            sources = [self.packings[name] for name in made.inputs]
+            if is_open(made.op, sources, self.packings[node.name], [name in self.open for name in made.inputs]):
+                self.open.add(node.name)
             self.nodes.append(made)
         for name in self.graph.outputs:
             self._output(name)
@@ -160,7 +165,7 @@ class _Scales:
         return replace(node, op=replace(op, **changed))
 
     def _chebyshev(self, node: Node, op: ops.Chebyshev) -> tuple[Node, Scale]:
-        node = replace(node, inputs=(self._brought_to(node.inputs[0], op.bound, node),))
+        node = replace(node, inputs=(self._brought_to(node.inputs[0], op.bound, node, closed=True),))
         asked = self._required(node.name)
         out = asked if isinstance(asked, float) else op.unit
         name = f"{node.name}/scaled_coefficients"
@@ -169,10 +174,10 @@ class _Scales:
 
     def _multiply(self, node: Node, op: ops.Multiply) -> tuple[Node, Scale]:
         x, y = node.inputs
-        x = self._brought_to(x, op.bound, node)
+        x = self._brought_to(x, op.bound, node, closed=True)
         if op.second is not None:
             asked = self._asked_by(node, y)
-            y = self._brought_to(y, asked if isinstance(asked, float) else op.second, node)
+            y = self._brought_to(y, asked if isinstance(asked, float) else op.second, node, closed=True)
         return replace(node, inputs=(x, y)), self.of[x] * self.of[y]
 
     def _quadratic(self, node: Node, op: ops.Quadratic) -> tuple[Node, Scale]:
@@ -183,7 +188,7 @@ class _Scales:
         made = ops.Square(f"{node.name}/shift", f"{node.name}/constant", op.bound)
         self.constants[made.shift] = h / unit
         self.constants[made.constant] = (c0 - c2 * h**2) / square
-        source = self._brought_to(node.inputs[0], _axis(unit, rank), node)
+        source = self._brought_to(node.inputs[0], _axis(unit, rank), node, closed=True)
         return replace(node, op=made, inputs=(source,)), _axis(square, rank)
 
     def _add(self, node: Node, op: ops.Add) -> tuple[Node, Scale]:
@@ -230,14 +235,19 @@ class _Scales:
         scale = self.of[source]
         return replace(node, inputs=(source,)), scale if isinstance(scale, float) else np.ravel(scale)
 
-    def _brought_to(self, name: str, out: Scale, user: Node) -> str:
-        """The value itself where its scale is `out`, else a new node that multiplies it."""
+    def _brought_to(self, name: str, out: Scale, user: Node, *, closed: bool = False) -> str:
+        """The value itself where its scale is `out`, else a new node that multiplies it.
+
+        So does one that is to be `closed`, with zeros beside its elements: beyond [-1, 1] a polynomial grows beyond
+        what a modulus holds, in whichever slot.
+        """
         shape = self.shapes_of(name)
         wanted, have = spread(out, shape), spread(self.of[name], shape)
-        if same(np.broadcast_to(have, shape), np.broadcast_to(wanted, shape)):
+        equal = same(np.broadcast_to(have, shape), np.broadcast_to(wanted, shape))
+        if equal and not (closed and name in self.open):
             return name
         scaled = f"{user.name}/{name}"
-        factor = compressed(np.broadcast_to(have / wanted, shape))
+        factor = compressed(np.ones(shape) if equal else np.broadcast_to(have / wanted, shape))
         self.constants[f"{scaled}/factor"] = factor
         self.of[scaled], self.packings[scaled] = out, self.packings[name]
         self.largest[scaled] = self.max_slot
