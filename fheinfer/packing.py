@@ -34,6 +34,8 @@ __all__ = [
 
 Places = NDArray[np.int64]
 Shape = tuple[int, ...]
+MAX_CIPHERTEXTS = 1 << 13
+"""Of one value in a plan."""
 _COUNTS = ("band", "period", "rotation", "ciphertexts", "block", "width")
 MAX_PLACES = 1 << 24
 """Elements of a value, at most, that a file may claim."""
@@ -180,12 +182,17 @@ class Packing:
         start = np.asarray(content["start"])
         if start.dtype.kind != "i" or start.shape != (grid[0], -(-grid[1] // rest["band"])):
             raise ValueError("a packing whose places do not fit its grid")
+        if rest["block"] > rest["period"] or rest["ciphertexts"] > MAX_CIPHERTEXTS:
+            raise ValueError(f"a packing of {rest['ciphertexts']} ciphertexts, in blocks of {rest['block']}")
         packing = cls(shape, grid, start.astype(np.int64), row, column, **rest)
         places = packing.places()
         if packing.total > slots or places.min() < 0 or places.max() >= rest["period"] * rest["ciphertexts"]:
             raise ValueError("a packing with places beyond its ciphertexts")
         if len(np.unique(places // rest["period"])) != rest["ciphertexts"]:  # few bytes could claim any number of them
             raise ValueError("a packing with a ciphertext that holds nothing")
+        of_row = packing.start[:, np.arange(grid[1]) // packing.band] // packing.period
+        if (places.reshape(grid) // packing.period != of_row[:, :, None]).any():
+            raise ValueError("a packing with rows that leave their ciphertext")
         return packing
 
 
