@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.magnitudes import is_open
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.values import F64, Scale
 from fheinfer.compiler.view_arrays import compressed
