@@ -6,6 +6,7 @@ what they add to: their slots are as large as those of all addends together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, prod
 
 import numpy as np
