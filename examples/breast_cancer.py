@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,30 @@ from torch import nn
 
 import fheinfer as fi
 
+TRAINED = 455
+"""Tumours to train with; the others are to test with."""
 PATIENTS = 10
 """How many are classified encrypted."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """x: (569, 30), normalised by the mean and standard deviation of those to train with; labels: (569,)."""
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def load() -> Data:
+    found = load_breast_cancer()
+    order = np.random.default_rng(0).permutation(len(found.data))
+    rows, labels = found.data[order], torch.from_numpy(found.target[order])
+    mean, std = rows[:TRAINED].mean(0), rows[:TRAINED].std(0)
+    x = torch.from_numpy((rows - mean) / std).float()
+    return Data(x, labels, tuple(mean), tuple(std), tuple(map(str, found.target_names)))
 
 
 class Net(nn.Module):
@@ -50,17 +73,14 @@ def train(x: torch.Tensor, labels: torch.Tensor) -> nn.Module:
 
 
 def main() -> None:
-    data = load_breast_cancer()
-    order = np.random.default_rng(0).permutation(len(data.data))
-    rows, labels = data.data[order], torch.from_numpy(data.target[order])
-    mean, std = rows[:455].mean(0), rows[:455].std(0)
-    x = torch.from_numpy((rows - mean) / std).float()
-    net = train(x[:455], labels[:455])
-    right = (net(x[455:]).argmax(1) == labels[455:]).float().mean()
-    print(f"trained on 455 tumours; {100 * right:.1f} % of 114 others right in clear")
+    data = load()
+    x, labels = data.x, data.labels
+    net = train(x[:TRAINED], labels[:TRAINED])
+    right = (net(x[TRAINED:]).argmax(1) == labels[TRAINED:]).float().mean()
+    print(f"trained on {TRAINED} tumours; {100 * right:.1f} % of {len(x) - TRAINED} others right in clear")
 
-    model = fi.from_torch(net, torch.zeros(1, 30), mean=mean, std=std, classes=list(data.target_names))
-    model = model.calibrate(x[:455])
+    model = fi.from_torch(net, torch.zeros(1, 30), mean=data.mean, std=data.std, classes=data.classes)
+    model = model.calibrate(x[:TRAINED])
     plan = fi.compile(model)
     print(plan)
 
@@ -69,14 +89,14 @@ def main() -> None:
         fi.keygen(plan.client, keys)
         client = fi.Client(keys, plan.client)
         session = fi.Server().session(plan, keys / "server")
-        for patient in range(455, 455 + PATIENTS):
+        for patient in range(TRAINED, TRAINED + PATIENTS):
             request = client.encrypt(x[patient].double().numpy())
             began = time.perf_counter()
             result = session.evaluate(request)
             seconds = time.perf_counter() - began
             logits = client.decrypt(result, request=request)
             clear = net(x[patient]).detach().numpy()
-            found, truth = (data.target_names[i] for i in (fi.top_class(logits), labels[patient]))
+            found, truth = (data.classes[i] for i in (fi.top_class(logits), labels[patient]))
             print(
                 f"patient {patient}: {found:9} (really {truth:9})  {seconds:.2f} s, "
                 f"largest difference from PyTorch {np.abs(logits - clear).max():.4f}"
