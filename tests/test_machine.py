@@ -215,3 +215,27 @@ def test_this_very_machine() -> None:
     assert 0 < free.bytes <= psutil.virtual_memory().total
     assert 1 <= machine.usable_threads() <= len(os.sched_getaffinity(0))
     assert machine.peak_memory() > MIB
+
+
+def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it() -> None:
+    large = """
+import subprocess, sys
+held = b"x" * (300 << 20)
+small = "from fheinfer.machine import peak_memory; print(peak_memory())"
+subprocess.run([sys.executable, "-c", small], check=True)
+"""
+    here = str(Path(machine.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", large],
+        env={**os.environ, "PYTHONPATH": here},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 5 * MIB < int(done.stdout) < 200 * MIB
+
+
+def test_peak_memory_grows_with_what_a_process_takes(tmp_path: Path) -> None:
+    held = b"x" * (16 << 20)
+    assert machine.peak_memory() > len(held)
+    assert machine.peak_memory(tmp_path) > len(held), "without a status file, by what the system counts"
