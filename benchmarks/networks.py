@@ -26,6 +26,7 @@ import numpy as np
 import fheinfer as fi
 from benchmarks.subjects import CASES, Case, Subject, of_model
 from fheinfer.compiler.plan import Plan
+from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.errors import FheinferError
 from fheinfer.evaluating import EvaluatingProcess
 from fheinfer.model.model import load
@@ -89,7 +90,7 @@ HEADER = (
 )
 
 
-def measure(name: str, case: Case, subject: Subject, inputs: int, policy: str, options: dict[str, Any]) -> Row:
+def measure(name: str, case: Case, subject: Subject, inputs: int, policy: KeyPolicy, options: dict[str, Any]) -> Row:
     """Measures one network on the first of its inputs.
 
     Args:
@@ -125,7 +126,7 @@ def measure(name: str, case: Case, subject: Subject, inputs: int, policy: str, o
     )
 
 
-def _encrypted(plan: Plan, x: Any, policy: str, folder: Path) -> tuple[Any, dict[str, Any]]:
+def _encrypted(plan: Plan, x: Any, policy: KeyPolicy, folder: Path) -> tuple[Any, dict[str, Any]]:
     """(Decrypted outputs, what was measured)."""
     plan.save(folder / "plan")
     began = time.perf_counter()
