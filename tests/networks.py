@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -345,9 +347,7 @@ def checkerboard(neurons: int = 100) -> Network:
 @lru_cache
 def breast_cancer() -> Network:
     """30-64-64-2 with ReLUs on scikit-learn's breast cancer data; the last 114 rows to test with."""
-    from sklearn.datasets import load_breast_cancer  # type: ignore[import-untyped]
-
-    found = load_breast_cancer()
+    found: Any = import_module("sklearn.datasets").load_breast_cancer()  # not every environment has it
     order = np.random.default_rng(0).permutation(len(found.data))
     rows, labels = found.data[order], torch.from_numpy(found.target[order].astype(np.int64))
     mean, std = rows[:-114].mean(0), rows[:-114].std(0)
