@@ -109,8 +109,9 @@ class NativeNoise:
         return of_one * (step.multiplications * in_slots).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
-        """Returns `y` after decryption, which adds as much noise as there is."""
-        return y + self._normal(y) * (y - exact).square().mean().sqrt()
+        """Returns `y` after decryption, which adds as much noise as there is in the result of each input."""
+        noise = (y - exact).square().flatten(1).mean(1).sqrt()
+        return y + self._normal(y) * noise.view(-1, *[1] * (y.dim() - 1))
 
     def _add(self, y: Tensor, deviation: float | np.ndarray) -> Tensor:
         if isinstance(deviation, np.ndarray):

@@ -103,3 +103,13 @@ def test_the_same_seed_gives_the_same_noise(tiny_plan: fheinfer.Plan) -> None:
     one, same, other = (Batch(tiny_plan, noise_model(tiny_plan, seed)).logits(x) for seed in (1, 1, 2))
     assert one.equal(same)
     assert not one.equal(other)
+
+
+@pytest.mark.parametrize("lost", [float("nan"), 1e12])
+def test_decryption_of_an_input_that_left_its_range_spoils_no_other(tiny_model: Model, lost: float) -> None:
+    noise = NativeNoise(fheinfer.compile(tiny_model, TINY))
+    exact = torch.zeros(3, 10)
+    evaluated = exact + 1e-3
+    evaluated[0] = lost
+    decrypted = noise.decrypted(evaluated, exact)
+    assert decrypted[1:].abs().max() < 1e-2
