@@ -21,8 +21,8 @@ from fheinfer.model.model import Model
 from tests import networks
 
 F64 = NDArray[np.float64]
-CALIBRATED_ON = 300
-"""Training examples; more make a range larger by little."""
+CALIBRATED_ON = 1_000
+"""Training examples, as `Model.calibrate` takes by default; networks of random weights have fewer."""
 
 
 @dataclass(frozen=True)

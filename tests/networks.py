@@ -372,7 +372,7 @@ def heir_lenet(public_data: Path) -> Network:
 
 @lru_cache
 def mlperf_resnet8(public_data: Path, count: int = 1_000) -> Network:
-    """MLPerf Tiny's ResNet8 and `count` test images of CIFAR-10."""
+    """MLPerf Tiny's ResNet8, `count` test images of CIFAR-10 and 1,000 to calibrate with."""
     from fheinfer.data import datasets
     from fheinfer.data.images import CLASSES
 
@@ -388,9 +388,12 @@ def mlperf_resnet8(public_data: Path, count: int = 1_000) -> Network:
             _fill(layer, arrays, f"{kind}_{index}" if index else kind)
     module.dense.load_state_dict({"weight": arrays["dense.kernel"].T, "bias": arrays["dense.bias"]})
     images = datasets.load(public_data / "cifar10", "test").first(count)
-    x = torch.from_numpy(images.inputs.copy()).float().permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(images.labels.astype(np.int64))
-    return Network("mlperf-resnet8", module.eval(), *RAW, x, x[:200], labels, CLASSES)
+    x, train = (
+        torch.from_numpy(part.inputs.copy()).float().permute(0, 3, 1, 2).contiguous()
+        for part in (images, datasets.load(public_data / "cifar10", "train").first(1_000))
+    )
+    return Network("mlperf-resnet8", module.eval(), *RAW, x, train, labels, CLASSES)
 
 
 def _fill(layer: nn.Module, arrays: dict[str, Tensor], name: str) -> None:
