@@ -273,7 +273,8 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
             f"{size(least['peak_memory'])}"
         )
     for overflow in found.overflows:
-        scaled = model.graph[overflow.activation].op.kind == "paf"
+        # A comparison of a max pool is a part of a node, and no node itself.
+        scaled = any(node.name == overflow.activation and node.op.kind == "paf" for node in model.graph)
         wider = "raise --margin, or measure ranges on more data (fheinfer calibrate)"
         err.print(
             f"warning: {overflow.activation} leaves its range on {overflow.images:,} examples, by a factor of "

@@ -90,14 +90,16 @@ def test_json_has_no_infinity(command: Command, options: list[object]) -> None:
     assert None in [overflow["largest"] for overflow in found["overflows"]]
 
 
-def test_in_clear_a_network_need_not_fit_a_ciphertext(command: Command, options: list[object], tmp_path: Path) -> None:
+def test_networks_larger_than_a_ciphertext_are_measured(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
     path = tmp_path / "vgg.safetensors"
     random_model("vgg11", 1).save(path)
     done = command("accuracy", "--mode", "clear", *options, "--model", path, "--limit", 2, "--top-k", "10", "--json")
     assert json.loads(done.out)["top"]["10"] == 1
     done = command("accuracy", "--mode", "approx", *options, "--model", path, "--limit", 2)
-    assert done.code == 7
-    assert "node 'input' needs 4096 slots" in done.err
+    assert done.code == 0  # several ciphertexts do; comparisons of its max pools that leave their range are named
+    assert "stage1.pool" in done.err
 
 
 def test_every_image_is_in_the_csv(command: Command, options: list[object], wide_file: Path, tmp_path: Path) -> None:
@@ -150,9 +152,7 @@ def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
     assert all(abs(found["clear"] - p["accuracy"] - p["loss"]) < 1e-12 for p in found["points"])
 
 
-def test_a_search_over_sets_goes_by_predicted_time_and_leaves_out_what_does_not_fit(
-    command: Command, options: list[object], wide_file: Path
-) -> None:
+def test_a_search_over_sets_goes_by_predicted_time(command: Command, options: list[object], wide_file: Path) -> None:
     """Sets without bootstraps come first by degree, and end a search for most networks."""
     where = ["--over", "set", "--mode", "approx", *options, "--model", wide_file]
     done = command("search", "--max-loss", 1, *where, "--json")
@@ -160,10 +160,8 @@ def test_a_search_over_sets_goes_by_predicted_time_and_leaves_out_what_does_not_
     seconds = [p["seconds"] for p in found["points"]]
     assert seconds == sorted(seconds, reverse=True)  # everything is within the bound: ever cheaper ones are tried
     assert found["best"] == found["points"][-1]
-    assert found["best"]["setting"] == "set quad"  # not the first set, and cheaper than all others
-    assert set(found["unfit"]) == {"set turbo"}
-    assert "22 levels and no bootstrapping" in found["unfit"]["set turbo"]
-    assert "set turbo: omitted" in command("search", "--max-loss", 1, *where).out
+    assert found["best"]["setting"] == "set turbo"  # not the first set, and cheaper than all others
+    assert found["unfit"] == {}  # its 13 levels fit turbo's 22, too
 
 
 def test_a_search_over_degrees_leaves_out_those_too_deep_for_the_set(
@@ -171,7 +169,7 @@ def test_a_search_over_degrees_leaves_out_those_too_deep_for_the_set(
 ) -> None:
     where = ["--over", "degree", *options, "--set", 1, "--model", wide_file, "--margin", 0.2, "--limit", 5]
     found = json.loads(command("search", "--max-loss", 0, "--mode", "approx", *where, "--json").out)
-    assert list(found["unfit"]) == ["relu:119", "relu:127", "relu:200", "relu:247"]
+    assert list(found["unfit"]) == ["relu:200", "relu:247"]
     assert {p["setting"] for p in found["points"]} <= {"relu:7", "relu:15", "relu:31", "relu:63"}
 
 

@@ -158,7 +158,7 @@ def test_encrypted_accuracy(command: Command, desk: Desk, tiny_model: Model, mos
     [
         (2, "give one image", []),
         (2, "give one image", ["--image", "tiny.png", "--images", "tiny.png"]),
-        (2, "takes one image", ["--images", "tiny.png", "--backend", "slots"]),
+        (2, "takes one input", ["--images", "tiny.png", "--backend", "slots"]),
         (3, "no image here", ["--images", "plan"]),
         (3, "no such image", ["--images", "missing.png"]),
         (3, "nothing to resume", ["--images", "tiny.png", "--resume"]),
