@@ -226,7 +226,9 @@ def test_the_evaluating_process_gets_no_passphrase(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FHEINFER_PASSPHRASE", "of the secret key")
     monkeypatch.setenv("FHEINFER_OTHER", "is handed on")
     with EvaluatingProcess() as process:
-        given = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        place, until = Path(f"/proc/{process._process.pid}/environ"), time.monotonic() + 10
+        while not (given := place.read_bytes()) and time.monotonic() < until:
+            time.sleep(0.01)  # empty while the process starts
         process.finish()
     assert b"FHEINFER_OTHER=is handed on" in given
     assert b"of the secret key" not in given
