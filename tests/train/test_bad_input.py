@@ -30,7 +30,6 @@ from fheinfer.model.model import Model
         (("train", "--network", "resnet8-tiny", "--recipe", "alternate=2"), 2, "'alternate=2' is no NAME=VALUE"),
         (("train", "--network", "resnet8-tiny", "--recipe", "progressive=1"), 2, "progressive is for PAFs"),
         (("train", "--network", "checkerboard"), 3, "inputs of the shape (3, 32, 32), and the network takes (2,)"),
-        (("train", "--network", "vgg11", "--recipe", "prune=0.5"), 7, "needs 65536 slots"),
         (("train", "--network", "resnet8-tiny", "--teacher", "NOWHERE"), 3, "NOWHERE"),
         (("finetune", "RELU", "--paf", "relu"), 2, "no PAF 'relu'"),
         (("finetune", "RELU", "--to", "cubic"), 2, "no PAF 'cubic'"),
