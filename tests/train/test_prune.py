@@ -12,7 +12,7 @@ import torch
 from fheinfer.compiler.pipeline import compile
 from fheinfer.compiler.presets import set_for
 from fheinfer.data import datasets as data
-from fheinfer.errors import PlanError, UsageError
+from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.model import load
 from fheinfer.model.ops import Conv2d
@@ -127,5 +127,3 @@ def test_linear_layers_are_pruned_where_there_are_no_convolutions() -> None:
 def test_what_cannot_be_pruned() -> None:
     with pytest.raises(UsageError, match="prune"):
         Recipe(prune=1.0)
-    with pytest.raises(PlanError, match="needs 65536 slots"):
-        Diagonals(zoo.network("vgg11"))
