@@ -183,7 +183,8 @@ CiphertextPtr OpenFheEvaluator::multiply_accumulate(std::span<const CiphertextPt
 }
 
 CiphertextPtr OpenFheEvaluator::rescale(const CiphertextPtr& x) {
-    level_after(level(x), 1, "multiplication");
+    if (get(x)->GetNoiseScaleDeg() > 1)  // add() has rescaled sums already
+        level_after(level(x), 1, "multiplication");
     return rescaled(*context_, get(x)->Clone());
 }
 

@@ -206,8 +206,6 @@ def _least(program: Program, places: Collection[str]) -> dict[str, int]:
             if user.name in places and node.name == user.inputs[0]:
                 ways.append(max(before, lowest))
             before = max(before, least[user.name] + program.depth(user))
-        if node.name in graph.outputs:  # OpenFHE's rotations of a product at its last level leave nothing to rescale
-            before = max(before, int(program.backend.name == "openfhe"))
         least[node.name] = min(before, *ways) if ways else before
     return least
 
