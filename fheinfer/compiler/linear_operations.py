@@ -11,17 +11,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fheinfer.compiler.maps import LAYERS
 from fheinfer.compiler.rewriting import Rewriter
 from fheinfer.model.ops import Conv2d, ConvTranspose2d, Linear, Op, Resample, Shape
 
 F64 = NDArray[np.float64]
-LINEAR = (Conv2d, ConvTranspose2d, Linear, Resample)
-"""The operations that have weights, one level each."""
 
 
 def takes_output_factor(op: Op, value: F64) -> bool:
     """Whether the output of an operation can be multiplied by a constant in its weights."""
-    return isinstance(op, Linear) or (isinstance(op, LINEAR) and per_channel(value))
+    return isinstance(op, Linear) or (isinstance(op, LAYERS) and per_channel(value))
 
 
 def takes_output_term(op: Op, value: F64) -> bool:

@@ -98,14 +98,10 @@ def _output(program: Program, model: Model, name: str, largest: float) -> Output
     )
 
 
-WORKING_LIMIT = 1_500_000_000
-"""Bytes that a linear map holds beside its inputs and outputs at most (csrc/ckks/schedule.h)."""
-
-
 def _working_bytes(work: Work, params: ParameterSet) -> int:
     """The baby steps of a linear map, two polynomials each."""
     rows = sum(limbs * count for limbs, count in work.hoisted_key_switches.items())
-    return min(WORKING_LIMIT, 2 * rows * (8 << params.log_n))
+    return min(_core.working_limit(), 2 * rows * (8 << params.log_n))
 
 
 def _alive_bytes(program: Program) -> int:

@@ -11,13 +11,11 @@ from math import inf, prod
 
 import numpy as np
 
-from fheinfer.compiler.maps import LINEAR
+from fheinfer.compiler.maps import LAYERS, LINEAR
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.views import VIEWS, view
 from fheinfer.model import ops
 from fheinfer.packing import Packing
-
-_LINEAR = (ops.Conv2d, ops.ConvTranspose2d, ops.Linear, ops.Resample)
 
 
 def largest_slots(program: Program) -> dict[str, float]:
@@ -42,7 +40,7 @@ def largest_slots(program: Program) -> dict[str, float]:
             found[node.name] = max(usual, inputs[0] * float(np.max(ratio)))
         elif isinstance(node.op, VIEWS):
             found[node.name] = max(inputs)
-        elif isinstance(node.op, _LINEAR):
+        elif isinstance(node.op, LAYERS):
             found[node.name] = max(usual, *inputs, -inf)  # a sum may have left more than the layer reckons with
         else:
             found[node.name] = usual

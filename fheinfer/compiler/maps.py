@@ -15,7 +15,9 @@ from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.packing import Packing
 
-LINEAR = (ops.Conv2d, ops.ConvTranspose2d, ops.Linear, ops.Resample, ops.Repack)
+LAYERS = (ops.Conv2d, ops.ConvTranspose2d, ops.Linear, ops.Resample)
+"""The operations that have weights, one level each."""
+LINEAR = (*LAYERS, ops.Repack)
 """Operations that are one linear map, of one level."""
 
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from fheinfer.model.ops import Expand, Op, Permute, Reshape, Shape, Slice
 
 F64 = NDArray[np.float64]
-VIEWS = (Reshape, Permute, Slice, Expand)
+VIEWS_OF_ONE = (Reshape, Permute, Slice, Expand)
 """The views of one value that passes move constants through."""
 
 
 def viewed(op: Op, array: NDArray[Any]) -> NDArray[Any]:
-    """What one of `VIEWS` makes of an array."""
+    """What one of `VIEWS_OF_ONE` makes of an array."""
     match op:
         case Reshape():
             return array.reshape(op.shape)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fheinfer.compiler.view_arrays import viewed
+from fheinfer.compiler.view_arrays import VIEWS_OF_ONE, viewed
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.packing import Packing, Shape, of_places
 
-VIEWS = (ops.Reshape, ops.Permute, ops.Slice, ops.Concat, ops.Expand)
+VIEWS = (*VIEWS_OF_ONE, ops.Concat)
 
 
 def rearranged(op: ops.Op, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fheinfer.compiler.linear_operations import scale_output, shift_output, takes_output_factor, takes_output_term
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.rewriting import Rewriter
-from fheinfer.compiler.view_arrays import VIEWS, compressed, pulled
+from fheinfer.compiler.view_arrays import VIEWS_OF_ONE, compressed, pulled
 from fheinfer.model.graph import Node
 from fheinfer.model.ops import Add, AddConstant, Concat, MultiplyConstant, SumPool
 
@@ -129,7 +129,7 @@ def _parts(r: Rewriter, node: Node, op: Concat, value: F64) -> list[tuple[str, F
 def _before_view(
     r: Rewriter, node: Node, value: F64, search: Callable[[Rewriter, str, F64], Changes | None], fill: float
 ) -> Changes | None:
-    if not isinstance(node.op, VIEWS):
+    if not isinstance(node.op, VIEWS_OF_ONE):
         return None
     moved = pulled(node.op, value, r.shapes[node.inputs[0]], fill)
     return None if moved is None else search(r, node.inputs[0], moved)

@@ -21,7 +21,7 @@ from fheinfer.compiler.linear_operations import scale_input, shift_input, takes_
 from fheinfer.compiler.passes.fold_backward import Changes, invertible
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.rewriting import Rewriter
-from fheinfer.compiler.view_arrays import VIEWS, compressed, pushed
+from fheinfer.compiler.view_arrays import VIEWS_OF_ONE, compressed, pushed
 from fheinfer.model.graph import Node
 from fheinfer.model.ops import Add, AddConstant, Concat, MultiplyConstant, SumPool
 
@@ -98,7 +98,7 @@ def _through(r: Rewriter, user: Node, x: str, value: F64, search: Search, fill: 
         case Concat(axis=axis) if user.inputs.count(x) == 1:
             pieces = [np.broadcast_to(value if n == x else fill, r.shapes[n]) for n in user.inputs]
             return _users(r, user, compressed(np.concatenate(pieces, axis)), search)
-    return _users(r, user, pushed(user.op, value, shape), search) if isinstance(user.op, VIEWS) else None
+    return _users(r, user, pushed(user.op, value, shape), search) if isinstance(user.op, VIEWS_OF_ONE) else None
 
 
 def _users(r: Rewriter, node: Node, value: F64, search: Search) -> Changes | None:
