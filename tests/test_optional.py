@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fheinfer
 from fheinfer.errors import UsageError, WeightsError
+from fheinfer.model.model import Model
 from fheinfer.optional import needs, require
 
 WITHOUT = """
@@ -67,6 +71,15 @@ def test_the_command_line_without_them(process: Callable[..., Any], arguments: l
     assert result.code == (2 if says else 0), result.err
     assert says in result.err
     assert "Traceback" not in result.err
+
+
+def test_calibration_asks_for_torch_before_it_reads_data(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for calibrate in (tiny_model.calibrate, partial(fheinfer.calibrate, tiny_model)):
+        with pytest.raises(UsageError, match="calibration needs torch: pip install torch"):
+            calibrate(tmp_path / "missing")
 
 
 def test_importing_fheinfer_and_using_it_loads_none_of_them(process: Callable[..., Any]) -> None:

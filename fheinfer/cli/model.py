@@ -120,12 +120,12 @@ def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> tuple[
     if data is None:
         return model, ()
     from fheinfer.cli.display import steps_bar
-    from fheinfer.optional import needs_torch
+    from fheinfer.data import datasets
+    from fheinfer.data.loaders import from_python
+    from fheinfer.optional import require
+    from fheinfer.train.calibrate import IMAGES, measure_ranges, with_ranges
 
-    with needs_torch("measuring ranges"):
-        from fheinfer.data import datasets
-        from fheinfer.data.loaders import from_python
-        from fheinfer.train.calibrate import IMAGES, measure_ranges, with_ranges
+    require("torch", "measuring ranges")
     examples = from_python(datasets.source(data), model.graph.input_shape, IMAGES)
     with steps_bar("measuring") as progress:
         found = measure_ranges(model, examples, progress=progress)

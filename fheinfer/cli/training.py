@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fheinfer.cli.options import DataOption, JsonOption, OutputOption, refuse
-from fheinfer.optional import needs_torch
+from fheinfer.optional import require
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,15 +27,13 @@ FusedOption = Annotated[bool, typer.Option("--fused", help="Compile the network 
 ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]
 
 
-@contextmanager
-def _torch() -> Iterator[None]:
-    """For imports of training. Freed memory stays with the process: fetching it again page by page was half of all
+def _ready() -> None:
+    """Before imports of training. Freed memory stays with the process: fetching it again page by page was half of all
     processor time."""
     from fheinfer import _core
 
     _core.keep_freed_memory()
-    with needs_torch("training"):
-        yield
+    require("torch", "training")
 
 
 def _settings(recipe: list[str] | None, **short: float | None) -> list[str]:
@@ -64,11 +62,11 @@ def train(
     resume: ResumeTraining = False,
 ) -> None:
     """Train a network; write the model and a model card."""
-    with _torch():
-        from fheinfer.train.loop import train as run
-        from fheinfer.train.recipe import Recipe
+    _ready()
     from fheinfer.cli.display import out
     from fheinfer.model.model import load
+    from fheinfer.train.loop import train as run
+    from fheinfer.train.recipe import Recipe
 
     settings = Recipe().changed(_settings(recipe, epochs=epochs, peak_lr=lr, seed=seed))
     taught_by, first = (load(file) if file else None for file in (teacher, start))
@@ -101,10 +99,10 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Replace the ReLUs of a model, and what looks like them, by PAFs or quadratics, and train it on."""
-    with _torch():
-        from fheinfer.train import finetune as tuning
+    _ready()
     from fheinfer.cli.display import out, print_json
     from fheinfer.model.model import load
+    from fheinfer.train import finetune as tuning
 
     if to is not None and to != "paf":
         refuse(f"--to {to} says which polynomials", paf=paf)
@@ -147,14 +145,14 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the range of every activation's inputs over training data, and put the ranges into the model."""
-    with _torch():
-        from fheinfer.data import datasets
-        from fheinfer.data.loaders import from_python
-        from fheinfer.train.calibrate import measure_ranges, with_ranges
+    _ready()
     from fheinfer.cli.display import err, out, print_json, steps_bar, table
+    from fheinfer.data import datasets
+    from fheinfer.data.loaders import from_python
     from fheinfer.evaluation.ranges import in_words
     from fheinfer.model.model import load
     from fheinfer.storage import require_writable
+    from fheinfer.train.calibrate import measure_ranges, with_ranges
 
     target = file if output is None else output
     require_writable(target)

@@ -25,7 +25,6 @@ from fheinfer.model.describe import in_words
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.ops import Invalid, from_fields, to_fields
 from fheinfer.model.verify import verify
-from fheinfer.optional import needs_torch
 from fheinfer.progress import ProgressCallback, silent
 from fheinfer.storage import atomic_write, read_small
 from fheinfer.tensor_file import read_metadata, tensor_bytes, tensor_metadata
@@ -112,8 +111,7 @@ class Model:
             UsageError: torch is not installed.
             DatasetError, RangeError: as there.
         """
-        with needs_torch("calibration"):
-            from fheinfer import calibrate  # of a layer below this one, which only the package itself may name
+        from fheinfer import calibrate  # of a layer below this one, which only the package itself may name
 
         return calibrate(self, data, limit=limit, progress=progress)
 

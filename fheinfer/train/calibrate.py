@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fheinfer.data.labelled import DataSet
 from fheinfer.data.loaders import from_python
 from fheinfer.errors import DatasetError, RangeError
-from fheinfer.evaluation.inputs import BATCH, inputs_of
 from fheinfer.evaluation.ranges import BINS, Histogram, Ranges
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
+from fheinfer.optional import needs_torch, require
 from fheinfer.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGES = 10_000
 LIMIT = 1_000
@@ -42,10 +43,12 @@ def calibrate(model: Model, data: Any, *, limit: int | None = LIMIT, progress: P
         progress: called with the examples that are done.
 
     Raises:
+        UsageError: torch is not installed.
         DatasetError: no examples, nothing but zeros, not of the network's input shape, or not normalised as the model
             says.
         RangeError: a value that is not a number.
     """
+    require("torch", "calibration")
     examples = from_python(data, model.graph.input_shape, limit)
     return with_ranges(model, measure_ranges(model, examples, progress=progress))
 
@@ -60,7 +63,6 @@ def with_ranges(model: Model, ranges: Ranges) -> Model:
     return replace(model, ranges=ranges.largest())
 
 
-@torch.inference_mode()
 def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: ProgressCallback = silent) -> Ranges:
     """Measures range and histogram of the inputs of every activation, and of whatever else needs a range.
 
@@ -71,10 +73,15 @@ def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: P
         progress: called with the examples that are done.
 
     Raises:
-        UsageError: a margin below 1.
+        UsageError: a margin below 1, or torch is not installed.
         DatasetError: as `calibrate` says.
         RangeError: a value that is not a number.
     """
+    with needs_torch("calibration"):
+        import torch
+
+        from fheinfer.evaluation.inputs import BATCH, inputs_of
+
     graph = model.graph
     examples = data.fitted(graph.input_shape)
     ranged = {node.name for node in graph.ranged}
@@ -89,11 +96,12 @@ def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: P
     tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
     values = sum(math.prod(shape) for shape in graph.shapes.values())
     batch = max(1, min(BATCH, _VALUES_AT_ONCE // values))
-    for x, _ in inputs_of(examples, model.mean, model.std, torch.device("cpu"), progress, batch):
-        for node, inputs in _run(graph, tensors, x):
-            if node.name in histograms:
-                for value in inputs:
-                    _count(histograms[node.name], value, node.name)
+    with torch.inference_mode():
+        for x, _ in inputs_of(examples, model.mean, model.std, torch.device("cpu"), progress, batch):
+            for node, inputs in _run(graph, tensors, x):
+                if node.name in histograms:
+                    for value in inputs:
+                        _count(histograms[node.name], value, node.name)
     return found
 
 
@@ -150,5 +158,5 @@ def _count(histogram: Histogram, value: Tensor, name: str) -> None:
     if not largest < math.inf:
         raise RangeError(f"the input of {name!r} is not a number on one of the examples")
     histogram.stretch(largest)
-    counts = torch.histc(value, BINS, -histogram.bin_range, histogram.bin_range)
+    counts = value.histc(BINS, -histogram.bin_range, histogram.bin_range)
     histogram.counts += counts.numpy().astype(np.int64)

@@ -21,7 +21,9 @@ from fheinfer.crypto.artifact import Artifact, Kind
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import parameter_set
 from fheinfer.data import images
-from fheinfer.data.resources import default_model
+from fheinfer.model import ops
+from fheinfer.model.builder import GraphBuilder
+from tests.conftest import random_model
 
 Refused = Callable[..., None]
 SET = ("--set", "insecure-tiny")
@@ -300,9 +302,13 @@ def test_unknown_names(refused: Refused, desk: Any, tiny_result_file: Path) -> N
 
 
 def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> None:
-    refused(7, "slots", "plan", *SET, "--network", "resnet20")
-    refused(7, "slots", "keygen", *SET, "--model", default_model(), "-o", "new")
-    refused(7, "slots", "compile", default_model(), *SET, "-o", "new")
+    """A row of pixels is never cut: one longer than the slots has no packing."""
+    g = GraphBuilder("wide", (1, 1, 1024))
+    g.add("output", ops.Relu(), "input")
+    random_model(g.build(), 1).save(desk.folder / "wide.safetensors")
+    refused(7, "a row of 1024 pixels needs 1024 slots", "plan", *SET, "--model", "wide.safetensors")
+    refused(7, "a row of 1024 pixels needs 1024 slots", "keygen", *SET, "--model", "wide.safetensors", "-o", "new")
+    refused(7, "a row of 1024 pixels needs 1024 slots", "compile", "wide.safetensors", *SET, "-o", "new")
 
 
 def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
