@@ -135,6 +135,7 @@ class MapBuilder:
         out_period: int,
         out_rotation: int,
         block: int = 1,
+        shape_only: bool = False,
     ) -> None: ...
     def add(
         self,

@@ -116,17 +116,21 @@ void bind_linear_map(py::module_& m) {
 
     py::class_<MapBuilder>(m, "MapBuilder")
         .def(py::init([](int inputs, std::size_t in_period, std::size_t in_rotation, int outputs, std::size_t out_period,
-                         std::size_t out_rotation, std::size_t block) {
-                 return MapBuilder({inputs, in_period, in_rotation}, {outputs, out_period, out_rotation}, block);
+                         std::size_t out_rotation, std::size_t block, bool shape_only) {
+                 return MapBuilder({inputs, in_period, in_rotation}, {outputs, out_period, out_rotation}, block, shape_only);
              }),
              py::arg("inputs"), py::arg("in_period"), py::arg("in_rotation"), py::arg("outputs"), py::arg("out_period"),
-             py::arg("out_rotation"), py::arg("block") = 1)
+             py::arg("out_rotation"), py::arg("block") = 1, py::arg("shape_only") = false)
         .def("add",
              [](MapBuilder& b, std::pair<int, int> size, std::pair<int, int> in_strides, std::pair<int, int> out_strides,
-                const Places& outs, const Places& ins, const Doubles& weights, int groups) {
+                const Places& outs, const Places& ins, const py::array& weights, int groups) {
                  const Pattern pattern{size.first, size.second, in_strides.first, in_strides.second, out_strides.first, out_strides.second};
-                 b.add(pattern, {outs.data(), static_cast<std::size_t>(outs.size())}, {ins.data(), static_cast<std::size_t>(ins.size())},
-                       view(weights), groups);
+                 const std::span<const int64_t> to(outs.data(), static_cast<std::size_t>(outs.size()));
+                 const std::span<const int64_t> from(ins.data(), static_cast<std::size_t>(ins.size()));
+                 if (b.shape_only())  // of broadcast ones, which are no array in memory
+                     b.add(pattern, to, from, {}, groups);
+                 else
+                     b.add(pattern, to, from, view(Doubles(weights)), groups);
              },
              py::arg("size"), py::arg("in_strides"), py::arg("out_strides"), py::arg("outs"), py::arg("ins"), py::arg("weights"),
              py::arg("groups") = 1)

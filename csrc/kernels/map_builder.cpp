@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
-#include "kernels/steps.h"
 
 namespace fheinfer {
 
@@ -47,12 +46,21 @@ struct Entries {
     }
 };
 
+std::size_t diagonal_of(const LinearMap& map, const std::vector<StepPlace>& places, uint32_t sum, std::size_t distance) {
+    const auto& place = places[distance];
+    return map.index(static_cast<int>(sum) / map.inputs, place.giant, static_cast<int>(sum) % map.inputs,
+                     static_cast<std::size_t>(place.baby));
+}
+
 }  // namespace
 
-MapBuilder::MapBuilder(Side in, Side out, std::size_t block)
-    : in_(in), out_(out), block_(block), total_(std::max(in.total(), out.total())), rotated_(in.rotation || out.rotation) {
+MapBuilder::MapBuilder(Side in, Side out, std::size_t block, bool shape_only)
+    : in_(in), out_(out), block_(block), total_(std::max(in.total(), out.total())), rotated_(in.rotation || out.rotation),
+      shape_only_(shape_only) {
     check_side(in, block);
     check_side(out, block);
+    if (shape_only_)
+        seen_.resize(static_cast<std::size_t>(in.ciphertexts) * out.ciphertexts);
     if (!rotated_)
         return;
     const std::size_t positions = total_ / block, ins = in.period / block, outs = out.total() / block, turn = in.rotation / block;
@@ -72,8 +80,8 @@ std::size_t MapBuilder::modulus() const {
 
 void MapBuilder::add(const Pattern& pattern, std::span<const int64_t> outs, std::span<const int64_t> ins, std::span<const double> weights,
                      int groups) {
-    if (groups < 1 || outs.size() % groups || ins.size() % groups || weights.size() != outs.size() * (ins.size() / groups) ||
-        pattern.rows < 1 || pattern.columns < 1)
+    if (groups < 1 || outs.size() % groups || ins.size() % groups || pattern.rows < 1 || pattern.columns < 1 ||
+        (!shape_only_ && weights.size() != outs.size() * (ins.size() / groups)))
         throw Error(ErrorKind::kPlan, "weights that do not fit the places of a linear map");
     const auto inside = [](std::span<const int64_t> places, const Side& s) {
         return std::all_of(places.begin(), places.end(),
@@ -93,13 +101,15 @@ void MapBuilder::add(const Pattern& pattern, std::span<const int64_t> outs, std:
     patterns_.push_back(pattern);
     const auto number         = static_cast<uint32_t>(patterns_.size() - 1);
     const std::size_t of_ins  = ins.size() / groups, of_outs = outs.size() / groups;
+    if (const std::size_t needed = terms_.size() + outs.size() * of_ins * out_.replicas(); !shape_only_ && needed > terms_.capacity())
+        terms_.reserve(std::max(needed, terms_.capacity() + terms_.capacity() / 2));  // exactly, for a layer of one pattern
     for (std::size_t o = 0; o < outs.size(); ++o) {
         if (outs[o] < 0)
             continue;
         const auto from = ins.subspan(o / of_outs * of_ins, of_ins);
         for (std::size_t c = 0; c < of_ins; ++c)
             if (from[c] >= 0)
-                join(number, outs[o], from[c], weights[o * of_ins + c]);
+                join(number, outs[o], from[c], shape_only_ ? 1.0 : weights[o * of_ins + c]);
     }
 }
 
@@ -127,38 +137,50 @@ void MapBuilder::join(uint32_t number, int64_t out, int64_t in, double weight) {
     const auto u    = static_cast<std::size_t>(in) % in_.period, p = static_cast<std::size_t>(out) % out_.period;
     if (!rotated_) {
         const std::size_t d = (u - p) & (in_.period - 1);
-        terms_.push_back({weight, number, sum, static_cast<int32_t>(p), static_cast<int32_t>(d)});
+        put({weight, number, sum, static_cast<int32_t>(p), static_cast<int32_t>(d)});
         return;
     }
     for (std::size_t replica = 0; replica < out_.replicas(); ++replica) {
         const std::size_t q = replica * out_.period + ((p - replica * out_.rotation) & (out_.period - 1));
         const auto [part, blocks] = sources_[q / block_ * (in_.period / block_) + u / block_];
         const long distance = static_cast<long>(blocks) * block_ + static_cast<long>(u % block_) - static_cast<long>(q % block_);
-        terms_.push_back({weight, number, sum, static_cast<int32_t>(q + part * out_.total()),
-                          static_cast<int32_t>(distance & (total_ - 1))});
+        put({weight, number, sum, static_cast<int32_t>(q + part * out_.total()), static_cast<int32_t>(distance & (total_ - 1))});
     }
 }
 
-LinearMap MapBuilder::finish() {
-    // A ciphertext that nothing is added to, of pixels that see padding alone, is a zero of its own.
-    std::vector<char> reached(out_.ciphertexts);
+void MapBuilder::put(const Term& term) {
+    if (!shape_only_) {
+        terms_.push_back(term);
+        return;
+    }
+    auto& bits = seen_[term.sum];
+    const std::size_t distance = static_cast<std::size_t>(term.distance) & (modulus() - 1);
+    if (bits.empty())
+        bits.resize(modulus() / 64 + 1);
+    bits[distance / 64] |= uint64_t{1} << distance % 64;
+}
+
+template <class F>
+void MapBuilder::for_each(F&& f) const {
+    const std::size_t mask = modulus() - 1;
     for (const auto& t : terms_)
-        reached[t.sum / in_.ciphertexts] = 1;
-    for (int j = 0; j < out_.ciphertexts; ++j)
-        if (!reached[j]) {
-            patterns_.push_back({});
-            join(static_cast<uint32_t>(patterns_.size() - 1), j * static_cast<int64_t>(out_.period), 0, 0.0);
-        }
+        f(t.sum, static_cast<std::size_t>(t.distance) & mask);
+    for (std::size_t sum = 0; sum < seen_.size(); ++sum)
+        for (std::size_t word = 0; word < seen_[sum].size(); ++word)
+            for (uint64_t bits = seen_[sum][word]; bits; bits &= bits - 1)
+                f(static_cast<uint32_t>(sum), word * 64 + static_cast<std::size_t>(std::countr_zero(bits)));
+}
+
+LinearMap MapBuilder::steps(std::vector<StepPlace>& places) const {
     const auto m = static_cast<int>(modulus());
     std::vector<char> seen(m);
-    for (const auto& t : terms_)
-        seen[t.distance & (m - 1)] = 1;
+    for_each([&](uint32_t, std::size_t distance) { seen[distance] = 1; });
     std::vector<int> distances;
     for (int d = 0; d < m; ++d)
         if (seen[d])
             distances.push_back(d);
     const StepSplit split = split_steps(distances, m, in_.ciphertexts, out_.ciphertexts);
-    const auto places     = step_places(split, m);
+    places                = step_places(split, m);
 
     LinearMap map;
     map.period       = total_;
@@ -173,12 +195,29 @@ LinearMap MapBuilder::finish() {
     map.shift        = split.shift();
     for (std::size_t k = out_.total(); k < in_.total(); k *= 2)
         map.rotate_and_sum.push_back(static_cast<int>(k));
+    return map;
+}
 
-    const auto index = [&](const Term& t) {
-        const auto& place = places[t.distance & (m - 1)];
-        return map.index(static_cast<int>(t.sum) / map.inputs, place.giant, static_cast<int>(t.sum) % map.inputs,
-                         static_cast<std::size_t>(place.baby));
-    };
+LinearMap MapBuilder::finish() {
+    // A ciphertext that nothing is added to, of pixels that see padding alone, is a zero of its own.
+    std::vector<char> reached(out_.ciphertexts);
+    for_each([&](uint32_t sum, std::size_t) { reached[sum / in_.ciphertexts] = 1; });
+    for (int j = 0; j < out_.ciphertexts; ++j)
+        if (!reached[j]) {
+            patterns_.push_back({});
+            join(static_cast<uint32_t>(patterns_.size() - 1), j * static_cast<int64_t>(out_.period), 0, 0.0);
+        }
+    std::vector<StepPlace> places;
+    LinearMap map = steps(places);
+    if (shape_only_) {
+        map.present.assign(map.diagonals(), 0);
+        for_each([&](uint32_t sum, std::size_t distance) { map.present[diagonal_of(map, places, sum, distance)] = 1; });
+        map.write = [](std::size_t, std::span<double>) { throw Error(ErrorKind::kPlan, "a linear map of a shape alone has no weights"); };
+        seen_.assign(seen_.size(), {});
+        return map;
+    }
+    const auto m     = static_cast<int>(modulus());
+    const auto index = [&](const Term& t) { return diagonal_of(map, places, t.sum, t.distance & (m - 1)); };
     const auto entries = std::make_shared<Entries>();
     entries->period    = total_;
     entries->patterns  = std::move(patterns_);

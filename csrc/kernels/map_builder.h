@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/linear_map.h"
+#include "kernels/steps.h"
 
 namespace fheinfer {
 
@@ -40,18 +41,23 @@ struct Pattern {
 // Rotations depend on places alone, not on weights; diagonals that are all zero are omitted.
 class MapBuilder {
 public:
-    // block: slots that a rotated replica moves as a whole; each pattern stays inside one block. Throws Error(kPlan) for sides that
-    // cannot be.
-    MapBuilder(Side in, Side out, std::size_t block = 1);
+    // block: slots that a rotated replica moves as a whole; each pattern stays inside one block. shape_only: the map is to be
+    // counted, not evaluated; weights are not read, none is taken for zero, and memory is a bit for each distance instead of 24
+    // bytes for each weight. Throws Error(kPlan) for sides that cannot be.
+    MapBuilder(Side in, Side out, std::size_t block = 1, bool shape_only = false);
 
     // Every output place with every input place of its group: `weights` is (outs.size(), ins.size() / groups), row-major, and output
     // o reads the inputs of group o * groups / outs.size(). A negative place is no place: its products are omitted.
-    // Throws Error(kPlan) for places beyond the sides.
+    // With shape_only, weights may be empty. Throws Error(kPlan) for places beyond the sides.
     void add(const Pattern& pattern, std::span<const int64_t> outs, std::span<const int64_t> ins, std::span<const double> weights,
              int groups);
 
     // The map; the builder is empty afterwards.
     LinearMap finish();
+
+    bool shape_only() const {
+        return shape_only_;
+    }
 
 private:
     struct Term {
@@ -69,14 +75,21 @@ private:
     void add_apart(const Pattern& pattern, bool rows, bool columns, std::span<const int64_t> outs, std::span<const int64_t> ins,
                    std::span<const double> weights, int groups);
     void join(uint32_t number, int64_t out, int64_t in, double weight);
+    void put(const Term& term);
+    // Calls f(sum, distance modulo `modulus()`) for each term, or with shape_only for each pair that there is.
+    template <class F>
+    void for_each(F&& f) const;
+    // The map's steps, without diagonals, and where each distance is among them.
+    LinearMap steps(std::vector<StepPlace>& places) const;
     std::size_t modulus() const;
 
     Side in_, out_;
     std::size_t block_, total_;
-    bool rotated_;
+    bool rotated_, shape_only_;
     std::vector<Source> sources_;
     std::vector<Pattern> patterns_;
     std::vector<Term> terms_;
+    std::vector<std::vector<uint64_t>> seen_;  // with shape_only: by sum, a bit for each distance; empty where there is none
 };
 
 }  // namespace fheinfer

@@ -27,9 +27,24 @@ def linear_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) 
     Raises:
         PlanError: packings that the operation cannot work between.
     """
+    return _map(op, constants, source, target, shape_only=False)
+
+
+def shape_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) -> _core.LinearMap:
+    """The same with no weight zero, to be counted only: rotations, levels and predictions are settled before weights
+    are known."""
+    ones = {
+        name: np.broadcast_to(1.0, constants[name].shape)
+        for role, name in op.tensors.items()
+        if role in ("weight", "gain", "factor")
+    }
+    return _map(op, {**constants, **ones}, source, target, shape_only=True)
+
+
+def _map(op: ops.Op, constants: Arrays, source: Packing, target: Packing, *, shape_only: bool) -> _core.LinearMap:
     block = min(source.block, target.block) if source.rotation or target.rotation else 1
     sides = (source.ciphertexts, source.period, source.rotation), (target.ciphertexts, target.period, target.rotation)
-    builder = _core.MapBuilder(*sides[0], *sides[1], block)
+    builder = _core.MapBuilder(*sides[0], *sides[1], block, shape_only)
     if isinstance(op, ops.Conv2d):
         _convolution(builder, op, constants[op.weight], source, target)
     elif isinstance(op, ops.ConvTranspose2d):
@@ -44,16 +59,6 @@ def linear_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) 
     else:
         raise PlanError(f"{op.kind} is no linear operation")
     return builder.finish()
-
-
-def shape_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) -> _core.LinearMap:
-    """The same with no weight zero: rotations, levels and predictions are settled before weights are known."""
-    ones = {
-        name: np.ones(constants[name].shape)
-        for role, name in op.tensors.items()
-        if role in ("weight", "gain", "factor")
-    }
-    return linear_map(op, {**constants, **ones}, source, target)
 
 
 def shape_key(op: ops.Op) -> tuple[object, ...]:

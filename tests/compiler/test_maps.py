@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fheinfer import _core
-from fheinfer.compiler.maps import distances, linear_map
+from fheinfer.compiler.maps import distances, linear_map, shape_map
 from fheinfer.compiler.passes.pack import kept_grid
+from fheinfer.compiler.work import Work
 from fheinfer.errors import PlanError
 from fheinfer.model import ops
 from fheinfer.packing import Packing, grid_packing, pack, unpack
@@ -21,13 +22,22 @@ from fheinfer.packing import Packing, grid_packing, pack, unpack
 SLOTS = 256
 
 
+def work(made: _core.LinearMap, source: Packing) -> Work:
+    """What a map takes."""
+    evaluator = _core.TraceEvaluator(SLOTS, _core.LevelModel(1, 0, 0))
+    _core.linear_map(evaluator, [evaluator.encrypt(1)] * source.ciphertexts, made)
+    return Work.of(evaluator.report())
+
+
 def applied(
     op: ops.Op, constants: dict[str, np.ndarray], x: np.ndarray, source: Packing, target: Packing
 ) -> np.ndarray:
-    """The layer on slots: every slot of the result that holds no element is zero."""
+    """The layer on slots: every slot of the result that holds no element is zero. Its shape alone counts the same."""
+    made = linear_map(op, constants, source, target)
+    assert work(made, source) == work(shape_map(op, constants, source, target), source)
     evaluator = _core.SlotsEvaluator(SLOTS, _core.LevelModel(1, 0, 0))
     xs = [evaluator.encrypt(slots, 1) for slots in pack(x, source)]
-    ys = _core.linear_map(evaluator, xs, linear_map(op, constants, source, target))
+    ys = _core.linear_map(evaluator, xs, made)
     slots = [evaluator.decrypt(y) for y in ys]
     found = unpack(slots, target)
     np.testing.assert_allclose(np.stack(slots)[:, : target.total], pack(found, target), atol=1e-9)
@@ -209,3 +219,11 @@ def test_the_counts_of_the_documentation(case: tuple[tuple[int, int, int], tuple
     report = trace.report()
     counts = (report.plain_multiplications, report.hoisted_key_switches, report.key_switches)
     assert (*(sum(c.values()) for c in counts), len(report.rotation_keys)) == COUNTS[case]
+
+
+def test_the_map_of_a_shape_alone_is_not_evaluated() -> None:
+    source = grid_packing((8,), SLOTS)
+    found = shape_map(ops.Linear(8, "w"), {"w": np.ones((8, 8))}, source, source)
+    evaluator = _core.SlotsEvaluator(SLOTS, _core.LevelModel(1, 0, 0))
+    with pytest.raises(PlanError, match="a linear map of a shape alone has no weights"):
+        _core.linear_map(evaluator, [evaluator.encrypt(np.ones(8), 1)], found)
