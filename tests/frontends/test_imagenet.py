@@ -1,0 +1,44 @@
+"""Networks of ImageNet's size, with random weights, compile to plans and compute on slots what PyTorch computes.
+
+Each takes minutes on two cores, and up to 8 GB: they run when asked for (`pytest -m slow -k vgg16`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fheinfer
+from fheinfer.model.model import Model
+from fheinfer.runtime.slots import slots_outputs
+from fheinfer.train.module import from_model
+from tests import imagenet_networks
+from tests.frontends.onnx_light import LIGHT, images, light
+
+pytestmark = pytest.mark.slow
+MOST = 0.05
+"""Of the largest output: what the polynomials of set relu, of 5 bits, leave of networks that were never trained."""
+
+
+def check(model: Model, x: np.ndarray) -> None:
+    """Compares the outputs before a softmax on one of the images that ranges were measured on."""
+    plan = fheinfer.compile(model, "relu")
+    found = np.ravel(slots_outputs(plan, x)[model.graph.output.name])
+    with torch.inference_mode():
+        expected = from_model(model)(torch.from_numpy(x[None]))[0].numpy().ravel()
+    assert np.abs(found - expected).max() < MOST * np.abs(expected).max()
+    assert found.argmax() == expected.argmax()
+
+
+@pytest.mark.parametrize("name", imagenet_networks.NETWORKS)
+def test_networks_of_pytorch(name: str) -> None:
+    size = imagenet_networks.SIZES.get(name, 224)
+    x = np.random.default_rng(7).normal(size=(2, 3, size, size)).astype(np.float32)
+    model = fheinfer.from_torch(imagenet_networks.made(name), torch.zeros(1, 3, size, size), name=name)
+    check(model.calibrate(x), x[0])
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_light_networks_of_onnx(name: str) -> None:
+    check(light(name), images(2)[0])
