@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fheinfer.runtime.slots import run_slots
     from fheinfer.server import Server
     from fheinfer.train.calibrate import calibrate
+    from fheinfer.train.finetune import finetune
 
 _PLACES = {
     "Client": "client",
@@ -55,6 +56,7 @@ _PLACES = {
     "calibrate": "train.calibrate",
     "compile": "compiler.pipeline",
     "default_model": "data.resources",
+    "finetune": "train.finetune",
     "from_onnx": "frontends.onnx",
     "from_torch": "frontends.torch_export",
     "infer": "local",
@@ -87,6 +89,7 @@ __all__ = [
     "compile",
     "default_model",
     "errors",
+    "finetune",
     "from_onnx",
     "from_torch",
     "infer",

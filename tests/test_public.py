@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "compile",
         "default_model",
         "errors",
+        "finetune",
         "from_onnx",
         "from_torch",
         "infer",

@@ -43,9 +43,9 @@ def from_python(data: Any, shape: Shape, limit: int | None = None, part: str = "
         return found if limit is None else found.spread(limit)
     if isinstance(data, DataSet):
         found = data
-    elif _is_array(data):
+    elif is_array(data):
         found = _data_set(_array(data), None, shape)
-    elif isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)) and len(data[0]) == len(data[1]):
+    elif isinstance(data, tuple) and len(data) == 2 and all(map(is_array, data)) and len(data[0]) == len(data[1]):
         found = _data_set(_array(data[0]), _array(data[1]), shape)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, list | tuple | dict):
         count = len(data)  # a Dataset of torch
@@ -97,7 +97,8 @@ def _pair(item: Any) -> tuple[Array, Array | None]:
     return _array(values[0]), y
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether that is an array of numpy, a tensor, or anything like them."""
     return hasattr(value, "__array__") and hasattr(value, "shape")
 
 

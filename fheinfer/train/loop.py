@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fheinfer.data import datasets
 from fheinfer.data.labelled import DataSet, part_of_whole, split
+from fheinfer.data.loaders import from_python, is_array
 from fheinfer.errors import UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model.graph import Graph
@@ -19,30 +22,31 @@ from fheinfer.train.recipe import Recipe
 from fheinfer.train.report import write_report
 from fheinfer.train.run import Run
 
-Data = Path | DataSet | tuple[DataSet, DataSet] | None
 _LEAST_STD = 1e-6
 
 
 def train(
     network: str | Graph,
-    out: Path,
-    data: Data,
+    out: str | os.PathLike[str],
+    data: Any,
     recipe: Recipe,
     resume: bool = False,
     observer: TrainingObserver = unobserved,
     teacher: Model | None = None,
     fused: bool = False,
     start: Model | None = None,
-) -> None:
+) -> Model:
     """Trains a network of the zoo, by name and with an output for each class, or any other graph on `data`.
 
-    Writes the model file `out`, and a model card beside it. Its classes are called as those of `start`, or `teacher`,
-    or as the data calls them. Where the mean and std of the recipe are not as many numbers as the input has channels or
-    features, those of the training data are measured.
+    Writes the model file `out`, and a model card beside it, and returns that model. Its classes are called as those of
+    `start`, or `teacher`, or as the data calls them. Where the mean and std of the recipe are not as many numbers as
+    the input has channels or features, those of the training data are measured.
 
     Args:
-        data: a path, as `datasets.load` takes it, None for $FHEINFER_DATA; or a `DataSet`, of which a tenth is for the
-            test, or two of them, (for training, for the test).
+        data: a path, as `datasets.load` takes it, None for $FHEINFER_DATA; or what `data.loaders.from_python` takes,
+            with labels: a DataLoader, a tuple (inputs, labels) of arrays or tensors, a `DataSet`. Where it has no
+            parts, a tenth is for the test; or a tuple of two of any of these, (for training, for the test). It is read
+            once: of a loader that augments, one version of each example is seen.
 
     After every epoch a checkpoint is written beside `out`; an interrupt loses the epoch it falls into and nothing
     more. With `resume` a run goes on from there and ends with the same weights as one that was never stopped.
@@ -59,6 +63,7 @@ def train(
         CorruptArtifactError, MismatchError: a checkpoint that cannot be resumed from.
         StorageError: a file cannot be written.
     """
+    out = Path(out)
     if teacher is not None:
         recipe = replace(recipe, teacher=teacher.identity)
     if start is not None:
@@ -88,24 +93,28 @@ def train(
     progress = measuring(observer, state.epoch, recipe.epochs)
     final = next((model.final for model in (start, teacher) if model), "")
     write_report(state, graph, fitting, held_out, test, out, progress, fused, names, final)
-    load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
+    trained = load(out)  # hours of work: the checkpoint goes only when what replaces it can be read
     checkpoint.unlink(missing_ok=True)
+    return trained
 
 
-def parts(graph: Graph, data: Data) -> tuple[DataSet, DataSet]:
-    """Returns (examples for training, for the test) as the network takes them.
+def parts(graph: Graph, data: Any) -> tuple[DataSet, DataSet]:
+    """Returns (examples for training, for the test) as the network takes them; `data` as of `train`.
 
     Raises:
         DatasetError: see `train`.
     """
     shape = graph.input_shape
-    if isinstance(data, tuple):
-        training, test = (part.fitted(shape) for part in data)
-    elif isinstance(data, DataSet):
-        training, test = (data.take(part_of_whole(len(data), part)).fitted(shape) for part in ("train", "test"))
-    else:
-        path = datasets.source(data)
+    if data is None or isinstance(data, str | os.PathLike):
+        path = datasets.source(None if data is None else Path(data))
         training, test = (datasets.load(path, part, shape) for part in ("train", "test"))
+    elif isinstance(data, tuple) and len(data) == 2 and not any(map(is_array, data)):
+        training, test = (
+            from_python(each, shape, part=part) for each, part in zip(data, ("train", "test"), strict=True)
+        )
+    else:
+        whole = from_python(data, shape)
+        training, test = (whole.take(part_of_whole(len(whole), part)) for part in ("train", "test"))
     return training.require_labels(), test.require_labels()
 
 

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
+import fheinfer
 from fheinfer.data import datasets as data
 from fheinfer.data.images import CLASSES
 from fheinfer.data.labelled import DataSet
@@ -116,6 +120,58 @@ def test_a_network_of_other_classes_has_no_names_of_cifar(tmp_path: Path) -> Non
     out = tmp_path / "x.safetensors"
     train(own(), out, images, replace(ONE, batch=20))
     assert load(out).classes == tuple("0123456789")
+
+
+X = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)
+Y = np.arange(100) % 10
+REAL = torch.tensor(X).permute(0, 3, 1, 2) / 255 * 4 - 2  # as `random` normalises
+
+
+def tensors() -> TensorDataset:
+    return TensorDataset(REAL, torch.tensor(Y))
+
+
+def in_npz(folder: Path) -> Path:
+    np.savez(folder / "data.npz", x=X, y=Y)
+    return folder / "data.npz"
+
+
+def in_class_folders(folder: Path) -> Path:
+    for index, (pixels, label) in enumerate(zip(X, Y, strict=True)):
+        (folder / f"kind{label}").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"kind{label}" / f"{index}.png")
+    return folder
+
+
+def random() -> Model:
+    rng = np.random.default_rng(1)
+    weights = {name: rng.uniform(0.1, 1, shape).astype(np.float32) for name, shape in own().tensor_shapes().items()}
+    return Model(own(), weights, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "fitted"),
+    [
+        pytest.param(in_class_folders, 81, id="folder of class folders"),
+        pytest.param(in_npz, 81, id="npz"),
+        pytest.param(lambda folder: str(in_npz(folder)), 81, id="str"),
+        pytest.param(lambda _: DataLoader(tensors(), batch_size=32), 81, id="DataLoader"),
+        pytest.param(lambda _: (DataLoader(tensors()), DataLoader(tensors())), 90, id="two DataLoaders"),
+        pytest.param(lambda _: tensors(), 81, id="Dataset"),
+        pytest.param(lambda _: iter([(REAL, torch.tensor(Y))]), 81, id="iterator"),
+        pytest.param(lambda _: (X, Y), 81, id="arrays"),
+        pytest.param(lambda _: (REAL, torch.tensor(Y)), 81, id="tensors"),
+    ],
+)
+def test_data_may_have_any_form(tmp_path: Path, data: Callable[[Path], Any], fitted: int) -> None:
+    """Of 100 examples a tenth is for the test unless there is another one, and a tenth of the rest is held out."""
+    (tmp_path / "data").mkdir()
+    out, quick = tmp_path / "paf.safetensors", replace(ONE, batch=20, settle=1)
+    tuned = fheinfer.finetune(random(), "paf", str(out), data(tmp_path / "data"), quick)
+    assert (tuned.name, tuned.identity) == ("mine+f1", load(out).identity)
+    assert tuned.provenance["trained on"].startswith(f"{fitted} ")
+    trained = train(own(), tmp_path / "relu.safetensors", data(tmp_path / "data"), quick)
+    assert trained.provenance["trained on"].startswith(f"{fitted} ")
 
 
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:
