@@ -55,8 +55,9 @@ def units(program: Program, node: Node) -> float:
     """Standard deviation of what a node adds to its output, in units, over all of its elements."""
     op, constants = node.op, program.constants
     if isinstance(op, ops.ConvTranspose2d):
-        weight = constants[op.weight]
-        return math.sqrt(np.square(weight).sum() / (weight.shape[1] * op.groups) + 1)
+        # Of `stride` places beside each other, each is reached by another part of the kernel.
+        outputs = op.out_channels * math.prod(op.stride)
+        return math.sqrt(np.square(constants[op.weight]).sum() / outputs + 1)
     if isinstance(op, ops.Conv2d | ops.Linear):
         weight = constants[op.weight]
         return math.sqrt(np.square(weight).sum() / weight.shape[0] + 1)

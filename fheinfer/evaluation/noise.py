@@ -24,10 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fheinfer.compiler.maps import LINEAR
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.steps import Step
+from fheinfer.compiler.values import Arrays
+from fheinfer.compiler.views import VIEWS
 from fheinfer.errors import UsageError
-from fheinfer.model.ops import Add, Bootstrap, Chebyshev, Conv2d, Linear, SumPool
+from fheinfer.model.ops import Add, AddConstant, Bootstrap, Chebyshev, SumPool
 
 ERROR = 3.19
 """Standard deviation of the errors of encryption."""
@@ -55,13 +58,17 @@ class NativeNoise:
         self.random = torch.Generator().manual_seed(seed)
         self._n = 1 << plan.params.log_n
         self._scale = 2.0**plan.params.scale_bits
+        self._full: set[str] = set()  # values that sums are in: slots between their elements have parts of sums
+        for step in plan.steps:
+            if not isinstance(step.op, LINEAR) and (isinstance(step.op, SumPool) or self._full & {*step.inputs}):
+                self._full.add(step.name)
 
     def __call__(self, step: Step | None, x: Tensor, y: Tensor) -> Tensor:
         if step is None:
             return self._add(y, self.fresh)
         if isinstance(step.op, Bootstrap):
             return self._bootstrap(y)
-        if isinstance(step.op, Conv2d | Linear):
+        if isinstance(step.op, LINEAR):
             y = y + self._normal(y) * self._encoded(step, x).view(-1, *[1] * (y.dim() - 1))
         return self._add(y, self.added(step))
 
@@ -79,46 +86,48 @@ class NativeNoise:
         """Standard deviation of the noise of an input, which is encrypted under the secret key."""
         return self._slots(ERROR**2)
 
-    def added(self, step: Step) -> float | np.ndarray:
-        """Standard deviation of what a step adds to its output: one number, or one per channel.
+    def added(self, step: Step) -> Tensor:
+        """Standard deviation of what a step adds to its output: one number, or one per element of a linear map.
 
-        Key switches of kernel offsets are weighted like these. Those of Horner sums and of rotate-and-sum come before
-        the rescaling, which divides them away.
+        Key switches of rotated inputs are weighted like these, so that their variances go through the map with its
+        weights squared. Those of Horner sums and of rotate-and-sum come before the rescaling, which divides them away.
         """
-        op, constants = step.op, self.plan.constants
-        if isinstance(op, Conv2d | Linear):
-            weight = constants[op.weight]
-            squares = np.square(weight).reshape(weight.shape[0], -1).sum(axis=1)
-            return np.asarray(np.sqrt(squares + 1) * self.unit)
+        op = step.op
+        units = 2.0  # variance, in units squared: a product's rescaling and relinearisation
+        if isinstance(op, LINEAR):
+            return self._unit_of(_through_squares(step, self.plan.constants) + 1)
         if isinstance(op, Chebyshev):
             # Each T_k carries about k units, as its slope does; the last products add theirs.
-            series = constants[op.coefficients]
-            return float(np.sqrt(np.square(series * np.arange(len(series))).sum() + 2) * self.unit)
-        if isinstance(op, SumPool):
-            return math.sqrt(math.prod(step.in_packings[0].shape[1:])) * self.unit
-        return 0.0 if isinstance(op, Add) else math.sqrt(2) * self.unit
+            series = self.plan.constants[op.coefficients]
+            units += float(np.square(series * np.arange(len(series))).sum())
+        elif isinstance(op, SumPool):
+            units = float(math.prod(step.in_packings[0].shape[1:]))
+        elif isinstance(op, (Add, AddConstant, *VIEWS)):
+            units = 0.0
+        return self._unit_of(torch.tensor(units))
+
+    def _unit_of(self, variance: Tensor) -> Tensor:
+        return variance.sqrt() * self.unit
 
     def _encoded(self, step: Step, x: Tensor) -> Tensor:
         """Standard deviation, one per image, of what rounding the coefficients of diagonals adds to the output.
 
-        Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there.
+        Such an error is in all slots of a diagonal, zeros too, and is multiplied by what the input has there. Where the
+        output has a shorter period than the input, rotate-and-sum adds up so many slots of each product.
         """
-        packing = step.in_packings[0]
-        of_one = self._slots(1 / 12)
-        in_slots = x.square().flatten(1).sum(1) / packing.period / packing.ciphertexts
-        return of_one * (step.multiplications * in_slots).sqrt()
+        source, target = step.in_packings[0], step.packing
+        slots = source.size if step.inputs[0] in self._full else source.period * source.ciphertexts
+        mean_square = x.square().flatten(1).sum(1) / slots
+        products = step.multiplications / target.ciphertexts * max(1.0, source.total / target.total)
+        return self._slots(1 / 12) * (products * mean_square).sqrt()
 
     def decrypted(self, y: Tensor, exact: Tensor) -> Tensor:
         """Returns `y` after decryption, which adds as much noise as there is in the result of each input."""
         noise = (y - exact).square().flatten(1).mean(1).sqrt()
         return y + self._normal(y) * noise.view(-1, *[1] * (y.dim() - 1))
 
-    def _add(self, y: Tensor, deviation: float | np.ndarray) -> Tensor:
-        if isinstance(deviation, np.ndarray):
-            scale = torch.from_numpy(deviation).to(y.dtype).view(1, -1, *[1] * (y.dim() - 2))
-        else:
-            scale = torch.tensor(deviation, dtype=y.dtype)
-        return y + self._normal(y) * scale
+    def _add(self, y: Tensor, deviation: Tensor | float) -> Tensor:
+        return y + self._normal(y) * deviation
 
     def _normal(self, y: Tensor) -> Tensor:
         return torch.empty_like(y).normal_(generator=self.random)
@@ -134,6 +143,13 @@ class NativeNoise:
     def bootstrap(self) -> float:
         """Standard deviation of the noise of a bootstrap, over all I."""
         return EVAL_MOD_NOISE * self.unit
+
+
+def _through_squares(step: Step, constants: Arrays) -> Tensor:
+    """What a linear map without its bias makes of ones where its weights are squared, (*shape)."""
+    own = {role: torch.from_numpy(constants[name]).float() for role, name in step.op.tensors.items() if role != "bias"}
+    ones = torch.ones(1, *step.in_packings[0].shape)
+    return step.op.reference([ones], {role: weight.square() for role, weight in own.items()})[0]
 
 
 def _mean_amplification() -> float:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
 
 import fheinfer
 from fheinfer.compiler.steps import Step
 from fheinfer.crypto.backends import BACKENDS, backend
+from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.batch import Batch
 from fheinfer.evaluation.noise import NOISE_MODELS, NativeNoise, noise_model
@@ -20,7 +24,7 @@ from fheinfer.model.model import Model
 from tests.conftest import NETWORK, TINY, Rig, calibrated, random_model, tiny_pixels
 
 F64 = NDArray[np.float64]
-IMAGES = 3
+IMAGES = 6
 COPIES = 20
 
 
@@ -42,18 +46,83 @@ def test_predicted_and_measured_bits_of_every_layer_are_within_one(
 ) -> None:
     model = calibrated(random_model(network, 1), range(1000, 1040))
     plan = fheinfer.compile(model, name, activation=activation)
-    fheinfer.keygen(plan.client, tmp_path / "keys")
-    session = fheinfer.Server().session(plan, tmp_path / "keys" / "server")
-    client = fheinfer.Client(tmp_path / "keys", plan.client)
+    images = [fheinfer.normalise(tiny_pixels(seed), model.mean, model.std) for seed in range(IMAGES)]
+    compare(plan, images, tmp_path)
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions: one of a stride as large as its kernel, one of a smaller stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(4, 32, 3, 2, 1), nn.ConvTranspose2d(32, 16, 2, 2)
+        self.last = nn.ConvTranspose2d(16, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.up(self.down(x) ** 2) ** 2)
+
+
+class Resampled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(functional.interpolate(self.first(x) ** 2, (9, 7), mode="bilinear") ** 2)
+
+
+class Repacked(nn.Module):
+    """A view whose elements a convolution cannot read where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last((self.first(x) ** 2).reshape(-1, 8, 4, 9))
+
+
+class Gated(nn.Module):
+    """A value times numbers that depend on the means of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(4, 8, 3, 1, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        return self.last(x * self.gate(x.mean((2, 3), keepdim=True)))
+
+
+@pytest.mark.parametrize("policy", ["minimal", "fast"])
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [(Decoder, "conv_transpose2d"), (Resampled, "resample"), (Repacked, "repack"), (Gated, "multiply")],
+)
+def test_every_kind_of_linear_map_is_as_noisy_as_the_model_says(
+    tmp_path: Path, network: type[nn.Module], kind: str, policy: KeyPolicy
+) -> None:
+    torch.manual_seed(1)
+    xs = torch.rand(16, 4, 8, 8)
+    model = fheinfer.from_torch(network().eval(), xs[:1], quiet=True).calibrate(xs)
+    plan = fheinfer.compile(model, "insecure-tiny-turbo")
+    assert kind in [step.op.kind for step in plan.steps]
+    compare(plan, list(xs[:IMAGES].double().numpy()), tmp_path, policy)
+
+
+def compare(plan: fheinfer.Plan, images: list[F64], folder: Path, policy: KeyPolicy = "fast") -> None:
+    """The error of every step, encrypted and by the model."""
+    fheinfer.keygen(plan.client, folder / "keys", policy=policy)
+    session = fheinfer.Server().session(plan, folder / "keys" / "server")
+    client = fheinfer.Client(folder / "keys", plan.client)
     measured: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
     predicted: dict[str, list[F64]] = {step.name: [] for step in plan.steps}
-    for seed in range(IMAGES):
-        image = fheinfer.normalise(tiny_pixels(seed), model.mean, model.std)
+    for seed, image in enumerate(images):
         layers: dict[str, F64] = {}
         fheinfer.run_slots(plan, image, layers=layers)
-        session.evaluate(client.encrypt(image), checkpoints=tmp_path / "run", keep_layers=True)
+        session.evaluate(client.encrypt(image), checkpoints=folder / "run", keep_layers=True)
         for index, step in enumerate(plan.steps):
-            _, slots = client.read_slots(tmp_path / "run" / f"layer_{index:03d}.ct")
+            _, slots = client.read_slots(folder / "run" / f"layer_{index:03d}.ct")
             measured[step.name].append((step.values(slots) - layers[step.name]) / scale(step))
 
         batch = Batch(plan, noise_model(plan, seed))
