@@ -22,10 +22,10 @@ os.environ.update(openmp_limit())
 if TYPE_CHECKING:
     from fheinfer.approx import activation
     from fheinfer.client import Client
-    from fheinfer.compiler.auto import Wanted
     from fheinfer.compiler.pipeline import compile
     from fheinfer.compiler.plan import Plan
     from fheinfer.compiler.plan import load as load_plan
+    from fheinfer.compiler.wanted import Wanted
     from fheinfer.crypto.client_spec import ClientSpec
     from fheinfer.crypto.keygen import keygen
     from fheinfer.crypto.params import ParameterSet, parameter_set, parameter_sets
@@ -51,7 +51,7 @@ _PLACES = {
     "ParameterSet": "crypto.params",
     "Plan": "compiler.plan",
     "Server": "server",
-    "Wanted": "compiler.auto",
+    "Wanted": "compiler.wanted",
     "activation": "approx",
     "calibrate": "train.calibrate",
     "compile": "compiler.pipeline",

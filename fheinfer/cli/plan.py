@@ -356,9 +356,9 @@ def compile(
     """Compile a model: write the plan, for servers, and client.json, for clients, to DIR (plans/<model>-<set>)."""
     from fheinfer.cli.display import out, print_json, size, spinner
     from fheinfer.compiler.activations import RANGE_MARGIN
-    from fheinfer.compiler.auto import Wanted
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
+    from fheinfer.compiler.wanted import Wanted
     from fheinfer.compiler.why import FILE_NAME as WHY
     from fheinfer.crypto.client_layers import companion
     from fheinfer.crypto.client_spec import FILE_NAME as CLIENT

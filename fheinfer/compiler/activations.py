@@ -12,6 +12,7 @@ from fheinfer.compiler.passes.approximate import approximate, depth_of
 from fheinfer.compiler.passes.max_pools import max_pools
 from fheinfer.compiler.presets import Preset
 from fheinfer.compiler.program import Program
+from fheinfer.compiler.wanted import require_number
 from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import UsageError
@@ -22,6 +23,17 @@ from fheinfer.model.model import Model
 RANGE_MARGIN = 1.2
 """Activations are valid up to this many times the largest input seen in calibration."""
 _DEPENDS_ON_NO_SET = "1"
+
+
+def require_margin(margin: float) -> None:
+    """Refuses what is no factor on ranges.
+
+    Raises:
+        UsageError: no number, or not positive.
+    """
+    require_number("margin", margin, RANGE_MARGIN)
+    if not 0 < margin < math.inf:
+        raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
 
 
 def relu_of(graph: Graph, activation: str | Activation | None, bits: float | None, default: str) -> Activation:
@@ -59,8 +71,7 @@ def polynomials_of(
         UsageError: a margin that is not positive; see `relu_of`.
         PlanError: a range is missing or implausible.
     """
-    if not 0 < margin < math.inf:
-        raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
+    require_margin(margin)
     params = parameter_set(_DEPENDS_ON_NO_SET)
     program = Program(
         graph=model.graph,

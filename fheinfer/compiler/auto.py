@@ -4,7 +4,8 @@ Without bootstraps the network's depth gives the levels, and for each ring and c
 scale for the wanted bits are best: fewer special primes, fewer products. With bootstraps every number of levels that
 the ring carries is tried: more of them mean fewer and longer bootstraps. All are priced by what the network does at the
 top of one nominal chain (passes/levels.py), moved to the candidate's: nothing is encrypted, and no primes are made.
-Compiled really are the fastest few, until one keeps the memory limit.
+What a server's memory would hold follows from the same counts. A set above the memory limit does not count as one that
+fits, so that the search goes on to those that are slower and smaller.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from fheinfer.compiler.passes.levels import at_top, levels, total_depth
+from fheinfer.compiler.cost import NominalCost
+from fheinfer.compiler.memory import key_rotations, server_memory
+from fheinfer.compiler.passes.levels import at_top, levels, placed_works, total_depth
 from fheinfer.compiler.precision import expected_bits
-from fheinfer.compiler.program import Program
+from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
+from fheinfer.compiler.wanted import BOOTSTRAP_RING, Wanted
 from fheinfer.compiler.why import Alternative, Reason
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.generated import MAX_DIGITS, MAX_SCALE_BITS, RINGS, fitted, generated
+from fheinfer.crypto.key_policy import KEY_POLICIES, KeyPolicy, core_policy
 from fheinfer.crypto.params import Chain, ParameterSet
 from fheinfer.errors import NotEnoughMemoryError, PlanError
 from fheinfer.model.ops import Bootstrap
 
-BITS = 8.0
-"""Bits of the largest output that encryption keeps, unless more are asked for: far more than a class needs."""
 SPARE_BITS = 3.0
 """By how much a scale may be finer than that: it costs no time, and its price is modulus."""
 BOOTSTRAP_BITS = 12.0
 """What bootstraps keep of the largest output of a deep network: where more are asked for, little can be to spare."""
-BOOTSTRAP_RING = 16
-"""log2 of the only ring whose modulus has room for a bootstrap."""
 BOOTSTRAP_SLOTS = (14, 15)
 """log2 of the slots: half of those of the ring, or all."""
 BUDGETS = ((3, 3), (4, 3))
@@ -46,39 +47,9 @@ LEAST_LEVELS = 1
 NOMINAL_LEVELS = 20
 ABOUT = 1.02
 """Predictions as near to the fastest as that are equal, and precision decides."""
-COMPILED = 4
-"""Sets that are compiled before a memory limit counts as one that cannot be met."""
 
 Build = Callable[[ParameterSet], Program]
 """The network with scales, packed for the slots of a set."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is fixed before the choice; None leaves it open.
-
-    bits    that encryption keeps of the largest output
-    memory  bytes of a server, at most
-    log_n, chain, digits, scale_bits, levels, log_slots  of the parameter set
-    """
-
-    bits: float = BITS
-    memory: int | None = None
-    log_n: int | None = None
-    chain: Chain | None = None
-    digits: int | None = None
-    scale_bits: int | None = None
-    levels: int | None = None
-    log_slots: int | None = None
-
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        """Names of the choices that were made by whoever asks."""
-        names = ("log_n", "chain", "digits", "scale_bits", "levels", "log_slots")
-        return tuple(name for name in names if getattr(self, name) is not None)
-
-
-ANYTHING = Wanted()
 
 
 def encrypted_bits(bits: float) -> float:
@@ -88,12 +59,16 @@ def encrypted_bits(bits: float) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set that the network fits, and what a run with it takes and keeps, by estimates."""
+    """A set that the network fits, and what a run with it takes and keeps, by estimates.
+
+    memory  bytes of a server, by the key policy that takes less
+    """
 
     params: ParameterSet
     seconds: float
     bits: float
     bootstraps: int
+    memory: int
 
 
 class _Network:
@@ -108,17 +83,17 @@ class _Network:
         return total_depth(self.program)
 
     @cached_property
-    def traced(self) -> dict[str, Work]:
-        return at_top(self.program)
+    def traced(self) -> dict[KeyPolicy, dict[str, Work]]:
+        return {policy: at_top(self.program, policy) for policy in KEY_POLICIES}
 
-    def works(self, params: ParameterSet) -> dict[str, Work]:
+    def works(self, params: ParameterSet, policy: KeyPolicy = PLACED_UNDER) -> dict[str, Work]:
         """What every node takes at the top of a chain."""
         top, below = params.top_level, self.params.limbs(self.params.top_level)
 
         def place(limbs: int) -> int:
             return params.limbs(max(0, top - below + limbs))
 
-        return {name: work.on(place) for name, work in self.traced.items()}
+        return {name: work.on(place) for name, work in self.traced[policy].items()}
 
     def least_seconds(self, params: ParameterSet) -> float:
         """What the network takes at least with bootstraps: all of it at the bottom of the chain, and as few of these
@@ -146,7 +121,15 @@ class _Network:
             return None
         cost = program.cost
         seconds = sum(cost.seconds(work) for work in placed.works.values())
-        return Candidate(params, seconds, bits, bootstraps)
+        return Candidate(params, seconds, bits, bootstraps, self._memory(placed))
+
+    def _memory(self, placed: Program) -> int:
+        sizes = []
+        for policy in KEY_POLICIES:
+            cost = NominalCost(placed.params, placed.backend, core_policy(policy))
+            works = placed_works(placed, self.works(placed.params, policy))
+            sizes.append(server_memory(placed, works, key_rotations(works, cost), cost))
+        return min(sizes)
 
 
 def _lower(work: Work, down: int) -> Work:
@@ -159,7 +142,8 @@ def nominal(log_n: int, log_slots: int) -> ParameterSet:
 
 
 def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
-    """Lists the sets that the network fits, the fastest first; of those about as fast, the most exact one.
+    """Lists the sets that the network fits: those within the memory limit first, of these the fastest first; of those
+    about as fast, the most exact one.
 
     Args:
         build: packs the network for the slots of a set.
@@ -179,15 +163,15 @@ def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
         return networks[key]
 
     found = list(_flat(network, depth, wanted))
-    fastest = min((c.seconds for c in found), default=math.inf)
+    fastest = min((c.seconds for c in found if wanted.allows(c.memory)), default=math.inf)
     found += _bootstrapped(network, wanted, fastest)
     if not found:
         raise _none(network, wanted)
-    fastest = min(c.seconds for c in found)
+    fastest = min((c.seconds for c in found if wanted.allows(c.memory)), default=math.inf)
 
-    def order(c: Candidate) -> tuple[bool, float, float]:
+    def order(c: Candidate) -> tuple[bool, bool, float, float]:
         level = c.seconds > fastest * ABOUT
-        return level, 0.0 if level else -round(c.bits), c.seconds
+        return not wanted.allows(c.memory), level, 0.0 if level else -round(c.bits), c.seconds
 
     return sorted(found, key=order)
 
@@ -197,6 +181,8 @@ Networks = Callable[[int, int], _Network]
 
 def _flat(network: Networks, depth: int, wanted: Wanted) -> Iterator[Candidate]:
     """Sets without bootstraps: the smallest ring that fits and the one above."""
+    if wanted.bootstraps:
+        return
     rings = RINGS if wanted.log_n is None else (wanted.log_n,)
     fitting = 0
     for log_n in rings:
@@ -210,7 +196,7 @@ def _flat(network: Networks, depth: int, wanted: Wanted) -> Iterator[Candidate]:
         fits = False
         for chain in ("composite", "plain") if wanted.chain is None else (wanted.chain,):
             for candidate in _digits(of, wanted, log_n, log_slots, chain):
-                fits = True
+                fits |= wanted.allows(candidate.memory)
                 yield candidate
         fitting += fits
 
@@ -232,7 +218,7 @@ def _digits(of: _Network, wanted: Wanted, log_n: int, log_slots: int, chain: Cha
         candidate = params and params.digits == digits and of.candidate(params, wanted)
         if candidate:
             yield candidate
-            found += 1
+            found += wanted.allows(candidate.memory)
         if found == 2 or digits > MAX_DIGITS + 2:
             return
 
@@ -256,11 +242,14 @@ def _scaled(
 def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator[Candidate]:
     """Sets with bootstraps that may take less than the fastest so far: all numbers of levels with the first slots and
     budgets, those near the best of them with the others."""
-    if wanted.log_n not in (None, BOOTSTRAP_RING) or wanted.chain == "composite":
+    if wanted.log_n not in (None, BOOTSTRAP_RING) or wanted.chain == "composite" or wanted.bootstraps is False:
         return
     best: int | None = None
     for log_slots in BOOTSTRAP_SLOTS if wanted.log_slots is None else (wanted.log_slots,):
-        of = network(BOOTSTRAP_RING, log_slots)
+        try:
+            of = network(BOOTSTRAP_RING, log_slots)
+        except PlanError:  # too few slots
+            continue
         if not any(isinstance(node.op, BOOTSTRAPPED) for node in of.program.graph):
             return
         for budgets in BUDGETS:
@@ -271,11 +260,13 @@ def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator
                 if params is None or of.least_seconds(params) >= fastest:
                     continue
                 candidate = of.candidate(params, wanted)
-                if candidate:
+                if candidate is None:
+                    continue
+                if wanted.allows(candidate.memory):
                     if best is None or candidate.seconds < fastest:
                         best = levels_
                     fastest = min(fastest, candidate.seconds)
-                    yield candidate
+                yield candidate
 
 
 def _bootstrap_chain(wanted: Wanted, levels_: int, budgets: tuple[int, int], log_slots: int) -> ParameterSet | None:
@@ -289,25 +280,20 @@ def _bootstrap_chain(wanted: Wanted, levels_: int, budgets: tuple[int, int], log
 
 
 def _none(network: Networks, wanted: Wanted) -> PlanError:
-    of = network(BOOTSTRAP_RING, BOOTSTRAP_RING - 2)
+    of = network(BOOTSTRAP_RING, BOOTSTRAP_RING - 1)
     deepest = max(of.program.graph.nodes[1:], key=of.program.depth)
     where = deepest.module or deepest.activation or deepest.name
     return PlanError(
         f"{of.program.graph.name!r} fits no ring of N = 2^{RINGS[0]} to 2^{RINGS[-1]} at 128 bits"
-        f"{' with ' + ', '.join(wanted.fixed) + ' as asked' if wanted.fixed else ''}: it takes {of.depth} levels, of "
+        f"{wanted.as_asked}: it takes {of.depth} levels, of "
         f"which {where!r} takes {of.program.depth(deepest)}; a polynomial of lower degree there, fewer layers or fewer "
         f"bits than {wanted.bits:g} would fit"
     )
 
 
-def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted, *, limited: bool) -> tuple[Reason, ...]:
-    """Why that one: each choice with its alternatives among all that fit.
-
-    Args:
-        found: all candidates.
-        taken: the one that was compiled.
-        limited: whether faster ones took too much memory.
-    """
+def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted) -> tuple[Reason, ...]:
+    """Why that one was compiled: each choice with its alternatives among all that were found."""
+    limited = any(c.seconds < taken.seconds and not wanted.allows(c.memory) for c in found)
     views: dict[str, Callable[[Candidate], str]] = {
         "ring": lambda c: f"N = 2^{c.params.log_n}",
         "bootstraps": lambda c: str(c.bootstraps),
@@ -317,27 +303,28 @@ def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted, *, lim
         "scale": lambda c: f"{c.params.scale_bits} bits",
         "slots": lambda c: str(c.params.slots),
     }
-    asked = {"ring": "log_n", "levels": "levels", "scale": "scale_bits", "slots": "log_slots"}
     out = []
     for name, view in views.items():
         others: dict[str, Alternative] = {}
         for c in found:
             if view(c) != view(taken) and view(c) not in others:
-                others[view(c)] = Alternative(view(c), c.params.name, c.seconds, c.bits)
-        if asked.get(name, name) in wanted.fixed:
+                others[view(c)] = Alternative(view(c), c.params.name, c.seconds, c.bits, c.memory)
+        if name in wanted.fixed:
             reason = "as asked"
         elif not others:
             reason = "the only one that fits" if name in ("ring", "chain") else "follows from the other choices"
         else:
             reason = "the fastest within the memory limit" if limited else "predicted to be the fastest"
         out.append(Reason(name, view(taken), reason, tuple(others.values())[:6]))
-    out[0] = replace(out[0], reason=f"{out[0].reason}; {taken.seconds:.3g} s, {taken.bits:.0f} bits")
+    takes = f"{taken.seconds:.3g} s, {taken.bits:.0f} bits, {taken.memory / 1e9:.2f} GB"
+    out[0] = replace(out[0], reason=f"{out[0].reason}; {takes}")
     return tuple(out)
 
 
-def too_large(wanted: Wanted, least: int, params: ParameterSet) -> NotEnoughMemoryError:
-    """What to say where nothing keeps the memory limit."""
+def too_large(wanted: Wanted, params: ParameterSet, least: int) -> NotEnoughMemoryError:
+    """What to say where nothing keeps the memory limit: that set takes least."""
+    limit, needed = math.floor((wanted.memory or 0) / 1e6), math.ceil(least / 1e6)
     return NotEnoughMemoryError(
-        f"no parameter set runs this network within {(wanted.memory or 0) / 1e9:.2f} GB: the smallest that was "
-        f"compiled, {params.name}, takes {least / 1e9:.2f} GB; allow as much, or make the network smaller"
+        f"no parameter set{wanted.as_asked} runs this network within {limit:,} MB: the smallest, {params.name}, takes "
+        f"{needed:,} MB; allow as much, or make the network smaller"
     )

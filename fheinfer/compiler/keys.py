@@ -9,7 +9,7 @@ import numpy as np
 
 from fheinfer.compiler.cost import cost_model
 from fheinfer.compiler.plan import Plan
-from fheinfer.crypto.key_policy import KeyPolicy, serving
+from fheinfer.crypto.key_policy import KeyPolicy, choose, serving
 from fheinfer.errors import PlanError
 from fheinfer.model.ops import Bootstrap, Conv2d
 
@@ -35,7 +35,11 @@ def rotation_keys(plan: Plan, policy: KeyPolicy = "fast") -> list[RotationKey]:
     """The rotation keys of a plan under a policy, each with everything that uses it. Makes none.
 
     A rotation goes to the lowest key that is tall enough, as on a server.
+
+    Raises:
+        UsageError: the plan has no keys of that policy.
     """
+    policy = choose(plan.keys, policy, None)
     params = plan.params
     cost = cost_model(params, plan.backend, policy)
     constants = dict(plan.constants)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 from fheinfer.approx import Activation
-from fheinfer.compiler.activations import RANGE_MARGIN, relu_of
-from fheinfer.compiler.auto import ANYTHING, COMPILED, Wanted, candidates, encrypted_bits, nominal, reasons, too_large
+from fheinfer.compiler.activations import RANGE_MARGIN, relu_of, require_margin
+from fheinfer.compiler.auto import candidates, encrypted_bits, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise, folded
@@ -20,12 +18,13 @@ from fheinfer.compiler.passes.pack import pack
 from fheinfer.compiler.passes.replicas import replicas
 from fheinfer.compiler.passes.scales import scales
 from fheinfer.compiler.passes.separate_outputs import separate_outputs
-from fheinfer.compiler.plan import Plan, behind
+from fheinfer.compiler.plan import Plan, behind, limited_to
 from fheinfer.compiler.precision import expected_bits
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.split import split
 from fheinfer.compiler.stages import Stage, verify
+from fheinfer.compiler.wanted import ANYTHING, Wanted, require_number
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.params import ParameterSet, parameter_set
@@ -85,14 +84,10 @@ def compile(
         PlanError: the network does not fit the set, or any at all, or a range is missing or implausible.
         NotEnoughMemoryError: "auto" finds no set within the limit of memory.
     """
-    if not 0 < margin < math.inf:
-        raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
-    _require_number("bits", bits)
+    require_margin(margin)
+    require_number("bits", bits, 8)
     if memory is not None:
-        _require_number("memory", memory)
-        if not 1 <= memory < math.inf:
-            raise UsageError(f"memory is a number of bytes, and {memory!r} is none; 6 GB are 6e9")
-        wanted = replace(wanted, memory=int(memory))
+        wanted = replace(wanted, memory=memory)
     if client_until is not None:
         cut = split(model, client_until, margin)
         plan = compile(cut.rest, set, activation=activation, bits=bits, backend=backend, margin=margin, wanted=wanted)
@@ -103,11 +98,6 @@ def compile(
     if wanted != ANYTHING:
         raise UsageError("a set that is named leaves nothing to choose: leave it out, or what is wanted of it")
     return start.plan(set if isinstance(set, ParameterSet) else parameter_set(set))
-
-
-def _require_number(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise UsageError(f"{name} is a number, and {value!r} is none; leave it out, or give one such as 8")
 
 
 @dataclass(frozen=True)
@@ -156,11 +146,11 @@ def _automatic(start: Start, wanted: Wanted) -> Plan:
     scaled = [p for p in PASSES if p[1] <= Stage.SCALED]
     depth = total_depth(start.program(nominal(RINGS[-1], RINGS[-1] - 1), before))
     found = candidates(lambda params: start.program(params, scaled), depth, wanted)
-    sizes: dict[int, ParameterSet] = {}
-    for candidate in found[:COMPILED]:
+    smallest = min(found, key=lambda candidate: candidate.memory)
+    for candidate in (*(c for c in found if wanted.allows(c.memory)), smallest):
         plan = start.plan(candidate.params)
-        memory = min(needs.peak_memory for needs in plan.keys.values())
-        if wanted.memory is None or memory <= wanted.memory:
-            return replace(plan, why=reasons(found, candidate, wanted, limited=candidate is not found[0]))
-        sizes[memory] = candidate.params
-    raise too_large(wanted, min(sizes), sizes[min(sizes)])
+        allowed = [policy for policy, needs in plan.keys.items() if wanted.allows(needs.peak_memory)]
+        if allowed:
+            plan = plan if len(allowed) == len(plan.keys) else limited_to(plan, allowed)
+            return replace(plan, why=reasons(found, candidate, wanted))
+    raise too_large(wanted, smallest.params, min(needs.peak_memory for needs in plan.keys.values()))

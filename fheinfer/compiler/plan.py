@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,10 +199,19 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     Args:
         model: the whole network, which says how its inputs are normalised.
     """
+    made = _with_client(plan, before=part, mean=model.mean, std=model.std)
+    return replace(made, client=made.client.with_layers(layers))
+
+
+def limited_to(plan: Plan, policies: Collection[KeyPolicy]) -> Plan:
+    """The plan for these kinds of rotation keys alone: another plan, which has no others."""
+    return _with_client(plan, keys={policy: plan.keys[policy] for policy in policies})
+
+
+def _with_client(plan: Plan, **changed: Any) -> Plan:
     kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
-    client = kept | {"before": part, "mean": model.mean, "std": model.std}
-    made = finished(client, plan.activation, plan.steps, plan.constants, plan.table_bytes)
-    return replace(made, client=made.client.with_layers(layers), why=plan.why, bits=plan.bits, kept=plan.kept)
+    made = finished(kept | changed, plan.activation, plan.steps, plan.constants, plan.table_bytes)
+    return replace(made, why=plan.why, bits=plan.bits, kept=plan.kept)
 
 
 def load(path: Path | str) -> Plan:

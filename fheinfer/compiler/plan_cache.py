@@ -73,8 +73,8 @@ def compiled(
             with suppress(OSError):
                 os.utime(there)
             return there
-    from fheinfer.compiler.auto import ANYTHING, Wanted
     from fheinfer.compiler.pipeline import compile
+    from fheinfer.compiler.wanted import ANYTHING, Wanted
     from fheinfer.model.model import load
 
     wanted = ANYTHING if memory is None else Wanted(memory=memory)

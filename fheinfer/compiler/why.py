@@ -26,17 +26,19 @@ class Alternative:
 
     seconds  predicted, with two threads of the reference machine
     bits     that encryption is expected to keep of the largest output
+    memory   bytes of a server, with the rotation keys that take less; None in a file from before this was written
     """
 
     value: str
     set: str
     seconds: float
     bits: float
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One choice. alternatives: from the fastest to the slowest, without the value that was taken."""
+    """One choice. alternatives: without the value that was taken; those within the memory limit first, by time."""
 
     choice: str
     value: str
@@ -50,7 +52,8 @@ def lines(reasons: Sequence[Reason]) -> list[str]:
     for r in reasons:
         out.append(f"{r.choice}: {r.value} ({r.reason})")
         for a in r.alternatives:
-            out.append(f"  instead {a.value}: {a.seconds:.3g} s, {a.bits:.0f} bits, set {a.set}")
+            memory = "" if a.memory is None else f", {a.memory / 1e9:.2f} GB"
+            out.append(f"  instead {a.value}: {a.seconds:.3g} s, {a.bits:.0f} bits{memory}, set {a.set}")
     return out
 
 

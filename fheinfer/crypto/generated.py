@@ -30,9 +30,15 @@ BOOTSTRAP_ROOM_BITS = 2
 """The same for bootstraps, which need slots in [-1, 1]."""
 LEAST_SPECIAL_BITS = 30
 """There are several primes of so many bits on every ring."""
+KEY_MARGIN_BITS = 6
+"""By how much the special primes of a key are wider than its digits, at least."""
 MAX_DIGITS = 6
 """More digits are slower than a larger ring."""
-MAX_SCALE_BITS = {"plain": 47, "composite": 25}
+MAX_SCALE_BITS: dict[Chain, int] = {"plain": 47, "composite": 25}
+SCALE_ABOVE_RING = 6
+"""Bits by which the smallest scale is above log2(N)."""
+LEVELS, DIGITS = (1, 100), (1, 20)
+"""The fewest and the most of a set."""
 _NAME = re.compile(
     r"n(?P<log_n>\d{1,2})-l(?P<levels>\d{1,3})-s(?P<scale>\d{1,2})(?P<composite>c?)(?:-d(?P<digits>\d{1,2}))?"
     r"(?:-q(?P<first>\d{1,2}))?(?:-p(?P<special>\d{1,2}))?(?:-b(?P<cts>[1-9])(?P<stc>[1-9]))?(?:-w(?P<width>\d{1,2}))?"
@@ -110,7 +116,7 @@ def fitted(
     """
     above = budgets[0] + NATIVE_EVAL_MOD_LEVELS if budgets[0] else 0
     most = min(most, MAX_SCALE_BITS[chain], MAX_LOG_QP[log_n] // (levels + above + 1))
-    for scale_bits in range(most, log_n + 5, -1):
+    for scale_bits in range(most, log_n + SCALE_ABOVE_RING - 1, -1):
         with contextlib.suppress(PlanError):
             return generated(
                 log_n, levels, scale_bits, digits, chain=chain, budgets=budgets, log_slots=log_slots, openfhe=openfhe
@@ -190,6 +196,15 @@ def special_count(params: ParameterSet) -> int:
     return math.ceil(_widest_digit(params, sprout=False) / params.special_bits)
 
 
+def key_specials(params: ParameterSet, limbs: int) -> int:
+    """How many special primes a key of so many limbs has: csrc/ckks/chain.cpp, by nominal sizes of the primes."""
+    each = -(-params.limbs(params.top_level) // params.digits)
+    first = params.first_bits + (min(limbs, each) - 1) * _limb_bits(params)
+    first += params.scale_bits if params.composite else 0
+    widest = max(first, min(each, limbs - each) * _limb_bits(params))
+    return min(special_count(params), -(-(widest + KEY_MARGIN_BITS) // params.special_bits))
+
+
 def log_qp(params: ParameterSet) -> int:
     """log2 of all primes of a set by their nominal sizes, special and sprout primes included."""
     main = params.limbs(params.top_level) - 1
@@ -229,11 +244,11 @@ def _name(params: ParameterSet, *, openfhe: bool) -> str:
 def _check(log_n: int, levels: int, scale_bits: int, digits: int, chain: Chain, budgets: tuple[int, int]) -> None:
     if log_n not in RINGS:
         raise PlanError(f"rings are N = 2^{RINGS[0]} to 2^{RINGS[-1]}, not 2^{log_n}")
-    least, most = log_n + 6, MAX_SCALE_BITS[chain]
+    least, most = log_n + SCALE_ABOVE_RING, MAX_SCALE_BITS[chain]
     if not least <= scale_bits <= most:
         raise PlanError(f"scales of a {chain} chain at N = 2^{log_n} have {least} to {most} bits, not {scale_bits}")
-    if not 1 <= levels <= 100 or not 1 <= digits <= 20:
-        raise PlanError(f"a chain has 1 to 100 levels and 1 to 20 digits, not {levels} and {digits}")
+    if not LEVELS[0] <= levels <= LEVELS[1] or not DIGITS[0] <= digits <= DIGITS[1]:
+        raise PlanError(f"a chain has 1 to {LEVELS[1]} levels and 1 to {DIGITS[1]} digits, not {levels} and {digits}")
     if chain == "composite" and (levels % 2 or budgets != (0, 0)):
         raise PlanError("a composite-prime chain has an even number of levels and no bootstraps")
     if (budgets[0] == 0) != (budgets[1] == 0):

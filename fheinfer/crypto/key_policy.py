@@ -92,11 +92,16 @@ def choose(predictions: Mapping[KeyPolicy, Predicted], wanted: str, free: int | 
         free: bytes of memory there are; None where nobody knows.
 
     Raises:
-        UsageError: no such policy.
+        UsageError: no such policy, or one that a limit of memory left out of the plan.
     """
     for policy in predictions:
         if policy == wanted:
             return policy
+    if wanted in KEY_POLICIES:
+        raise UsageError(
+            f"no {wanted} keys: with them a server takes more memory than this plan was compiled for; choose "
+            f"{' or '.join(predictions)}, or compile it with a higher limit"
+        )
     if wanted != "auto":
         raise UsageError(f"no rotation keys of the kind {wanted!r}; there are {', '.join(predictions)} and auto")
     most = float("inf") if free is None else free

@@ -13,7 +13,7 @@ from fheinfer.compiler.plan import Plan, base_memory
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
 from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, rotations_of
-from fheinfer.errors import NotEnoughMemoryError
+from fheinfer.errors import MismatchError, NotEnoughMemoryError
 from fheinfer.machine import available_memory, require_memory
 from fheinfer.runtime.constants import ConstantCache
 
@@ -92,8 +92,13 @@ def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
     """Names of the key files that a plan needs of a client's.
 
     Raises:
-        MismatchError: some are not there.
+        MismatchError: some are not there, or the plan is for another kind of rotation keys.
     """
+    if keys.manifest.policy not in plan.keys:
+        raise MismatchError(
+            f"these are {keys.manifest.policy} keys and {plan.model} was compiled for {', '.join(plan.keys)} ones: "
+            "make keys of their own in another folder with `fheinfer keygen`, or compile it with a higher memory limit"
+        )
     others = [RELINEARISATION]
     if plan.backend.needs_conjugation(plan.params, bootstraps=plan.client.bootstraps):
         others.append(CONJUGATION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,21 @@ import numpy as np
 import pytest
 
 import fheinfer
-from fheinfer.compiler.auto import Wanted
+from fheinfer.compiler import auto, pipeline
 from fheinfer.compiler.pipeline import compile
+from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import preset
+from fheinfer.compiler.wanted import Wanted
 from fheinfer.compiler.why import lines
+from fheinfer.crypto.key_policy import choose
 from fheinfer.data.resources import default_model
-from fheinfer.errors import CorruptArtifactError, NotEnoughMemoryError, PlanError, UsageError
+from fheinfer.errors import CorruptArtifactError, MismatchError, NotEnoughMemoryError, PlanError, UsageError
 from fheinfer.frontends import zoo
 from fheinfer.model import ops
+from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
+from tests.conftest import random_model
 
 RANGE = 6.0
 
@@ -87,6 +91,8 @@ def test_every_choice_is_explained_with_its_alternatives(model: Model) -> None:
         (Wanted(log_n=14, digits=3), "digits", 3),
         (Wanted(log_n=14, scale_bits=24), "scale_bits", 24),
         (Wanted(log_n=14, levels=8), "levels", 8),
+        (Wanted(log_n=14, log_slots=10), "slots", 1024),
+        (Wanted(log_n=14, bootstraps=False), "bootstraps", False),
     ],
 )
 def test_a_choice_can_be_made_by_hand(model: Model, wanted: Wanted, field: str, value: object) -> None:
@@ -110,9 +116,9 @@ def test_identity_does_not_depend_on_the_reasons(model: Model) -> None:
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(model: Model) -> None:
-    with pytest.raises(NotEnoughMemoryError, match=r"no parameter set .* within 0\.01 GB.* takes 0"):
+    with pytest.raises(NotEnoughMemoryError, match=r"no parameter set runs this network within 10 MB.* takes 1\d\d MB"):
         compile(model, activation="square", wanted=Wanted(memory=10**7))
-    with pytest.raises(PlanError, match=r"'perceptron' fits no ring .* with log_n as asked: it takes \d+ levels"):
+    with pytest.raises(PlanError, match=r"'perceptron' fits no ring .* with ring as asked: it takes \d+ levels"):
         compile(model, activation="relu:119", wanted=Wanted(log_n=12))
     with pytest.raises(UsageError, match="leaves nothing to choose"):
         compile(model, "turbo", activation="square", wanted=Wanted(log_n=15))
@@ -120,11 +126,82 @@ def test_what_cannot_be_is_refused_with_what_to_do(model: Model) -> None:
         compile(model, activation="square", backend="openfhe")
 
 
-def test_a_limit_of_memory_chooses_a_smaller_set(model: Model) -> None:
-    free = compile(model, activation="square", wanted=Wanted(bits=14.0))
-    least = min(needs.peak_memory for needs in free.keys.values())
-    limited = compile(model, activation="square", wanted=Wanted(bits=14.0, memory=least))
-    assert dataclasses.replace(limited, why=()).params == free.params
+@pytest.fixture(scope="module")
+def convolutions() -> Model:
+    """Six of 32 channels at 32 x 32 with ReLUs: the fastest sets bootstrap, the smallest has no bootstraps."""
+    g = GraphBuilder("convolutions", (3, 32, 32))
+    last = "input"
+    for i in range(6):
+        last = g.add(f"relu{i}", ops.Relu(), g.conv2d(f"conv{i}", last, 32, 3))
+    g.linear("fc", g.add("pool", ops.GlobalAvgPool(), last), 4)
+    return random_model(g.build(), 0)
+
+
+def candidates_of(model: Model, **given: Any) -> list[auto.Candidate]:
+    """What `compile` looks at."""
+    seen: list[auto.Candidate] = []
+
+    def search(*arguments: Any) -> list[auto.Candidate]:
+        seen.extend(auto.candidates(*arguments))
+        return seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "candidates", search)
+        compile(model, **given)
+    return seen
+
+
+def test_memory_is_predicted_without_compiling(model: Model, convolutions: Model) -> None:
+    for network, activation in ((model, "square"), (convolutions, None)):
+        found = candidates_of(network, activation=activation)
+        for candidate in found[:: max(1, len(found) // 4)]:
+            plan = compile(network, candidate.params, activation=activation)
+            assert candidate.memory == pytest.approx(least(plan), rel=0.03)
+
+
+def least(plan: Plan) -> int:
+    return min(needs.peak_memory for needs in plan.keys.values())
+
+
+def test_a_limit_of_memory_goes_on_to_slower_sets(convolutions: Model) -> None:
+    """Four sets were compiled, the fastest ones, and with all of them too large the limit was said to be impossible."""
+    free = compile(convolutions)
+    assert least(free) > 4e9
+    plan = compile(convolutions, memory=2.75e9)
+    assert least(plan) <= 2.75e9
+    assert plan.bootstraps == 0
+    chosen = {reason.choice: reason for reason in plan.why}
+    assert chosen["bootstraps"].reason == "the fastest within the memory limit"
+    other = chosen["bootstraps"].alternatives[0]
+    assert other.memory is not None
+    assert other.memory > 2.75e9
+    with pytest.raises(NotEnoughMemoryError, match=rf"the smallest, {plan.params.name}, takes 2,\d\d\d MB"):
+        compile(convolutions, memory=2.5e9)
+
+
+def test_the_memory_that_is_said_to_be_needed_is_enough(model: Model) -> None:
+    with pytest.raises(NotEnoughMemoryError, match="takes") as refused:
+        compile(model, activation="square", memory=1e6)
+    needed = int(str(refused.value).split("takes ")[1].split(" MB")[0]) * 1e6
+    assert least(compile(model, activation="square", memory=needed)) <= needed
+    with pytest.raises(NotEnoughMemoryError):
+        compile(model, activation="square", memory=needed - 1e6)
+
+
+def test_keys_above_the_limit_are_not_made(model: Model, tmp_path: Path) -> None:
+    free = compile(model, activation="square")
+    between = (least(free) + max(needs.peak_memory for needs in free.keys.values())) // 2
+    plan = compile(model, activation="square", memory=between)
+    assert plan.params == free.params
+    for memory in (None, 10**12):  # what is free where keys are made
+        assert plan.keys[choose(plan.keys, "auto", memory)].peak_memory <= between
+    with pytest.raises(UsageError, match="no fast keys: with them a server takes more memory than this plan"):
+        fheinfer.keygen(plan.client, tmp_path / "keys", policy="fast")
+    plan.save(tmp_path / "plan")
+    assert fheinfer.load_plan(tmp_path / "plan").keys == plan.keys
+    fheinfer.keygen(free.client, tmp_path / "fast", policy="fast")  # of the same set
+    with pytest.raises(MismatchError, match="these are fast keys and perceptron was compiled for minimal ones"):
+        fheinfer.Server().session(plan, tmp_path / "fast" / "server")
 
 
 def test_reasons_lie_beside_the_plan(model: Model, tmp_path: Path) -> None:
@@ -140,18 +217,35 @@ def test_reasons_lie_beside_the_plan(model: Model, tmp_path: Path) -> None:
         fheinfer.load_plan(tmp_path / "auto")
 
 
-def test_memory_can_be_given_alone(model: Model) -> None:
-    limit = 10**9
-    plan = compile(model, activation="square", memory=limit)
-    assert min(needs.peak_memory for needs in plan.keys.values()) <= limit
-    with pytest.raises(NotEnoughMemoryError, match="no parameter set runs this network within"):
-        compile(model, activation="square", memory=1_000_000)
-
-
-@pytest.mark.parametrize("given", [{"bits": "8"}, {"bits": True}, {"memory": "6GB"}, {"memory": True}, {"memory": -1}])
+@pytest.mark.parametrize(
+    "given", [{"bits": "8"}, {"bits": True}, {"memory": "6GB"}, {"memory": True}, {"memory": -1}, {"margin": "x"}]
+)
 def test_what_is_no_number_is_refused(model: Model, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is none"):
         compile(model, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"log_n": 11}, "12 to 16, not 11"),
+        ({"log_n": 17}, "12 to 16, not 17"),
+        ({"chain": "weird"}, "one of plain, composite, not 'weird'"),
+        ({"digits": -1}, "digits: 1 to 20, not -1"),
+        ({"levels": 0}, "levels: 1 to 100, not 0"),
+        ({"levels": 3.5}, "levels: 1 to 100, not 3.5"),
+        ({"scale_bits": 99}, "bits of the scale: 18 to 47, not 99"),
+        ({"scale_bits": 18, "log_n": 13}, r"scale at N = 2\^13: 19 to 47"),
+        ({"scale_bits": 40, "chain": "composite"}, "scale on a composite chain: 18 to 25"),
+        ({"log_slots": 13, "log_n": 13}, r"slots at N = 2\^13: 1 to 12"),
+        ({"bootstraps": "yes"}, "True, False or None"),
+        ({"bootstraps": True, "log_n": 13}, "only plain chains"),
+        ({"bits": float("nan")}, "bits that encryption keeps are more than 0"),
+    ],
+)
+def test_what_no_set_has_is_refused_with_what_there_is(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Wanted(**given)
 
 
 def of_nodes(*nodes: Node, **tensors: Any) -> Model:

@@ -47,6 +47,12 @@ def test_an_unknown_policy_is_refused() -> None:
         choose(predictions, "many", None)
 
 
+def test_a_policy_that_a_limit_left_out_is_refused_with_the_reason() -> None:
+    predictions: Any = {"minimal": predicted(1, 1)}
+    with pytest.raises(UsageError, match=r"no fast keys: with them a server takes more memory .* choose minimal"):
+        choose(predictions, "fast", None)
+
+
 def test_the_lowest_key_that_is_tall_enough_serves() -> None:
     keys = [(1, 4), (1, 9), (2, 4)]
     assert serving(keys, 1, 3) == (1, 4)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import fheinfer
-from fheinfer.errors import FheinferError, GraphError, UsageError, WeightsError
+from fheinfer.errors import FheinferError, GraphError, InputError, UsageError, WeightsError
 from fheinfer.frontends.comparing import evaluate
 from fheinfer.frontends.onnx import checking, files, from_onnx, import_onnx
 from fheinfer.model.model import Model, load
@@ -588,3 +588,9 @@ def test_an_import_that_computes_something_else_is_refused(monkeypatch: pytest.M
 def test_large_networks_are_not_compared_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "MAX_WORK", 10)
     assert import_onnx(mlp()).notes[-1] == "not compared with ONNX's reference: too large"
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_what_is_no_model_at_all_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="is no ONNX model; give a path"):
+        from_onnx(given)

@@ -37,6 +37,10 @@ class CostModel(ABC):
         """Of one limb in memory."""
         return self._ring * 8
 
+    def key_specials(self, limbs: int) -> int:
+        """Special primes of a key of that height."""
+        return self._specials
+
     @abstractmethod
     def seconds(self, work: Work) -> float:
         """Time of what a trace counted, with two threads of the reference machine."""

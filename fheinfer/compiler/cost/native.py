@@ -15,6 +15,7 @@ from fheinfer import _core
 from fheinfer.compiler.cost.base import CostModel
 from fheinfer.compiler.work import Work
 from fheinfer.crypto.backends import Backend
+from fheinfer.crypto.generated import key_specials
 from fheinfer.crypto.key_policy import Rotations
 from fheinfer.crypto.params import NATIVE_EVAL_MOD_LEVELS, ParameterSet
 
@@ -126,7 +127,16 @@ class NativeCost(CostModel):
 
     def bootstrap_rotations(self) -> list[tuple[int, int]]:
         """(rotation, limbs of its key) of CoeffToSlot and SlotToCoeff under the policy."""
-        return _core.native_bootstrap_rotations(self._context, self._policy)
+        lowest, rotations, _ = _shapes(*_bootstrap(self.params), self._policy)
+        up, low = self._all - lowest, self.params.stc_budget + 1
+        return [(k, limbs if limbs <= low else limbs + up) for k, limbs in rotations]
+
+    def key_specials(self, limbs: int) -> int:
+        """Special primes of a key of that height: as few as cover its digits."""
+        return _core.native_key_specials(self._context, limbs)
+
+    def _switching_key(self, limbs: int) -> int:
+        return _core.native_key_bytes(self._context, limbs)
 
     def table_bytes(self) -> int:
         """Encoded matrices of CoeffToSlot and SlotToCoeff, in memory."""
@@ -149,16 +159,32 @@ class NativeCost(CostModel):
         """Evaluation keys on disk, with the uniform halves as seeds."""
         heights = self._heights(rotations, bootstraps=bootstraps)
         to_dense = (self._all + 1) * self.limb_bytes if bootstraps else 0
-        return sum(_core.native_key_bytes(self._context, limbs) for limbs in heights) + to_dense
+        return sum(self._switching_key(limbs) for limbs in heights) + to_dense
 
     def key_memory(self, rotations: Rotations, *, bootstraps: bool) -> int:
         """Evaluation keys in the server's memory, with the uniform halves made."""
         return 2 * self.key_bytes(rotations, bootstraps=bootstraps)  # the uniform halves come from seeds
 
 
+class NominalCost(NativeCost):
+    """The same by nominal sizes of primes, for a set that is only looked at: OpenFHE keeps every context it makes."""
+
+    def key_specials(self, limbs: int) -> int:
+        """Special primes of a key of that height."""
+        return key_specials(self.params, limbs)
+
+    def _switching_key(self, limbs: int) -> int:
+        rows = limbs + self.params.composite + self.key_specials(limbs)
+        return self._digits(limbs) * rows * self.limb_bytes
+
+
+def _bootstrap(params: ParameterSet) -> tuple[int, int, int, int]:
+    return params.log_n, params.slots, params.cts_budget, params.stc_budget
+
+
 def _matrices(params: ParameterSet, policy: _core.KeyPolicy) -> list[_Matrix]:
     """The factors of SlotToCoeff, which are at the bottom of the chain, and of CoeffToSlot, which are at its top."""
-    lowest, shapes = _shapes(params.log_n, params.slots, params.cts_budget, params.stc_budget, policy)
+    lowest, _, shapes = _shapes(*_bootstrap(params), policy)
     up = params.limbs(params.top_level) - lowest
     low = params.stc_budget
     return list(shapes[:low]) + [replace(m, limbs=m.limbs + up) for m in shapes[low:]]
@@ -167,11 +193,14 @@ def _matrices(params: ParameterSet, policy: _core.KeyPolicy) -> list[_Matrix]:
 @lru_cache(maxsize=64)
 def _shapes(
     log_n: int, slots: int, cts_budget: int, stc_budget: int, policy: _core.KeyPolicy
-) -> tuple[int, tuple[_Matrix, ...]]:
-    """The same for a chain of so many limbs, the shortest that bootstraps: OpenFHE keeps every context it makes."""
+) -> tuple[int, tuple[tuple[int, int], ...], tuple[_Matrix, ...]]:
+    """Limbs, rotations and factors for the shortest chain that bootstraps: OpenFHE keeps every context it makes."""
     top = stc_budget + 1 + cts_budget + NATIVE_EVAL_MOD_LEVELS
-    shortest = _core.ParameterSet(
-        log_n, slots, 49, 47, 50, top + 1, cts_budget, stc_budget, top, native=True, allow_insecure=True
+    shortest = _core.Context(
+        _core.ParameterSet(
+            log_n, slots, 49, 47, 50, top + 1, cts_budget, stc_budget, top, native=True, allow_insecure=True
+        )
     )
-    shapes = _core.native_bootstrap_matrices(_core.Context(shortest), policy)
-    return top + 1, tuple(_Matrix(*shape) for shape in shapes)
+    rotations = _core.native_bootstrap_rotations(shortest, policy)
+    shapes = _core.native_bootstrap_matrices(shortest, policy)
+    return top + 1, tuple(rotations), tuple(_Matrix(*shape) for shape in shapes)

@@ -16,9 +16,10 @@ import numpy as np
 
 from fheinfer.compiler.magnitudes import largest_slots, open_values
 from fheinfer.compiler.maps import LINEAR
-from fheinfer.compiler.program import Program
+from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
 from fheinfer.compiler.work import Work
+from fheinfer.crypto.key_policy import KeyPolicy
 from fheinfer.crypto.params import ParameterSet, parameter_sets
 from fheinfer.errors import PlanError
 from fheinfer.model.graph import Graph, Node
@@ -89,9 +90,19 @@ def levels(program: Program, traced: Mapping[str, Work] | None = None) -> Progra
     return replace(program.with_nodes(nodes), packings=packings, scales=scales, levels=at, works=works)
 
 
-def at_top(program: Program) -> dict[str, Work]:
-    """What every node takes at the top of the chain."""
-    return {node.name: program.trace(program.step(node)) for node in program.graph.nodes[1:]}
+def at_top(program: Program, policy: KeyPolicy = PLACED_UNDER) -> dict[str, Work]:
+    """What every node takes at the top of the chain with the keys of a policy."""
+    return {node.name: program.trace(program.step(node), policy) for node in program.graph.nodes[1:]}
+
+
+def placed_works(program: Program, traced: Mapping[str, Work]) -> list[Work]:
+    """What the steps of a levelled program take, where `traced` is what its nodes take at the top of the chain."""
+    return [
+        _at(traced[node.name], program.levels[node.name] + program.depth(node), program.params)
+        if node.name in traced
+        else program.works[node.name]
+        for node in program.graph.nodes[1:]
+    ]
 
 
 def moved(traced: Mapping[str, Work], params: ParameterSet, other: ParameterSet) -> dict[str, Work]:

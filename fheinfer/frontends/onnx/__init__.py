@@ -51,6 +51,7 @@ def from_onnx(
             folder of the file.
         GraphError: a graph that is not legal, or an operation that is not supported, by its name in the file; or
             outputs that differ from those of ONNX's own reference, which are compared where the network is small.
+        InputError: neither a path nor bytes nor a model.
         UsageError: mean without std, or the onnx package is not installed.
     """
     imported = import_onnx(source, mean=mean, std=std, classes=classes, name=name, shape=shape, batch=batch)

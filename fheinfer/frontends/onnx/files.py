@@ -33,6 +33,7 @@ def read_model(source: Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     """The model of a file or its bytes, with all tensors in it, and functions of its own replaced by their nodes.
 
     Raises:
+        InputError: neither a path nor bytes nor a model.
         WeightsError: missing, too large, truncated, no ONNX file, or its external data is missing or out of bounds.
         GraphError: a graph that ONNX itself does not allow: cycles, values that nothing computes, unknown operations.
     """
@@ -43,8 +44,10 @@ def read_model(source: Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(data, onnx.ModelProto):
         model = onnx.ModelProto()
         model.CopyFrom(data)
-    else:
+    elif isinstance(data, bytes | bytearray | memoryview):
         model = _parse(bytes(data))
+    else:
+        raise InputError(f"{type(data).__name__} is no ONNX model; give a path, its bytes, or a model that onnx read")
     if not model.HasField("graph") or not model.graph.node:
         raise WeightsError(f"no ONNX model, or one without operations; {_ADVICE}")
     if len(model.graph.node) > MAX_NODES:
