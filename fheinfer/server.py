@@ -21,6 +21,7 @@ from fheinfer.crypto.ciphertexts import check_count, open_ciphertexts, seal
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import MismatchError, UsageError
+from fheinfer.model.ops import Resample
 from fheinfer.runtime.checkpoints import CheckpointFolder, checkpoint_bytes
 from fheinfer.runtime.constants import ConstantCache
 from fheinfer.runtime.executor import StepObserver, Value, execute
@@ -164,7 +165,7 @@ class Session:
             CorruptArtifactError, MismatchError: as `evaluate`.
         """
         server = self._server
-        with server.keys.use(self.keys, self.plan) as loaded, server.constants.use(self.plan, inputs=2) as encoded:
+        with server.keys.use(self.keys, self.plan) as loaded, server.constants.use(self._halved, inputs=2) as encoded:
             if not self.two_inputs or not isinstance(loaded.evaluator, _core.NativeEvaluator):
                 raise UsageError(f"set {self.plan.params.name} evaluates one input at a time")
             both = _core.TwoInputs(loaded.evaluator)
@@ -178,10 +179,19 @@ class Session:
 
     @cached_property
     def _halved(self) -> Plan:
-        """The plan with half its outputs: the real part is half the sum with the conjugate."""
-        last = [step for step in self.plan.steps if step.name in self.plan.outputs]
-        halves = {name: self.plan.constants[name] / 2 for step in last for name in step.op.tensors.values()}
-        return replace(self.plan, constants={**self.plan.constants, **halves})
+        """The plan with half its outputs: the real part is half the sum with the conjugate.
+
+        Last steps get arrays of their own, which other steps may share; of a resampling, a product of arrays, one.
+        """
+        steps, constants = [], dict(self.plan.constants)
+        for step in self.plan.steps:
+            if step.name in self.plan.outputs:
+                factors = {"rows"} if isinstance(step.op, Resample) else set(step.op.tensors)
+                names = {role: f"{step.name}/2/{role}" for role in factors}
+                constants |= {names[role]: constants[step.op.tensors[role]] / 2 for role in factors}
+                step = replace(step, op=replace(step.op, **names))
+            steps.append(step)
+        return replace(self.plan, steps=tuple(steps), constants=constants)
 
     def _open(self, loaded: LoadedKeys, encrypted: bytes | memoryview) -> tuple[str, Value]:
         """The request's id, and the ciphertexts of an input for this plan."""

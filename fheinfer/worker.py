@@ -76,17 +76,19 @@ class Worker:
         count = session.plan.client.input.ciphertexts
         inputs = [read_ciphertexts(file, session.plan.params, count) for file in files]
         checkpoints = Path(job["checkpoints"]) if job.get("checkpoints") else None
-        if len(inputs) == 2:
+        if len(inputs) == 2 and session.two_inputs:
             results = list(session.evaluate_two(inputs[0], inputs[1], observer=self._step))
         else:
-            result = session.evaluate(
-                inputs[0],
-                observer=self._step,
-                checkpoints=checkpoints,
-                resume=bool(job.get("resume")),
-                keep_layers=bool(job.get("keep_layers")),
-            )
-            results = [result]
+            results = [
+                session.evaluate(
+                    encrypted,
+                    observer=self._step,
+                    checkpoints=checkpoints,
+                    resume=bool(job.get("resume")),
+                    keep_layers=bool(job.get("keep_layers")),
+                )
+                for encrypted in inputs
+            ]
         for file, name, result in zip(files, job["outputs"], results, strict=True):
             atomic_write(Path(name), [result])
             seconds = (time.perf_counter() - began) / len(results)

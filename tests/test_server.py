@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -20,6 +21,9 @@ from fheinfer import storage
 from fheinfer.crypto.artifact import Kind, from_bytes, request_id, to_bytes
 from fheinfer.errors import MismatchError, NotEnoughMemoryError, StorageError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.model.builder import GraphBuilder
+from fheinfer.model.model import Model
+from fheinfer.model.ops import Conv2d, Power, Resample
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.loaded_keys import memory_needed
 from tests.conftest import F64, calibrated, random_model, tiny_pixels
@@ -124,6 +128,28 @@ def test_two_inputs_answer_two_requests(tenants: list[Tenant]) -> None:
     assert not single.two_inputs
     with pytest.raises(UsageError, match="one input at a time"):
         single.evaluate_two(last.encrypted, last.encrypted)
+
+
+def test_two_inputs_have_every_output_that_one_has(tmp_path: Path) -> None:
+    """Of an image that is resampled, of weights that an inner layer shares, and with constants that are kept."""
+    g, random = GraphBuilder("several", (1, 4, 4)), np.random.default_rng(0)
+    x = g.add("square", Power(2), g.add("conv", Conv2d(1, 3, 1, 1, "shared"), "input"))
+    g.linear("fc", x, 3)
+    g.add("again", Conv2d(1, 3, 1, 1, "shared"), x)
+    g.add("large", Resample((8, 8), "rows", "columns"), x)
+    graph = g.build("fc", "again", "large")
+    tensors = {n: random.normal(0, 0.5, shape).astype(np.float32) for n, shape in graph.tensor_shapes().items()}
+    model = Model(graph, tensors, (0.0,), (1.0,), ranges={"square": 8.0, "input": 1.0})
+    plan = fheinfer.compile(model, TURBO)
+    fheinfer.keygen(plan.client, tmp_path / "keys")
+    client = fheinfer.Client(tmp_path / "keys", plan.client)
+    session = fheinfer.Server().session(plan, tmp_path / "keys" / "server")
+    for _ in range(3):
+        inputs = random.uniform(-1, 1, (2, 1, 4, 4))
+        for result, clear in zip(session.evaluate_two(*map(client.encrypt, inputs)), inputs, strict=True):
+            wanted = fheinfer.plain_outputs(model, clear)
+            for name, found in client.outputs(result).items():
+                assert precision_bits(wanted[name], found).minimum > 8, name
 
 
 def test_least_recently_used_keys_leave_memory_and_come_back(tenants: list[Tenant]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fheinfer.compiler import why
-from fheinfer.compiler.maps import LINEAR
+from fheinfer.compiler.maps import LAYERS
 from fheinfer.compiler.steps import BOOTSTRAPPED, RUNNABLE, Step
 from fheinfer.compiler.summary import grouped, summary
 from fheinfer.compiler.values import Arrays
@@ -152,9 +152,9 @@ class Plan:
 
     @cached_property
     def takes_two_inputs(self) -> bool:
-        """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear maps that no step reads."""
+        """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear layers that no step reads."""
         last = [step for step in self.steps if step.name in self.outputs]
-        linear = all(isinstance(step.op, LINEAR) for step in last) and not self._inner_outputs
+        linear = all(isinstance(step.op, LAYERS) for step in last) and not self._inner_outputs
         return linear and self.backend.two_inputs(self.params)
 
     @property

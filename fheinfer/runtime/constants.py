@@ -63,8 +63,7 @@ class ConstantCache:
         once needs no more memory.
 
         Args:
-            inputs: 1 or 2 at a time, for which constants have other scales. Those of the last step are not kept with 2:
-                they have other values.
+            inputs: 1 or 2 at a time, for which constants have other scales, and those of outputs other values.
         """
         kept = self._pinned(plan, inputs) if plan.backend.name == "native" else None
         try:
@@ -86,7 +85,7 @@ class ConstantCache:
         key = plan.identity, inputs
         with self._lock:
             if key not in self._kept and key in self._seen:
-                steps, size = _fitting(plan, inputs, self._free())
+                steps, size = _fitting(plan, self._free())
                 if steps:
                     self._kept[key] = _Kept(steps, size)
             self._seen.add(key)
@@ -95,12 +94,11 @@ class ConstantCache:
             return kept
 
 
-def _fitting(plan: Plan, inputs: int, free: int) -> tuple[StepConstants, int]:
+def _fitting(plan: Plan, free: int) -> tuple[StepConstants, int]:
     """What fits of a plan's constants, and how many bytes that are at most."""
     if free <= 0:
         return {}, 0
-    steps = plan.steps if inputs == 1 else plan.steps[:-1]
-    maps = {step.name: (step, found) for step in steps if (found := step_map(step, plan.constants))}
+    maps = {step.name: (step, found) for step in plan.steps if (found := step_map(step, plan.constants))}
     for tier in _TIERS:
         made = {name: _core.LinearMapConstants(found, tier) for name, (_, found) in maps.items()}
         size = sum(made[name].bytes(tier, _limbs(plan, step)) for name, (step, _) in maps.items())
