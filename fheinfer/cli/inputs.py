@@ -91,7 +91,7 @@ def normalised(pixels: U8, spec: ClientSpec) -> F64:
 def array_input(path: Path, spec: ClientSpec) -> dict[str, F64]:
     """The inputs in a .npy file by name: one, or several along a first axis.
 
-    uint8 (H, W, C) and vectors are normalised, real (C, H, W) is taken as it is.
+    uint8 (H, W, C) and vectors are normalised; real images and sequences are taken as they are.
 
     Raises:
         InputError: no such file, no such array, or one of another shape than the network takes.
@@ -118,7 +118,7 @@ def as_input(array: NDArray[np.generic], spec: ClientSpec, path: Path = Path("th
             f"{printable(path)}: {array.dtype} {array.shape}, and {spec.model} takes numbers of shape {shape}{pixels}"
         )
     x = array.astype(np.float64)
-    return x if len(shape) == 3 else (x - np.asarray(spec.mean)) / np.asarray(spec.std)
+    return x if x.ndim > 1 else (x - np.asarray(spec.mean)) / np.asarray(spec.std)
 
 
 def example_input(x: NDArray[np.generic], spec: ClientSpec, data: DataSet) -> F64:

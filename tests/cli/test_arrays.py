@@ -69,6 +69,13 @@ def test_an_array_has_one_input_or_many(vectors: Any, tmp_path: Path) -> None:
         arrays_input(tmp_path / "wrong.npy", vectors)
 
 
+def test_sequences_are_taken_as_they_are(tmp_path: Path) -> None:
+    many = np.arange(24.0).reshape(2, 3, 4)
+    np.save(tmp_path / "many.npy", many)
+    found = arrays_input(tmp_path / "many.npy", spec(input=an_input((3, 4)), mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert np.array_equal(list(found.values()), many)
+
+
 def test_an_image_is_no_line_of_numbers(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2,3\n")
     with pytest.raises(InputError, match=r"takes no vector; save it with numpy\.save"):
