@@ -219,12 +219,14 @@ def _numbers(text: str, classes: int) -> list[int]:
 def _csv(found: Evaluation) -> str:
     import numpy as np
 
-    from fheinfer.cli.results import logits_csv
+    from fheinfer.cli.results import rows_csv
 
     labelled = enumerate(zip(found.labels, found.logits, strict=True))
-    return logits_csv(
-        ["image", "label", "class"],
-        [([index, label, int(np.argmax(logits))], logits) for index, (label, logits) in labelled],
+    return rows_csv(
+        [
+            {"image": index, "label": label, "class": int(np.argmax(logits)), "logits": logits}
+            for index, (label, logits) in labelled
+        ]
     )
 
 

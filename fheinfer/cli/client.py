@@ -17,6 +17,7 @@ from fheinfer.cli.options import (
     OutputOption,
     PassphraseOption,
     SetOption,
+    ValuesOption,
     refuse,
 )
 from fheinfer.errors import ArtifactError, InputError, RangeError, UsageError
@@ -87,10 +88,11 @@ def decrypt(
             "--decimals",
             min=0,
             max=17,
-            help="Decimals of what is shown: more than a reader needs can give the key away (SECURITY.md).",
-            show_default="what tells the class",
+            help="Decimals of what is shown and written: more than a reader needs can give the key away (SECURITY.md).",
+            show_default="what tells the class, or 6 where there is none",
         ),
     ] = None,
+    output: ValuesOption = None,
     set_name: SetOption = None,
     client: ClientOption = None,
     keys: KeysOption = None,
@@ -100,11 +102,13 @@ def decrypt(
     """Client: decrypt a result, and round it."""
     from fheinfer.cli import results
     from fheinfer.cli.display import err, print_json
-    from fheinfer.client import class_decimals, rounded
+    from fheinfer.client import MAX_DECIMALS, class_decimals, rounded
     from fheinfer.crypto.artifact import request_id
     from fheinfer.crypto.ciphertexts import read_ciphertexts
 
     spec, folder = choices.client_and_keys(client, keys, set_name)
+    if output is not None:
+        results.require_arrays(output, spec.outputs)
     most = max(spec.input.ciphertexts, spec.result_ciphertexts)
     data = read_ciphertexts(result, spec.params, most)
     asked = None if request is None else request_id(read_ciphertexts(request, spec.params, most))
@@ -113,8 +117,12 @@ def decrypt(
         exact = opened.outputs(data, request=asked)
     except (ArtifactError, RangeError) as error:
         raise type(error)(f"{result}: {error}") from None
-    shown = max(map(class_decimals, exact.values())) if decimals is None else decimals
-    fields = results.all_fields({name: rounded(y, shown) for name, y in exact.items()}, spec.outputs, None)
+    enough = max(class_decimals(exact[s.name]) if s.scores else MAX_DECIMALS for s in spec.outputs)
+    shown = enough if decimals is None else decimals
+    values = {name: rounded(y, shown) for name, y in exact.items()}
+    if output is not None:
+        results.write_arrays(output, values)
+    fields = results.all_fields(values, spec.outputs, None)
     if asked is None:
         err.print("which input this answers was not checked; name it with --request")
     if as_json:

@@ -28,6 +28,7 @@ from fheinfer.cli.options import (
     RunsOption,
     SetOption,
     ThreadsOption,
+    ValuesOption,
     VerboseOption,
     refuse,
 )
@@ -53,6 +54,7 @@ class Report:
 
     model: Model | None
     csv: Path | None
+    output: Path | None
     json: bool
 
 
@@ -88,6 +90,7 @@ def infer(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,
     runs: RunsOption = None,
     csv_file: CsvOption = None,
+    output: ValuesOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     threads: ThreadsOption = None,
@@ -119,6 +122,10 @@ def infer(
         process = None if slots else stack.enter_context(_started(threads_of(threads), memory))
         folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
         spec = choices.spec_of(folder)
+        if output is not None:
+            from fheinfer.cli.results import require_arrays
+
+            require_arrays(output, spec.outputs)
         where = choices.keys_folder(keys, spec.params.name)
         if process is not None:
             from fheinfer.crypto.key_writer import SERVER_FOLDER
@@ -136,7 +143,7 @@ def infer(
             verbose=verbose,
             process=process,
         )
-        report = Report(_model(file, spec) if file else None, csv_file, as_json)
+        report = Report(_model(file, spec) if file else None, csv_file, output, as_json)
         inputs, failures = _inputs(spec, image, images, source, depth)
         if slots and len(inputs) > 1:
             raise UsageError("--backend slots takes one input; `fheinfer accuracy` runs a plan on many in clear")
@@ -253,17 +260,17 @@ def _in_clear(job: Job, report: Report, image: str, x: F64) -> None:
 
 
 def _deliver(job: Job, report: Report, image: str, outputs: Outputs, compared: _Plain, taken: Taken) -> None:
-    """The CSV first: whatever happens to standard output, the results are kept."""
+    """Files first: whatever happens to standard output, the results are kept."""
     from fheinfer.cli import results
     from fheinfer.cli.display import print_json
     from fheinfer.data.files import printable
 
     plain, specs = compared.outputs().get(image), job.spec.outputs
+    seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
     if report.csv is not None:
-        seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
-        first = specs[0].name
-        clear = None if plain is None else plain[first]
-        _write_csv(report.csv, [results.image_row(printable(image), outputs[first], specs[0], seconds, clear)])
+        _write_csv(report.csv, [results.image_row(printable(image), outputs, specs, seconds, plain)])
+    if report.output is not None:
+        results.write_arrays(report.output, outputs)
     fields = results.all_fields(outputs, specs, plain)
     if report.json:
         print_json({**fields, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
@@ -279,22 +286,24 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _many(job: Job, report: Report, inputs: Mapping[str, F64], failures: Mapping[str, str]) -> None:
+    import numpy as np
+
     from fheinfer.cli import results
 
     client = job.client()
     compared = _Plain(report.model, inputs)
     with evaluated(job, client, inputs, compared.before) as done:
-        plain, first = compared.outputs(), job.spec.outputs[0]
+        plain, specs = compared.outputs(), job.spec.outputs
         rows = [
-            results.image_row(
-                name, y[first.name], first, done.each.get(name), plain[name][first.name] if plain else None
-            )
-            for name, y in done.outputs.items()
+            results.image_row(name, y, specs, done.each.get(name), plain.get(name)) for name, y in done.outputs.items()
         ]
         if report.csv is not None:
             _write_csv(report.csv, rows)
+        if report.output is not None:
+            each_of = {spec.name: np.stack([y[spec.name] for y in done.outputs.values()]) for spec in specs}
+            results.write_arrays(report.output, each_of)
         each = done.seconds["evaluate"] / max(1, len(done.each))
-        results.report_images(rows, failures, results.Taken(done.seconds, done.memory), each, report.json)
+        results.report_images(rows, specs, failures, results.Taken(done.seconds, done.memory), each, report.json)
 
 
 def demo(

@@ -166,6 +166,15 @@ VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print a li
 CsvOption = Annotated[
     Path | None, typer.Option("--csv", metavar="FILE", help="Write class and outputs of every input there.")
 ]
+ValuesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE.npy|.npz",
+        help="Write the values there as arrays: .npz by the names of outputs, of many inputs along a first axis.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DataOption = Annotated[
     Path | None,

@@ -1,12 +1,14 @@
-"""Outputs of a network as tables, JSON fields and CSV."""
+"""Outputs of a network as tables, JSON fields, CSV and arrays."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from numpy.typing import NDArray
 from fheinfer.cli.display import err, out, print_json, table
 from fheinfer.cli.progress import size
 from fheinfer.crypto.client_tensors import OutputSpec
+from fheinfer.data.files import printable
+from fheinfer.errors import UsageError
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class
+from fheinfer.storage import PRIVATE, atomic_write, require_writable
 
 F64 = NDArray[np.float64]
 Fields = dict[str, Any]
@@ -34,16 +39,6 @@ class Taken:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-def logits_csv(columns: Sequence[str], rows: Sequence[tuple[Sequence[Any], Any]]) -> str:
-    """One line per input: its columns, then its outputs."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(f"logit_{i}" for i in range(len(rows[0][1])))])
-    for fields, logits in rows:
-        writer.writerow([*fields, *(f"{value:.6g}" for value in logits)])
-    return text.getvalue()
-
-
 def all_fields(outputs: Mapping[str, F64], specs: Sequence[OutputSpec], plain: Mapping[str, F64] | None) -> Fields:
     """What commands report of one input's outputs: of the only one, or `outputs` by name."""
     each = {s.name: result_fields(outputs[s.name], s, None if plain is None else plain[s.name]) for s in specs}
@@ -51,28 +46,23 @@ def all_fields(outputs: Mapping[str, F64], specs: Sequence[OutputSpec], plain: M
 
 
 def result_fields(values: F64, spec: OutputSpec, plain: F64 | None) -> Fields:
-    """What commands report of one output, for both forms of output."""
-    logits, classes = values.ravel(), class_names(spec)
-    best = top_class(logits)
-    fields: Fields = {
-        "class": classes[best],
-        "index": best,
-        "logits": [float(v) for v in logits],
-        "probabilities": [float(v) for v in probabilities(values, spec)],
-    }
-    if len(spec.shape) > 1:
-        fields["shape"] = list(spec.shape)
+    """What commands report of one output, for both forms of output: no class of what is no vector of scores."""
+    fields = _said(values, spec)
+    if spec.scores:
+        fields["probabilities"] = [float(v) for v in probabilities(values, spec)]
     if plain is not None:
-        clear = plain.ravel()
-        bits = precision_bits(clear, logits)
-        fields["plain"] = {
-            "class": classes[top_class(clear)],
-            "logits": [float(v) for v in clear],
-            "agrees": top_class(clear) == best,
-            "worst_bits": bits.minimum,
-            "median_bits": bits.median,
-        }
+        bits, clear = precision_bits(plain, values), _said(plain, spec)
+        if spec.scores:
+            clear["agrees"] = clear.pop("index") == fields["index"]
+        fields["plain"] = clear | {"worst_bits": bits.minimum, "median_bits": bits.median}
     return fields
+
+
+def _said(values: F64, spec: OutputSpec) -> Fields:
+    if not spec.scores:
+        return {"shape": list(spec.shape), "values": values.tolist()}
+    best = top_class(values)
+    return {"class": class_names(spec)[best], "index": best, "logits": values.tolist()}
 
 
 def class_names(spec: OutputSpec) -> Sequence[str]:
@@ -100,8 +90,19 @@ def print_results(
 
 
 def print_result(fields: Fields, spec: OutputSpec, decimals: int = DECIMALS) -> None:
-    """Values, probabilities and the class of an output: all of up to `SHOWN`, the largest of more."""
-    plain, classes = fields.get("plain"), class_names(spec)
+    """Scores, probabilities and the class: all of up to `SHOWN`, the largest of more. Of other values the range."""
+    plain = fields.get("plain")
+    bits = f"keeps {plain['worst_bits']:.1f} bits, the median {plain['median_bits']:.1f}" if plain else ""
+    if not spec.scores:
+        numbers = np.ravel(fields["values"])
+        of = (
+            f"{'x'.join(map(str, spec.shape))} values from {numbers.min():.{decimals}f} to {numbers.max():.{decimals}f}"
+        )
+        out.print(f"{spec.name}: {of if numbers.size > 1 else f'{numbers[0]:.{decimals}f}'}", style="bold")
+        if plain:
+            out.print(f"against PyTorch the worst value {bits}")
+        return
+    classes = class_names(spec)
     columns = ["class", "logit", "probability", *(["plain logit"] if plain else [])]
     order = range(len(classes))
     if len(order) > SHOWN:
@@ -111,16 +112,12 @@ def print_result(fields: Fields, spec: OutputSpec, decimals: int = DECIMALS) -> 
         mark = " <" if i == fields["index"] else ""
         row = [classes[i] + mark, f"{fields['logits'][i]:.{decimals}f}", f"{100 * fields['probabilities'][i]:.1f} %"]
         rows.append(row + ([f"{plain['logits'][i]:.{decimals}f}"] if plain else []))
-    of = f" of {spec.name}" if len(spec.shape) > 1 else ""
     largest = f"the {FEW} largest of {len(classes)} " if len(classes) > SHOWN else ""
-    table(f"{largest}logits{of}", columns, rows)
+    table(f"{largest}logits of {spec.name}", columns, rows)
     out.print(f"class: {fields['class']}", style="bold")
     if plain:
         verdict = "the same class" if plain["agrees"] else f"another class: {plain['class']}"
-        out.print(
-            f"PyTorch says {verdict}; the worst logit keeps {plain['worst_bits']:.1f} bits, the median "
-            f"{plain['median_bits']:.1f}"
-        )
+        out.print(f"PyTorch says {verdict}; the worst logit {bits}")
 
 
 def in_seconds(seconds: Mapping[str, float]) -> str:
@@ -133,51 +130,120 @@ def at_peak(memory: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size(n)} at peak" for name, n in memory.items())
 
 
-def image_row(name: str, outputs: F64, spec: OutputSpec, seconds: float | None, plain: F64 | None) -> dict[str, Any]:
-    """What tables, JSON and CSV have of the (first) output of one of many inputs."""
-    logits, classes = outputs.ravel(), class_names(spec)
-    best = top_class(logits)
-    row: dict[str, Any] = {
-        "image": name,
-        "class": classes[best],
-        "probability": float(probabilities(outputs, spec)[best]),
-        "seconds": seconds,
-        "logits": [float(v) for v in logits],
-    }
-    if plain is not None:
-        clear = plain.ravel()
-        row |= {"plain_class": classes[top_class(clear)], "worst_bits": precision_bits(clear, logits).minimum}
-    return row
+def image_row(
+    name: str,
+    outputs: Mapping[str, F64],
+    specs: Sequence[OutputSpec],
+    seconds: float | None,
+    plain: Mapping[str, F64] | None,
+) -> Fields:
+    """What tables, JSON and CSV have of one of many inputs: of its only output, or `outputs` by name."""
+    each = {s.name: _row(result_fields(outputs[s.name], s, None if plain is None else plain[s.name])) for s in specs}
+    found = next(iter(each.values())) if len(each) == 1 else {"outputs": each}
+    return {"image": name, **found, "seconds": seconds}
+
+
+def _row(fields: Fields) -> Fields:
+    plain = fields.get("plain")
+    row: Fields = {name: fields[name] for name in ("class", "shape", "values", "logits") if name in fields}
+    if "class" in row:
+        row["probability"] = fields["probabilities"][fields["index"]]
+    if plain and "class" in row:
+        row["plain_class"] = plain["class"]
+    return row | ({"worst_bits": plain["worst_bits"]} if plain else {})
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `image_row` as CSV."""
-    names = [name for name in rows[0] if name != "logits"]
-    return logits_csv(names, [([row[name] for name in names], row["logits"]) for row in rows])
+    """Rows as CSV: logits and other values one per column, after all else; those of several outputs by their name."""
+    text, flat = io.StringIO(), [_flat(row) for row in rows]
+    writer = csv.DictWriter(text, flat[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Fields:
+    words: Fields = {}
+    numbers: Fields = {}
+    for key, value in row.items():
+        if key == "outputs":
+            for name, fields in value.items():
+                numbers |= _flat(fields, f"{name}.")
+        elif key in ("logits", "values"):
+            numbers |= {f"{prefix}{key[:-1]}_{i}": f"{number:.6g}" for i, number in enumerate(np.ravel(value))}
+        elif key != "shape":
+            words[prefix + key] = value
+    return words | numbers
 
 
 def report_images(
-    rows: Sequence[Mapping[str, Any]], failures: Mapping[str, str], taken: Taken, each: float, as_json: bool
+    rows: Sequence[Mapping[str, Any]],
+    specs: Sequence[OutputSpec],
+    failures: Mapping[str, str],
+    taken: Taken,
+    each: float,
+    as_json: bool,
 ) -> None:
-    """One line per image, and what all of them took."""
+    """One line per image, in a table for each output, and what all of them took."""
     if as_json:
         totals = {"seconds": taken.seconds, "seconds_per_image": each, "memory": taken.memory}
         print_json({"images": rows, "failures": failures, **totals})
         return
-    plain = "plain_class" in rows[0]
-    columns = ["image", "class", "probability", "seconds", *(["PyTorch", "worst bits"] if plain else [])]
-    lines = [
-        [
-            row["image"],
-            row["class"],
-            f"{100 * row['probability']:.1f} %",
-            "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
-            *([row["plain_class"], f"{row['worst_bits']:.1f}"] if plain else []),
-        ]
-        for row in rows
-    ]
-    table("classes", columns, lines, left=2)
-    if plain:
+    for spec in specs:
+        _print_rows([row | row.get("outputs", {}).get(spec.name, {}) for row in rows], spec)
+    err.print(f"{each:.1f} s per image; {in_seconds(taken.seconds)}; {at_peak(taken.memory)}")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], spec: OutputSpec) -> None:
+    columns = ["class", "probability"] if spec.scores else ["smallest", "largest"]
+    plain = "worst_bits" in rows[0]
+    compared = [*(["PyTorch"] if plain and spec.scores else []), *(["worst bits"] if plain else [])]
+    lines = []
+    for row in rows:
+        said = (
+            [row["class"], f"{100 * row['probability']:.1f} %"]
+            if spec.scores
+            else [f"{number(row['values']):.{DECIMALS}f}" for number in (np.min, np.max)]
+        )
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        clear = [row["plain_class"]] if plain and spec.scores else []
+        lines.append([row["image"], *said, seconds, *clear, *([f"{row['worst_bits']:.1f}"] if plain else [])])
+    title = f"{'classes' if spec.scores else 'values'} of {spec.name}"
+    table(title, ["image", *columns, "seconds", *compared], lines, left=2 if spec.scores else 1)
+    if plain and spec.scores:
         same = sum(row["class"] == row["plain_class"] for row in rows)
         out.print(f"the class of PyTorch on {same} of {len(rows)}")
-    err.print(f"{each:.1f} s per image; {in_seconds(taken.seconds)}; {at_peak(taken.memory)}")
+
+
+def require_arrays(file: Path, specs: Sequence[OutputSpec]) -> None:
+    """Asks before a run whether `write_arrays` will be able to write these outputs there.
+
+    Raises:
+        UsageError: another kind of file, or one that holds a single output, and there are several.
+        StorageError: it cannot be written.
+    """
+    if file.suffix not in (".npy", ".npz"):
+        raise UsageError(
+            f"{file}: values are written to a .npy, or to a .npz by the names of outputs; name one of them"
+        )
+    if file.suffix == ".npy" and len(specs) > 1:
+        raise UsageError(f"{file}: a .npy is of one output, and there are {names_of(specs)}; name a .npz")
+    require_writable(file)
+
+
+def names_of(specs: Sequence[OutputSpec]) -> str:
+    """The names of outputs in words."""
+    return ", ".join(printable(spec.name) for spec in specs)
+
+
+def write_arrays(file: Path, outputs: Mapping[str, F64]) -> None:
+    """Writes outputs to a .npz by their names, or the only one to a .npy."""
+    content = io.BytesIO()
+    if file.suffix == ".npy":
+        np.save(content, next(iter(outputs.values())))
+    else:
+        with zipfile.ZipFile(content, "w") as archive:  # numpy.savez takes not every name
+            for name, values in outputs.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, values)
+    atomic_write(file, [content.getbuffer()], PRIVATE)

@@ -116,6 +116,11 @@ class OutputSpec(_Tensor):
             raise ValueError(f"{len(self.classes)} class names for an output of shape {self.shape}")
         return self
 
+    @property
+    def scores(self) -> bool:
+        """Whether the values tell a class: a vector of several, or of one probability; no image and no quantity."""
+        return len(self.shape) == 1 and (self.shape[0] > 1 or self.final == "sigmoid")
+
     def unpack(self, slots: Sequence[NDArray[np.floating]], model: str) -> F64:
         """The output from decrypted slots, one vector per ciphertext.
 
