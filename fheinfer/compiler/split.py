@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from fheinfer.crypto.client_layers import LAYERS, ClientLayers
+from fheinfer.crypto.client_layers import ClientLayers
 from fheinfer.crypto.client_tensors import ClientPart
 from fheinfer.errors import PlanError, UsageError
 from fheinfer.model import ops
@@ -16,7 +16,10 @@ from fheinfer.model.model import Model
 _SHRINKS = (ops.Relu, ops.Clip, ops.Silu, ops.Gelu, ops.Hardswish, ops.Mish, ops.Abs)
 """Activations whose output is no larger than their input (of a clip, where 0 is in its range)."""
 _UNIT = (ops.Sigmoid, ops.Hardsigmoid, ops.Tanh)
-_KEEPS = (ops.MaxPool, ops.MeanPool, ops.GlobalAvgPool, ops.Reshape, ops.Permute, ops.Slice)
+_KEEPS = (
+    *(ops.MaxPool, ops.MeanPool, ops.GlobalAvgPool),
+    *(ops.Reshape, ops.Permute, ops.Slice, ops.Concat, ops.Expand, ops.Pad),
+)
 """Operations whose output is no larger than their input."""
 
 
@@ -43,7 +46,7 @@ def split(model: Model, until: str, margin: float) -> Split:
 
     Raises:
         UsageError: no such node or module, or one behind which the network cannot be cut.
-        PlanError: an operation that clients do not compute, or a value whose size was never measured.
+        PlanError: the size of the value that is encrypted was never measured.
     """
     graph = model.graph
     node = _node(graph, until)
@@ -54,12 +57,6 @@ def split(model: Model, until: str, margin: float) -> Split:
         raise UsageError(
             f"the network cannot be cut behind {node.name!r}; it can behind {', '.join(_places(graph)) or 'no node'}"
         )
-    missing = [other for other in graph if other.name in before and other is not graph.input]
-    for other in missing:
-        if other.op.kind not in LAYERS:
-            raise PlanError(
-                f"node {other.name!r} ({other.op.kind}) is nothing that a client computes; cut the network before it"
-            )
     first = _model(model, [other for other in graph if other.name in before], (node.name,), model.mean, model.std)
     layers = ClientLayers.from_bytes(first.to_bytes(), "the layers of the client")
     largest = _largest(model, node)
@@ -141,8 +138,10 @@ def _largest(model: Model, node: Node) -> float:
         return max(abs(node.op.low), abs(node.op.high))
     if isinstance(node.op, _SHRINKS) and node.name in ranges:
         return ranges[node.name]
-    if isinstance(node.op, _KEEPS):
-        return _largest(model, model.graph[node.inputs[0]])
+    if isinstance(node.op, ops.Input):
+        return model.input_bound
+    if isinstance(node.op, _KEEPS) or (isinstance(node.op, ops.Reduce) and node.op.mean):
+        return max(_largest(model, model.graph[name]) for name in node.inputs)
     raise PlanError(
         f"calibration did not measure how large the output of {node.name!r} gets; cut the network behind an activation "
         "or before one, and measure ranges with `fheinfer calibrate`, in Python with model.calibrate(data)"

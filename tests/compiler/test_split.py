@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import shutil
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from numpy.typing import NDArray
 import fheinfer
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.split import split
-from fheinfer.crypto.client_layers import LAYERS, ClientLayers
+from fheinfer.crypto import client_operations
+from fheinfer.crypto.client_layers import ClientLayers
+from fheinfer.crypto.client_operations import LAYERS, SIZES
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, PlanError, RangeError, UsageError
 from fheinfer.model import ops
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
+from fheinfer.tensor_file import tensor_bytes
 from tests.conftest import calibrated, random_model, tiny_pixels
 
 F64 = NDArray[np.float64]
@@ -29,12 +34,17 @@ TINY = "insecure-tiny"
 
 ONE: dict[str, ops.Op] = {
     "conv2d": ops.Conv2d(6, (3, 2), (2, 1), (1, 0, 2, 1), "w", "b", (1, 2), 2),
+    "conv_transpose2d": ops.ConvTranspose2d(6, (3, 2), (2, 3), (1, 0, 2, 1), "w", "b", (1, 2), 2, (1, 0)),
     "linear": ops.Linear(5, "w", "b"),
+    "resample": ops.Resample((7, 3), "rows", "columns", "gain"),
     "batch_norm": ops.BatchNorm(1e-3, "w", "b", "m", "var"),
     "max_pool": ops.MaxPool((3, 2), (2, 1), (1, 0, 1, 1)),
     "mean_pool": ops.MeanPool(3, 2, 1, False),
     "prelu": ops.Prelu("w"),
+    "herpn": ops.HerPN(1e-3, "w", "b", "m", "var"),
+    "paf": ops.Paf((3, 5), "coefficients", "scale"),
     "avg_pool": ops.GlobalAvgPool(),
+    "reduce": ops.Reduce((0, 2), True, True),
     "add": ops.Add(),
     "subtract": ops.Subtract(),
     "product": ops.Product(),
@@ -42,6 +52,10 @@ ONE: dict[str, ops.Op] = {
     "add_constant": ops.AddConstant("w", (4, 6, 5)),
     "reshape": ops.Reshape((8, 15)),
     "permute": ops.Permute((2, 0, 1)),
+    "slice": ops.Slice(1, 1, 6, 2),
+    "concat": ops.Concat(2, 3),
+    "expand": ops.Expand((4, 6, 5)),
+    "pad": ops.Pad((0, 1, 2, 0, 1, 1)),
     "relu": ops.Relu(),
     "clip": ops.Clip(-0.5, 0.7),
     "leaky_relu": ops.LeakyRelu(0.2),
@@ -64,27 +78,43 @@ MORE: list[ops.Op] = [
     ops.MeanPool(2, 1, (1, 0, 0, 1), True),
     ops.MaxPool(2, 1, 0, (2, 1)),
     ops.Conv2d(3, 1, 1, 0, "w"),
+    ops.ConvTranspose2d(4, 2, 2, 0, "w"),
+    ops.Resample(9, "rows", "columns"),
+    ops.Reduce((0, 1, 2), False),
+    ops.Slice(2, 0, 5),
 ]
 
 
-def test_every_layer_of_clients_is_tried() -> None:
-    assert ONE.keys() == LAYERS.keys()
+def test_clients_compute_every_operation_of_networks_and_each_is_tried() -> None:
+    assert ONE.keys() == LAYERS.keys() == ops.NETWORK.keys() - {"input"}
+    known = {field.name for op in ONE.values() for field in dataclasses.fields(op)}
+    assert known >= SIZES
 
 
 @pytest.mark.parametrize("op", [*ONE.values(), *MORE], ids=repr)
 def test_a_layer_in_numpy_is_that_of_the_graph(op: ops.Op) -> None:
     torch = pytest.importorskip("torch")
-    nodes = [Node("x", ops.Input((4, 6, 5))), Node("y", op, ("x",) * op.arity)]
-    graph = Graph("one", tuple(nodes))
+    shape = (4, 1, 5) if isinstance(op, ops.Expand) else (4, 6, 5)
+    graph = Graph("one", (Node("x", ops.Input(shape)), Node("y", op, ("x",) * op.arity)))
     rng = np.random.default_rng(5)
     tensors = {name: rng.uniform(0.2, 1.5, shape).astype(np.float32) for name, shape in graph.tensor_shapes().items()}
     model = Model(graph, tensors, (0.0,) * 4, (1.0,) * 4)
-    x = rng.normal(0, 2, (3, 4, 6, 5))
+    x = rng.normal(0, 2, (3, *shape))
     given = {role: torch.tensor(tensors[name], dtype=torch.float64) for role, name in op.tensors.items()}
     expected = op.reference([torch.tensor(x)] * op.arity, given).numpy()
     found = ClientLayers.from_bytes(model.to_bytes(), "one")(x)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-12
+
+
+def test_a_convolution_by_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    weight, x = rng.normal(size=(4, 3, 3, 3)), rng.normal(size=(2, 3, 11, 7))
+    node = {"name": "y", "op": "conv2d", "inputs": ["x"], "kernel": 3, "stride": 1, "padding": 1, "weight": "w"}
+    layers = ClientLayers(b"", ({"name": "x", "op": "input"}, node), {"w": weight})
+    whole = layers(x)
+    monkeypatch.setattr(client_operations, "MAX_COPIED", 4 * 3 * 7 * 9)
+    assert np.abs(layers(x) - whole).max() < 1e-12
 
 
 def network() -> Graph:
@@ -127,6 +157,28 @@ def test_the_two_parts_are_the_network(model: Model, until: str) -> None:
     assert np.abs(fheinfer.plain_outputs(cut.rest, between) - layers["fc"]).max() < 1e-9
     assert np.abs(between).max() <= cut.rest.input_bound * 1.0001
     assert not set(cut.first.tensors) & set(cut.rest.tensors)
+
+
+@pytest.mark.parametrize("until", ["padded", "joined", "relu"])
+def test_stems_of_pads_parts_and_joins_are_cut_too(until: str) -> None:
+    """MLPerf's ResNet8 pads before its first convolution; what is encrypted may also be no activation's."""
+    pytest.importorskip("torch")
+    nodes = [
+        Node("x", ops.Input((3, 8, 8))),
+        Node("padded", ops.Pad((0, 0, 1, 0, 0, 1)), ("x",)),
+        Node("part", ops.Slice(0, 0, 1), ("padded",)),
+        Node("joined", ops.Concat(0, 2), ("padded", "part")),
+        Node("conv", ops.Conv2d(4, 3, 2, 0, "conv.weight"), ("joined",)),
+        Node("relu", ops.Relu(), ("conv",)),
+        Node("pool", ops.GlobalAvgPool(), ("relu",)),
+        Node("fc", ops.Linear(5, "fc.weight", "fc.bias"), ("pool",)),
+    ]
+    model = calibrated(random_model(Graph("stem", tuple(nodes)), 1), range(3000, 3005))
+    cut = split(model, until, 1.2)
+    x = image(model)
+    between = cut.first(x[None])[0]
+    assert np.abs(fheinfer.plain_outputs(cut.rest, between) - fheinfer.plain_outputs(model, x)).max() < 1e-9
+    assert 0 < np.abs(between).max() <= cut.rest.input_bound * 1.0001
 
 
 def test_encrypted_it_gives_what_the_whole_network_gives(model: Model, plan: Plan, tmp_path: Path) -> None:
@@ -195,11 +247,74 @@ def test_layers_that_cannot_be_computed_are_refused(fields: dict[str, Any]) -> N
         layers(np.ones((1, 1, 4, 4)))
 
 
-def test_an_operation_that_clients_do_not_compute_is_named() -> None:
-    graph = Graph("pads", (Node("x", ops.Input((4, 6, 5))), Node("y", ops.Pad((0, 0, 1, 1, 1, 1)), ("x",))))
-    model = Model(graph, {}, (0.0,) * 4, (1.0,) * 4)
-    with pytest.raises(CorruptArtifactError, match=r"no layers for a client .*pad"):
-        ClientLayers.from_bytes(model.to_bytes(), "file")
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"op": "argmax"}, "argmax"),
+        ({"op": "reshape", "shape": [4, "6", 5]}, "shape is"),
+        ({"op": "max_pool", "kernel": 2, "dilation": "22"}, "dilation is 22"),
+        ({"op": "leaky_relu", "slope": [1.0] * 5}, "slope is"),
+    ],
+)
+def test_operations_and_fields_that_clients_do_not_compute_are_named(fields: dict[str, Any], says: str) -> None:
+    nodes = [{"name": "x", "op": "input", "shape": [4, 6, 5]}, {"name": "y", "inputs": ["x"], **fields}]
+    data = tensor_bytes({}, {"graph": {"nodes": nodes}})
+    with pytest.raises(CorruptArtifactError, match=rf"no layers for a client .*{says}"):
+        ClientLayers.from_bytes(data, "file")
+
+
+@pytest.mark.parametrize("array", [np.zeros((9, 0), np.float32), np.ones(3, np.int8)])
+def test_tensors_that_are_larger_than_their_bytes_are_refused(array: NDArray[Any]) -> None:
+    data = tensor_bytes({"w": array}, {"graph": {"nodes": [{"name": "x", "op": "input"}]}})
+    with pytest.raises(CorruptArtifactError, match="a tensor that is empty, or not of float32"):
+        ClientLayers.from_bytes(data, "file")
+
+
+LARGE: list[dict[str, Any]] = [
+    {"op": "expand", "shape": [1, 4, 10**6]},
+    {"op": "pad", "sides": [0, 10**4, 0, 10**3, 0, 0]},
+    {"op": "concat", "axis": 0, "inputs": ["x"] * 10**4},
+    {"op": "resample", "rows": "long", "columns": "long"},
+    {"op": "conv_transpose2d", "kernel": 1, "stride": 10**4, "weight": "one"},
+    {"op": "max_pool", "kernel": 2, "padding": 10**6},
+    {"op": "conv2d", "kernel": 1, "stride": 1, "weight": "many"},
+    {"op": "conv2d", "kernel": 15, "padding": 50, "weight": "wide"},
+    {"op": "add", "inputs": ["x", "turned"]},
+    {"op": "add_constant", "value": "long"},
+    {"op": "prelu", "weight": "long"},
+]
+
+
+@pytest.mark.parametrize("fields", LARGE, ids=lambda fields: fields["op"])
+def test_layers_take_no_more_memory_than_their_bound(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_operations, "MAX_VALUES", 1 << 14)
+    nodes = (
+        {"name": "x", "op": "input"},
+        {"name": "turned", "op": "reshape", "inputs": ["x"], "shape": [1, 128, 1]},
+        {"name": "y", "inputs": ["x"], **fields},
+    )
+    layers = ClientLayers(b"", nodes, {name: np.ones(shape) for name, shape in SHAPES.items()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptArtifactError, match="do not fit each other"):
+            layers(np.ones((1, 1, 1, 128)))
+        assert tracemalloc.get_traced_memory()[1] < 8 * (1 << 16)
+    finally:
+        tracemalloc.stop()
+
+
+SHAPES = {"one": (1, 1, 1, 1), "many": (1000, 1, 1, 1), "wide": (1, 1, 15, 15), "long": (1000, 128)}
+
+
+def test_only_values_that_are_used_again_are_kept_and_all_of_them_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_operations, "MAX_VALUES", 64)
+    names = ["x", *"abcdef"]
+    chain: list[dict[str, Any]] = [{"name": "x", "op": "input"}]
+    chain += [{"name": name, "op": "relu", "inputs": [before]} for before, name in pairwise(names)]
+    assert (ClientLayers(b"", tuple(chain), {})(np.ones((2, 32))) == 1).all()
+    both = {"name": "sum", "op": "concat", "axis": 0, "inputs": names}
+    with pytest.raises(CorruptArtifactError, match="96 values, more than the 64"):
+        ClientLayers(b"", (*chain, both), {})(np.ones((2, 32)))
 
 
 @pytest.mark.parametrize(

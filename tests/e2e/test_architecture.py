@@ -33,7 +33,7 @@ LAYERS = (
     "crypto.params",
     "crypto.artifact crypto.verified",
     "crypto.ciphertexts",
-    "crypto.client_tensors crypto.client_layers",
+    "crypto.client_tensors crypto.client_operations crypto.client_layers",
     "crypto.backends crypto.key_policy",
     "crypto.client_spec",
     "crypto",
