@@ -141,7 +141,7 @@ CASES = (
     case("adaptive_avg_pool2d (even)", lambda: nn.AdaptiveAvgPool2d((4, None))),
     case("adaptive_avg_pool2d (uneven)", lambda: nn.AdaptiveAvgPool2d((3, 4))),
     case("adaptive_max_pool2d", lambda: nn.AdaptiveMaxPool2d((4, 2))),
-    function("amax", lambda x: x.amax((2, 3))),
+    function("amax", lambda x: x.amax((2, 3)), (3, 2, 2)),
     # Activations
     *(
         case(name, module)
