@@ -32,13 +32,22 @@ def linear_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) 
 
 def shape_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) -> _core.LinearMap:
     """The same with no weight zero, to be counted only: rotations, levels and predictions are settled before weights
-    are known."""
-    ones = {
-        name: np.broadcast_to(1.0, constants[name].shape)
-        for role, name in op.tensors.items()
-        if role in ("weight", "gain", "factor")
-    }
-    return _map(op, {**constants, **ones}, source, target, shape_only=True)
+    are known. Those of all networks are kept, since sets are compared and layers repeat."""
+    key = shape_key(op, constants), source, target
+    if key not in _SHAPES:
+        ones = {
+            name: np.broadcast_to(1.0, constants[name].shape)
+            for role, name in op.tensors.items()
+            if role in ("weight", "gain", "factor")
+        }
+        if len(_SHAPES) == _MOST_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[key] = _map(op, {**constants, **ones}, source, target, shape_only=True)
+    return _SHAPES[key]
+
+
+_SHAPES: dict[tuple[object, ...], _core.LinearMap] = {}
+_MOST_SHAPES = 512
 
 
 def _map(op: ops.Op, constants: Arrays, source: Packing, target: Packing, *, shape_only: bool) -> _core.LinearMap:
@@ -61,10 +70,11 @@ def _map(op: ops.Op, constants: Arrays, source: Packing, target: Packing, *, sha
     return builder.finish()
 
 
-def shape_key(op: ops.Op) -> tuple[object, ...]:
-    """What of an operation its shape depends on: all but the names of tensors; those of a resample are its shape."""
-    named = () if isinstance(op, ops.Resample) else op.TENSORS
-    return op.kind, *((f.name, getattr(op, f.name)) for f in fields(op) if f.name not in named)
+def shape_key(op: ops.Op, constants: Arrays) -> tuple[object, ...]:
+    """What of an operation its shape depends on: all but its tensors; of a resample, which pixels it joins."""
+    joined = (constants[name] != 0 for name in (op.rows, op.columns)) if isinstance(op, ops.Resample) else ()
+    values = ((f.name, getattr(op, f.name)) for f in fields(op) if f.name not in op.TENSORS)
+    return op.kind, *values, *((array.shape, array.tobytes()) for array in joined)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Prices:
 
     def layer(self, node: Node, source: Packing, target: Packing) -> float:
         """Of a linear layer between two packings."""
-        key = (shape_key(node.op), source, target)
+        key = (shape_key(node.op, self.program.constants), source, target)
         if key not in self._known:
             found = shape_map(node.op, self.program.constants, source, target)
             evaluator = _core.TraceEvaluator(self.program.params.slots, self.program.level_model)

@@ -102,7 +102,15 @@ class Program:
         if not isinstance(step.op, LINEAR):
             return step.trace(self.params.slots, self.level_model, self.constants, policy)
         packings = *step.in_packings, step.packing
-        key = (shape_key(step.op), packings, step.level, step.depth, self.params, self.backend.name, policy)
+        key = (
+            shape_key(step.op, self.constants),
+            packings,
+            step.level,
+            step.depth,
+            self.params,
+            self.backend.name,
+            policy,
+        )
         if key not in _TRACES:
             evaluator = _core.TraceEvaluator(self.params.slots, self.level_model, core_policy(policy))
             xs = [evaluator.encrypt(step.level + step.depth)] * step.in_packings[0].ciphertexts

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fheinfer import _core
-from fheinfer.compiler.maps import distances, linear_map, shape_map
+from fheinfer.compiler.maps import distances, linear_map, shape_key, shape_map
 from fheinfer.compiler.passes.pack import kept_grid
 from fheinfer.compiler.work import Work
 from fheinfer.errors import PlanError
@@ -227,3 +227,14 @@ def test_the_map_of_a_shape_alone_is_not_evaluated() -> None:
     evaluator = _core.SlotsEvaluator(SLOTS, _core.LevelModel(1, 0, 0))
     with pytest.raises(PlanError, match="a linear map of a shape alone has no weights"):
         _core.linear_map(evaluator, [evaluator.encrypt(np.ones(8), 1)], found)
+
+
+def test_resamples_of_one_shape_that_join_other_pixels_are_told_apart() -> None:
+    """What is kept of one network is no answer for another one whose tensors have the same names."""
+    grid = grid_packing((1, 4, 4), SLOTS)
+    op = ops.Resample((4, 4), "rows", "columns")
+    alone = {"rows": np.eye(4), "columns": np.eye(4)}
+    blurred = {"rows": np.eye(4) + np.eye(4, k=1), "columns": np.eye(4)}
+    for constants in (alone, blurred, alone):
+        assert shape_map(op, constants, grid, grid).diagonals == linear_map(op, constants, grid, grid).diagonals
+    assert shape_key(op, alone) != shape_key(op, blurred)
