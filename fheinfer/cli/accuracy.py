@@ -22,13 +22,14 @@ from fheinfer.cli.options import (
     ModelOption,
     PartOption,
     PassphraseOption,
+    PlanOption,
     ResumeOption,
     RunsOption,
     SetOption,
     ThreadsOption,
     refuse,
 )
-from fheinfer.errors import UsageError
+from fheinfer.errors import MismatchError, UsageError
 from fheinfer.optional import needs_torch, require
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def accuracy(
     ] = "approx",
     set_name: SetOption = None,
     model: ModelOption = None,
+    plan_folder: PlanOption = None,
     act: ActOption = None,
     data: DataOption = None,
     part: PartOption = None,
@@ -72,7 +74,9 @@ def accuracy(
     from fheinfer.storage import PRIVATE, PUBLIC, atomic_write, require_writable
 
     _check(mode, act, margin, seed)
-    planless = mode == "approx" and set_name is None
+    planless = mode == "approx" and set_name is None and plan_folder is None
+    if plan_folder is not None:
+        refuse("it is part of the plan", **{"set": set_name}, act=act, margin=margin, bits=bits)
     if mode == "clear":
         refuse("in clear there are no polynomials", bits=bits)
     if mode != "encrypted":
@@ -83,9 +87,13 @@ def accuracy(
     params = choices.set_of(set_name, model)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
+    if plan_folder is not None:
+        _check_plan(mode, load_plan(plan_folder), loaded, model)
     part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
     ks = _numbers(top_k, len(loaded.classes))
-    folder = None if mode == "clear" or planless else _compiled(set_name, model, act, margin, bits)
+    folder = plan_folder
+    if folder is None and mode != "clear" and not planless:
+        folder = _compiled(set_name, model, act, margin, bits)
     plan = None if folder is None else load_plan(folder)
     if mode == "encrypted" and folder is not None and plan is not None:
         job = Job(
@@ -120,6 +128,17 @@ def _check(mode: str, act: str | None, margin: float | None, seed: int | None) -
         refuse("in clear there are no polynomials", act=act, margin=margin)
     if mode != "simulate":
         refuse("it is for --mode simulate", seed=seed)
+
+
+def _check_plan(mode: str, plan: Plan, loaded: Model, file: Path | None) -> None:
+    """A plan that was named has the network, a split one a part of it; the model has its classes and results in clear."""
+    if mode == "clear":
+        raise UsageError("--plan: in clear the model is evaluated, and no plan; leave it out")
+    if file is None:
+        raise UsageError("--plan DIR goes with --model FILE: the model that the plan was compiled from")
+    theirs = (plan.model, plan.client.input_shape, plan.outputs)
+    if theirs != (loaded.name, loaded.graph.input_shape, loaded.graph.outputs):
+        raise MismatchError(f"the plan is one of {plan.model}, and {file} has {loaded.name}: name its own model")
 
 
 def _compiled(
