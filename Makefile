@@ -1,5 +1,6 @@
 # make demo    classify inputs/vale.jpg under encryption, from nothing
-# make test    every test of the Python side, and a part of them without asserts
+# make test    every test of the Python side but the slow ones, and a part of them without asserts
+# make slow    the slow tests, up to minutes each; those that want public data skip without it
 # make lint    style, formatting, types, and the stubs of the core against the core
 # make sanitize  C++ tests under the address and undefined behaviour sanitizers, warnings as errors
 # make wheel   dist/fheinfer-*.whl
@@ -11,6 +12,8 @@ SET    ?= turbo
 IMAGE  ?= vale.jpg
 # First and exact: a looser pin lets pip trade a CPU build that is there for a CUDA build.
 TORCH  ?= torch==2.13.0
+# For tests alone, which skip without it. Without what it asks for: an older PyTorch is part of that, and the rest is there.
+BREVITAS := brevitas==0.13.4 dependencies==2.0.1 unfoldNd==0.2.3
 
 CMAKE  ?= cmake
 # What checks inputs has to do so with `python -O`, too.
@@ -22,15 +25,18 @@ CTEST  ?= ctest
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
 
-.PHONY: demo test lint sanitize wheel clean
+.PHONY: demo test slow lint sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/fheinfer demo --set $(SET) --image $(IMAGE)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.brevitas
 	$(BIN)/pytest
 	$(BIN)/python -O -m pytest -q $(WITHOUT_ASSERTS)
+
+slow: $(VENV)/.installed $(VENV)/.brevitas
+	$(BIN)/pytest -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -66,3 +72,6 @@ $(VENV)/.torch: $(VENV)/.venv
 $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 	$(BIN)/pip install --editable '.[dev]' -C cmake.define.FHEINFER_WERROR=$(WERROR)
 	touch $@
+
+$(VENV)/.brevitas: $(VENV)/.installed
+	$(BIN)/pip install --no-deps --retries 1 $(BREVITAS) && touch $@ || echo 'no Brevitas to be had: its tests skip' >&2

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import fheinfer
 from fheinfer.errors import GraphError
 from fheinfer.evaluation.plain import plain_layers
 from fheinfer.frontends.torch_export import from_torch, import_torch
 from fheinfer.frontends.torch_export.brevitas import plain
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Clip, Conv2d, Linear
+from tests.conftest import TINY
 
 STEP = 0.25
 
@@ -231,9 +235,14 @@ def test_brevitas_is_not_imported() -> None:
     assert "brevitas" not in sys.modules or "brevitas.nn" in sys.modules
 
 
+WHY = "Brevitas is not here: pip install --no-deps brevitas==0.13.4 dependencies==2.0.1 unfoldNd==0.2.3"
+
+
 @pytest.fixture
 def real() -> Any:
-    return SimpleNamespace(nn=pytest.importorskip("brevitas.nn"), quant=pytest.importorskip("brevitas.quant"))
+    return SimpleNamespace(
+        nn=pytest.importorskip("brevitas.nn", reason=WHY), quant=pytest.importorskip("brevitas.quant", reason=WHY)
+    )
 
 
 class Guide(nn.Module):
@@ -308,3 +317,49 @@ def test_activations_of_brevitas_differ_by_half_a_step_but_where_they_saturate(
         expected, step = net(x)[0].double(), float(layer.act_quant.scale())
     difference = float((outputs(model, x) - expected).abs().max())
     assert step / 4 < difference <= halves * step / 2 + 1e-6
+
+
+class Checkerboard(nn.Module):
+    """2-n-n-2 with weights of 3 bits, as Concrete ML's guide has it."""
+
+    def __init__(self, qnn: Any, n: int, bits: int) -> None:
+        super().__init__()
+        self.start = qnn.QuantIdentity(bit_width=8, return_quant_tensor=True)
+        self.fc1, self.relu1 = qnn.QuantLinear(2, n, True, weight_bit_width=3), qnn.QuantReLU(bit_width=bits)
+        self.fc2, self.relu2 = qnn.QuantLinear(n, n, True, weight_bit_width=3), qnn.QuantReLU(bit_width=bits)
+        self.fc3 = qnn.QuantLinear(n, 2, True, weight_bit_width=3)
+
+    def forward(self, x: Any) -> Any:
+        return self.fc3(self.relu2(self.fc2(self.relu1(self.fc1(self.start(x))))))
+
+
+@pytest.mark.parametrize("bits, most", [(3, 0.25), (8, 0.03)])
+def test_a_trained_network_of_3_bits_is_encrypted_what_brevitas_computes(
+    real: Any, bits: int, most: float, tmp_path: Path
+) -> None:
+    """Activations are not rounded when it is imported: of 3 bits outputs may differ visibly, of 8 next to nothing."""
+    torch.manual_seed(0)
+    x = 4 * torch.rand(300, 2) - 2
+    colours = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).long()
+    net = Checkerboard(real.nn, 16, bits)
+    optimiser = torch.optim.Adam(net.parameters(), 0.03)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), colours).backward()
+        optimiser.step()
+    net.eval()
+    expected = net(x).detach().double().numpy()
+    assert (expected.argmax(1) == colours.numpy()).mean() > 0.9
+    model = from_torch(net, x[:1]).calibrate(x)
+    for name in ("fc1", "fc2", "fc3"):
+        steps = getattr(net, name).quant_weight()
+        assert len(np.unique(np.round(model.tensors[f"{name}.weight"] / steps.scale.detach().numpy()))) <= 7
+    plan = fheinfer.compile(model, TINY)
+    fheinfer.keygen(plan.client, tmp_path)
+    client, session = fheinfer.Client(tmp_path, plan.client), fheinfer.Server().session(plan, tmp_path / "server")
+    points = x[:8].double().numpy()
+    found = np.stack([client.decrypt(session.evaluate(client.encrypt(point))) for point in points])
+    assert np.abs(found - expected[:8]).max() < most * np.abs(expected).max()
+    sure = np.abs(expected[:8, 0] - expected[:8, 1]) > most * np.abs(expected).max()
+    assert sure.any()
+    assert (found.argmax(1) == expected[:8].argmax(1))[sure].all()
