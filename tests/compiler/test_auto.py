@@ -44,8 +44,7 @@ def model() -> Model:
     return perceptron(20, 16, 16, 4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["turbo", "quad", "relu", "paf"])
+@pytest.mark.parametrize("name", ["turbo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("quad", "relu", "paf"))])
 def test_it_chooses_what_was_chosen_by_hand_or_better(name: str) -> None:
     network = fheinfer.load_model(default_model(preset(name).network))
     by_hand, chosen = compile(network, name), compile(network)
