@@ -131,7 +131,7 @@ def _check(mode: str, act: str | None, margin: float | None, seed: int | None) -
 
 
 def _check_plan(mode: str, plan: Plan, loaded: Model, file: Path | None) -> None:
-    """A plan that was named has the network, a split one a part of it; the model has its classes and results in clear."""
+    """A plan that was named needs the model that it was compiled from: for classes, and results in clear."""
     if mode == "clear":
         raise UsageError("--plan: in clear the model is evaluated, and no plan; leave it out")
     if file is None:

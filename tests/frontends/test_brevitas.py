@@ -345,7 +345,7 @@ def test_a_trained_network_of_3_bits_is_encrypted_what_brevitas_computes(
     optimiser = torch.optim.Adam(net.parameters(), 0.03)
     for _ in range(60):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), colours).backward()
+        nn.functional.cross_entropy(net(x), colours).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     net.eval()
     expected = net(x).detach().double().numpy()
