@@ -36,6 +36,8 @@ Places = NDArray[np.int64]
 Shape = tuple[int, ...]
 MAX_CIPHERTEXTS = 1 << 13
 """Of one value in a plan."""
+MOST_SLOTS = 1 << 15
+"""Of any set: N/2 for N = 2^16."""
 _COUNTS = ("band", "period", "rotation", "ciphertexts", "block", "width")
 MAX_PLACES = 1 << 24
 """Elements of a value, at most, that a file may claim."""
@@ -227,10 +229,11 @@ def grid_packing(
     channels, rows, columns = canonical(shape)
     height, width = height or rounded_up(rows * gap[0]), width or rounded_up(columns * gap[1])
     if width * gap[0] > slots:
-        raise PlanError(
-            f"a row of {columns} pixels needs {width * gap[0]} slots and there are {slots}; make the input narrower, "
-            "or choose a set of more slots"
-        )
+        needs = width * gap[0]
+        enough = needs <= MOST_SLOTS
+        most = f"there are {slots}" if enough else f"no set has more than {MOST_SLOTS} (N = 2^16)"
+        advice = "make the input narrower, or choose a set of more slots" if enough else "make the input narrower"
+        raise PlanError(f"a row of {columns} pixels needs {needs} slots and {most}; {advice}")
     c, cells = np.arange(channels), gap[0] * gap[1]
     block, cell = c // cells, c % cells
     corner = cell // gap[1] * width + cell % gap[1]

@@ -280,7 +280,8 @@ def _bootstrap_chain(wanted: Wanted, levels_: int, budgets: tuple[int, int], log
 
 
 def _none(network: Networks, wanted: Wanted) -> PlanError:
-    of = network(BOOTSTRAP_RING, BOOTSTRAP_RING - 1)
+    ring = wanted.log_n or RINGS[-1]
+    of = network(ring, wanted.log_slots or ring - 1)  # raises where a row does not fit the slots
     deepest = max(of.program.graph.nodes[1:], key=of.program.depth)
     where = deepest.module or deepest.activation or deepest.name
     return PlanError(

@@ -15,6 +15,7 @@ from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.presets import preset
 from fheinfer.compiler.wanted import Wanted
 from fheinfer.compiler.why import lines
+from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.key_policy import choose
 from fheinfer.data.resources import default_model
 from fheinfer.errors import CorruptArtifactError, MismatchError, NotEnoughMemoryError, PlanError, UsageError
@@ -23,6 +24,7 @@ from fheinfer.model import ops
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph, Node
 from fheinfer.model.model import Model
+from fheinfer.packing import MOST_SLOTS
 from tests.conftest import random_model
 
 RANGE = 6.0
@@ -262,3 +264,32 @@ def test_a_network_without_products_gets_a_chain_of_one_level() -> None:
         found = fheinfer.infer(plan, x)
         assert isinstance(found, np.ndarray)
         assert fheinfer.precision_bits(expected, found).minimum > plan.bits - 1
+
+
+def squared(*shape: int) -> Model:
+    g = GraphBuilder("squared", shape)
+    g.add("y", ops.Power(2), "input")
+    return random_model(g.build(), 0)
+
+
+def test_a_row_needs_as_many_slots_as_it_is_long() -> None:
+    """Two out of three numbers of slots are too few for this one, which is no reason to refuse it."""
+    assert compile(squared(1, 20_000)).params.slots == MOST_SLOTS
+    with pytest.raises(
+        PlanError, match=r"a row of 4096 pixels needs 4096 slots and there are 2048; .* set of more slots"
+    ):
+        compile(squared(1, 4096), wanted=Wanted(log_n=12))
+
+
+def test_a_row_longer_than_the_slots_of_any_set_is_refused_with_how_many_there_are() -> None:
+    assert RINGS[-1] == MOST_SLOTS.bit_length()
+    with pytest.raises(PlanError, match=r"a row of 44100 pixels .* no set has more than 32768 .*; make the input narr"):
+        compile(squared(1, 44_100))
+
+
+def test_what_fits_no_ring_is_refused_with_the_layer_and_what_to_change(model: Model) -> None:
+    says = (
+        r"'perceptron' fits no ring .* takes \d+ levels, of which 'relu\d' takes \d+; .* fewer bits than 40 would fit"
+    )
+    with pytest.raises(PlanError, match=says):
+        compile(model, wanted=Wanted(bits=40))
