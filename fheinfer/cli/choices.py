@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fheinfer.cli.options import refuse
 from fheinfer.errors import UsageError
 
 if TYPE_CHECKING:
+    from fheinfer.compiler.wanted import Wanted
     from fheinfer.crypto.client_spec import ClientSpec
     from fheinfer.crypto.params import ParameterSet
     from fheinfer.model.model import Model
@@ -86,6 +88,25 @@ def require_relus(model: Model, activation: str | None) -> None:
         raise UsageError(f"--act chooses what approximates a ReLU, and {model.name} has none; leave it out")
 
 
+def wanted(params: ParameterSet | Literal["auto"], **limits: Any) -> Wanted:
+    """What a set that is chosen has to keep to, by options.
+
+    Args:
+        params: the set that was named, or "auto".
+        limits: options by name, None where they were not given.
+
+    Raises:
+        UsageError: some are given for a set that is named, or a value that no set has.
+    """
+    from fheinfer.compiler.wanted import Wanted
+
+    if not isinstance(params, str):
+        given = {name: None if value is None else str(value) for name, value in limits.items()}
+        refuse("a named set takes what it takes; --set auto keeps to it", **given)
+    slots = limits.pop("slots", None)
+    return Wanted(log_n=limits.pop("ring", None), log_slots=slots and slots.bit_length() - 1, **limits)
+
+
 def plan_folder(
     plan: Path | None,
     set_name: str | None = None,
@@ -94,8 +115,12 @@ def plan_folder(
     backend: str | None = None,
     margin: float | None = None,
     bits: float | None = None,
+    limits: Mapping[str, Any] | None = None,
 ) -> Path:
     """The plan that was named, or the one of the model and set that were; compiled now if that was never done here.
+
+    Args:
+        limits: as of `wanted`.
 
     Raises:
         UsageError: a plan and something that is part of it; or what `parameters` and `require_relus` raise.
@@ -103,17 +128,18 @@ def plan_folder(
     """
     if plan is not None:
         named = {"set": set_name, "model": model, "act": activation, "backend": backend, "margin": margin}
-        refuse("it is part of the plan", **named, bits=bits)
+        refuse("it is part of the plan", **named, bits=bits, **(limits or {}))
         return plan
     from fheinfer.compiler.plan_cache import compiled
 
     params = set_of(set_name, model, backend)
+    keeps = wanted(params, **(limits or {}))
     file = model_file(model, params)
     if activation is not None:
         from fheinfer.model.model import load
 
         require_relus(load(file), activation)
-    return compiled(file, params, activation=activation, bits=bits, backend=backend, margin=margin)
+    return compiled(file, params, activation=activation, bits=bits, backend=backend, margin=margin, wanted=keeps)
 
 
 def spec_of(plan: Path) -> ClientSpec:

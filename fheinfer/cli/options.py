@@ -27,6 +27,20 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def parse_slots(text: str | int) -> int:
+    """A number of slots.
+
+    Raises:
+        UsageError: no power of two that a set has.
+    """
+    from fheinfer.packing import MOST_SLOTS
+
+    number = int(text) if str(text).isdecimal() else 0
+    if not 2 <= number <= MOST_SLOTS or number & (number - 1):
+        raise UsageError(f"{text!r} is no number of slots; write a power of two up to {MOST_SLOTS}, such as 4096")
+    return number
+
+
 SetOption = Annotated[
     str | None,
     typer.Option(
@@ -80,6 +94,38 @@ ScaleBitsOption = Annotated[
     int | None,
     typer.Option(
         "--scale-bits", metavar="B", help="Choose a set whose scale has so many bits.", show_default="the fastest"
+    ),
+]
+ChainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--chain", metavar="plain|composite", help="Choose a set with this kind of primes.", show_default="the fastest"
+    ),
+]
+SlotsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--slots",
+        metavar="N",
+        parser=parse_slots,
+        help="Choose a set of so many slots, a power of two.",
+        show_default="the fastest",
+    ),
+]
+BootstrapsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--bootstraps/--no-bootstraps", help="Choose a set with bootstraps, or without.", show_default="the fastest"
+    ),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        parser=parse_size,
+        help="Choose a set whose server takes no more: 6GB, 500MB.",
+        show_default="none",
     ),
 ]
 BitsOption = Annotated[

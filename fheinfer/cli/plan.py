@@ -15,10 +15,13 @@ from fheinfer.cli.options import (
     ActOption,
     BackendOption,
     BitsOption,
+    BootstrapsOption,
+    ChainOption,
     ClientUntilOption,
     DigitsOption,
     JsonOption,
     LevelsOption,
+    LimitOption,
     MarginOption,
     ModelOption,
     OutputFolderOption,
@@ -27,7 +30,7 @@ from fheinfer.cli.options import (
     RotationsOption,
     ScaleBitsOption,
     SetOption,
-    parse_size,
+    SlotsOption,
     refuse,
 )
 from fheinfer.errors import UsageError
@@ -146,6 +149,9 @@ def plan(
     backend: BackendOption = None,
     bits: BitsOption = None,
     margin: MarginOption = None,
+    memory: LimitOption = None,
+    ring: RingOption = None,
+    levels: LevelsOption = None,
     rotations: RotationsOption = None,
     why: Annotated[
         bool, typer.Option("--why", help="Show why auto chose the parameter set, and what else fits.")
@@ -154,14 +160,15 @@ def plan(
 ) -> None:
     """Show what a run will do and take, before anything runs.
 
-    What a chosen set has to keep to (--memory, --ring and so on) `fheinfer compile` takes: show its DIR by --plan.
+    Of what a chosen set has to keep to, `fheinfer compile` takes more: show its DIR by --plan.
     """
     from fheinfer.cli.display import print_json, spinner
     from fheinfer.crypto.key_policy import choose
     from fheinfer.machine import available_memory
 
     with spinner("compiling"):
-        found = _planned(plan, set_name, model, network, act, backend, margin, bits)
+        limits = {"memory": memory, "ring": ring, "levels": levels}
+        found = _planned(plan, set_name, model, network, act, backend, margin, bits, limits)
     if why:
         _print_why(found, as_json=as_json)
         return
@@ -196,12 +203,14 @@ def _planned(
     backend: str | None,
     margin: float | None,
     bits: float | None,
+    limits: Mapping[str, int | None],
 ) -> Plan:
     from fheinfer.compiler.plan import load
 
     if network is None:
-        return load(choices.plan_folder(plan, set_name, model, act, backend, margin, bits))
+        return load(choices.plan_folder(plan, set_name, model, act, backend, margin, bits, limits))
     refuse("--network says what to plan", plan=plan, model=model)
+    refuse("--network is planned on a named set", **limits)
     from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.frontends import zoo
@@ -339,16 +348,14 @@ def compile(
     backend: BackendOption = None,
     bits: BitsOption = None,
     margin: MarginOption = None,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            "--memory", metavar="SIZE", parser=parse_size, help="Choose a set whose server takes no more: 6GB, 500MB."
-        ),
-    ] = None,
+    memory: LimitOption = None,
     ring: RingOption = None,
     levels: LevelsOption = None,
     digits: DigitsOption = None,
     scale_bits: ScaleBitsOption = None,
+    chain: ChainOption = None,
+    slots: SlotsOption = None,
+    bootstraps: BootstrapsOption = None,
     client_until: ClientUntilOption = None,
     output: OutputFolderOption = None,
     as_json: JsonOption = False,
@@ -358,7 +365,6 @@ def compile(
     from fheinfer.compiler.activations import RANGE_MARGIN
     from fheinfer.compiler.pipeline import compile as compile_model
     from fheinfer.compiler.plan import FILE_NAME
-    from fheinfer.compiler.wanted import Wanted
     from fheinfer.compiler.why import FILE_NAME as WHY
     from fheinfer.crypto.client_layers import companion
     from fheinfer.crypto.client_spec import FILE_NAME as CLIENT
@@ -366,9 +372,17 @@ def compile(
     from fheinfer.storage import require_writable
 
     params = choices.set_of(set_name, model, backend)
-    if not isinstance(params, str):
-        fixed = {"memory": memory, "ring": ring, "levels": levels, "digits": digits, "scale-bits": scale_bits}
-        refuse("a named set takes what it takes; --set auto keeps to it", **fixed)
+    wanted = choices.wanted(
+        params,
+        memory=memory,
+        ring=ring,
+        levels=levels,
+        digits=digits,
+        scale_bits=scale_bits,
+        chain=chain,
+        slots=slots,
+        bootstraps=bootstraps,
+    )
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
     label = params if isinstance(params, str) else params.name
@@ -384,7 +398,7 @@ def compile(
             backend=backend,
             margin=RANGE_MARGIN if margin is None else margin,
             client_until=client_until,
-            wanted=Wanted(memory=memory, log_n=ring, levels=levels, digits=digits, scale_bits=scale_bits),
+            wanted=wanted,
         )
         plan.save(folder)
     names = [FILE_NAME, CLIENT, *([companion(Path(CLIENT)).name] if plan.client.before else [])]

@@ -18,9 +18,11 @@ from functools import cached_property
 from fheinfer.compiler.cost import NominalCost
 from fheinfer.compiler.memory import key_rotations, server_memory
 from fheinfer.compiler.passes.levels import at_top, levels, placed_works, total_depth
+from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.precision import expected_bits
 from fheinfer.compiler.program import PLACED_UNDER, Program
 from fheinfer.compiler.steps import BOOTSTRAPPED
+from fheinfer.compiler.summary import grouped
 from fheinfer.compiler.wanted import BOOTSTRAP_RING, Wanted
 from fheinfer.compiler.why import Alternative, Reason
 from fheinfer.compiler.work import Work
@@ -32,6 +34,9 @@ from fheinfer.model.ops import Bootstrap
 
 SPARE_BITS = 3.0
 """By how much a scale may be finer than that: it costs no time, and its price is modulus."""
+LEAST_SCALE = {12: 18, 13: 20, 14: 23, 15: 25, 16: 26}
+"""Bits of a plain chain's scale, by ring, from which on there are primes enough near it for OpenFHE, but for the most
+levels."""
 BOOTSTRAP_BITS = 12.0
 """What bootstraps keep of the largest output of a deep network: where more are asked for, little can be to spare."""
 BOOTSTRAP_SLOTS = (14, 15)
@@ -236,7 +241,9 @@ def _scaled(
     if most is None:
         return None
     spare = math.floor(expected_bits(of.program, most) - wanted.bits - SPARE_BITS)
-    return fitted(log_n, levels_, digits, most.scale_bits - max(0, spare), chain=chain, log_slots=log_slots)
+    floor = LEAST_SCALE[log_n] if chain == "plain" else 0
+    finest = max(min(floor, most.scale_bits), most.scale_bits - max(0, spare))
+    return fitted(log_n, levels_, digits, finest, chain=chain, log_slots=log_slots)
 
 
 def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator[Candidate]:
@@ -284,11 +291,11 @@ def _none(network: Networks, wanted: Wanted) -> PlanError:
     of = network(ring, wanted.log_slots or ring - 1)  # raises where a row does not fit the slots
     deepest = max(of.program.graph.nodes[1:], key=of.program.depth)
     where = deepest.module or deepest.activation or deepest.name
+    advice = "leave that open, or take" if wanted.fixed else "take"
     return PlanError(
-        f"{of.program.graph.name!r} fits no ring of N = 2^{RINGS[0]} to 2^{RINGS[-1]} at 128 bits"
-        f"{wanted.as_asked}: it takes {of.depth} levels, of "
-        f"which {where!r} takes {of.program.depth(deepest)}; a polynomial of lower degree there, fewer layers or fewer "
-        f"bits than {wanted.bits:g} would fit"
+        f"{of.program.graph.name!r} fits no ring of N = 2^{RINGS[0]} to 2^{RINGS[-1]} at 128 bits{wanted.as_asked}: it "
+        f"takes {of.depth} levels, of which {where!r} takes {of.program.depth(deepest)}; {advice} a polynomial of "
+        f"lower degree there, fewer layers or fewer bits than {wanted.bits:g}"
     )
 
 
@@ -317,9 +324,29 @@ def reasons(found: Sequence[Candidate], taken: Candidate, wanted: Wanted) -> tup
         else:
             reason = "the fastest within the memory limit" if limited else "predicted to be the fastest"
         out.append(Reason(name, view(taken), reason, tuple(others.values())[:6]))
-    takes = f"{taken.seconds:.3g} s, {taken.bits:.0f} bits, {taken.memory / 1e9:.2f} GB"
+    takes = f"{taken.seconds:.3g} s, {taken.bits:.0f} bits, {taken.memory / 1e6:,.0f} MB"
     out[0] = replace(out[0], reason=f"{out[0].reason}; {takes}")
     return tuple(out)
+
+
+def activation_reason(plan: Plan, *, asked: bool, bits: float | None) -> tuple[Reason, ...]:
+    """Why its activations are these polynomials; nothing where there are none.
+
+    Args:
+        asked: whether somebody named what approximates a ReLU.
+        bits: that outputs were to keep.
+    """
+    if not plan.degrees:
+        return ()
+    if bits is not None:
+        reason = f"for {bits:g} bits of PyTorch's outputs, as asked"
+    elif asked:
+        reason = "as asked"
+    elif plan.kept is None or plan.kept == math.inf:
+        reason = "exact"
+    else:
+        reason = f"the default, expected to leave {plan.kept:.1f} bits of PyTorch's outputs; ask for others by bits"
+    return (Reason("activation", ": ".join(filter(None, (plan.activation, grouped(plan.degrees)))), reason),)
 
 
 def too_large(wanted: Wanted, params: ParameterSet, least: int) -> NotEnoughMemoryError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fheinfer.approx import Activation
 from fheinfer.compiler.activations import RANGE_MARGIN, relu_of, require_margin
-from fheinfer.compiler.auto import candidates, encrypted_bits, nominal, reasons, too_large
+from fheinfer.compiler.auto import activation_reason, candidates, encrypted_bits, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
 from fheinfer.compiler.passes.canonicalise import canonicalise, folded
@@ -28,7 +28,7 @@ from fheinfer.compiler.wanted import ANYTHING, Wanted, require_number
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.params import ParameterSet, parameter_set
-from fheinfer.errors import UsageError
+from fheinfer.errors import PlanError, UsageError
 from fheinfer.model.model import Model
 
 Pass = tuple[Callable[[Program], Program], Stage]
@@ -72,7 +72,8 @@ def compile(
         margin: factor on the ranges.
         client_until: a node, or the path of a module: the layers up to it are the client's, who computes them in clear
             before it encrypts. Whoever has `client.json` and its companion knows their weights.
-        memory: bytes of a server, at most, for "auto": the same as `Wanted(memory=...)`.
+        memory: bytes of a server, at most, for "auto": the same as `Wanted(memory=...)`. The plan has the kinds of
+            rotation keys that keep it, and no others.
         wanted: what "auto" has to keep to: a ring, a number of levels, a limit of memory and so on.
 
     Raises:
@@ -147,10 +148,20 @@ def _automatic(start: Start, wanted: Wanted) -> Plan:
     depth = total_depth(start.program(nominal(RINGS[-1], RINGS[-1] - 1), before))
     found = candidates(lambda params: start.program(params, scaled), depth, wanted)
     smallest = min(found, key=lambda candidate: candidate.memory)
+    sizes: dict[int, ParameterSet] = {}
+    refused: list[PlanError] = []
     for candidate in (*(c for c in found if wanted.allows(c.memory)), smallest):
-        plan = start.plan(candidate.params)
+        try:
+            plan = start.plan(candidate.params)
+        except PlanError as error:  # no primes near so small a scale
+            refused.append(error)
+            continue
         allowed = [policy for policy, needs in plan.keys.items() if wanted.allows(needs.peak_memory)]
         if allowed:
             plan = plan if len(allowed) == len(plan.keys) else limited_to(plan, allowed)
-            return replace(plan, why=reasons(found, candidate, wanted))
-    raise too_large(wanted, smallest.params, min(needs.peak_memory for needs in plan.keys.values()))
+            activation = activation_reason(plan, asked=start.activation is not None, bits=start.bits)
+            return replace(plan, why=(*reasons(found, candidate, wanted), *activation))
+        sizes[min(needs.peak_memory for needs in plan.keys.values())] = candidate.params
+    if not sizes:
+        raise refused[0]
+    raise too_large(wanted, sizes[min(sizes)], min(sizes))

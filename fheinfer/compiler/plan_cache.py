@@ -22,6 +22,7 @@ from fheinfer import _core
 from fheinfer.compiler.activations import RANGE_MARGIN
 from fheinfer.compiler.plan import FILE_NAME, FORMAT
 from fheinfer.compiler.plan import MAX_BYTES as MAX_PLAN_BYTES
+from fheinfer.compiler.wanted import ANYTHING, Wanted
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.params import ParameterSet
 from fheinfer.errors import FheinferError, StorageError
@@ -45,7 +46,7 @@ def compiled(
     bits: float | None = None,
     backend: str | None = None,
     margin: float | None = None,
-    memory: int | None = None,
+    wanted: Wanted = ANYTHING,
     client_until: str | None = None,
 ) -> Path:
     """A folder with the plan and the client.json of a model file under these settings; compiled now if need be.
@@ -57,7 +58,7 @@ def compiled(
 
     Args:
         params: the set, or "auto".
-        memory: bytes that "auto" has to keep to.
+        wanted: what "auto" has to keep to.
     """
     settings = {
         "activation": activation,
@@ -66,7 +67,7 @@ def compiled(
         "margin": RANGE_MARGIN if margin is None else margin,
         "client_until": client_until,
     }
-    name = _name(model, params, {**settings, "memory": memory})
+    name = _name(model, params, {**settings, "wanted": asdict(wanted)})
     folder = cache_folder() / "plans" / name
     for there in (folder, _temporary.get(name)):
         if there is not None and _is_whole(there):
@@ -74,10 +75,8 @@ def compiled(
                 os.utime(there)
             return there
     from fheinfer.compiler.pipeline import compile
-    from fheinfer.compiler.wanted import ANYTHING, Wanted
     from fheinfer.model.model import load
 
-    wanted = ANYTHING if memory is None else Wanted(memory=memory)
     plan = compile(load(model), params, wanted=wanted, **settings)  # type: ignore[arg-type]
     try:
         plan.save(folder)

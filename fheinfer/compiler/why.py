@@ -52,7 +52,7 @@ def lines(reasons: Sequence[Reason]) -> list[str]:
     for r in reasons:
         out.append(f"{r.choice}: {r.value} ({r.reason})")
         for a in r.alternatives:
-            memory = "" if a.memory is None else f", {a.memory / 1e9:.2f} GB"
+            memory = "" if a.memory is None else f", {a.memory / 1e6:,.0f} MB"
             out.append(f"  instead {a.value}: {a.seconds:.3g} s, {a.bits:.0f} bits{memory}, set {a.set}")
     return out
 

@@ -311,6 +311,41 @@ def test_a_network_that_does_not_fit_the_set(refused: Refused, desk: Any) -> Non
     refused(7, "a row of 1024 pixels needs 1024 slots", "compile", "wide.safetensors", *SET, "-o", "new")
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--ring", 11), "12 to 16, not 11"),
+        (("--ring", 17), "12 to 16, not 17"),
+        (("--chain", "weird"), "one of plain, composite, not 'weird'"),
+        (("--digits", -1), "digits: 1 to 20, not -1"),
+        (("--levels", 0), "levels: 1 to 100, not 0"),
+        (("--scale-bits", 99), "bits of the scale: 18 to 47, not 99"),
+        (("--slots", 1000), "'1000' is no number of slots"),
+        (("--ring", 13, "--slots", 8192), "slots at N = 2^13: 1 to 12, not 13"),
+        (("--bootstraps", "--ring", 13), "only plain chains at N = 2^16 bootstrap"),
+        ((*SET, "--no-bootstraps"), "--bootstraps changes nothing here: a named set"),
+    ],
+)
+def test_choices_that_no_set_has(refused: Refused, desk: Any, given: tuple[object, ...], says: str) -> None:
+    refused(2, says, "compile", "tiny.safetensors", *given, "-o", "new")
+
+
+def test_a_network_that_fits_none_of_the_sets_that_were_asked_for(refused: Refused, desk: Any) -> None:
+    compile_ = ("compile", "tiny.safetensors", "-o", "new")
+    refused(6, "no parameter set runs this network within 1 MB: the smallest, n16-", *compile_, "--memory", "1MB")
+    says = "fits no ring of N = 2^12 to 2^16 at 128 bits with ring as asked: it takes "
+    refused(7, says, *compile_, "--ring", 12)
+    refused(7, "of which 'relu1' takes 6; leave that open, or take a polynomial", *compile_, "--ring", 12)
+    refused(7, "with ring, bootstraps as asked", *compile_, "--ring", 12, "--no-bootstraps")
+
+
+def test_plan_takes_no_limits_that_change_nothing(refused: Refused, desk: Any) -> None:
+    refused(2, "12 to 16, not 11", "plan", *MODEL, "--ring", 11)
+    refused(2, "--memory changes nothing here: it is part of the plan", "plan", "--plan", "plan", "--memory", "1GB")
+    refused(2, "--levels changes nothing here: a named set", "plan", *SET, *MODEL, "--levels", 3)
+    refused(2, "--ring changes nothing here: --network", "plan", "--network", "resnet8-tiny", "--ring", 13)
+
+
 def test_nothing_to_resume(refused: Refused, desk: Any, evaluate: tuple[object, ...]) -> None:
     refused(3, "nothing to resume", *INFER, "--image", "tiny.png", "--resume")
     refused(2, "--checkpoints", *evaluate, "--resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def test_choices_are_made_by_hand_and_explained(command: Callable[..., Any], tmp
     why = command("plan", "--plan", tmp_path / "plan", "--why")
     assert why.code == 0, why.err
     assert "ring: N = 2^13 (as asked" in why.out
+    assert "activation: square" in why.out
+    assert " MB, set n13-" in why.out
     reasons = json.loads(command("plan", "--plan", tmp_path / "plan", "--why", "--json").out)
     assert {"ring", "digits", "levels"} <= {reason["choice"] for reason in reasons}
 
@@ -52,3 +55,23 @@ def test_plan_takes_the_bits_that_compile_takes(command: Callable[..., Any], tmp
     refused = command("keygen", tmp_path / "plan" / "client.json", "--bits", 5, "-o", tmp_path / "keys")
     assert refused.code == 2
     assert "--bits" in refused.err
+
+
+def test_chain_slots_and_bootstraps_are_choices(command: Callable[..., Any], tmp_path: Path) -> None:
+    perceptron(12, 8, 3).save(tmp_path / "small.safetensors")
+    given = ("--act", "square", "--chain", "composite", "--slots", 1024, "--no-bootstraps")
+    made = command("compile", tmp_path / "small.safetensors", *given, "-o", tmp_path / "plan", "--json")
+    assert made.code == 0, made.err
+    assert re.fullmatch(r"n1\d-l\d+-s\d+c-d\d-w10", json.loads(made.out)["set"])
+    why = command("plan", "--plan", tmp_path / "plan", "--why").out
+    for line in ("chain: composite primes (as asked)", "slots: 1024 (as asked)", "bootstraps: 0 (as asked)"):
+        assert line in why
+
+
+def test_plan_keeps_to_the_limits_that_compile_keeps_to(command: Callable[..., Any], tmp_path: Path) -> None:
+    perceptron(12, 8, 3).save(tmp_path / "small.safetensors")
+    limits = ("--act", "square", "--ring", 14, "--memory", "1GB")
+    shown = json.loads(command("plan", "--model", tmp_path / "small.safetensors", *limits, "--json").out)
+    compiled = command("compile", tmp_path / "small.safetensors", *limits, "-o", tmp_path / "plan", "--json")
+    assert shown["identity"] == json.loads(compiled.out)["identity"]
+    assert shown["params"]["log_n"] == 14

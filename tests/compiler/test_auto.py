@@ -70,7 +70,7 @@ def test_a_small_network_takes_a_small_ring_and_runs_there(model: Model, tmp_pat
 def test_every_choice_is_explained_with_its_alternatives(model: Model) -> None:
     plan = compile(model, activation="square")
     chosen = {reason.choice: reason for reason in plan.why}
-    assert set(chosen) == {"ring", "bootstraps", "chain", "levels", "digits", "scale", "slots"}
+    assert set(chosen) == {"ring", "bootstraps", "chain", "levels", "digits", "scale", "slots", "activation"}
     assert chosen["ring"].value == f"N = 2^{plan.params.log_n}"
     assert chosen["digits"].value == str(plan.params.digits)
     for reason in plan.why:
@@ -103,9 +103,25 @@ def test_a_choice_can_be_made_by_hand(model: Model, wanted: Wanted, field: str, 
     assert next(r for r in plan.why if r.choice == "ring").reason.startswith("as asked")
 
 
+def test_bootstraps_can_be_asked_for_and_refused(convolutions: Model) -> None:
+    for bootstraps in (True, False):
+        plan = compile(convolutions, wanted=Wanted(bootstraps=bootstraps))
+        assert plan.params.bootstraps is bootstraps
+        assert (plan.bootstraps > 0) is bootstraps
+
+
 def test_more_bits_take_a_finer_scale(model: Model) -> None:
     plans = [compile(model, activation="square", wanted=Wanted(bits=bits)) for bits in (6.0, 14.0)]
     assert plans[0].params.scale_bits < plans[1].params.scale_bits
+
+
+def test_scales_are_not_so_small_that_there_are_no_primes(model: Model) -> None:
+    """So few bits would do with scales of 19 bits, and OpenFHE finds no primes near enough to them."""
+    plan = compile(model, activation="square", wanted=Wanted(bits=5.0, log_n=13))
+    assert plan.params.log_n == 13
+    assert compile(perceptron(8, *[8] * 12, 3), activation="square", wanted=Wanted(bits=3.0)).params.levels >= 25
+    with pytest.raises(PlanError, match="OpenFHE refuses"):
+        compile(model, "n13-l5-s19-d2", activation="square")
 
 
 def test_identity_does_not_depend_on_the_reasons(model: Model) -> None:
@@ -288,8 +304,6 @@ def test_a_row_longer_than_the_slots_of_any_set_is_refused_with_how_many_there_a
 
 
 def test_what_fits_no_ring_is_refused_with_the_layer_and_what_to_change(model: Model) -> None:
-    says = (
-        r"'perceptron' fits no ring .* takes \d+ levels, of which 'relu\d' takes \d+; .* fewer bits than 40 would fit"
-    )
+    says = r"'perceptron' fits no ring .* takes \d+ levels, of which 'relu\d' takes \d+; .* fewer bits than 40"
     with pytest.raises(PlanError, match=says):
         compile(model, wanted=Wanted(bits=40))
