@@ -48,6 +48,16 @@ def test_by_files_between_client_and_server(
     assert np.abs(found - clear).max() < 0.2 * np.abs(clear).max()
 
 
+def test_accuracy_of_a_plan_encrypted(
+    plan: Path, tiny_model_file: Path, mosaics: Path, command: Command, tmp_path: Path
+) -> None:
+    assert command("keygen", plan / "client.json", "-o", tmp_path / "keys").code == 0
+    given = ("--plan", plan, "--model", tiny_model_file, "--data", mosaics, "--limit", 3, "--json")
+    done = command("accuracy", "--mode", "encrypted", "--keys", tmp_path / "keys", "--runs", tmp_path / "runs", *given)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["bits"]["median"] > 8
+
+
 @pytest.mark.parametrize("mode", ["approx", "simulate"])
 def test_accuracy_of_a_plan(plan: Path, tiny_model_file: Path, mosaics: Path, command: Command, mode: str) -> None:
     given = ("--plan", plan, "--model", tiny_model_file, "--data", mosaics, "--limit", 20, "--json")
