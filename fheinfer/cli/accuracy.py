@@ -1,4 +1,4 @@
-"""`fheinfer accuracy`: accuracy over a data set, in clear, by polynomials, with simulated noise, or encrypted."""
+"""`fheinfer accuracy`: a network over a data set, in clear, by polynomials, with simulated noise, or encrypted."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ from fheinfer.errors import MismatchError, UsageError
 from fheinfer.optional import needs_torch, require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fheinfer.compiler.plan import Plan
     from fheinfer.data.labelled import DataSet
     from fheinfer.evaluation.accuracy import Evaluation
     from fheinfer.model.model import Model
 
+TOP = (1, 2, 3, 5)
 MODES = ("clear", "approx", "simulate", "encrypted")
 
 
@@ -52,7 +55,18 @@ def accuracy(
     data: DataOption = None,
     part: PartOption = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Evaluate only the first N examples.")] = None,
-    top_k: Annotated[str, typer.Option(metavar="K,...", help="Accuracies to report.")] = "1,2,3,5",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help="Output that the labels are of, where there are several.",
+            show_default="all",
+        ),
+    ] = None,
+    top_k: Annotated[
+        str | None, typer.Option(metavar="K,...", help="Accuracies to report.", show_default="1,2,3,5")
+    ] = None,
     margin: MarginOption = None,
     bits: BitsOption = None,
     seed: Annotated[
@@ -67,8 +81,9 @@ def accuracy(
     csv_file: CsvOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure accuracy over a data set: in clear, by polynomials or with the noise of an encrypted run, all without
-    keys; or encrypted. By polynomials without --set, nothing is compiled: any network, any activation."""
+    """Measure accuracy, bits against PyTorch and the ranges that were left over a data set: in clear, by polynomials or
+    with the noise of an encrypted run, all without keys; or encrypted. By polynomials without --set, nothing is
+    compiled: any network, any activation. Accuracy is of examples with labels and an output of classes."""
     from fheinfer.compiler.plan import load as load_plan
     from fheinfer.model.model import load
     from fheinfer.storage import PRIVATE, PUBLIC, atomic_write, require_writable
@@ -89,8 +104,9 @@ def accuracy(
     choices.require_relus(loaded, act)
     if plan_folder is not None:
         _check_plan(mode, load_plan(plan_folder), loaded, model)
-    part, examples = examples_of(data, part or "test", loaded, limit, whole=part is None)
-    ks = _numbers(top_k, len(loaded.classes))
+    names = _outputs(loaded, output)
+    part, examples = examples_of(data, part or "test", loaded, limit, names, whole=part is None)
+    ks = _counted(top_k, len(examples.classes))
     folder = plan_folder
     if folder is None and mode != "clear" and not planless:
         folder = _compiled(set_name, model, act, margin, bits)
@@ -106,19 +122,44 @@ def accuracy(
             memory,
             resume,
         )
-        found = _encrypted(loaded, plan, examples, job)
+        found = _encrypted(loaded, plan, examples, names, job)
     elif planless:
-        found = _by_polynomials(loaded, examples, act, bits, margin)
+        found = _by_polynomials(loaded, examples, names, act, bits, margin)
     else:
-        found = run(mode, loaded, plan, examples, seed or 0)
+        found = run(mode, loaded, plan, examples, seed or 0, outputs=names)
     if csv_file is not None:
-        atomic_write(csv_file, [_csv(found).encode()], PRIVATE if mode == "encrypted" else PUBLIC)
+        atomic_write(
+            csv_file, [_csv(loaded, found, bool(examples.classes)).encode()], PRIVATE if mode == "encrypted" else PUBLIC
+        )
     if as_json:
         from fheinfer.cli.display import print_json
 
         print_json(_fields(mode, plan, found, ks))
     else:
         _print(mode, loaded, plan, found, ks, part)
+
+
+def _outputs(model: Model, named: str | None) -> tuple[str, ...]:
+    names = model.graph.outputs
+    if named is not None and named not in names:
+        raise UsageError(f"--output {named!r}: {model.name} has {', '.join(names)}")
+    return names if named is None else (named,)
+
+
+def _classes(model: Model, names: Sequence[str], data: DataSet) -> tuple[str, ...]:
+    """Classes that labels are counted by: none of data without labels, and of outputs that are no scores."""
+    scores = [name for name in names if _is_counted(model, name)]
+    if not scores or not data.labelled:
+        return ()
+    if len(names) > 1:
+        raise UsageError(f"the outputs are {', '.join(names)}; name the one that the labels are of by --output")
+    return model.classes or tuple(map(str, range(model.graph.shapes[names[0]][0])))
+
+
+def _is_counted(model: Model, output: str) -> bool:
+    """Whether the largest of an output's values says a class."""
+    shape = model.graph.shapes[output]
+    return len(shape) == 1 and shape[0] > 1
 
 
 def _check(mode: str, act: str | None, margin: float | None, seed: int | None) -> None:
@@ -151,7 +192,13 @@ def _compiled(
 
 
 def run(
-    mode: str, model: Model, plan: Plan | None, data: DataSet, seed: int = 0, title: str = "examples"
+    mode: str,
+    model: Model,
+    plan: Plan | None,
+    data: DataSet,
+    seed: int = 0,
+    title: str = "examples",
+    outputs: Sequence[str] = (),
 ) -> Evaluation:
     """`evaluation.accuracy.evaluate` under a bar."""
     from fheinfer.cli.display import steps_bar
@@ -159,11 +206,11 @@ def run(
     with needs_torch("evaluation over a data set"):
         from fheinfer.evaluation.accuracy import evaluate
     with steps_bar(title) as progress:
-        return evaluate(model, plan, data, mode, seed=seed, progress=progress)
+        return evaluate(model, plan, data, mode, outputs=outputs, seed=seed, progress=progress)
 
 
 def _by_polynomials(
-    model: Model, data: DataSet, act: str | None, bits: float | None, margin: float | None
+    model: Model, data: DataSet, outputs: Sequence[str], act: str | None, bits: float | None, margin: float | None
 ) -> Evaluation:
     """Polynomials in place of activations and max pools, and nothing else of a plan."""
     from fheinfer.cli.display import steps_bar
@@ -173,41 +220,55 @@ def _by_polynomials(
         from fheinfer.evaluation.accuracy import evaluate_polynomials
     program = polynomials_of(model, act, bits, RANGE_MARGIN if margin is None else margin)
     with steps_bar("examples") as progress:
-        return evaluate_polynomials(model, program, data, progress)
+        return evaluate_polynomials(model, program, data, outputs, progress)
 
 
-def _encrypted(model: Model, plan: Plan, data: DataSet, job: Job) -> Evaluation:
+def _encrypted(model: Model, plan: Plan, data: DataSet, outputs: Sequence[str], job: Job) -> Evaluation:
     """Every example encrypted, evaluated in another process and decrypted; against the same in clear and on slots."""
     import numpy as np
 
     from fheinfer.cli.inputs import example_input
-    from fheinfer.evaluation.metrics import precision_bits
+    from fheinfer.evaluation.accuracy import of_examples
+    from fheinfer.evaluation.metrics import precision_bits, together
 
-    clear, exact = (run(mode, model, plan, data) for mode in ("clear", "approx"))
+    clear, exact = (run(mode, model, plan, data, outputs=outputs) for mode in ("clear", "approx"))
     inputs = {f"{index:05d}": example_input(x, job.spec, data) for index, x in enumerate(data.inputs)}
     with evaluated(job, job.client(), inputs) as done:
-        logits = np.stack([done.outputs[name][plan.outputs[0]] for name in inputs])
+        found = {name: np.stack([done.outputs[x][name] for x in inputs]) for name in outputs}
+    pairs = {name: list(zip(clear.outputs[name], values, strict=True)) for name, values in found.items()}
+    worst = {name: [precision_bits(one, other).minimum for one, other in each] for name, each in pairs.items()}
+    only = next(iter(found)) if data.classes else None
     return replace(
         exact,
         mode="encrypted",
-        logits=logits,
+        outputs=found,
         seconds=done.seconds["evaluate"],
-        bits=precision_bits(exact.logits, logits),
-        same_class=int((logits.argmax(1) == clear.logits.argmax(1)).sum()),
+        pytorch_bits={name: bits for name, each in worst.items() if (bits := of_examples(each))},
+        bits=together(
+            [
+                precision_bits(exact.outputs[name], values)
+                for name, values in found.items()
+                if np.isfinite(exact.outputs[name]).all()
+            ]
+        ),
+        same_class=int((found[only].argmax(1) == clear.logits.argmax(1)).sum()) if only else None,
     )
 
 
 def examples_of(
-    data: Path | None, part: str, model: Model, limit: int | None, whole: bool = False
+    data: Path | None, part: str, model: Model, limit: int | None, outputs: Sequence[str], whole: bool = False
 ) -> tuple[str, DataSet]:
     """(The part, its examples as the network takes them, with labels by the model's classes).
 
+    It has no classes where nothing can be counted: of data without labels, and of outputs that are no scores.
+
     Args:
+        outputs: of the model, which labels may be of.
         whole: of data in one piece take all of it, whatever `part` says.
 
     Raises:
-        UsageError: another part than train, test or all.
-        DatasetError: data that is missing, damaged, without labels, or of another shape than the network's input.
+        UsageError: another part than train, test or all; or labels that may be of any of several outputs.
+        DatasetError: data that is missing, damaged, or of another shape than the network's input.
     """
     from fheinfer.cli.display import err
     from fheinfer.data import datasets
@@ -218,15 +279,23 @@ def examples_of(
     path = datasets.source(data)
     if whole and not datasets.has_parts(path):
         part = "all"
-    found = datasets.load(path, part, model.graph.input_shape, limit).labelled_as(model.classes)
+    found = datasets.load(path, part, model.graph.input_shape, limit)
+    classes = _classes(model, outputs, found)
+    found = found.labelled_as(classes) if classes else replace(found, classes=())
     for note in found.notes:
         err.print(note)
     return part, found if limit is None else found.first(limit)
 
 
-def _numbers(text: str, classes: int) -> list[int]:
+def _counted(text: str | None, classes: int) -> list[int]:
+    """The k of top-k: those that are asked for, or those that say something; none where there are no classes."""
     from fheinfer.evaluation.accuracy import check_top
 
+    if not classes:
+        refuse("there are no labels, or no scores of classes, to count", top_k=text)
+        return []
+    if text is None:
+        return [k for k in TOP if k == 1 or k < classes]
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
@@ -235,18 +304,20 @@ def _numbers(text: str, classes: int) -> list[int]:
     return values
 
 
-def _csv(found: Evaluation) -> str:
+def _csv(model: Model, found: Evaluation, labelled: bool) -> str:
     import numpy as np
 
     from fheinfer.cli.results import rows_csv
 
-    labelled = enumerate(zip(found.labels, found.logits, strict=True))
-    return rows_csv(
-        [
-            {"image": index, "label": label, "class": int(np.argmax(logits)), "logits": logits}
-            for index, (label, logits) in labelled
-        ]
-    )
+    rows: list[dict[str, Any]] = []
+    for index, label in enumerate(found.labels):
+        each: dict[str, dict[str, Any]] = {}
+        for name, values in found.outputs.items():
+            y = values[index]
+            each[name] = {"class": int(np.argmax(y)), "logits": y} if _is_counted(model, name) else {"values": y}
+        row = {"image": index, **({"label": label} if labelled else {})}
+        rows.append(row | (next(iter(each.values())) if len(each) == 1 else {"outputs": each}))
+    return rows_csv(rows)
 
 
 def _fields(mode: str, plan: Plan | None, found: Evaluation, ks: list[int]) -> dict[str, Any]:
@@ -262,6 +333,7 @@ def _fields(mode: str, plan: Plan | None, found: Evaluation, ks: list[int]) -> d
         "overflows": [asdict(overflow) for overflow in found.overflows],
         "reached": found.reached,
         "bits": asdict(found.bits) if found.bits else None,
+        "pytorch_bits": {name: asdict(bits) for name, bits in found.pytorch_bits.items()},
         "same_class_as_clear": found.same_class,
         "predicted": predictions(plan.client) if plan else None,
         "bootstraps": plan.bootstraps if plan else None,
@@ -277,15 +349,19 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
         title += f", set {plan.params.name}"
     if plan and model.graph.has_relus:
         title += f", {plan.activation}"
-    table(title, ["", "accuracy"], [[f"top {k}", f"{100 * found.top(k):.2f} %"] for k in ks])
+    if ks:
+        table(title, ["", "accuracy"], [[f"top {k}", f"{100 * found.top(k):.2f} %"] for k in ks])
+    else:
+        out.print(title, style="italic")
+        err.print("no accuracy: the data has no labels, or the network no single output of classes")
     if found.same_class is not None:
         out.print(f"the same class as in clear on {found.same_class} of {len(found.labels)}")
+    for name, bits in found.pytorch_bits.items():
+        out.print(
+            f"worst value of {name} against PyTorch: {bits.median:.1f} bits in the median, {bits.minimum:.1f} at worst"
+        )
     if found.bits:
-        if plan:
-            out.print(f"logits against the same without noise: {found.bits}")
-        else:
-            median, worst = found.bits.median, found.bits.minimum
-            out.print(f"worst logit against the network: {median:.1f} bits in the median, {worst:.1f} at worst")
+        out.print(f"values against the same without noise: {found.bits}")
     out.print(f"took {found.seconds:.0f} s")
     if plan:
         least = min(predictions(plan.client).values(), key=lambda needs: float(needs["seconds"]))

@@ -58,7 +58,10 @@ def search(
     loaded = load(choices.model_file(model, base))
     choices.require_relus(loaded, act)
     candidates = settings(over, base, RANGE_MARGIN if margin is None else margin, loaded.graph, act)
-    part, examples = examples_of(data, part, loaded, limit)
+    if not loaded.classes:
+        raise UsageError(f"a search counts classes, and {loaded.name} has no single output of them")
+    part, examples = examples_of(data, part, loaded, limit, loaded.graph.outputs)
+    examples.require_labels()
 
     def compiled(setting: Setting) -> Plan:
         return compile_model(loaded, setting.params, activation=setting.activation, margin=setting.margin)

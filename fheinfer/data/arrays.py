@@ -76,12 +76,11 @@ def data_set(x: Array, y: Array, classes: tuple[str, ...], name: str, normalised
     """Arrays of inputs and labels as a data set.
 
     Raises:
-        DatasetError: values or labels that cannot be, with `name` in front.
+        DatasetError: values or labels that cannot be, with `name` in front. Targets that are no labels are noted.
     """
-    labels = _labels(y, len(x), name)
+    labels, notes = _labels(y, len(x), name)
     if classes and labels.max(initial=0) >= len(classes):
         raise DatasetError(f"{name}: label {labels.max()} and {len(classes)} class names")
-    notes: tuple[str, ...] = ()
     if len(x) == 0 or x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
         raise DatasetError(
             f"{name}: inputs are {x.dtype} {x.shape}; an array of numbers, one row per example, is expected"
@@ -90,7 +89,7 @@ def data_set(x: Array, y: Array, classes: tuple[str, ...], name: str, normalised
         return DataSet(x[..., None], labels, classes, notes)
     if x.dtype == np.uint8 and x.ndim == 4:
         if x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
-            x, notes = x.transpose(0, 2, 3, 1), ("images are in the order (channels, height, width)",)
+            x, notes = x.transpose(0, 2, 3, 1), (*notes, "images are in the order (channels, height, width)")
         return DataSet(x, labels, classes, notes)
     with np.errstate(over="ignore"):
         real = x.astype(np.float32)
@@ -170,12 +169,13 @@ def _pair(arrays: dict[str, Array], inputs: str, labels: str, name: str) -> tupl
     return x, y
 
 
-def _labels(y: Array, count: int, name: str) -> I64:
+def _labels(y: Array, count: int, name: str) -> tuple[I64, tuple[str, ...]]:
+    """Labels, and a note where the numbers are quantities or several per example: then there are no labels."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.shape != (count,) or y.dtype.kind not in "iuf" or (y.dtype.kind == "f" and not (y == np.rint(y)).all()):
+    if y.shape[:1] != (count,) or y.dtype.kind not in "iuf":
         raise DatasetError(f"{name}: labels are {y.dtype} {y.shape}; {count} whole numbers are expected")
-    labels = y.astype(np.int64)
-    if labels.min(initial=0) < UNKNOWN or labels.max(initial=0) >= 1 << 16:
-        raise DatasetError(f"{name}: labels from {labels.min()} to {labels.max()}; 0 to 65,535 are expected")
-    return labels
+    if y.ndim == 1 and ((y == np.rint(y)) & (y >= UNKNOWN) & (y < 1 << 16)).all():
+        return y.astype(np.int64), ()
+    note = f"targets of {y.dtype} {y.shape} are no labels of classes, 0 to 65,535, and are not used"
+    return np.full(count, UNKNOWN), (note,)

@@ -81,14 +81,22 @@ class DataSet:
         labels = np.concatenate([self.labels, other.labels])
         return replace(self, inputs=inputs, labels=labels, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every example has a label."""
+        return len(self) > 0 and bool(self.labels.min() >= 0)
+
     def require_labels(self) -> DataSet:
         """The same data set.
 
         Raises:
             DatasetError: examples without a label.
         """
-        if len(self) == 0 or self.labels.min() < 0:
-            raise DatasetError("the data has no labels; give a folder for each class, or labels beside the inputs")
+        if not self.labelled:
+            why = f" ({'; '.join(self.notes)})" if self.notes else ""
+            raise DatasetError(
+                f"the data has no labels{why}; give a folder for each class, or labels beside the inputs"
+            )
         return self
 
     def labelled_as(self, classes: tuple[str, ...]) -> DataSet:

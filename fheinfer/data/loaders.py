@@ -66,12 +66,14 @@ def _collected(data: Iterable[Any], shape: Shape, limit: int) -> DataSet:
     count = 0
     for item in data:
         x, y = _pair(item)
-        batch = x if x.ndim > len(shape) else x[None]
-        known = np.full(len(batch), UNKNOWN) if y is None else np.atleast_1d(y)
+        single = x.ndim <= len(shape)
+        batch = x[None] if single else x
+        known = np.full(len(batch), UNKNOWN) if y is None else y[None] if single else np.atleast_1d(y)
         if len(batch) != len(known):
             raise DatasetError(f"a batch has {len(batch)} inputs and {len(known)} labels")
-        if inputs and batch.shape[1:] != inputs[0].shape[1:]:
-            raise DatasetError(f"inputs of the shapes {inputs[0].shape[1:]} and {batch.shape[1:]} in one data set")
+        for what, now, first in (("inputs", batch, inputs[:1]), ("labels", known, labels[:1])):
+            if first and now.shape[1:] != first[0].shape[1:]:
+                raise DatasetError(f"{what} of the shapes {first[0].shape[1:]} and {now.shape[1:]} in one data set")
         inputs.append(batch)
         labels.append(known)
         count += len(batch)

@@ -1,10 +1,14 @@
-"""Accuracy of a model over labelled data: in clear, by the plan's polynomials, or with the noise of encryption."""
+"""A model over many examples: in clear, by the plan's polynomials, or with the noise of encryption.
+
+Accuracy where the examples have labels, bits against the network in clear, and the ranges that were left.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +23,7 @@ from fheinfer.errors import UsageError
 from fheinfer.evaluation.approximated import Approximated
 from fheinfer.evaluation.batch import Batch, Overflow
 from fheinfer.evaluation.inputs import inputs_of
-from fheinfer.evaluation.metrics import Precision, precision_bits
+from fheinfer.evaluation.metrics import Precision, precision_bits, together
 from fheinfer.evaluation.noise import noise_model
 from fheinfer.evaluation.plain import node_values
 from fheinfer.model.model import Model
@@ -28,26 +32,34 @@ from fheinfer.progress import ProgressCallback, silent
 
 MODES = ("clear", "approx", "simulate")
 F64 = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What came out of an evaluation.
 
-    logits: (N, classes); reached: activation -> largest |input|, 1 being the range of its polynomials; bits: of the
-    decrypted logits against those without noise, simulated or encrypted, or of those by polynomials without a plan
-    against the network; same_class: how many images get the
-    class that they get in clear, encrypted.
+    outputs: by name, (N, *shape) each; reached: activation -> largest |input|, 1 being the range of its polynomials;
+    pytorch_bits: of the worst value of an example against the network in clear, by output: the least over all examples
+    whose values are numbers, and the median over all; none in clear. bits: of the decrypted outputs against those
+    without noise, simulated or encrypted; same_class: how many images get the class that they get in clear, encrypted.
     """
 
     mode: str
-    logits: F64
+    outputs: Mapping[str, Floats]
     labels: NDArray[np.int64]
     seconds: float
     reached: dict[str, float]
     overflows: list[Overflow]
+    pytorch_bits: Mapping[str, Precision] = field(default_factory=dict)
     bits: Precision | None = None
     same_class: int | None = None
+
+    @property
+    def logits(self) -> Floats:
+        """The only output, (N, classes)."""
+        (logits,) = self.outputs.values()
+        return logits
 
     def top(self, k: int) -> float:
         """Returns the part of the images whose label is among the k largest logits; one that is no number misses."""
@@ -56,12 +68,14 @@ class Evaluation:
         return float(right.mean())
 
 
+@torch.inference_mode()
 def evaluate(
     model: Model,
     plan: Plan | None,
     data: DataSet,
     mode: str = "approx",
     *,
+    outputs: Sequence[str] = (),
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> Evaluation:
@@ -71,6 +85,7 @@ def evaluate(
         plan: of this model; not needed in clear.
         mode: clear: the network itself. approx: every polynomial of the plan, exactly. simulate: with the noise of
             encryption, key switching, rescaling, bootstrapping and decryption (`evaluation.noise`).
+        outputs: those that are looked at; all where none is named.
         seed: of the noise.
         progress: called with the images that are done.
 
@@ -79,83 +94,90 @@ def evaluate(
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    found = _Found(model, data, outputs, progress)
     if mode == "clear":
-        return _in_clear(model, data, progress)
+        for _, clear in found.batches():
+            found.add(clear)
+        return found.evaluation(mode)
     if plan is None:
         raise UsageError(f"mode {mode} needs a plan of the model")
-    began = time.perf_counter()
     noise = noise_model(plan, seed) if mode == "simulate" else None
     exact = Batch(plan)
     noisy = Batch(plan, noise) if noise else exact
-    found: list[Tensor] = []
     bits: list[Precision] = []
-    for x, _ in inputs_of(data, model.mean, model.std, torch.device("cpu"), progress):
-        with torch.inference_mode():
-            y = noisy.logits(x)
-            if noise:
-                reference = exact.logits(x)
-                y = noise.decrypted(y, reference)
-                if bool(torch.isfinite(reference).all()):
-                    bits.append(precision_bits(reference, y))
-        found.append(y)
-    worst = Precision(min(b.minimum for b in bits), float(np.median([b.median for b in bits]))) if bits else None
-    return Evaluation(
-        mode,
-        torch.cat(found).double().numpy(),
-        data.labels,
-        time.perf_counter() - began,
-        noisy.reached,
-        noisy.overflows(),
-        worst,
-    )
+    for x, clear in found.batches():
+        values = noisy.outputs(x)
+        if noise:
+            references = exact.outputs(x)
+            values = {name: noise.decrypted(y, references[name]) for name, y in values.items()}
+            pairs = [(references[name], values[name]) for name in found.names]
+            bits += [precision_bits(one, other) for one, other in pairs if bool(torch.isfinite(one).all())]
+        found.add(values, clear)
+    return found.evaluation(mode, noisy, together(bits))
 
 
 @torch.inference_mode()
 def evaluate_polynomials(
-    model: Model, program: Program, data: DataSet, progress: ProgressCallback = silent
+    model: Model, program: Program, data: DataSet, outputs: Sequence[str] = (), progress: ProgressCallback = silent
 ) -> Evaluation:
-    """Evaluates all examples of `data` with polynomials in place of activations and max pools, and in clear beside it.
+    """Evaluates all examples of `data` with polynomials in place of activations and max pools.
 
-    It takes no plan: a network of any size, and any ReLU, in a few times the time of the network itself. `bits` are of
-    the worst output of an example against the network: the least over all examples whose values are numbers, and the
-    median over all.
+    It takes no plan: a network of any size, and any ReLU, in a few times the time of the network itself.
 
     Args:
         program: of this model (`compiler.activations.polynomials_of`).
-        progress: called with the examples that are done.
-
-    Raises:
-        GraphError: the network has several outputs.
+        outputs, progress: as of `evaluate`.
     """
-    began, name = time.perf_counter(), model.graph.output.name
-    approximated = Approximated(program)
-    tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
-    found: list[Tensor] = []
-    worst: list[float] = []
-    for x, _ in inputs_of(data, model.mean, model.std, torch.device("cpu"), progress):
-        y, expected = approximated.outputs(x)[name], node_values(model.graph, tensors, x)[name]
-        found.append(y)
-        worst += [precision_bits(one, other).minimum for one, other in zip(expected, y, strict=True)]
+    found, approximated = _Found(model, data, outputs, progress), Approximated(program)
+    for x, clear in found.batches():
+        found.add(approximated.outputs(x), clear)
+    return found.evaluation("approx", approximated)
+
+
+class _Found:
+    """What an evaluation has found so far, beside the network in clear."""
+
+    def __init__(self, model: Model, data: DataSet, outputs: Sequence[str], progress: ProgressCallback) -> None:
+        self.names = tuple(outputs) or model.graph.outputs
+        self._model, self._data, self._progress = model, data, progress
+        self._began = time.perf_counter()
+        self._values: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        self._bits: dict[str, list[float]] = {name: [] for name in self.names}
+
+    def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yields (inputs, values of the network in clear) of all examples in order."""
+        model = self._model
+        tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
+        for x, _ in inputs_of(self._data, model.mean, model.std, torch.device("cpu"), self._progress):
+            yield x, node_values(model.graph, tensors, x)
+
+    def add(self, values: Mapping[str, Tensor], clear: Mapping[str, Tensor] | None = None) -> None:
+        """Takes the outputs of a batch, and those that they are compared with."""
+        for name in self.names:
+            self._values[name].append(values[name])
+            if clear is not None:
+                pairs = zip(clear[name], values[name], strict=True)
+                self._bits[name] += [precision_bits(one, other).minimum for one, other in pairs]
+
+    def evaluation(
+        self, mode: str, run: Batch | Approximated | None = None, bits: Precision | None = None
+    ) -> Evaluation:
+        return Evaluation(
+            mode,
+            {name: torch.cat(values).numpy() for name, values in self._values.items()},
+            self._data.labels,
+            time.perf_counter() - self._began,
+            run.reached if run else {},
+            run.overflows() if run else [],
+            {name: found for name, worst in self._bits.items() if (found := of_examples(worst))},
+            bits,
+        )
+
+
+def of_examples(worst: Sequence[float]) -> Precision | None:
+    """The least bits of those that are numbers, and the median of all; None where none is."""
     numbers = [bits for bits in worst if np.isfinite(bits)]
-    return Evaluation(
-        "approx",
-        torch.cat(found).double().numpy(),
-        data.labels,
-        time.perf_counter() - began,
-        approximated.reached,
-        approximated.overflows(),
-        Precision(min(numbers), float(np.median(worst))) if numbers else None,
-    )
-
-
-@torch.inference_mode()
-def _in_clear(model: Model, data: DataSet, progress: ProgressCallback) -> Evaluation:
-    began = time.perf_counter()
-    graph = model.graph
-    tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
-    batches = inputs_of(data, model.mean, model.std, torch.device("cpu"), progress)
-    logits = torch.cat([node_values(graph, tensors, x)[graph.output.name] for x, _ in batches]).double().numpy()
-    return Evaluation("clear", logits, data.labels, time.perf_counter() - began, {}, [])
+    return Precision(min(numbers), float(np.median(worst))) if numbers else None
 
 
 @torch.inference_mode()
@@ -174,7 +196,7 @@ def simulated_layers(plan: Plan, image: F64, seed: int = 0) -> dict[str, F64]:
     def observe(step: Step, y: Tensor) -> None:
         layers[step.name] = y[0].double().numpy() * spread(step.scale, step.shape)
 
-    Batch(plan, noise_model(plan, seed)).logits(torch.from_numpy(image[None]).float(), observe)
+    Batch(plan, noise_model(plan, seed)).outputs(torch.from_numpy(image[None]).float(), observe)
     return layers
 
 

@@ -50,8 +50,8 @@ class Batch:
         self.beyond: dict[str, int] = {}
 
     @torch.inference_mode()
-    def logits(self, images: Tensor, observer: BatchObserver | None = None) -> Tensor:
-        """Computes the logits (B, classes) of normalised float32 images (B, C, H, W), or vectors (B, F)."""
+    def outputs(self, images: Tensor, observer: BatchObserver | None = None) -> dict[str, Tensor]:
+        """Computes the outputs by name, (B, *shape), of normalised float32 images (B, C, H, W), or vectors (B, F)."""
         plan = self.plan
         self._outside: dict[str, Tensor] = {}
         x = _encrypted(plan, images) / plan.client.input.scale
@@ -68,7 +68,7 @@ class Batch:
                 del values[name]
         for name, outside in self._outside.items():
             self.beyond[name] = self.beyond.get(name, 0) + int(outside.sum())
-        return values[plan.outputs[0]] * plan.client.outputs[0].scale
+        return {o.name: values[o.name].reshape(-1, *o.shape) * o.scale for o in plan.client.outputs}
 
     def _note(self, step: Step, x: Tensor) -> None:
         largest = x.abs().flatten(1).amax(1) / step.valid_range(self.plan.params.max_slot)

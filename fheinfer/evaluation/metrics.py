@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,11 @@ def precision_bits(reference: npt.ArrayLike, value: npt.ArrayLike) -> Precision:
         bits = -np.log2(np.abs(found - expected) / scale)
     bits = np.where(np.isfinite(found), np.minimum(bits, MAX_BITS), -np.inf)
     return Precision(float(bits.min()), float(np.median(bits)))
+
+
+def together(parts: Sequence[Precision]) -> Precision | None:
+    """The worst minimum and the median of medians of several outputs or batches; None of none."""
+    return Precision(min(p.minimum for p in parts), float(np.median([p.median for p in parts]))) if parts else None
 
 
 def softmax(logits: npt.ArrayLike) -> F64:

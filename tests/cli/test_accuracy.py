@@ -66,7 +66,7 @@ def test_polynomials_need_no_plan(command: Command, options: list[object], wide_
     assert found["reached"] == pytest.approx(by_plan["reached"], rel=1e-3)
     assert (found["predicted"], found["set"]) == (None, None)
     finer = json.loads(command("accuracy", "--mode", "approx", "--bits", 8, *rest).out)
-    assert finer["bits"]["median"] > found["bits"]["median"] + 2
+    assert finer["pytorch_bits"]["fc"]["median"] > found["pytorch_bits"]["fc"]["median"] + 2
     clear = command("accuracy", "--mode", "clear", "--bits", 8, *options)
     assert clear.code == 2
     assert "--bits changes nothing here: in clear there are no polynomials" in clear.err

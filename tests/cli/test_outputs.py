@@ -20,6 +20,7 @@ from tests.train.conftest import one_thread
 
 __all__ = ["one_thread"]
 Command = Callable[..., Result]
+SET = "insecure-tiny-turbo"
 SHAPE = (1, 4, 4)
 X = np.random.default_rng(0).uniform(
     0, 1, (5, *SHAPE)
@@ -52,7 +53,7 @@ class Network:
         self.model = Model(graph, tensors, (0.0,), (1.0,), ranges={"square": 10.0, "input": 1.0})
         self.file, self.plan, self.keys = folder / "net.safetensors", folder / "plan", folder / "keys"
         self.model.save(self.file)
-        plan = fheinfer.compile(self.model, "insecure-tiny-turbo")
+        plan = fheinfer.compile(self.model, SET)
         plan.save(self.plan)
         fheinfer.keygen(plan.client, self.keys)
         np.save(folder / "one.npy", X[0])
@@ -148,3 +149,63 @@ def test_values_that_fit_no_file_are_refused_before_the_run(
     assert (done.code, done.out) == (2, "")
     assert says in done.err
     assert not list(tmp_path.iterdir())
+
+
+MODES = (
+    ["--mode", "clear"],
+    ["--mode", "approx"],
+    ["--mode", "approx", "--set", SET],
+    ["--mode", "simulate", "--set", SET],
+    ["--mode", "encrypted", "--set", SET],
+)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=" ".join)
+def test_bits_of_every_output_are_measured_without_labels(
+    command: Command, several: Network, mode: list[str], tmp_path: Path
+) -> None:
+    options = ["--model", several.file, "--data", several.file.with_name("many.npy"), "--csv", tmp_path / "out.csv"]
+    keys = ["--keys", several.keys] if "encrypted" in mode else []
+    done = command("accuracy", *mode, *options, *keys, "--json")
+    assert done.code == 0, done.err
+    found, rows = json.loads(done.out), list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert (found["images"], found["top"], found["overflows"]) == (5, {}, [])
+    assert ("clear" in mode) == (found["pytorch_bits"] == {})
+    assert "clear" in mode or list(found["pytorch_bits"]) == ["kind", "price", "mask"]
+    assert all(8 < bits["minimum"] <= bits["median"] for bits in found["pytorch_bits"].values())
+    assert (found["bits"] is None) == (mode[1] in ("clear", "approx"))
+    assert [int(row["kind.class"]) for row in rows] == [int(several.clear(x)["kind"].argmax()) for x in X]
+    assert "label" not in rows[0]
+    clear = [several.clear(x)["mask"][0, 7, 7] for x in X]
+    assert np.allclose([float(row["mask.value_63"]) for row in rows], clear, atol=0.02)
+
+
+def test_labels_are_of_an_output_that_is_named(command: Command, several: Network, tmp_path: Path) -> None:
+    classes = [int(several.clear(x)["kind"].argmax()) for x in X]
+    np.savez(tmp_path / "data.npz", x=X, y=classes)
+    options = ["--model", several.file, "--data", tmp_path / "data.npz", "--json"]
+    done = command("accuracy", *options)
+    assert done.code == 2
+    assert "the outputs are kind, price, mask; name the one that the labels are of by --output" in done.err
+    done = command("accuracy", *options, "--output", "nothing")
+    assert "--output 'nothing': heads has kind, price, mask" in done.err
+    for mode in MODES[1:4]:
+        found = json.loads(command("accuracy", *mode, *options, "--output", "kind").out)
+        assert found["top"] == {"1": 1.0}
+        assert list(found["pytorch_bits"]) == ["kind"]
+    assert json.loads(command("accuracy", *options, "--output", "mask").out)["top"] == {}
+
+
+def test_an_image_has_bits_and_ranges_and_no_accuracy(command: Command, image: Network, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=20 * X, y=np.arange(5))
+    options = ["accuracy", "--model", image.file, "--data", tmp_path / "data.npz"]
+    done = command(*options, "--mode", "simulate", "--set", SET)
+    assert done.code == 0, done.err
+    assert "worst value of mask against PyTorch:" in done.out
+    assert "top 1" not in done.out
+    assert "no accuracy: the data has no labels, or the network no single output of classes" in done.err
+    assert "warning: square leaves its range on 5 examples" in done.err
+    done = command(*options, "--top-k", "1")
+    assert (done.code, "--top-k changes nothing here" in done.err) == (2, True)
+    done = command("search", "--over", "margin", "--set", SET, *options[1:])
+    assert (done.code, "heads has no single output of them" in done.err) == (2, True)

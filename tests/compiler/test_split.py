@@ -352,7 +352,7 @@ def test_many_at_once_are_those_of_one(plan: Plan, model: Model) -> None:
     from fheinfer.evaluation.batch import Batch
 
     images = np.stack([image(model, seed) for seed in range(3000, 3004)])
-    logits = Batch(plan).logits(torch.from_numpy(images).float()).numpy()
-    for x, found in zip(images, logits, strict=True):
+    (logits,) = Batch(plan).outputs(torch.from_numpy(images).float()).values()
+    for x, found in zip(images, logits.numpy(), strict=True):
         exact: Any = fheinfer.run_slots(plan, x)
         assert np.abs(found - exact).max() < 1e-3 * max(1.0, math.fabs(float(np.abs(exact).max())))

@@ -69,13 +69,19 @@ def test_a_single_array_has_no_labels(tmp_path: Path) -> None:
         found.require_labels()
 
 
+@pytest.mark.parametrize("targets", [LABELS + 0.5, LABELS - 2, LABELS + 70_000, np.zeros((50, 3))])
+def test_targets_of_regressions_are_no_labels(tmp_path: Path, targets: Any) -> None:
+    found = datasets.load(saved(tmp_path, x=PIXELS, y=targets), "all")
+    assert (found.labels == UNKNOWN).all()
+    with pytest.raises(DatasetError, match=r"no labels \(targets of .* are no labels of classes, 0 to 65,535"):
+        found.require_labels()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"x": PIXELS, "y": LABELS[:-1]}, "same first size"),
-        ({"x": PIXELS, "y": LABELS + 0.5}, "whole numbers"),
         ({"x": PIXELS, "y": np.array(["cat"] * 50)}, "whole numbers"),
-        ({"x": PIXELS, "y": LABELS - 2}, "labels from -2"),
         ({"x": PIXELS, "y": LABELS, "classes": np.array(["a"])}, "label 2 and 1 class names"),
         ({"x": np.full((50, 3), np.nan), "y": LABELS}, "NaN"),
         ({"x": np.full((50, 3), 1e300), "y": LABELS}, "NaN or infinite"),

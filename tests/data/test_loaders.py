@@ -52,6 +52,13 @@ def test_labels_need_not_be_there(data: Any) -> None:
     assert (found.labels == UNKNOWN).all()
 
 
+@pytest.mark.parametrize("targets", [Y + 0.5, torch.rand(20, 4)])
+def test_targets_of_regressions_are_no_labels(targets: torch.Tensor) -> None:
+    for data in ((X, targets), TensorDataset(X, targets), DataLoader(TensorDataset(X, targets), batch_size=6)):
+        found = from_python(data, SHAPE)
+        assert (len(found), found.labelled, len(found.notes)) == (20, False, 1)
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_uint8_arrays_are_pixels_in_either_order(first: bool) -> None:
     pixels = torch.randint(0, 256, (20, 4, 5, 3), dtype=torch.uint8)
@@ -79,7 +86,7 @@ def test_a_limit_spreads_over_arrays_and_ends_endless_iterables() -> None:
         ([("a", 1)], "not numbers"),
         ([([[1, 2], [3]], 1)], "no array of numbers"),
         (X * float("nan"), "NaN"),
-        ((X, Y.float() + 0.5), "whole numbers"),
+        ([(X[:3], Y[:3]), (X[:3], torch.zeros(3, 2))], "labels of the shapes"),
         ("/nowhere", "no such folder or file"),
     ],
 )

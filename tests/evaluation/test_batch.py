@@ -74,7 +74,7 @@ def test_every_step_equals_the_slots_backend(tiny_model: Model, activation: str)
     def observe(step: Step, y: torch.Tensor) -> None:
         steps[step.name] = y.clone()
 
-    logits = batch.logits(torch.from_numpy(np.stack(images)).float(), observe)
+    logits = batch.outputs(torch.from_numpy(np.stack(images)).float(), observe)["fc"]
     for index, image in enumerate(images):
         layers: dict[str, F64] = {}
         expected = fheinfer.run_slots(plan, image, layers=layers)
@@ -99,7 +99,7 @@ def test_an_input_outside_its_range_is_counted_by_layer(tiny_model: Model) -> No
     plan = fheinfer.compile(dataclasses.replace(tiny_model, ranges=narrow), TINY, activation="minimax:10")
     images = np.stack([fheinfer.normalise(tiny_pixels(s), tiny_model.mean, tiny_model.std) for s in range(4)])
     batch = Batch(plan)
-    logits = batch.logits(torch.from_numpy(images).float())
+    logits = batch.outputs(torch.from_numpy(images).float())["fc"]
     first = batch.overflows()[0]
     assert (first.activation, first.images) == ("layer2.0.relu1", 4)
     assert first.largest > 2
@@ -126,7 +126,7 @@ def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: Dat
 
 def test_a_logit_that_is_no_number_is_no_hit(tiny_model: Model, images: DataSet) -> None:
     plan = fheinfer.compile(tiny_model, TINY)
-    found = dataclasses.replace(evaluate(tiny_model, plan, images, "clear"), logits=np.full((40, 10), np.nan))
+    found = dataclasses.replace(evaluate(tiny_model, plan, images, "clear"), outputs={"fc": np.full((40, 10), np.nan)})
     assert found.top(10) == 0
 
 

@@ -132,7 +132,7 @@ def compare(plan: fheinfer.Plan, images: list[F64], folder: Path, policy: KeyPol
             exact = layers[step.name] / scale(step)
             predicted[step.name].append(y.numpy().reshape(COPIES, *exact.shape) - exact)
 
-        batch.logits(torch.from_numpy(image).repeat(COPIES, 1, 1, 1), observe)
+        batch.outputs(torch.from_numpy(image).repeat(COPIES, 1, 1, 1), observe)
     for step in plan.steps:
         decoder = 0.5  # decryption adds as much noise as there is
         found, modelled = (bits(np.concatenate([e.ravel() for e in d[step.name]])) for d in (measured, predicted))
@@ -169,7 +169,7 @@ def test_a_backend_without_a_noise_model_is_refused_by_its_name(tiny_model: Mode
 
 def test_the_same_seed_gives_the_same_noise(tiny_plan: fheinfer.Plan) -> None:
     x = torch.zeros(2, 3, 8, 8)
-    one, same, other = (Batch(tiny_plan, noise_model(tiny_plan, seed)).logits(x) for seed in (1, 1, 2))
+    one, same, other = (Batch(tiny_plan, noise_model(tiny_plan, seed)).outputs(x)["fc"] for seed in (1, 1, 2))
     assert one.equal(same)
     assert not one.equal(other)
 

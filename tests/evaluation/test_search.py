@@ -50,7 +50,7 @@ def test_what_cannot_be_searched_over_is_refused() -> None:
 def evaluation(right: int) -> Evaluation:
     """Of 100 images, of which so many have their class."""
     logits = np.tile([1.0, 0.0], (100, 1))
-    return Evaluation("approx", logits, (np.arange(100) >= right).astype(np.uint8), 0.0, {}, [])
+    return Evaluation("approx", {"fc": logits}, (np.arange(100) >= right).astype(np.uint8), 0.0, {}, [])
 
 
 def found(tiny_plan: Plan, over: str, right: dict[str, int], **options: Any) -> tuple[Any, list[str], list[int]]:
