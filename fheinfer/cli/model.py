@@ -47,6 +47,9 @@ def import_(
             help="Shape of an input, a batch of one: of a class, and of ONNX files that leave it open.",
         ),
     ] = None,
+    no_batch: Annotated[
+        bool, typer.Option("--no-batch", help="The first axis of the input of an ONNX file is no batch, but data.")
+    ] = False,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Checkpoint of a class, in any form.")
     ] = None,
@@ -96,6 +99,7 @@ def import_(
         classes=None if classes is None else _distinct(_classes(classes)),
         name=name,
         entry=entry,
+        batch=False if no_batch else None,
     )
     found = import_any(source, wishes)
     model, measured = _with_ranges(found.model, ranges, data)

@@ -22,6 +22,7 @@ class Wishes:
     network  of the zoo, whose weights a checkpoint holds
     shape    of one input without the batch, such as (3, 32, 32): of classes, and of ONNX files that leave it open
     state    checkpoint for a class
+    batch    whether the first axis of the input of an ONNX file is a batch
     mean, std, classes, name, ranges, entry  see `importing.import_model` and `torch_export.import_torch`
     """
 
@@ -34,6 +35,7 @@ class Wishes:
     name: str | None = None
     ranges: Mapping[str, float] | None = None
     entry: str | None = None
+    batch: bool | None = None
 
 
 def import_any(source: str, wishes: Wishes) -> Imported:
@@ -60,7 +62,9 @@ def import_any(source: str, wishes: Wishes) -> Imported:
             classes=wishes.classes,
             name=wishes.name,
             shape=wishes.shape,
+            batch=wishes.batch,
         )
+    _refuse(wishes, "it is of ONNX files", "batch")
     if form == "program":
         _refuse(wishes, "an exported program holds its network and weights", "network", "state", "entry", "shape")
         from fheinfer.frontends.torch_export.sources import import_program
@@ -80,6 +84,7 @@ def import_any(source: str, wishes: Wishes) -> Imported:
 
 def _of_class(source: str, wishes: Wishes) -> Imported:
     _refuse(wishes, "a class says its network itself; --weights names its checkpoint", "network", "entry")
+    _refuse(wishes, "it is of ONNX files", "batch")
     if wishes.shape is None:
         raise UsageError(f"{printable(source)}: say what one input is like by --example-shape, such as 1,3,32,32")
     from fheinfer.frontends.torch_export.sources import import_class
@@ -135,7 +140,7 @@ _ONNX_TAGS = frozenset(number << 3 | kind for number, kind in ((2, 2), (3, 2), (
 
 
 def _refuse(wishes: Wishes, reason: str, *names: str) -> None:
-    options = {"state": "weights", "shape": "example-shape"}
+    options = {"state": "weights", "shape": "example-shape", "batch": "no-batch"}
     for name in names:
         if getattr(wishes, name) is not None:
             raise UsageError(f"--{options.get(name, name)} changes nothing here: {reason}; leave it out")

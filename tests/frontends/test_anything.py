@@ -121,6 +121,8 @@ def test_a_checkpoint_of_ones_own_network_says_how_to_import_it(names: tuple[str
         ("gone.onnx", {}, InputError, "no such file; name a model, an ONNX file"),
         ("folder", {}, Exception, "folder"),
         ("text", {"shape": (3, 8, 8)}, UsageError, "--example-shape changes nothing here"),
+        ("text", {"batch": False}, UsageError, "--no-batch changes nothing here: it is of ONNX files"),
+        ("mynetwork:Net", {"shape": (3, 8, 8), "batch": False}, UsageError, "--no-batch changes nothing here"),
         ("text", {"state": Path("x")}, UsageError, "--weights changes nothing here"),
     ],
 )
@@ -132,6 +134,17 @@ def test_what_is_missing_or_changes_nothing_is_said(
     with pytest.raises(error, match=says) as caught:
         import_any(source, Wishes(**wishes))
     assert "\n" not in str(caught.value)
+
+
+def test_an_onnx_file_without_a_batch(command: Callable[..., Any], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [3, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Softplus", ["x"], ["y"])], "net", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "net.onnx")
+    for option, shape in ([], (4,)), (["--no-batch"], (3, 4)):
+        done = command("model", "import", tmp_path / "net.onnx", *option, "-o", tmp_path / "net.safetensors")
+        assert done.code == 0, done.err
+        assert fheinfer.load_model(tmp_path / "net.safetensors").graph.input_shape == shape
 
 
 def test_the_command_imports_compiles_and_infers_a_network_of_a_user(
