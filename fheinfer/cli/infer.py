@@ -15,6 +15,7 @@ from fheinfer.cli import choices
 from fheinfer.cli.encrypted import Job, evaluated, threads_of
 from fheinfer.cli.options import (
     ActOption,
+    BitsOption,
     CsvOption,
     DepthOption,
     ImageOption,
@@ -75,6 +76,7 @@ def infer(
     set_name: SetOption = None,
     model: ModelOption = None,
     act: ActOption = None,
+    bits: BitsOption = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -120,7 +122,9 @@ def infer(
     with ExitStack() as stack:
         # First of all: it imports and loads in parallel with everything else that is done here.
         process = None if slots else stack.enter_context(_started(threads_of(threads), memory))
-        folder = choices.plan_folder(plan, set_name, None if plan else model, act, None if slots else backend)
+        folder = choices.plan_folder(
+            plan, set_name, None if plan else model, act, None if slots else backend, bits=bits
+        )
         spec = choices.spec_of(folder)
         if output is not None:
             from fheinfer.cli.results import require_arrays

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.compiler.test_auto import perceptron
 
 
@@ -55,6 +57,16 @@ def test_plan_takes_the_bits_that_compile_takes(command: Callable[..., Any], tmp
     refused = command("keygen", tmp_path / "plan" / "client.json", "--bits", 5, "-o", tmp_path / "keys")
     assert refused.code == 2
     assert "--bits" in refused.err
+
+
+def test_keys_for_so_many_bits_serve_a_run_for_as_many(command: Callable[..., Any], tmp_path: Path) -> None:
+    perceptron(12, 8, 3).save(tmp_path / "small.safetensors")
+    np.save(tmp_path / "x.npy", np.zeros(12))
+    options = ("--model", tmp_path / "small.safetensors", "--set", "insecure-tiny", "--bits", 8)
+    made = command("keygen", *options, "-o", tmp_path / "keys")
+    assert made.code == 0, made.err
+    run = command("infer", *options, "--input", tmp_path / "x.npy", "--keys", tmp_path / "keys", "--json")
+    assert run.code == 0, run.err
 
 
 def test_chain_slots_and_bootstraps_are_choices(command: Callable[..., Any], tmp_path: Path) -> None:
