@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fheinfer.data.synthetic import KINDS, striped
+
 MNIST = (0.1307,), (0.3081,)
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 RAW = (0.0, 0.0, 0.0), (1 / 255,) * 3
@@ -342,6 +344,22 @@ def checkerboard(neurons: int = 100) -> Network:
     module = fit(perceptron((2, neurons, neurons, 2)), x[:9_500], colours[:9_500], epochs=20, rate=5e-3, batch=95)
     half = (0.5, 0.5)
     return Network(f"checkerboard-{neurons}", module, half, half, x[9_500:], x[:9_500], colours[9_500:])
+
+
+@lru_cache
+def stripes() -> Network:
+    """Two convolutions with ReLUs and a linear layer on (3, 8, 8) images of stripes; 200 to test with."""
+    random = np.random.default_rng(7)
+    labels = random.integers(0, 10, 1_200)
+    images = striped(labels.astype(np.uint8), random).reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 * 4 - 2
+    torch.manual_seed(1)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+    )
+    kinds = torch.from_numpy(labels)
+    fit(module, x[:1_000], kinds[:1_000], epochs=6, rate=5e-3)
+    return Network("stripes", module, (0.5,) * 3, (0.25,) * 3, x[1_000:], x[:1_000], kinds[1_000:], KINDS)
 
 
 @lru_cache

@@ -1,9 +1,9 @@
 """From the bits that the outputs of a network are to keep to the polynomials that keep them.
 
-Bits are those of docs/precision.md: -log2 of the error of the worst output, relative to the largest output, median over
-inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5 and MLPerf Tiny's ResNet8 with every ReLU replaced
-(docs/activations.md): a typical error of 2^-a in each of up to `SHORT` activations in a row leaves about a - `KINKED`
-bits, or more; errors add up in deeper networks.
+Bits are those of docs/precision.md: -log2 of the error of an input's worst output, relative to its largest one, in the
+median over inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5, MLPerf Tiny's ResNet8 and a checkerboard with every
+ReLU replaced (docs/activations.md): what a typical error in each of up to `SHORT` activations in a row leaves, or more,
+is `LEFT`; errors add up in deeper networks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+
+import numpy as np
 
 from fheinfer.approx import minimax, piecewise, registry
 from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
@@ -25,8 +27,12 @@ SHORT = 20
 """Activations in a row up to which their number does not show."""
 FINEST = 2.0**-15.9
 """Typical error of ReLU by degree 1023, which no series is asked to be below."""
-KINKED = 4.9
-"""Bits by which the typical error of an activation with kinks, of its largest output, has to be finer."""
+LEFT = (0.0, 4.6, 8.0, 11.7, 20.0)
+"""Bits of the outputs that an activation with kinks leaves whose typical error is 2^-`KINKED` of its largest output.
+
+The middle three are what degree 63, degree 255 and minimax:13 left of the networks that lost most; the others are a
+guess. A series too coarse loses more than its error says, as the layers after it get other inputs than they had."""
+KINKED = (6.3, 10.15, 12.95, 16.8, 25.1)
 SMOOTH = 5.0
 """Bits by which the largest error of a smooth one has to be finer."""
 SURELY_SMOOTH = 4
@@ -76,7 +82,7 @@ def of_bits(bits: float, depth: int = 1, longest: int = LONGEST) -> Fidelity:
     if not LEAST <= bits <= MOST:
         raise UsageError(f"{bits:g} bits of the outputs; choose {LEAST:g} to {MOST:g}, such as 5, 8 or 11")
     finer = bits + max(0.0, math.log2(depth / SHORT))
-    kinked, smooth = 2.0 ** -(finer + KINKED), 2.0 ** -(finer + SMOOTH)
+    kinked, smooth = 2.0 ** -float(np.interp(finer, LEFT, KINKED)), 2.0 ** -(finer + SMOOTH)
     for levels in range(3, longest + 1):
         relu = registry.activation(f"relu:{2**levels - 1}")
         if piecewise.typical_of(relu) <= kinked:
@@ -92,8 +98,11 @@ def kept_bits(error: float, depth: int, *, kinked: bool) -> float:
         depth: activations in a row, the most of any way through the network.
         kinked: whether the activation has kinks.
     """
-    deeper = max(0.0, math.log2(depth / SHORT))
-    return max(0.0, -math.log2(error) - (KINKED if kinked else SMOOTH) - deeper) if error else math.inf
+    if not error:
+        return math.inf
+    exact = -math.log2(error)
+    left = float(np.interp(exact, KINKED, LEFT)) if kinked else exact - SMOOTH
+    return max(0.0, left - max(0.0, math.log2(depth / SHORT)))
 
 
 def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximation | None:

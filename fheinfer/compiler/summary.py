@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from fheinfer.approx.fidelity import OFFERED
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.client_tensors import OutputSpec
 from fheinfer.model.describe import normalisation
@@ -78,9 +79,10 @@ def _named(names: Sequence[str]) -> str:
 def _polynomials(kept: float, bits: float | None) -> str:
     """What polynomials cost of the network's own outputs, and what to do where that is more than encryption does."""
     text = f"polynomials are expected to leave {f'{kept:.1f} bits' if kept else 'no bit'} of PyTorch's outputs"
-    if bits is None or kept >= bits:
+    more = next((offered for offered in OFFERED if offered > round(kept, 1)), None)
+    if bits is None or kept >= bits or more is None:
         return text
-    return f"{text}: bits=8 asks for more, `fheinfer accuracy` measures"
+    return f"{text}: bits={more} asks for more, `fheinfer accuracy` measures"
 
 
 def _input(spec: ClientSpec) -> str:

@@ -61,16 +61,24 @@ def test_several_ciphertexts_and_outputs_are_said() -> None:
     assert "polynomials" not in text
 
 
-@pytest.mark.parametrize(("activation", "less"), [("relu:3", True), ("relu:511", False)])
-def test_polynomials_that_are_coarser_than_encryption_are_said(activation: str, less: bool) -> None:
+@pytest.mark.parametrize(("activation", "next_"), [("relu:3", 5), ("relu:127", 8), ("relu:511", None)])
+def test_polynomials_that_are_coarser_than_encryption_are_said(activation: str, next_: int | None) -> None:
     plan = compile(network("relu"), activation=activation)
     assert plan.kept is not None
     assert plan.bits is not None
-    assert (plan.kept < plan.bits) == less
+    assert (plan.kept < plan.bits) == (next_ is not None)
     text = str(plan)
     assert f"{activation}: degree {activation[5:]} in 'relu'" in text
-    assert ("of PyTorch's outputs: bits=8 asks for more" in text) == less
+    assert re.findall(r"of PyTorch's outputs: bits=(\d+) asks for more", text) == ([str(next_)] if next_ else [])
     assert "polynomials are expected to leave" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "more"), [("relu", 5, 8), ("tanh", 5, 8), ("relu", 8, 11), ("relu", 11, None)]
+)
+def test_a_plan_names_the_next_bits_and_never_those_it_was_made_for(kind: str, bits: int, more: int | None) -> None:
+    text = str(compile(network(kind), bits=bits))
+    assert re.findall(r"bits=(\d+) asks for more", text) == ([str(more)] if more else [])
 
 
 def test_what_approximates_no_relu_is_not_named() -> None:
