@@ -222,20 +222,41 @@ class Resnet18(nn.Module):
         return self.linear(x.view(x.size(0), -1))  # type: ignore[no-any-return]
 
 
+class CifarResnet(nn.Module):
+    """A ResNet of three stages for CIFAR-10, as ResNet20 and ACE's ResNet32 are."""
+
+    def __init__(self, blocks: int = 5, width: int = 16) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        layers: list[nn.Module] = []
+        channels = width
+        for stage in range(3):
+            for block in range(blocks):
+                layers.append(Residual(channels, width << stage, 2 if stage and not block else 1))
+                channels = width << stage
+        self.layers, self.fc = nn.Sequential(*layers), nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layers(torch.relu(self.bn(self.conv(x)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 class Vgg11(nn.Module):
     """VGG11 with batch norm and average pools for CIFAR-10, its linear layers made one."""
 
-    def __init__(self, classes: int = 10, pool: type[nn.AvgPool2d] | type[nn.MaxPool2d] = nn.AvgPool2d) -> None:
+    def __init__(
+        self, classes: int = 10, pool: type[nn.AvgPool2d] | type[nn.MaxPool2d] = nn.AvgPool2d, width: int = 64
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
-            if not width:
+        for times in (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8, 0):
+            if not times:
                 layers.append(pool(2))
                 continue
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            channels = width
-        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(512, classes)
+            layers += [nn.Conv2d(channels, times * width, 3, padding=1), nn.BatchNorm2d(times * width)]
+            layers.append(nn.ReLU(inplace=True))
+            channels = times * width
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
@@ -244,23 +265,28 @@ class Vgg11(nn.Module):
 class MobileNet(nn.Module):
     """Depthwise-separable convolutions as of MobileNet v1, for images of 32x32."""
 
-    PLAN = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
+    PLAN = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1))
+    """(Channels, in those of the first layer; stride) of each pair of convolutions."""
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-        channels = 16
-        for width, stride in self.PLAN:
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+        for times, stride in self.PLAN:
             layers += [
                 nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(),
-                nn.Conv2d(channels, width, 1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(channels, times * width, 1, bias=False),
+                nn.BatchNorm2d(times * width),
                 nn.ReLU(),
             ]
-            channels = width
-        self.features, self.pool, self.fc = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Linear(256, classes)
+            channels = times * width
+        self.features, self.pool, self.fc = (
+            nn.Sequential(*layers),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Linear(channels, classes),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
@@ -427,7 +453,7 @@ def _fill(layer: nn.Module, arrays: dict[str, Tensor], name: str) -> None:
 # With random weights -----------------------------------------------------------------------------------------------
 
 
-def _random(name: str, module: nn.Module, shape: tuple[int, ...], classes: int) -> Network:
+def with_random_weights(name: str, module: nn.Module, shape: tuple[int, ...] = (3, 32, 32)) -> Network:
     """Statistics of batch norms are those of random images, so that values stay of the size that training gives."""
     torch.manual_seed(3)
     channels = shape[0]
@@ -447,18 +473,18 @@ def _random(name: str, module: nn.Module, shape: tuple[int, ...], classes: int) 
 def resnet18(size: int = 32, classes: int = 10) -> Network:
     """ResNet-18 with random weights on (3, size, size)."""
     torch.manual_seed(2)
-    return _random(f"resnet18-{size}", Resnet18(classes), (3, size, size), classes)
+    return with_random_weights(f"resnet18-{size}", Resnet18(classes), (3, size, size))
 
 
 @lru_cache
 def vgg11(classes: int = 10) -> Network:
     """VGG11 with random weights."""
     torch.manual_seed(2)
-    return _random("vgg11", Vgg11(classes), (3, 32, 32), classes)
+    return with_random_weights("vgg11", Vgg11(classes))
 
 
 @lru_cache
 def mobilenet(classes: int = 10) -> Network:
     """A depthwise-separable network with random weights."""
     torch.manual_seed(2)
-    return _random("mobilenet", MobileNet(classes), (3, 32, 32), classes)
+    return with_random_weights("mobilenet", MobileNet(classes))
