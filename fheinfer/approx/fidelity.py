@@ -3,13 +3,15 @@
 Bits are those of docs/precision.md: -log2 of the error of an input's worst output, relative to its largest one, in the
 median over inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5, MLPerf Tiny's ResNet8 and a checkerboard with every
 ReLU replaced (docs/activations.md): what a typical error in each of up to `SHORT` activations in a row leaves, or more,
-is `LEFT`; errors add up in deeper networks.
+is `LEFT`; errors add up in deeper networks. Networks differ by two bits and more: what calibration measured of one
+(`Model.kept_bits`) goes before the rule.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,6 +35,10 @@ LEFT = (0.0, 4.6, 8.0, 11.7, 20.0)
 The middle three are what degree 63, degree 255 and minimax:13 left of the networks that lost most; the others are a
 guess. A series too coarse loses more than its error says, as the layers after it get other inputs than they had."""
 KINKED = (6.3, 10.15, 12.95, 16.8, 25.1)
+REFERENCES = ("relu:31", "relu:63", "relu:127", "relu:255", *(f"minimax:{alpha}" for alpha in range(9, 15)))
+"""What calibration puts in the place of ReLUs to see what it leaves of a network's outputs; the fewest levels first."""
+SPREAD = 0.3
+"""Bits by which the median over other inputs may be less than over the few that were measured."""
 SMOOTH = 5.0
 """Bits by which the largest error of a smooth one has to be finer."""
 SURELY_SMOOTH = 4
@@ -52,14 +58,12 @@ class Fidelity:
     kinked  typical error of one with kinks (`fit.typical_error`), of its largest output
     relu    what approximates a ReLU: also the kinks of all others if it is a composite sign
     chosen  whether `relu` was asked for by name, and so counts more than the errors
-    longest  levels of the longest series for a function with kinks: from there on it takes a composite
     """
 
     smooth: float
     kinked: float
     relu: Activation
     chosen: bool = True
-    longest: int = LONGEST
 
 
 def named(relu: Activation) -> Fidelity:
@@ -68,26 +72,26 @@ def named(relu: Activation) -> Fidelity:
     return Fidelity(UNSAID, max(piecewise.typical_of(relu), FINEST) if series else UNSAID, relu)
 
 
-@lru_cache(maxsize=16)
-def of_bits(bits: float, depth: int = 1, longest: int = LONGEST) -> Fidelity:
-    """Returns what keeps so many bits of the outputs.
+def of_bits(bits: float, depth: int = 1, measured: Mapping[str, float] | None = None) -> Fidelity:
+    """Returns what keeps so many bits of the outputs: the first of what was measured, else by the rule of this module.
 
     Args:
         depth: activations in a row, the most of any way through the network.
-        longest: levels of the longest series; more where a parameter set has room for them.
+        measured: the bits that `REFERENCES` left of its outputs, by name; nothing where they were never measured.
 
     Raises:
         UsageError: fewer bits than `LEAST` or more than `MOST`.
     """
     if not LEAST <= bits <= MOST:
         raise UsageError(f"{bits:g} bits of the outputs; choose {LEAST:g} to {MOST:g}, such as 5, 8 or 11")
-    finer = bits + max(0.0, math.log2(depth / SHORT))
-    kinked, smooth = 2.0 ** -float(np.interp(finer, LEFT, KINKED)), 2.0 ** -(finer + SMOOTH)
-    for levels in range(3, longest + 1):
-        relu = registry.activation(f"relu:{2**levels - 1}")
-        if piecewise.typical_of(relu) <= kinked:
-            return Fidelity(smooth, kinked, relu, False, longest)
-    return Fidelity(smooth, kinked, _composite(kinked), False, longest)
+    finer = bits + _lost(depth)
+    smooth = 2.0 ** -(finer + SMOOTH)
+    if measured:
+        enough = (name for name in REFERENCES if measured.get(name, 0.0) - SPREAD >= bits)
+        relu = registry.activation(next(enough, REFERENCES[-1]))
+        return replace(named(relu), smooth=smooth, kinked=piecewise.typical_of(relu))
+    kinked = 2.0 ** -float(np.interp(finer, LEFT, KINKED))
+    return Fidelity(smooth, kinked, _series(kinked) or _composite(kinked), False)
 
 
 def kept_bits(error: float, depth: int, *, kinked: bool) -> float:
@@ -102,7 +106,24 @@ def kept_bits(error: float, depth: int, *, kinked: bool) -> float:
         return math.inf
     exact = -math.log2(error)
     left = float(np.interp(exact, KINKED, LEFT)) if kinked else exact - SMOOTH
-    return max(0.0, left - max(0.0, math.log2(depth / SHORT)))
+    return max(0.0, left - _lost(depth))
+
+
+def measured_bits(relu: Activation, measured: Mapping[str, float]) -> float | None:
+    """Returns the bits that outputs keep with this in the place of ReLUs, by what was measured of others; None where
+    that says nothing: of a composite that is none of them."""
+    if relu.name in measured:
+        return max(0.0, measured[relu.name] - SPREAD)
+    series = [name for name in REFERENCES if name in measured and name.startswith("relu:")]
+    if not series or not isinstance(relu, Polynomial) or relu.function != "ReLU":
+        return None
+    exact, *others = (-math.log2(piecewise.typical_of(a)) for a in (relu, *map(registry.activation, series)))
+    return max(0.0, float(np.interp(exact, others, [measured[name] for name in series])) - SPREAD)
+
+
+def _lost(depth: int) -> float:
+    """Bits that errors cost which add up in so many activations in a row."""
+    return max(0.0, math.log2(depth / SHORT))
 
 
 def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximation | None:
@@ -118,13 +139,13 @@ def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximatio
     if not function.inside(bound):
         found = piecewise.smooth_series(function, bound, fidelity.smooth * largest)
         if found is None or (not fidelity.chosen and found.levels > SURELY_SMOOTH):
-            most = found.levels - 1 if found else fidelity.longest
+            most = found.levels - 1 if found else LONGEST
             return piecewise.kinked_series(function, bound, error, most) or found
         return found
     relu = fidelity.relu
     if fidelity.chosen and isinstance(relu, Gate):
         return piecewise.gated(function, bound, relu, fidelity.smooth * largest, error)
-    found = piecewise.kinked_series(function, bound, error, fidelity.longest)
+    found = piecewise.kinked_series(function, bound, error, LONGEST)
     if found is not None:
         return found
     kinks = function.inside(bound)
@@ -134,6 +155,13 @@ def choose(function: Function, bound: float, fidelity: Fidelity) -> Approximatio
     if found is not None and found.typical <= error:
         return found
     return piecewise.kinked_series(function, bound, error)
+
+
+@lru_cache(maxsize=16)
+def _series(error: float) -> Activation | None:
+    """The first series of that typical error that is not too long."""
+    every = (registry.activation(f"relu:{2**levels - 1}") for levels in range(3, LONGEST + 1))
+    return next((relu for relu in every if piecewise.typical_of(relu) <= error), None)
 
 
 def _composite(error: float) -> Gate:

@@ -120,21 +120,21 @@ def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> tuple[
     if ranges is not None:
         from fheinfer.evaluation.ranges import load
 
-        return replace(model, ranges=load(ranges, model).largest()), ()
+        return replace(model, ranges=load(ranges, model).largest(), kept_bits={}), ()
     if data is None:
         return model, ()
     from fheinfer.cli.display import steps_bar
     from fheinfer.data import datasets
     from fheinfer.data.loaders import from_python
     from fheinfer.optional import require
-    from fheinfer.train.calibrate import IMAGES, measure_ranges, with_ranges
+    from fheinfer.train.calibrate import IMAGES, calibrated, measure_ranges
 
     require("torch", "measuring ranges")
     examples = from_python(datasets.source(data), model.graph.input_shape, IMAGES)
     with steps_bar("measuring") as progress:
         found = measure_ranges(model, examples, progress=progress)
     said = f"activation ranges were measured on {found.images:,} {examples.noun}"
-    return with_ranges(model, found), (*examples.notes, said)
+    return calibrated(model, found, examples), (*examples.notes, said)
 
 
 def _shape(text: str) -> tuple[int, ...]:

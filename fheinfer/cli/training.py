@@ -152,7 +152,7 @@ def calibrate(
     from fheinfer.evaluation.ranges import in_words
     from fheinfer.model.model import load
     from fheinfer.storage import require_writable
-    from fheinfer.train.calibrate import measure_ranges, with_ranges
+    from fheinfer.train.calibrate import calibrated, measure_ranges
 
     target = file if output is None else output
     require_writable(target)
@@ -165,7 +165,7 @@ def calibrate(
     if target.suffix == ".json":
         ranges.save(target)
     else:
-        with_ranges(model, ranges).save(target)
+        calibrated(model, ranges, examples).save(target)
     seen = ranges.largest()
     if as_json:
         print_json({"file": str(target), "images": ranges.images, "largest": seen})

@@ -17,7 +17,7 @@ from fheinfer.crypto.backends import backend
 from fheinfer.crypto.params import parameter_set
 from fheinfer.errors import UsageError
 from fheinfer.model import ops
-from fheinfer.model.graph import Graph, Node
+from fheinfer.model.graph import Node
 from fheinfer.model.model import Model
 
 RANGE_MARGIN = 1.2
@@ -36,7 +36,7 @@ def require_margin(margin: float) -> None:
         raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
 
 
-def relu_of(graph: Graph, activation: str | Activation | None, bits: float | None, default: str) -> Activation:
+def relu_of(model: Model, activation: str | Activation | None, bits: float | None, default: str) -> Activation:
     """Returns what approximates a ReLU of a network.
 
     Args:
@@ -50,7 +50,7 @@ def relu_of(graph: Graph, activation: str | Activation | None, bits: float | Non
     if bits is not None and activation is not None:
         raise UsageError("give the bits that outputs keep, or the activation that approximates a ReLU, not both")
     if bits is not None:
-        return of_bits(bits, depth_of(graph)).relu
+        return of_bits(bits, depth_of(model.graph), model.kept_bits).relu
     chosen = default if activation is None else activation
     return chosen if isinstance(chosen, Activation) else find_activation(chosen)
 
@@ -79,9 +79,10 @@ def polynomials_of(
         ranges={name: bound * margin for name, bound in model.ranges.items()},
         params=params,
         backend=backend("native"),
-        relu=relu_of(model.graph, activation, bits, Preset().activation),
+        relu=relu_of(model, activation, bits, Preset().activation),
         input_bound=model.input_bound,
         bits=bits,
+        measured=model.kept_bits,
     )
     return approximate(max_pools(program))
 

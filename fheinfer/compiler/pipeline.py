@@ -120,9 +120,10 @@ class Start:
             ranges={name: bound * self.margin for name, bound in model.ranges.items()},
             params=params,
             backend=find_backend(self.backend or meant.backend),
-            relu=relu_of(model.graph, self.activation, self.bits, meant.activation),
+            relu=relu_of(model, self.activation, self.bits, meant.activation),
             input_bound=model.input_bound * (self.margin if model.graph.input.name in model.ranges else 1),
             bits=self.bits,
+            measured=model.kept_bits,
         )
         for transform, stage in passes:
             program = verify(transform(program), stage)

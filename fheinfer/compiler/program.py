@@ -35,6 +35,7 @@ class Program:
     relu         what approximates a ReLU, unless `bits` say how exact it has to be
     input_bound  largest |value| of a normalised input
     bits         that outputs are to keep against PyTorch (`fheinfer.approx.fidelity`); None for those of `relu`
+    measured     bits that outputs keep by what approximates ReLUs, where calibration measured it (`Model.kept_bits`)
     kept         bits of the outputs that the polynomials leave of PyTorch's, at least; infinite where all are exact
     bounds       node -> largest |value| of its output, where more is known than sums and products say
     packings, scales, levels, works  by node, once the pass that decides them has run; `levels` are of outputs
@@ -48,6 +49,7 @@ class Program:
     relu: Activation
     input_bound: float
     bits: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     kept: float = math.inf
     bounds: Mapping[str, float] = field(default_factory=dict)
     packings: Mapping[str, Packing] = field(default_factory=dict)

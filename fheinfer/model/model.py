@@ -1,8 +1,8 @@
 """The model: a graph with its tensors and everything else that belongs to the network, in one file.
 
 A model file is a safetensors file. Its tensors are float32 under the names that the graph uses; its metadata is a JSON
-object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance`, `final` where there is one, and
-`checksum`, a hash over all of it (docs/formats.md).
+object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance`, where there are any `final` and
+`kept_bits`, and `checksum`, a hash over all of it (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ F32 = npt.NDArray[np.float32]
 MAX_BYTES = 1 << 30
 """Larger files are refused unread; ResNet20 is 1.1 MB, VGG19 575 MB."""
 MAX_CLASSES = 1 << 16
+MAX_KEPT, MAX_BITS = 100, 60
+"""How many `Model.kept_bits` there may be, and the most bits."""
 MAX_MODULE = 500
 """Characters of the name of the module that a node comes from."""
 
@@ -41,6 +43,7 @@ FORMAT = "fheinfer-model-1"
 FINALS = ("", "softmax", "log_softmax", "sigmoid")
 """What may be done to outputs after decryption."""
 _FIELDS = ("mean", "std", "classes", "ranges", "provenance")
+_RARE = ("final", "kept_bits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,8 @@ class Model:
     provenance  where it comes from, in words
     final       what the client does to every output after decryption: "softmax", "log_softmax" (both over the classes),
                 "sigmoid", or "" for nothing
+    kept_bits   that outputs keep of the network's own, by what approximates its ReLUs (`approx.fidelity.REFERENCES`),
+                as measured on calibration data with these ranges; empty where it was never measured
 
     Raises:
         GraphError: a graph that breaks a rule of `model.verify`.
@@ -70,6 +75,7 @@ class Model:
     ranges: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     final: str = ""
+    kept_bits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         verify(self.graph)
@@ -80,6 +86,7 @@ class Model:
             "classes": _checked_classes(self.graph, self.classes),
             "ranges": _checked_ranges(self.graph, self.ranges),
             "provenance": MappingProxyType({str(k): str(v) for k, v in self.provenance.items()}),
+            "kept_bits": _checked_bits(self.kept_bits),
         }
         if self.final not in FINALS:
             raise WeightsError(
@@ -135,14 +142,20 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """The model file; the same bytes for the same model."""
-        fields = {name: getattr(self, name) for name in _FIELDS} | ({"final": self.final} if self.final else {})
+        fields = {name: getattr(self, name) for name in _FIELDS} | self._rare
         metadata = {"format": FORMAT, "checksum": self._checksum(), "graph": graph_to_json(self.graph), **fields}
         return tensor_bytes(self.tensors, metadata)
 
     def _checksum(self) -> str:
         rest = [self.identity, self.classes, sorted(self.ranges.items()), sorted(self.provenance.items())]
-        rest += [self.final] if self.final else []
+        rest += self._rare.values()
         return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+
+    @property
+    def _rare(self) -> dict[str, Any]:
+        """Fields that files have only where they say something."""
+        rare = {"final": self.final, "kept_bits": dict(sorted(self.kept_bits.items()))}
+        return {name: value for name, value in rare.items() if value}
 
 
 def load(path: Path | str) -> Model:
@@ -157,7 +170,7 @@ def load(path: Path | str) -> Model:
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: no model of fheinfer; make one of it with `fheinfer model import {path} -o FILE`")
     try:
-        fields = {name: metadata[name] for name in _FIELDS} | {"final": metadata.get("final", "")}
+        fields = {name: metadata[name] for name in _FIELDS} | {n: metadata[n] for n in _RARE if n in metadata}
         model = Model(graph_from_json(metadata["graph"]), tensors, **fields)
         checksum = metadata["checksum"]
     except (WeightsError, GraphError) as error:
@@ -270,6 +283,13 @@ def _checked_ranges(graph: Graph, ranges: Mapping[str, float]) -> Mapping[str, f
     checked = {str(name): float(value) for name, value in ranges.items()}
     if not all(0 <= value < math.inf for value in checked.values()):
         raise WeightsError("a range is not a finite positive number")
+    return MappingProxyType(checked)
+
+
+def _checked_bits(bits: Mapping[str, float]) -> Mapping[str, float]:
+    checked = {str(name): float(value) for name, value in bits.items()}
+    if len(checked) > MAX_KEPT or not all(0 <= value <= MAX_BITS for value in checked.values()):
+        raise WeightsError(f"kept_bits are no more than {MAX_KEPT} numbers from 0 to {MAX_BITS}")
     return MappingProxyType(checked)
 
 

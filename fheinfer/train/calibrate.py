@@ -50,17 +50,19 @@ def calibrate(model: Model, data: Any, *, limit: int | None = LIMIT, progress: P
     """
     require("torch", "calibration")
     examples = from_python(data, model.graph.input_shape, limit)
-    return with_ranges(model, measure_ranges(model, examples, progress=progress))
+    return calibrated(model, measure_ranges(model, examples, progress=progress), examples)
 
 
-def with_ranges(model: Model, ranges: Ranges) -> Model:
-    """Returns the model with these ranges.
+def calibrated(model: Model, ranges: Ranges, examples: DataSet) -> Model:
+    """Returns the model with ranges that were measured, and with what polynomials on them leave of its outputs.
 
     Raises:
-        MismatchError: they are of another model.
+        MismatchError: the ranges are of another model.
     """
+    from fheinfer.evaluation.kept import with_kept_bits
+
     ranges.require(model)
-    return replace(model, ranges=ranges.largest())
+    return with_kept_bits(replace(model, ranges=ranges.largest()), examples)
 
 
 def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: ProgressCallback = silent) -> Ranges:

@@ -61,7 +61,8 @@ def approximate(program: Program) -> Program:
             pieces.finish()
             kept = min(kept, fidelity.kept_bits(pieces.error, depth, kinked=pieces.kinked))
         nodes += pieces.nodes or [node]
-    return replace(program.with_nodes(nodes, constants), kept=kept)
+    known = fidelity.measured_bits(asked.relu, program.measured)
+    return replace(program.with_nodes(nodes, constants), kept=kept if known is None else known)
 
 
 def fidelity_of(program: Program) -> Fidelity:
@@ -72,7 +73,7 @@ def fidelity_of(program: Program) -> Fidelity:
     """
     if program.bits is None:
         return fidelity.named(program.relu)
-    return fidelity.of_bits(program.bits, depth_of(program.graph))
+    return fidelity.of_bits(program.bits, depth_of(program.graph), program.measured)
 
 
 def depth_of(graph: Graph) -> int:

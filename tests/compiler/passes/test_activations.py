@@ -194,7 +194,7 @@ def test_depth_counts_activations_in_a_row() -> None:
 @pytest.mark.parametrize("bits", [0.5, 20, float("nan")])
 def test_bits_out_of_range_are_refused(bits: float) -> None:
     with pytest.raises(UsageError, match="bits of the outputs; choose 1 to 12"):
-        relu_of(zoo.network("resnet8-tiny"), None, bits, "relu:59")
+        relu_of(zoo.placeholder(zoo.network("resnet8-tiny")), None, bits, "relu:59")
 
 
 def test_bits_and_an_activation_are_too_much() -> None:
