@@ -344,7 +344,7 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
     from fheinfer.cli.display import err, out, size, table
     from fheinfer.cli.plan import predictions, this_machine
 
-    title = f"{model.name}, {len(found.labels):,} {part} examples, {mode}"
+    title = f"{model.name}, {len(found.labels):,} {'' if part == 'all' else f'{part} '}examples, {mode}"
     if plan:
         title += f", set {plan.params.name}"
     if plan and model.graph.has_relus:
@@ -358,7 +358,8 @@ def _print(mode: str, model: Model, plan: Plan | None, found: Evaluation, ks: li
         out.print(f"the same class as in clear on {found.same_class} of {len(found.labels)}")
     for name, bits in found.pytorch_bits.items():
         out.print(
-            f"worst value of {name} against PyTorch: {bits.median:.1f} bits in the median, {bits.minimum:.1f} at worst"
+            f"worst value of output {name} against PyTorch: {bits.median:.1f} bits in the median, "
+            f"{bits.minimum:.1f} at worst"
         )
     if found.bits:
         out.print(f"values against the same without noise: {found.bits}")

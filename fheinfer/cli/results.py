@@ -195,7 +195,8 @@ def report_images(
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], spec: OutputSpec) -> None:
-    columns = ["class", "probability"] if spec.scores else ["smallest", "largest"]
+    columns = ["value"] if math.prod(spec.shape) == 1 else ["smallest", "largest"]
+    columns = ["class", "probability"] if spec.scores else columns
     plain = "worst_bits" in rows[0]
     compared = [*(["PyTorch"] if plain and spec.scores else []), *(["worst bits"] if plain else [])]
     lines = []
@@ -203,7 +204,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], spec: OutputSpec) -> None:
         said = (
             [row["class"], f"{100 * row['probability']:.1f} %"]
             if spec.scores
-            else [f"{number(row['values']):.{DECIMALS}f}" for number in (np.min, np.max)]
+            else [f"{number(row['values']):.{DECIMALS}f}" for number in (np.min, np.max)[: len(columns)]]
         )
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
         clear = [row["plain_class"]] if plain and spec.scores else []

@@ -201,7 +201,7 @@ def test_an_image_has_bits_and_ranges_and_no_accuracy(command: Command, image: N
     options = ["accuracy", "--model", image.file, "--data", tmp_path / "data.npz"]
     done = command(*options, "--mode", "simulate", "--set", SET)
     assert done.code == 0, done.err
-    assert "worst value of mask against PyTorch:" in done.out
+    assert "worst value of output mask against PyTorch:" in done.out
     assert "top 1" not in done.out
     assert "no accuracy: the data has no labels, or the network no single output of classes" in done.err
     assert "warning: square leaves its range on 5 examples" in done.err
