@@ -21,9 +21,11 @@ from fheinfer import storage
 from fheinfer.crypto.artifact import Kind, from_bytes, request_id, to_bytes
 from fheinfer.errors import MismatchError, NotEnoughMemoryError, StorageError, UsageError
 from fheinfer.evaluation.metrics import precision_bits
+from fheinfer.local import infer_many
 from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Conv2d, Power, Resample
+from fheinfer.runs import Run
 from fheinfer.runtime.executor import StepDone
 from fheinfer.runtime.loaded_keys import memory_needed
 from tests.conftest import F64, calibrated, random_model, tiny_pixels
@@ -150,6 +152,24 @@ def test_two_inputs_have_every_output_that_one_has(tmp_path: Path) -> None:
             wanted = fheinfer.plain_outputs(model, clear)
             for name, found in client.outputs(result).items():
                 assert precision_bits(wanted[name], found).minimum > 8, name
+
+
+def test_a_series_takes_one_input_at_a_time(tmp_path: Path) -> None:
+    """On such a chain two of them overflow, and every answer is noise."""
+    g, random = GraphBuilder("mlp", (5,)), np.random.default_rng(0)
+    g.linear("out", g.activation("relu", g.linear("in", "input", 16), "relu"), 2)
+    graph = g.build()
+    tensors = {n: random.normal(0, 0.5, shape).astype(np.float32) for n, shape in graph.tensor_shapes().items()}
+    model = Model(graph, tensors, (0.0,) * 5, (1.0,) * 5, ranges={"relu": 6.0, "input": 1.0})
+    plan = fheinfer.compile(model, "n14-l8-s28-d2")
+    plan.save(tmp_path / "plan")
+    fheinfer.keygen(plan.client, tmp_path / "keys")
+    client = fheinfer.Client(tmp_path / "keys", plan.client)
+    inputs = {str(i): x for i, x in enumerate(random.uniform(-1, 1, (2, 5)))}
+    with Run(tmp_path / "runs", "two", resume=False) as run:
+        done = infer_many(tmp_path / "plan", tmp_path / "keys", client, inputs, run, together=2)
+    for name, x in inputs.items():
+        assert precision_bits(fheinfer.run_slots(plan, x), done.outputs[name]["out"]).minimum > 8
 
 
 def test_least_recently_used_keys_leave_memory_and_come_back(tenants: list[Tenant]) -> None:

@@ -60,7 +60,7 @@ def evaluate(
     """Server: evaluate a plan on encrypted inputs, with no secret at hand.
 
     Of a folder, results get the names of their inputs; with --resume those that are there are not made again. Plans
-    without bootstraps evaluate two inputs at a time. DIR of --keys may also be a copy of its server/ alone.
+    without bootstraps and series evaluate two inputs at a time. DIR of --keys may also be a copy of its server/ alone.
     """
     from fheinfer import _core
     from fheinfer.cli.display import EvaluationView, err, size

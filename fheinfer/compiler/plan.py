@@ -152,9 +152,14 @@ class Plan:
 
     @cached_property
     def takes_two_inputs(self) -> bool:
-        """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear layers that no step reads."""
+        """Whether one evaluation serves two inputs: no bootstraps, and outputs of linear layers that no step reads.
+
+        Nor a Chebyshev series: real and imaginary part come out of it at twice their scale, which every power squares,
+        so that a long one overflows.
+        """
         last = [step for step in self.steps if step.name in self.outputs]
         linear = all(isinstance(step.op, LAYERS) for step in last) and not self._inner_outputs
+        linear = linear and not any(isinstance(step.op, Chebyshev) for step in self.steps)
         return linear and self.backend.two_inputs(self.params)
 
     @property
