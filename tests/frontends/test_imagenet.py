@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import fheinfer
+from fheinfer.compiler.activations import polynomials_of
+from fheinfer.evaluation.approximated import Approximated
 from fheinfer.model.model import Model
 from fheinfer.runtime.slots import slots_outputs
 from fheinfer.train.module import from_model
@@ -19,18 +21,22 @@ from tests.frontends.onnx_light import LIGHT, images, light
 pytestmark = pytest.mark.slow
 ACTIVATION = "minimax:10"
 """As exact as it takes to stay in ranges that two random images gave."""
-MOST = 0.02
-"""Of the largest output: what its polynomials leave of networks that were never trained."""
+MOST = 0.15
+"""Of the largest output: what such composites leave of networks of up to 13 max pools that were never trained."""
 
 
 def check(model: Model, x: np.ndarray) -> None:
-    """Compares the outputs before a softmax on one of the images that ranges were measured on."""
+    """Compares the outputs before a softmax on one of the images that ranges were measured on: with the same
+    polynomials in PyTorch, and with the network itself."""
     plan = fheinfer.compile(model, "relu", activation=ACTIVATION)
     found = np.ravel(slots_outputs(plan, x)[model.graph.output.name])
+    batch = torch.from_numpy(x[None])
     with torch.inference_mode():
-        expected = from_model(model)(torch.from_numpy(x[None]))[0].numpy().ravel()
+        expected = from_model(model)(batch)[0].numpy().ravel()
+    program = polynomials_of(model, ACTIVATION)
+    same = Approximated(program, torch.float64).outputs(batch.double())[model.graph.output.name][0].numpy().ravel()
+    assert np.abs(found - same).max() < 1e-6 * np.abs(same).max()
     assert np.abs(found - expected).max() < MOST * np.abs(expected).max()
-    assert found.argmax() == expected.argmax()
 
 
 @pytest.mark.parametrize("name", imagenet_networks.NETWORKS)
