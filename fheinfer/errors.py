@@ -16,7 +16,8 @@ FheinferError                     exit code 1
 │   ├── NotEnoughMemoryError          asked before starting
 │   └── StorageError                  disk full, read-only folder, failed write
 ├── PlanError                     7   a network and a set that do not fit together
-│   └── GraphError                    a graph that breaks a rule of `model.verify`
+│   ├── GraphError                    a graph that breaks a rule of `model.verify`
+│   └── ParametersError               a set that has no primes, or less than 128 bits
 ├── RangeError                    8   an activation left the range its polynomial is valid on
 └── BackendError                  9   the evaluator or OpenFHE refused an operation
 
@@ -94,6 +95,10 @@ class PlanError(FheinferError):
 
 
 class GraphError(PlanError):
+    pass
+
+
+class ParametersError(PlanError):
     pass
 
 

@@ -172,6 +172,13 @@ def candidates(build: Build, depth: int, wanted: Wanted) -> list[Candidate]:
     found += _bootstrapped(network, wanted, fastest)
     if not found:
         raise _none(network, wanted)
+    if wanted.bootstraps:
+        fitting, found = found, [c for c in found if c.bootstraps]
+        if not found:
+            raise PlanError(
+                f"a network that takes {depth} levels needs no bootstraps on chains that return "
+                f"{min(c.params.levels for c in fitting)} or more; leave {', '.join(wanted.fixed)} open"
+            )
     fastest = min((c.seconds for c in found if wanted.allows(c.memory)), default=math.inf)
 
     def order(c: Candidate) -> tuple[bool, bool, float, float]:
@@ -257,7 +264,7 @@ def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator
             of = network(BOOTSTRAP_RING, log_slots)
         except PlanError:  # too few slots
             continue
-        if not any(isinstance(node.op, BOOTSTRAPPED) for node in of.program.graph):
+        if not wanted.bootstraps and not any(isinstance(node.op, BOOTSTRAPPED) for node in of.program.graph):
             return
         for budgets in BUDGETS:
             first = budgets[1] + 1
@@ -269,7 +276,7 @@ def _bootstrapped(network: Networks, wanted: Wanted, fastest: float) -> Iterator
                 candidate = of.candidate(params, wanted)
                 if candidate is None:
                     continue
-                if wanted.allows(candidate.memory):
+                if wanted.allows(candidate.memory) and (candidate.bootstraps or not wanted.bootstraps):
                     if best is None or candidate.seconds < fastest:
                         best = levels_
                     fastest = min(fastest, candidate.seconds)

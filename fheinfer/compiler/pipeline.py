@@ -28,7 +28,7 @@ from fheinfer.compiler.wanted import ANYTHING, Wanted, require_number
 from fheinfer.crypto.backends import backend as find_backend
 from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.params import ParameterSet, parameter_set
-from fheinfer.errors import PlanError, UsageError
+from fheinfer.errors import ParametersError, UsageError
 from fheinfer.model.model import Model
 
 Pass = tuple[Callable[[Program], Program], Stage]
@@ -45,6 +45,9 @@ PASSES: tuple[Pass, ...] = (
     (levels, Stage.LEVELED),
 )
 """Each pass with the stage that its result is at."""
+MOST_COMPILED = 4
+"""Sets that are compiled at most where predictions miss a limit of memory, before the smallest: the context of each
+stays in memory."""
 
 
 def compile(
@@ -150,11 +153,12 @@ def _automatic(start: Start, wanted: Wanted) -> Plan:
     found = candidates(lambda params: start.program(params, scaled), depth, wanted)
     smallest = min(found, key=lambda candidate: candidate.memory)
     sizes: dict[int, ParameterSet] = {}
-    refused: list[PlanError] = []
-    for candidate in (*(c for c in found if wanted.allows(c.memory)), smallest):
+    refused: list[ParametersError] = []
+    tried = [c for c in found if wanted.allows(c.memory)][:MOST_COMPILED]
+    for candidate in tried if smallest in tried else (*tried, smallest):
         try:
             plan = start.plan(candidate.params)
-        except PlanError as error:  # no primes near so small a scale
+        except ParametersError as error:  # no primes near so small a scale
             refused.append(error)
             continue
         allowed = [policy for policy, needs in plan.keys.items() if wanted.allows(needs.peak_memory)]

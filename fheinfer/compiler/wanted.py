@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from fheinfer.crypto.generated import DIGITS, LEVELS, MAX_SCALE_BITS, RINGS, SCALE_ABOVE_RING
 from fheinfer.crypto.params import Chain
@@ -24,6 +24,7 @@ NAMES = {
     "bootstraps": "bootstraps",
 }
 """Field of `Wanted` -> the choice as `fheinfer plan --why` calls it."""
+_WHOLE = ("log_n", "digits", "scale_bits", "levels", "log_slots")
 
 
 def require_number(name: str, value: object, example: float) -> None:
@@ -39,7 +40,7 @@ def require_number(name: str, value: object, example: float) -> None:
 def _require_within(what: str, value: int | None, least: int, most: int) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
         raise UsageError(f"{what}: {least} to {most}, not {value!r}")
 
 
@@ -92,8 +93,13 @@ class Wanted:
             f"bits of the scale{ring}{chain}", self.scale_bits, least, MAX_SCALE_BITS[self.chain or "plain"]
         )
         _require_within(f"log2 of the slots{ring}", self.log_slots, 1, (self.log_n or RINGS[-1]) - 1)
+        if self.chain == "composite" and self.levels is not None and self.levels % 2:
+            raise UsageError(f"a composite-prime chain has an even number of levels, not {self.levels}")
         if self.bootstraps and (self.chain == "composite" or self.log_n not in (None, BOOTSTRAP_RING)):
             raise UsageError(f"only plain chains at N = 2^{BOOTSTRAP_RING} bootstrap; leave ring and chain open")
+        for field in _WHOLE:
+            if (value := getattr(self, field)) is not None:
+                object.__setattr__(self, field, int(value))  # NumPy's integers are none for JSON
 
     @property
     def fixed(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from fheinfer.compiler.why import lines
 from fheinfer.crypto.generated import RINGS
 from fheinfer.crypto.key_policy import choose
 from fheinfer.data.resources import default_model
-from fheinfer.errors import CorruptArtifactError, MismatchError, NotEnoughMemoryError, PlanError, UsageError
+from fheinfer.errors import (
+    CorruptArtifactError,
+    GraphError,
+    MismatchError,
+    NotEnoughMemoryError,
+    ParametersError,
+    PlanError,
+    UsageError,
+)
 from fheinfer.frontends import zoo
 from fheinfer.model import ops
 from fheinfer.model.builder import GraphBuilder
@@ -110,6 +119,16 @@ def test_bootstraps_can_be_asked_for_and_refused(convolutions: Model) -> None:
         assert (plan.bootstraps > 0) is bootstraps
 
 
+def test_bootstraps_that_nothing_needs_are_refused(model: Model) -> None:
+    """A set that bootstraps was taken, with no bootstrap in the plan, and 0 was said to be as asked."""
+    with pytest.raises(PlanError, match=r"takes 3 levels needs no bootstraps on chains .* 4 or more; leave bootstraps"):
+        compile(perceptron(20, 16, 4), activation="square", wanted=Wanted(bootstraps=True))
+    with pytest.raises(PlanError, match="needs no bootstraps on chains that return 9 or more; leave levels, bootstrap"):
+        compile(model, activation="square", wanted=Wanted(bootstraps=True, levels=9))
+    with pytest.raises(PlanError, match="needs no bootstraps"):  # a network with nothing before which there can be one
+        compile(perceptron(20, 4), wanted=Wanted(bootstraps=True))
+
+
 def test_more_bits_take_a_finer_scale(model: Model) -> None:
     plans = [compile(model, activation="square", wanted=Wanted(bits=bits)) for bits in (6.0, 14.0)]
     assert plans[0].params.scale_bits < plans[1].params.scale_bits
@@ -120,7 +139,7 @@ def test_scales_are_not_so_small_that_there_are_no_primes(model: Model) -> None:
     plan = compile(model, activation="square", wanted=Wanted(bits=5.0, log_n=13))
     assert plan.params.log_n == 13
     assert compile(perceptron(8, *[8] * 12, 3), activation="square", wanted=Wanted(bits=3.0)).params.levels >= 25
-    with pytest.raises(PlanError, match="OpenFHE refuses"):
+    with pytest.raises(ParametersError, match="OpenFHE refuses"):
         compile(model, "n13-l5-s19-d2", activation="square")
 
 
@@ -196,6 +215,38 @@ def test_a_limit_of_memory_goes_on_to_slower_sets(convolutions: Model) -> None:
         compile(convolutions, memory=2.5e9)
 
 
+def test_few_sets_are_compiled_where_predictions_miss_a_limit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that was predicted to fit was compiled, and stayed in memory; the smallest of them even twice."""
+    found = candidates_of(model, activation="square")
+    compiled: list[str] = []
+    plan_of = pipeline.Start.plan
+
+    def plan(start: pipeline.Start, params: Any) -> Plan:
+        compiled.append(params.name)
+        return plan_of(start, params)
+
+    monkeypatch.setattr(pipeline.Start, "plan", plan)
+    optimistic = [dataclasses.replace(candidate, memory=candidate.memory // 100) for candidate in found]
+    assert len(optimistic) > pipeline.MOST_COMPILED + 1
+    for count in (len(optimistic), 2):
+        monkeypatch.setattr(pipeline, "candidates", lambda *_, count=count: optimistic[:count])
+        compiled.clear()
+        with pytest.raises(NotEnoughMemoryError):
+            compile(model, activation="square", memory=10**7)
+        assert compiled[:2] == [candidate.params.name for candidate in found[:2]]
+        assert len(compiled) == len(set(compiled)) <= min(count, pipeline.MOST_COMPILED + 1)
+
+
+def test_an_error_of_the_network_is_no_reason_to_try_other_sets(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(start: pipeline.Start, params: Any) -> Plan:
+        raise GraphError(f"for {params.name}")
+
+    found = candidates_of(model, activation="square")
+    monkeypatch.setattr(pipeline.Start, "plan", plan)
+    with pytest.raises(GraphError, match=found[0].params.name):
+        compile(model, activation="square")
+
+
 def test_the_memory_that_is_said_to_be_needed_is_enough(model: Model) -> None:
     with pytest.raises(NotEnoughMemoryError, match="takes") as refused:
         compile(model, activation="square", memory=1e6)
@@ -255,6 +306,9 @@ def test_what_is_no_number_is_refused(model: Model, given: dict[str, Any]) -> No
         ({"scale_bits": 18, "log_n": 13}, r"scale at N = 2\^13: 19 to 47"),
         ({"scale_bits": 40, "chain": "composite"}, "scale on a composite chain: 18 to 25"),
         ({"log_slots": 13, "log_n": 13}, r"slots at N = 2\^13: 1 to 12"),
+        ({"chain": "composite", "levels": 5}, "even number of levels, not 5"),
+        ({"levels": np.int64(101)}, "levels: 1 to 100"),
+        ({"levels": True}, "levels: 1 to 100, not True"),
         ({"bootstraps": "yes"}, "True, False or None"),
         ({"bootstraps": True, "log_n": 13}, "only plain chains"),
         ({"bits": float("nan")}, "bits that encryption keeps are more than 0"),
@@ -263,6 +317,12 @@ def test_what_is_no_number_is_refused(model: Model, given: dict[str, Any]) -> No
 def test_what_no_set_has_is_refused_with_what_there_is(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Wanted(**given)
+
+
+def test_integers_of_numpy_are_integers(model: Model, tmp_path: Path) -> None:
+    wanted = Wanted(levels=np.int64(5), log_n=np.int32(13))  # type: ignore[arg-type]
+    assert wanted == Wanted(levels=5, log_n=13)
+    compile(model, activation="square", wanted=wanted).save(tmp_path / "plan")
 
 
 def of_nodes(*nodes: Node, **tensors: Any) -> Model:

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from fheinfer import _core
 from fheinfer.crypto.params import ParameterSet
-from fheinfer.errors import PlanError
+from fheinfer.errors import ParametersError, PlanError
 
 
 class KeyMaker(Protocol):
@@ -74,25 +74,28 @@ class Backend(ABC):
         """OpenFHE's context of a set; one per set and process.
 
         Raises:
-            PlanError: parameters that do not fit this backend, or that have less than 128 bits.
+            PlanError: parameters that do not fit this backend.
+            ParametersError: no primes of these sizes, or less than 128 bits.
         """
         self.check(params)
-        return _core.Context(
-            _core.ParameterSet(
-                log_n=params.log_n,
-                slots=params.slots,
-                first_bits=params.first_bits,
-                scale_bits=params.scale_bits,
-                special_bits=params.special_bits,
-                digits=params.digits,
-                cts_budget=params.cts_budget,
-                stc_budget=params.stc_budget,
-                top_level=params.top_level,
-                native=self.native_chain,
-                allow_insecure=params.insecure,
-                composite=params.composite,
-            )
+        sizes = _core.ParameterSet(
+            log_n=params.log_n,
+            slots=params.slots,
+            first_bits=params.first_bits,
+            scale_bits=params.scale_bits,
+            special_bits=params.special_bits,
+            digits=params.digits,
+            cts_budget=params.cts_budget,
+            stc_budget=params.stc_budget,
+            top_level=params.top_level,
+            native=self.native_chain,
+            allow_insecure=params.insecure,
+            composite=params.composite,
         )
+        try:
+            return _core.Context(sizes)
+        except PlanError as error:
+            raise ParametersError(str(error)) from None
 
     def level_model(self, params: ParameterSet) -> _core.LevelModel:
         """Levels for evaluators that work without a context (slots, trace)."""
