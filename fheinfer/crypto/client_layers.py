@@ -2,7 +2,7 @@
 
 They are in `client.safetensors`, a model file beside `client.json`, which names it by its hash. A client reads it
 without the model's code: numpy, float64, and the operations of `client_operations.LAYERS`; docs/formats.md has the
-file in prose. It comes from outside, so the memory that layers take is bounded before it is taken.
+file in prose. It comes from outside, so the memory and the work that layers take are bounded before they are taken.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ClientLayers:
             last = {name: node["name"] for node in self.nodes[1:] for name in node["inputs"]}
             for node in self.nodes[1:]:
                 inputs = [values[name] for name in node["inputs"]]
-                values[node["name"]] = LAYERS[node["op"]](inputs, node, self.tensors)
+                values[node["name"]] = _per_input(LAYERS[node["op"]](inputs, node, self.tensors), len(x))
                 values = {name: value for name, value in values.items() if last.get(name) != node["name"]}
                 require_room(sum(value.size for value in values.values()) // len(x))
             return values[self.nodes[-1]["name"]]
@@ -129,3 +129,10 @@ def _check_field(key: str, value: Any) -> None:
         fits = key == "inputs" or not isinstance(value, list | dict)
     if not fits:
         raise ValueError(f"{key} is {str(value)[:40]}")
+
+
+def _per_input(values: F64, count: int) -> F64:
+    """A layer's result, where it has something of every input. Raises ValueError."""
+    if values.ndim < 2 or len(values) != count:
+        raise ValueError(f"values of shape {values.shape} for {count} inputs")
+    return values

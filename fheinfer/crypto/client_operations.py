@@ -2,8 +2,9 @@
 
 One function for each kind of operation of a model file: float64, batches (B, ...), fields by their names in the file
 and those at their default omitted. They mean what `model.ops` says, which is what tests compare them with; a client
-loads no model. What a function takes beyond a few copies of its inputs, it bounds first: few bytes of a file could ask
-for any memory. Errors are those of Python and numpy; `ClientLayers` reports them.
+loads no model. What a function takes beyond a few copies of its inputs, and how often it goes through them, it bounds
+first: few bytes of a file could ask for any memory, and for any time. Errors are those of Python and numpy;
+`ClientLayers` reports them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ Tensors = Mapping[str, F64]
 Layer = Callable[[Sequence[F64], Mapping[str, Any], Tensors], F64]
 MAX_VALUES = 1 << 26
 """Values that may be there at once, of one input."""
+MAX_WINDOWS = 1 << 34
+"""Values in all windows of a layer, of one input: those of 7 x 7 over 512 channels of 224 x 224 are 2^30."""
+MAX_PRODUCTS = 1 << 40
+"""Products of a convolution, of one input: those of 7 x 7 from 512 channels of 224 x 224 to as many are 2^39."""
 MAX_COPIED = 1 << 22
 """Values of windows that a convolution copies at once, where a row has no more."""
 
@@ -31,8 +36,12 @@ SIZES = frozenset(
 
 def require_room(*shape: int) -> None:
     """Raises ValueError for more values than there may be."""
-    if math.prod(shape) > MAX_VALUES:
-        raise ValueError(f"{' x '.join(map(str, shape))} values, more than the {MAX_VALUES} that there may be")
+    _require_at_most(MAX_VALUES, "values", shape)
+
+
+def _require_at_most(most: int, what: str, factors: Sequence[int]) -> None:
+    if math.prod(factors) > most:
+        raise ValueError(f"{' x '.join(map(str, factors))} {what}, more than the {most} that there may be")
 
 
 def _pair(value: int | Sequence[int], size: int = 2) -> Sequence[int]:
@@ -58,7 +67,9 @@ def _windows(x: F64, node: Mapping[str, Any], fill: float) -> F64:
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     span = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
     seen = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))
-    return np.asarray(seen[:, :, ::sy, ::sx, :: dilation[0], :: dilation[1]])
+    windows = seen[:, :, ::sy, ::sx, :: dilation[0], :: dilation[1]]
+    _require_at_most(MAX_WINDOWS, "values in windows", windows.shape[1:])
+    return np.asarray(windows)
 
 
 def _conv2d(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) -> F64:
@@ -67,6 +78,7 @@ def _conv2d(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) ->
     windows = _windows(inputs[0], node, 0.0)
     batch, channels, height, width, *kernel = windows.shape
     require_room(len(weight), height, width)
+    _require_at_most(MAX_PRODUCTS, "products", (len(weight), height, width, channels // groups, *kernel))
     row = math.prod((channels, width, *kernel))
     require_room(row)
     parts = windows.reshape(batch, groups, channels // groups, height, width, *kernel)
@@ -90,6 +102,7 @@ def _conv_transpose2d(inputs: Sequence[F64], node: Mapping[str, Any], tensors: T
     rows, columns = (height - 1) * sy + 1, (width - 1) * sx + 1
     full = (groups * outputs, rows + dy * (kh - 1) + added[0], columns + dx * (kw - 1) + added[1])
     require_room(*full)
+    _require_at_most(MAX_PRODUCTS, "products", (channels, height, width, outputs, kh, kw))
     y = np.zeros((batch, *full))
     kernels = weight.reshape(groups, channels // groups, outputs, kh, kw).swapaxes(1, 2)
     parts = x.reshape(batch, groups, channels // groups, height * width)
@@ -101,13 +114,16 @@ def _conv_transpose2d(inputs: Sequence[F64], node: Mapping[str, Any], tensors: T
 
 
 def _linear(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) -> F64:
-    return _biased(inputs[0].reshape(len(inputs[0]), -1) @ tensors[node["weight"]].T, node, tensors)
+    weight = tensors[node["weight"]]
+    if weight.ndim != 2:
+        raise ValueError(f"a linear layer's weights of shape {weight.shape}")
+    return _biased(inputs[0].reshape(len(inputs[0]), -1) @ weight.T, node, tensors)
 
 
 def _resample(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) -> F64:
     x, rows, columns = inputs[0], tensors[node["rows"]], tensors[node["columns"]]
-    (height, _), (width, _) = rows.shape, columns.shape
-    require_room(x.shape[1], height, max(x.shape[3], width))
+    (_, channels, _, before), (height, _), (width, _) = x.shape, rows.shape, columns.shape
+    require_room(channels, height, max(before, width))
     y = np.asarray(rows @ x @ columns.T)
     return y * _per_channel(tensors[node["gain"]], y) if node.get("gain") else y
 
@@ -142,8 +158,10 @@ def _pad(x: F64, node: Mapping[str, Any]) -> F64:
 
 
 def _slice(x: F64, node: Mapping[str, Any]) -> F64:
-    entries = slice(node["start"], node["stop"], node.get("step", 1))
-    return np.asarray(x[(slice(None),) * (node["axis"] + 1) + (entries,)])
+    axis, entries = node["axis"], slice(node["start"], node["stop"], node.get("step", 1))
+    if not 0 <= axis < x.ndim - 1:
+        raise ValueError(f"axis {axis} of values of shape {x.shape[1:]}")
+    return np.asarray(x[(slice(None),) * (axis + 1) + (entries,)])
 
 
 def _expand(x: F64, node: Mapping[str, Any]) -> F64:
@@ -182,11 +200,13 @@ def _herpn(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) -> 
 
 
 def _paf(inputs: Sequence[F64], node: Mapping[str, Any], tensors: Tensors) -> F64:
-    x, at = inputs[0], 0
+    x, at, all_of_them = inputs[0], 0, tensors[node["coefficients"]]
+    lengths = [(degree + 1) // 2 for degree in node["degrees"]]
+    if min(lengths) < 1 or all_of_them.shape != (sum(lengths),):
+        raise ValueError(f"coefficients of shape {all_of_them.shape} for degrees {str(node['degrees'])[:40]}")
     s = x / tensors[node["scale"]].item()
-    for degree in node["degrees"]:
-        coefficients = tensors[node["coefficients"]][at : at + (degree + 1) // 2]
-        s, at = s * np.polynomial.polynomial.polyval(s * s, coefficients), at + len(coefficients)
+    for length in lengths:
+        s, at = s * np.polynomial.polynomial.polyval(s * s, all_of_them[at : at + length]), at + length
     return np.asarray(0.5 * (x + x * s))
 
 

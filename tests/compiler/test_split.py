@@ -239,12 +239,52 @@ def test_the_layers_are_bound_to_client_json(plan: Plan, tmp_path: Path) -> None
     {"op": "max_pool", "kernel": 2, "stride": 0},
     {"op": "conv2d", "kernel": 1, "groups": 0, "weight": "w"},
     {"op": "power", "exponent": 10**400},
+    {"op": "slice", "axis": -1, "start": 0, "stop": 1},
+    {"op": "reduce", "axes": [-1], "mean": True},
+    {"op": "linear", "weight": "deep"},
+    {"op": "resample", "inputs": ["parts"], "rows": "square", "columns": "square"},
+    {"op": "paf", "degrees": [3], "coefficients": "square", "scale": "w"},
+    {"op": "paf", "degrees": [3, -1], "coefficients": "two", "scale": "w"},
+    {"op": "paf", "degrees": [3, 3], "coefficients": "two", "scale": "w"},
 ])  # fmt: skip
 def test_layers_that_cannot_be_computed_are_refused(fields: dict[str, Any]) -> None:
-    nodes = ({"name": "x", "op": "input"}, {"name": "y", "inputs": ["x"], **fields})
-    layers = ClientLayers(b"", nodes, {"w": np.ones((1, 1, 1, 1))})
+    parts = {"name": "parts", "op": "reshape", "inputs": ["x"], "shape": [1, 2, 2, 4]}
+    nodes = ({"name": "x", "op": "input"}, parts, {"name": "y", "inputs": ["x"], **fields})
+    shapes = {"w": (1, 1, 1, 1), "deep": (1, 16, 3), "square": (2, 2), "two": (2,)}
+    layers = ClientLayers(b"", nodes, {name: np.ones(shape) for name, shape in shapes.items()})
     with pytest.raises(CorruptArtifactError, match="do not fit each other"):
-        layers(np.ones((1, 1, 4, 4)))
+        layers(np.ones((2, 1, 4, 4)))
+
+
+@pytest.mark.parametrize("fields", [
+    {"op": "max_pool", "kernel": 257, "padding": 128},
+    {"op": "mean_pool", "kernel": 257, "padding": 128},
+    {"op": "conv2d", "kernel": 257, "padding": 128, "weight": "w"},
+])  # fmt: skip
+def test_layers_take_no_more_work_than_their_bound(fields: dict[str, Any]) -> None:
+    """2^34 values in windows over an image of 2^18, from a few bytes."""
+    nodes = ({"name": "x", "op": "input"}, {"name": "y", "inputs": ["x"], "stride": 1, **fields})
+    with pytest.raises(CorruptArtifactError, match="values in windows, more than the 17179869184"):
+        ClientLayers(b"", nodes, {"w": np.ones((1, 1, 257, 257))})(np.ones((1, 1, 512, 512)))
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
+def test_convolutions_take_as_many_products_as_there_may_be(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have 6 x 6 times 3 x 3 products here, of each of 2 channels with each of 4."""
+    fields = {"op": op, "kernel": 3, "stride": 1, "padding": 1, "weight": op}
+    weights = {"conv2d": np.ones((4, 2, 3, 3)), "conv_transpose2d": np.ones((2, 4, 3, 3))}
+    layers = ClientLayers(b"", ({"name": "x", "op": "input"}, {"name": "y", "inputs": ["x"], **fields}), weights)
+    monkeypatch.setattr(client_operations, "MAX_PRODUCTS", 36 * 9 * 2 * 4)
+    assert layers(np.ones((5, 2, 6, 6))).shape == (5, 4, 6, 6)
+    monkeypatch.setattr(client_operations, "MAX_PRODUCTS", 36 * 9 * 2 * 4 - 1)
+    with pytest.raises(CorruptArtifactError, match="products, more than the 2591"):
+        layers(np.ones((5, 2, 6, 6)))
+
+
+def test_real_networks_are_far_from_the_bounds_of_work() -> None:
+    windows = 224 * 224 * 512 * 7 * 7
+    assert windows * 10 < client_operations.MAX_WINDOWS
+    assert windows * 512 < client_operations.MAX_PRODUCTS
 
 
 @pytest.mark.parametrize(
@@ -270,19 +310,46 @@ def test_tensors_that_are_larger_than_their_bytes_are_refused(array: NDArray[Any
         ClientLayers.from_bytes(data, "file")
 
 
+OWN = (
+    "relu", "clip", "leaky_relu", "elu", "selu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh",
+    "softplus", "mish", "abs", "power",
+)  # fmt: skip
+"""They make no more of a value than there was, which may be more than half of what there may be."""
 LARGE: list[dict[str, Any]] = [
     {"op": "expand", "shape": [1, 4, 10**6]},
     {"op": "pad", "sides": [0, 10**4, 0, 10**3, 0, 0]},
     {"op": "concat", "axis": 0, "inputs": ["x"] * 10**4},
     {"op": "resample", "rows": "long", "columns": "long"},
+    {"op": "resample", "inputs": ["parts"], "rows": "column", "columns": "column"},
     {"op": "conv_transpose2d", "kernel": 1, "stride": 10**4, "weight": "one"},
     {"op": "max_pool", "kernel": 2, "padding": 10**6},
+    {"op": "mean_pool", "kernel": 2, "padding": 10**6},
     {"op": "conv2d", "kernel": 1, "stride": 1, "weight": "many"},
     {"op": "conv2d", "kernel": 15, "padding": 50, "weight": "wide"},
+    {"op": "linear", "weight": "deep"},
+    {"op": "batch_norm", "eps": 1.0, "weight": "long", "bias": "one", "mean": "one", "var": "one"},
+    {"op": "herpn", "eps": 1.0, "weight": "one", "bias": "one", "mean": "deep", "var": "long"},
+    {"op": "paf", "degrees": [3], "coefficients": "deep", "scale": "one"},
     {"op": "add", "inputs": ["x", "turned"]},
+    {"op": "subtract", "inputs": ["x", "turned"]},
+    {"op": "product", "inputs": ["x", "turned"]},
     {"op": "add_constant", "value": "long"},
+    {"op": "multiply_constant", "value": "long"},
     {"op": "prelu", "weight": "long"},
+    {"op": "slice", "axis": 10**8, "start": 0, "stop": 1},
+    {"op": "reshape", "shape": [1] * 10**3},
+    {"op": "permute", "order": [0] * 10**3},
+    {"op": "reduce", "axes": [0] * 10**3, "mean": True},
+    {"op": "avg_pool", "inputs": ["flat"]},
+    *(
+        {"op": name, "inputs": ["half"], **({"low": 0, "high": 1} if name == "clip" else {}), "exponent": 3}
+        for name in OWN
+    ),
 ]
+
+
+def test_every_layer_is_asked_for_too_much() -> None:
+    assert {fields["op"] for fields in LARGE} == LAYERS.keys()
 
 
 @pytest.mark.parametrize("fields", LARGE, ids=lambda fields: fields["op"])
@@ -291,7 +358,11 @@ def test_layers_take_no_more_memory_than_their_bound(fields: dict[str, Any], mon
     nodes = (
         {"name": "x", "op": "input"},
         {"name": "turned", "op": "reshape", "inputs": ["x"], "shape": [1, 128, 1]},
+        {"name": "flat", "op": "reshape", "inputs": ["x"], "shape": [128]},
+        {"name": "parts", "op": "reshape", "inputs": ["x"], "shape": [1, 128, 1, 1]},
+        {"name": "half", "op": "expand", "inputs": ["x"], "shape": [1, 65, 128]},
         {"name": "y", "inputs": ["x"], **fields},
+        {"name": "both", "op": "subtract", "inputs": ["half", "y"]},
     )
     layers = ClientLayers(b"", nodes, {name: np.ones(shape) for name, shape in SHAPES.items()})
     tracemalloc.start()
@@ -303,7 +374,10 @@ def test_layers_take_no_more_memory_than_their_bound(fields: dict[str, Any], mon
         tracemalloc.stop()
 
 
-SHAPES = {"one": (1, 1, 1, 1), "many": (1000, 1, 1, 1), "wide": (1, 1, 15, 15), "long": (1000, 128)}
+SHAPES = {
+    "one": (1, 1, 1, 1), "many": (1000, 1, 1, 1), "wide": (1, 1, 15, 15), "long": (1000, 128), "deep": (1, 128, 1000),
+    "column": (100, 1),
+}  # fmt: skip
 
 
 def test_only_values_that_are_used_again_are_kept_and_all_of_them_count(monkeypatch: pytest.MonkeyPatch) -> None:
