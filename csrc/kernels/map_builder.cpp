@@ -98,7 +98,8 @@ void MapBuilder::add(const Pattern& pattern, std::span<const int64_t> outs, std:
             return;
         }
     }
-    patterns_.push_back(pattern);
+    if (!shape_only_ || patterns_.empty())  // nobody writes diagonals of a shape
+        patterns_.push_back(pattern);
     const auto number         = static_cast<uint32_t>(patterns_.size() - 1);
     const std::size_t of_ins  = ins.size() / groups, of_outs = outs.size() / groups;
     if (const std::size_t needed = terms_.size() + outs.size() * of_ins * out_.replicas(); !shape_only_ && needed > terms_.capacity())
@@ -214,6 +215,7 @@ LinearMap MapBuilder::finish() {
         for_each([&](uint32_t sum, std::size_t distance) { map.present[diagonal_of(map, places, sum, distance)] = 1; });
         map.write = [](std::size_t, std::span<double>) { throw Error(ErrorKind::kPlan, "a linear map of a shape alone has no weights"); };
         seen_.assign(seen_.size(), {});
+        patterns_.clear();
         return map;
     }
     const auto m     = static_cast<int>(modulus());

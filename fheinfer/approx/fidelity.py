@@ -20,7 +20,7 @@ from fheinfer.approx import minimax, piecewise, registry
 from fheinfer.approx.forms import Activation, Gate, Polynomial, Quadratic
 from fheinfer.approx.functions import Function
 from fheinfer.approx.piecewise import Approximation
-from fheinfer.errors import UsageError
+from fheinfer.errors import PlanError, UsageError
 
 OFFERED = (5, 8, 11)
 """Bits that docs/activations.md has prices for; any other number between `LEAST` and `MOST` may be asked for, too."""
@@ -81,14 +81,22 @@ def of_bits(bits: float, depth: int = 1, measured: Mapping[str, float] | None = 
 
     Raises:
         UsageError: fewer bits than `LEAST` or more than `MOST`.
+        PlanError: nothing that was measured keeps so many.
     """
     if not LEAST <= bits <= MOST:
         raise UsageError(f"{bits:g} bits of the outputs; choose {LEAST:g} to {MOST:g}, such as 5, 8 or 11")
     finer = bits + _lost(depth)
     smooth = 2.0 ** -(finer + SMOOTH)
     if measured:
-        enough = (name for name in REFERENCES if measured.get(name, 0.0) - SPREAD >= bits)
-        relu = registry.activation(next(enough, REFERENCES[-1]))
+        enough = next((name for name in REFERENCES if measured.get(name, 0.0) - SPREAD >= bits), None)
+        if enough is None:
+            most = max(0.0, *measured.values()) - SPREAD
+            raise PlanError(
+                f"no approximation of ReLU keeps {bits:g} bits of this network's outputs: the finest left {most:.1f} "
+                "in calibration; ask for fewer, calibrate without examples that are far larger than all others, or "
+                "fine-tune the network to polynomials"
+            )
+        relu = registry.activation(enough)
         return replace(named(relu), smooth=smooth, kinked=piecewise.typical_of(relu))
     kinked = 2.0 ** -float(np.interp(finer, LEFT, KINKED))
     return Fidelity(smooth, kinked, _series(kinked) or _composite(kinked), False)
@@ -109,16 +117,17 @@ def kept_bits(error: float, depth: int, *, kinked: bool) -> float:
     return max(0.0, left - _lost(depth))
 
 
-def measured_bits(relu: Activation, measured: Mapping[str, float]) -> float | None:
-    """Returns the bits that outputs keep with this in the place of ReLUs, by what was measured of others; None where
-    that says nothing: of a composite that is none of them."""
+def measured_bits(relu: Activation, measured: Mapping[str, float], otherwise: float) -> float:
+    """Returns the bits that outputs keep with this in the place of ReLUs, by what was measured of others; `otherwise`
+    where that says nothing, of a composite that is none of them, and no more than that of a series coarser than all."""
     if relu.name in measured:
         return max(0.0, measured[relu.name] - SPREAD)
     series = [name for name in REFERENCES if name in measured and name.startswith("relu:")]
     if not series or not isinstance(relu, Polynomial) or relu.function != "ReLU":
-        return None
+        return otherwise
     exact, *others = (-math.log2(piecewise.typical_of(a)) for a in (relu, *map(registry.activation, series)))
-    return max(0.0, float(np.interp(exact, others, [measured[name] for name in series])) - SPREAD)
+    kept = max(0.0, float(np.interp(exact, others, [measured[name] for name in series])) - SPREAD)
+    return kept if exact >= others[0] else min(kept, otherwise)
 
 
 def _lost(depth: int) -> float:

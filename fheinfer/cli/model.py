@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +119,7 @@ def _with_ranges(model: Model, ranges: Path | None, data: Path | None) -> tuple[
     if ranges is not None:
         from fheinfer.evaluation.ranges import load
 
-        return replace(model, ranges=load(ranges, model).largest(), kept_bits={}), ()
+        return model.with_ranges(load(ranges, model).largest()), ()
     if data is None:
         return model, ()
     from fheinfer.cli.display import steps_bar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from fheinfer.approx import Activation
 from fheinfer.approx import activation as find_activation
@@ -36,13 +37,21 @@ def require_margin(margin: float) -> None:
         raise UsageError(f"the margin is a factor on the ranges, and {margin:g} is none; try {RANGE_MARGIN}")
 
 
-def relu_of(model: Model, activation: str | Activation | None, bits: float | None, default: str) -> Activation:
+def measured_at(model: Model, margin: float) -> Mapping[str, float]:
+    """What calibration measured of the bits that outputs keep: it says nothing of another margin."""
+    return model.kept_bits if margin == RANGE_MARGIN else {}
+
+
+def relu_of(
+    model: Model, activation: str | Activation | None, bits: float | None, default: str, margin: float = RANGE_MARGIN
+) -> Activation:
     """Returns what approximates a ReLU of a network.
 
     Args:
         activation: asked for by name, or itself.
         bits: that outputs are to keep, instead.
         default: name of the activation where neither says anything.
+        margin: factor on the ranges.
 
     Raises:
         UsageError: both are given, no activation has that name, or bits are out of range.
@@ -50,7 +59,7 @@ def relu_of(model: Model, activation: str | Activation | None, bits: float | Non
     if bits is not None and activation is not None:
         raise UsageError("give the bits that outputs keep, or the activation that approximates a ReLU, not both")
     if bits is not None:
-        return of_bits(bits, depth_of(model.graph), model.kept_bits).relu
+        return of_bits(bits, depth_of(model.graph), measured_at(model, margin)).relu
     chosen = default if activation is None else activation
     return chosen if isinstance(chosen, Activation) else find_activation(chosen)
 
@@ -79,10 +88,10 @@ def polynomials_of(
         ranges={name: bound * margin for name, bound in model.ranges.items()},
         params=params,
         backend=backend("native"),
-        relu=relu_of(model, activation, bits, Preset().activation),
+        relu=relu_of(model, activation, bits, Preset().activation, margin),
         input_bound=model.input_bound,
         bits=bits,
-        measured=model.kept_bits,
+        measured=measured_at(model, margin),
     )
     return approximate(max_pools(program))
 

@@ -34,16 +34,17 @@ def shape_map(op: ops.Op, constants: Arrays, source: Packing, target: Packing) -
     """The same with no weight zero, to be counted only: rotations, levels and predictions are settled before weights
     are known. Those of all networks are kept, since sets are compared and layers repeat."""
     key = shape_key(op, constants), source, target
-    if key not in _SHAPES:
+    found = _SHAPES.get(key)
+    if found is None:
         ones = {
             name: np.broadcast_to(1.0, constants[name].shape)
             for role, name in op.tensors.items()
             if role in ("weight", "gain", "factor")
         }
-        if len(_SHAPES) == _MOST_SHAPES:
+        if len(_SHAPES) >= _MOST_SHAPES:
             _SHAPES.clear()
-        _SHAPES[key] = _map(op, {**constants, **ones}, source, target, shape_only=True)
-    return _SHAPES[key]
+        found = _SHAPES[key] = _map(op, {**constants, **ones}, source, target, shape_only=True)
+    return found
 
 
 _SHAPES: dict[tuple[object, ...], _core.LinearMap] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fheinfer.approx import Activation
-from fheinfer.compiler.activations import RANGE_MARGIN, relu_of, require_margin
+from fheinfer.compiler.activations import RANGE_MARGIN, measured_at, relu_of, require_margin
 from fheinfer.compiler.auto import activation_reason, candidates, encrypted_bits, nominal, reasons, too_large
 from fheinfer.compiler.lower import lower
 from fheinfer.compiler.passes.approximate import approximate
@@ -123,10 +123,10 @@ class Start:
             ranges={name: bound * self.margin for name, bound in model.ranges.items()},
             params=params,
             backend=find_backend(self.backend or meant.backend),
-            relu=relu_of(model, self.activation, self.bits, meant.activation),
+            relu=relu_of(model, self.activation, self.bits, meant.activation, self.margin),
             input_bound=model.input_bound * (self.margin if model.graph.input.name in model.ranges else 1),
             bits=self.bits,
-            measured=model.kept_bits,
+            measured=measured_at(model, self.margin),
         )
         for transform, stage in passes:
             program = verify(transform(program), stage)

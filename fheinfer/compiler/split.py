@@ -119,7 +119,7 @@ def _model(
     inside = {node.name for node in graph}
     kept = {name: value for name, value in model.ranges.items() if name in inside} if ranges else {}
     classes = model.classes if outputs == model.graph.outputs else ()
-    return Model(graph, tensors, mean, std, classes, kept | (ranges or {}), kept_bits=model.kept_bits)
+    return Model(graph, tensors, mean, std, classes, kept | (ranges or {}))
 
 
 def _largest(model: Model, node: Node) -> float:

@@ -68,8 +68,8 @@ def import_model(
             mean=tuple(mean or model.mean),
             std=tuple(std or model.std),
             classes=tuple(classes or model.classes),
-            ranges=model.ranges if ranges is None else ranges,
         )
+        changed = changed if ranges is None else changed.with_ranges(ranges)
         return Imported(changed, _normalisation(changed, given=True))
     name = network or DEFAULT_NETWORK
     checkpoint = read_checkpoint(path, entry)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -121,6 +121,10 @@ class Model:
         from fheinfer import calibrate  # of a layer below this one, which only the package itself may name
 
         return calibrate(self, data, limit=limit, progress=progress)
+
+    def with_ranges(self, ranges: Mapping[str, float]) -> Model:
+        """The same model with other ranges; what was measured with those it had is left out."""
+        return replace(self, ranges=ranges, kept_bits={})
 
     @cached_property
     def identity(self) -> str:

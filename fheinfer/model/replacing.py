@@ -27,7 +27,7 @@ def replace_max_pools(model: Model) -> Model:
         return model
     nodes = tuple(_averaged(node) for node in model.graph)
     graph = Graph(model.graph.name, nodes, model.graph.outputs)
-    return replace(model, graph=graph, ranges={}, kept_bits={}, provenance={**model.provenance, "max pools": NOTE})
+    return replace(model.with_ranges({}), graph=graph, provenance={**model.provenance, "max pools": NOTE})
 
 
 def _averaged(node: Node) -> Node:

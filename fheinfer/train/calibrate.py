@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,10 +49,10 @@ def calibrate(model: Model, data: Any, *, limit: int | None = LIMIT, progress: P
     """
     require("torch", "calibration")
     examples = from_python(data, model.graph.input_shape, limit)
-    return calibrated(model, measure_ranges(model, examples, progress=progress), examples)
+    return calibrated(model, measure_ranges(model, examples, progress=progress), examples, progress)
 
 
-def calibrated(model: Model, ranges: Ranges, examples: DataSet) -> Model:
+def calibrated(model: Model, ranges: Ranges, examples: DataSet, progress: ProgressCallback = silent) -> Model:
     """Returns the model with ranges that were measured, and with what polynomials on them leave of its outputs.
 
     Raises:
@@ -62,7 +61,7 @@ def calibrated(model: Model, ranges: Ranges, examples: DataSet) -> Model:
     from fheinfer.evaluation.kept import with_kept_bits
 
     ranges.require(model)
-    return with_kept_bits(replace(model, ranges=ranges.largest()), examples)
+    return with_kept_bits(model.with_ranges(ranges.largest()), examples, progress)
 
 
 def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: ProgressCallback = silent) -> Ranges:

@@ -15,8 +15,9 @@ from torch import nn
 import fheinfer
 from fheinfer.approx.fidelity import REFERENCES
 from fheinfer.compiler.activations import polynomials_of
-from fheinfer.errors import WeightsError
+from fheinfer.errors import PlanError, WeightsError
 from fheinfer.evaluation.approximated import Approximated
+from fheinfer.frontends.importing import import_model
 from fheinfer.model.model import Model, load
 
 
@@ -98,10 +99,51 @@ def test_what_they_cannot_be(model: Model, bits: Mapping[str, float]) -> None:
         replace(model, kept_bits=bits)
 
 
-def test_unknown_names_say_nothing(model: Model) -> None:
-    """Of a later version, say: the finest reference is taken, and no promise is made by them."""
-    other = replace(model, kept_bits={"relu:9999": 20.0})
-    assert polynomials_of(other, bits=5).relu.name == REFERENCES[-1]
+def test_more_bits_than_any_approximation_keeps_are_refused(model: Model) -> None:
+    with pytest.raises(PlanError, match="no approximation of ReLU keeps 11 bits of this network's outputs: the finest"):
+        polynomials_of(model, bits=11)
+    with pytest.raises(PlanError, match="ask for fewer"):
+        fheinfer.compile(model, bits=11)
+
+
+def test_a_series_coarser_than_any_that_was_measured_is_not_promised_as_much(model: Model) -> None:
+    assert polynomials_of(model, "relu:7").kept <= polynomials_of(model, "relu:31").kept
+    known = replace(model, kept_bits={"relu:31": 9.0, "relu:63": 10.0})
+    assert polynomials_of(known, "relu:7").kept < 3
+
+
+def test_at_another_margin_the_rule_decides(model: Model) -> None:
+    other = replace(model, kept_bits={})
+    for margin in (1.0, 4.0):
+        found, expected = (polynomials_of(m, bits=8, margin=margin) for m in (model, other))
+        assert (found.relu.name, found.kept) == (expected.relu.name, expected.kept)
+
+
+def test_nothing_is_measured_where_more_than_relus_is_approximated() -> None:
+    x = torch.randn(8, 6)
+    module = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+    assert not fheinfer.from_torch(module, x[:1], quiet=True).calibrate(x).kept_bits
+
+
+def test_outputs_of_zeros_are_kept() -> None:
+    x = torch.rand(8, 6)
+    last = nn.Linear(4, 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    module = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), last)
+    model = fheinfer.from_torch(module, x[:1], quiet=True).calibrate(x)
+    assert min(model.kept_bits.values()) > 20
+
+
+def test_a_part_without_relus_is_exact(model: Model) -> None:
+    assert fheinfer.compile(model, "insecure-tiny", client_until="3").kept == math.inf
+
+
+def test_other_ranges_leave_them_out(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "model.safetensors")
+    ranges = dict.fromkeys(model.ranges, 100.0)
+    assert not import_model(tmp_path / "model.safetensors", ranges=ranges).model.kept_bits
+    assert import_model(tmp_path / "model.safetensors").model.kept_bits
 
 
 def test_other_pools_were_not_measured() -> None:

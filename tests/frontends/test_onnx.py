@@ -594,3 +594,20 @@ def test_large_networks_are_not_compared_and_say_so(monkeypatch: pytest.MonkeyPa
 def test_what_is_no_model_at_all_is_refused(given: Any) -> None:
     with pytest.raises(InputError, match="is no ONNX model; give a path"):
         from_onnx(given)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 14, 17])
+def test_batch_norm_is_by_its_statistics_in_every_opset(opset: int) -> None:
+    """Up to opset 13 the reference takes those of the batch, and the network was refused as different from it."""
+    import torch
+
+    given = {"s": weights(3), "b": weights(3), "m": weights(3), "v": np.abs(weights(3)) + 1}
+    made = import_onnx(model_of([node("BatchNormalization", "x s b m v")], (1, 3, 4, 5), given, opset=opset))
+    assert "compared with ONNX's reference" in made.model.provenance["onnx"]
+    x = weights(2, 3, 4, 5)
+    (found,) = evaluate(made.model.graph, made.model.tensors, x)
+    tensors = {name: torch.from_numpy(value) for name, value in given.items()}
+    expected = torch.nn.functional.batch_norm(
+        torch.from_numpy(x), tensors["m"], tensors["v"], tensors["s"], tensors["b"], training=False
+    )
+    assert np.abs(found - expected.numpy()).max() < 1e-5

@@ -61,8 +61,9 @@ def approximate(program: Program) -> Program:
             pieces.finish()
             kept = min(kept, fidelity.kept_bits(pieces.error, depth, kinked=pieces.kinked))
         nodes += pieces.nodes or [node]
-    known = fidelity.measured_bits(asked.relu, program.measured)
-    return replace(program.with_nodes(nodes, constants), kept=kept if known is None else known)
+    if kept < math.inf:
+        kept = fidelity.measured_bits(asked.relu, program.measured, otherwise=kept)
+    return replace(program.with_nodes(nodes, constants), kept=kept)
 
 
 def fidelity_of(program: Program) -> Fidelity:
