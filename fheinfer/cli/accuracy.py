@@ -199,6 +199,7 @@ def run(
     seed: int = 0,
     title: str = "examples",
     outputs: Sequence[str] = (),
+    clear: Evaluation | None = None,
 ) -> Evaluation:
     """`evaluation.accuracy.evaluate` under a bar."""
     from fheinfer.cli.display import steps_bar
@@ -206,7 +207,8 @@ def run(
     with needs_torch("evaluation over a data set"):
         from fheinfer.evaluation.accuracy import evaluate
     with steps_bar(title) as progress:
-        return evaluate(model, plan, data, mode, outputs=outputs, seed=seed, progress=progress)
+        known = clear.outputs if clear else None
+        return evaluate(model, plan, data, mode, outputs=outputs, clear=known, seed=seed, progress=progress)
 
 
 def _by_polynomials(
@@ -231,7 +233,8 @@ def _encrypted(model: Model, plan: Plan, data: DataSet, outputs: Sequence[str], 
     from fheinfer.evaluation.accuracy import of_examples
     from fheinfer.evaluation.metrics import precision_bits, together
 
-    clear, exact = (run(mode, model, plan, data, outputs=outputs) for mode in ("clear", "approx"))
+    clear = run("clear", model, plan, data, outputs=outputs)
+    exact = run("approx", model, plan, data, outputs=outputs, clear=clear)
     inputs = {f"{index:05d}": example_input(x, job.spec, data) for index, x in enumerate(data.inputs)}
     with evaluated(job, job.client(), inputs) as done:
         found = {name: np.stack([done.outputs[x][name] for x in inputs]) for name in outputs}

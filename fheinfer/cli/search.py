@@ -67,18 +67,19 @@ def search(
         return compile_model(loaded, setting.params, activation=setting.activation, margin=setting.margin)
 
     def evaluate(plan: Plan, setting: str) -> Evaluation:
-        return run(mode, loaded, plan, examples, seed or 0, setting)
+        return run(mode, loaded, plan, examples, seed or 0, setting, clear=clear)
 
     def tell(point: Point) -> None:
         err.print(f"{point.setting}: {100 * point.accuracy:.2f} %")
 
-    clear = run("clear", loaded, None, examples).top(1)
+    clear = run("clear", loaded, None, examples)
     with steps_bar("compiling") as progress:
-        found = find(over, candidates, max_loss, compiled, evaluate, clear, tell, progress)
+        found = find(over, candidates, max_loss, compiled, evaluate, clear.top(1), tell, progress)
     if as_json:
         print_json({**asdict(found), "over": over, "max_loss": max_loss, "images": len(examples), "mode": mode})
         return
-    _print(found, f"{loaded.name}, {len(examples):,} {part} examples, {100 * clear:.2f} % in clear", over, max_loss)
+    title = f"{loaded.name}, {len(examples):,} {part} examples, {100 * found.clear:.2f} % in clear"
+    _print(found, title, over, max_loss)
 
 
 def _check(mode: str, over: str, act: str | None, margin: float | None, seed: int | None) -> None:

@@ -22,7 +22,7 @@ from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.approximated import Approximated
 from fheinfer.evaluation.batch import Batch, Overflow
-from fheinfer.evaluation.inputs import inputs_of
+from fheinfer.evaluation.inputs import batch_size, inputs_of
 from fheinfer.evaluation.metrics import Precision, precision_bits, together
 from fheinfer.evaluation.noise import noise_model
 from fheinfer.evaluation.plain import node_values
@@ -76,6 +76,7 @@ def evaluate(
     mode: str = "approx",
     *,
     outputs: Sequence[str] = (),
+    clear: Mapping[str, Floats] | None = None,
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> Evaluation:
@@ -86,6 +87,7 @@ def evaluate(
         mode: clear: the network itself. approx: every polynomial of the plan, exactly. simulate: with the noise of
             encryption, key switching, rescaling, bootstrapping and decryption (`evaluation.noise`).
         outputs: those that are looked at; all where none is named.
+        clear: what they are in clear of all examples, where that is known; else it is computed beside.
         seed: of the noise.
         progress: called with the images that are done.
 
@@ -94,10 +96,10 @@ def evaluate(
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}; there are {', '.join(MODES)}")
-    found = _Found(model, data, outputs, progress)
+    found = _Found(model, data, outputs, progress, clear)
     if mode == "clear":
-        for _, clear in found.batches():
-            found.add(clear)
+        for _, values in found.batches():
+            found.add(values)
         return found.evaluation(mode)
     if plan is None:
         raise UsageError(f"mode {mode} needs a plan of the model")
@@ -105,14 +107,14 @@ def evaluate(
     exact = Batch(plan)
     noisy = Batch(plan, noise) if noise else exact
     bits: list[Precision] = []
-    for x, clear in found.batches():
+    for x, reference in found.batches():
         values = noisy.outputs(x)
         if noise:
             references = exact.outputs(x)
             values = {name: noise.decrypted(y, references[name]) for name, y in values.items()}
             pairs = [(references[name], values[name]) for name in found.names]
             bits += [precision_bits(one, other) for one, other in pairs if bool(torch.isfinite(one).all())]
-        found.add(values, clear)
+        found.add(values, reference)
     return found.evaluation(mode, noisy, together(bits))
 
 
@@ -137,19 +139,30 @@ def evaluate_polynomials(
 class _Found:
     """What an evaluation has found so far, beside the network in clear."""
 
-    def __init__(self, model: Model, data: DataSet, outputs: Sequence[str], progress: ProgressCallback) -> None:
+    def __init__(
+        self,
+        model: Model,
+        data: DataSet,
+        outputs: Sequence[str],
+        progress: ProgressCallback,
+        clear: Mapping[str, Floats] | None = None,
+    ) -> None:
         self.names = tuple(outputs) or model.graph.outputs
-        self._model, self._data, self._progress = model, data, progress
+        self._model, self._data, self._progress, self._clear = model, data, progress, clear
         self._began = time.perf_counter()
         self._values: dict[str, list[Tensor]] = {name: [] for name in self.names}
         self._bits: dict[str, list[float]] = {name: [] for name in self.names}
 
     def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yields (inputs, values of the network in clear) of all examples in order."""
-        model = self._model
-        tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
-        for x, _ in inputs_of(self._data, model.mean, model.std, torch.device("cpu"), self._progress):
-            yield x, node_values(model.graph, tensors, x)
+        """Yields (inputs, outputs of the network in clear) of all examples in order."""
+        model, size, done = self._model, batch_size(self._model.graph), 0
+        tensors = {} if self._clear else {name: torch.tensor(array) for name, array in model.tensors.items()}
+        for x, _ in inputs_of(self._data, model.mean, model.std, torch.device("cpu"), self._progress, size):
+            if self._clear:
+                yield x, {name: torch.from_numpy(self._clear[name][done : done + len(x)]) for name in self.names}
+            else:
+                yield x, {name: y for name, y in node_values(model.graph, tensors, x) if name in self.names}
+            done += len(x)
 
     def add(self, values: Mapping[str, Tensor], clear: Mapping[str, Tensor] | None = None) -> None:
         """Takes the outputs of a batch, and those that they are compared with."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fheinfer.data.labelled import DataSet
+from fheinfer.model.graph import Graph
 from fheinfer.progress import ProgressCallback, silent
 
 BATCH = 100
 """Few enough images that the values of a layer stay in the cache: 500 take twice as long."""
+VALUES_AT_ONCE = 1 << 25
+"""Of all layers together: batches of large networks are smaller."""
+
+
+def batch_size(graph: Graph) -> int:
+    """Returns how many examples to evaluate at once."""
+    return max(1, min(BATCH, VALUES_AT_ONCE // sum(math.prod(shape) for shape in graph.shapes.values())))
 
 
 def to_input(inputs: Tensor, mean: Sequence[float], std: Sequence[float], normalised: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,17 +57,22 @@ def plain_layers(model: Model, x: npt.NDArray[np.floating]) -> dict[str, F64]:
     tensors = {name: torch.tensor(array, dtype=torch.float64) for name, array in model.tensors.items()}
     with torch.inference_mode():
         values = node_values(model.graph, tensors, torch.tensor(x, dtype=torch.float64).unsqueeze(0))
-    return {name: np.asarray(value[0].numpy(), dtype=np.float64) for name, value in values.items()}
+        return {name: np.asarray(value[0].numpy(), dtype=np.float64) for name, value in values}
 
 
-def node_values(graph: Graph, tensors: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-    """Computes the output of every node, (B, *shape), for a batch of inputs.
+def node_values(graph: Graph, tensors: Mapping[str, Tensor], x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yields every node's name and output, (B, *shape), for a batch of inputs; none is kept after its last use.
 
     Args:
         tensors: by name, of the same kind of numbers as `x`.
     """
+    last = {name: node.name for node in graph for name in node.inputs}
     values: dict[str, Tensor] = {}
     for node in graph:
         inputs = [values[name] for name in node.inputs] or [x]
         values[node.name] = node.op.reference(inputs, {role: tensors[name] for role, name in node.op.tensors.items()})
-    return values
+        del inputs
+        for name in set(node.inputs):
+            if last[name] == node.name:
+                del values[name]
+        yield node.name, values[node.name]

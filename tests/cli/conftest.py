@@ -130,3 +130,19 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield mount
     for point in mounted:
         subprocess.run(["umount", "-l", point], check=True)
+
+
+@pytest.fixture
+def in_clear(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Examples of every batch that an evaluation ran through the network in clear."""
+    from fheinfer.evaluation import accuracy
+    from fheinfer.evaluation.plain import node_values
+
+    sizes: list[int] = []
+
+    def counted(graph: Any, tensors: Any, x: Any) -> Any:
+        sizes.append(len(x))
+        return node_values(graph, tensors, x)
+
+    monkeypatch.setattr(accuracy, "node_values", counted)
+    return sizes

@@ -141,10 +141,11 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 @pytest.mark.parametrize(("over", "points"), [("alpha", 4), ("degree", 4)])
 def test_a_search_reports_every_point_and_the_cheapest_that_will_do(
-    command: Command, options: list[object], wide_file: Path, over: str, points: int
+    command: Command, options: list[object], wide_file: Path, in_clear: list[int], over: str, points: int
 ) -> None:
     where = ["--over", over, "--mode", "approx", *options, "--model", wide_file, "--part", "test", "--json"]
     found = json.loads(command("search", "--max-loss", 0.05, *where).out)
+    assert sum(in_clear) == found["images"] == 60  # once, not again for every point
     assert len(found["points"]) <= points
     good = [p for p in found["points"] if p["loss"] <= 0.05]
     assert found["best"] in good

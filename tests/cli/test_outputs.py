@@ -162,7 +162,7 @@ MODES = (
 
 @pytest.mark.parametrize("mode", MODES, ids=" ".join)
 def test_bits_of_every_output_are_measured_without_labels(
-    command: Command, several: Network, mode: list[str], tmp_path: Path
+    command: Command, several: Network, mode: list[str], in_clear: list[int], tmp_path: Path
 ) -> None:
     options = ["--model", several.file, "--data", several.file.with_name("many.npy"), "--csv", tmp_path / "out.csv"]
     keys = ["--keys", several.keys] if "encrypted" in mode else []
@@ -170,6 +170,7 @@ def test_bits_of_every_output_are_measured_without_labels(
     assert done.code == 0, done.err
     found, rows = json.loads(done.out), list(csv.DictReader((tmp_path / "out.csv").open()))
     assert (found["images"], found["top"], found["overflows"]) == (5, {}, [])
+    assert sum(in_clear) == 5  # once
     assert ("clear" in mode) == (found["pytorch_bits"] == {})
     assert "clear" in mode or list(found["pytorch_bits"]) == ["kind", "price", "mask"]
     assert all(8 < bits["minimum"] <= bits["median"] for bits in found["pytorch_bits"].values())

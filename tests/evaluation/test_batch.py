@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import fheinfer
 from fheinfer.compiler.steps import Step
 from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
+from fheinfer.evaluation import accuracy, inputs
 from fheinfer.evaluation.accuracy import evaluate, simulated_layers
 from fheinfer.evaluation.batch import Batch, chebyshev
 from fheinfer.evaluation.precision import layer_bits
@@ -122,6 +124,33 @@ def test_modes_agree_as_far_as_the_polynomials_do(tiny_model: Model, images: Dat
     assert noisy.bits.minimum > 10
     assert clear.top(10) == 1.0
     assert clear.top(1) <= clear.top(3)
+
+
+def test_batches_of_large_networks_are_small(
+    tiny_model: Model, images: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fheinfer.compile(tiny_model, TINY)
+    at_once = evaluate(tiny_model, plan, images)
+    values = sum(math.prod(shape) for shape in tiny_model.graph.shapes.values())
+    monkeypatch.setattr(inputs, "VALUES_AT_ONCE", 7 * values + values // 2)
+    done: list[int] = []
+    for mode in ("clear", "approx", "simulate"):
+        done.clear()
+        found = evaluate(tiny_model, plan, images, mode, progress=lambda count, _: done.append(count))
+        assert done == [7, 14, 21, 28, 35, 40]
+        assert len(found.logits) == 40
+    assert np.allclose(evaluate(tiny_model, plan, images).logits, at_once.logits, atol=1e-5)
+
+
+def test_outputs_in_clear_that_are_known_are_not_computed_again(
+    tiny_model: Model, images: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fheinfer.compile(tiny_model, TINY)
+    clear, beside = (evaluate(tiny_model, plan, images, mode) for mode in ("clear", "approx"))
+    monkeypatch.setattr(accuracy, "node_values", None)
+    monkeypatch.setattr(inputs, "BATCH", 7)
+    found = evaluate(tiny_model, plan, images, "approx", clear=clear.outputs)
+    assert found.pytorch_bits["fc"].median == pytest.approx(beside.pytorch_bits["fc"].median, abs=0.01)
 
 
 def test_a_logit_that_is_no_number_is_no_hit(tiny_model: Model, images: DataSet) -> None:
