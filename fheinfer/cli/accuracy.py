@@ -180,6 +180,8 @@ def _check_plan(mode: str, plan: Plan, loaded: Model, file: Path | None) -> None
     theirs = (plan.model, plan.client.input_shape, plan.outputs)
     if theirs != (loaded.name, loaded.graph.input_shape, loaded.graph.outputs):
         raise MismatchError(f"the plan is one of {plan.model}, and {file} has {loaded.name}: name its own model")
+    if plan.compiled_of not in ("", loaded.identity):
+        raise MismatchError(f"the plan is one of {plan.model} with other weights than {file} has: compile that again")
 
 
 def _compiled(

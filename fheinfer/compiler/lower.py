@@ -69,7 +69,7 @@ def lower(program: Program, model: Model) -> Plan:
         "keys": keys,
     }
     activation = program.relu.name if model.graph.has_relus else ""
-    return finished(client, activation, steps, constants, cost.table_bytes() if bootstraps else 0)
+    return finished(client, activation, steps, constants, cost.table_bytes() if bootstraps else 0, model.identity)
 
 
 OUTPUT_ROOM = 2.0

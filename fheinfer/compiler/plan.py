@@ -65,6 +65,7 @@ class Plan:
     constants   arrays that the steps name, float64
     keys        by policy: rotation keys, their size, and predicted time and memory
     table_bytes of the encoded matrices of bootstrapping, in memory
+    compiled_of identity of the model that was compiled; "" in a file from before this was written
     why         each choice of `set="auto"` with its reason; no part of the plan's identity
     bits        that encryption is expected to leave of the worst output; as `why`, known where the plan was compiled
     kept        that polynomials are expected to leave of PyTorch's outputs, infinite where they are exact; as `bits`
@@ -79,6 +80,7 @@ class Plan:
     keys: Mapping[KeyPolicy, KeyNeeds]
     table_bytes: int
     client: ClientSpec
+    compiled_of: str = ""
     why: tuple[Reason, ...] = ()
     bits: float | None = None
     kept: float | None = None
@@ -185,17 +187,22 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         """The plan file."""
-        return plan_bytes(self.client, self.activation, self.steps, self.constants, self.table_bytes)
+        return plan_bytes(self.client, self.activation, self.steps, self.constants, self.table_bytes, self.compiled_of)
 
 
 def finished(
-    client: Mapping[str, Any], activation: str, steps: Sequence[Step], constants: Arrays, table_bytes: int
+    client: Mapping[str, Any],
+    activation: str,
+    steps: Sequence[Step],
+    constants: Arrays,
+    table_bytes: int,
+    compiled_of: str,
 ) -> Plan:
     """The plan with its identity: `client` has every field of a ClientSpec but `plan`."""
     draft = ClientSpec(plan="0" * 64, **client)
-    digest = hashlib.sha256(plan_bytes(draft, activation, steps, constants, table_bytes)).hexdigest()
+    digest = hashlib.sha256(plan_bytes(draft, activation, steps, constants, table_bytes, compiled_of)).hexdigest()
     spec = ClientSpec(plan=digest, **client)
-    return _plan(spec, activation, tuple(steps), constants, table_bytes)
+    return _plan(spec, activation, tuple(steps), constants, table_bytes, compiled_of)
 
 
 def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> Plan:
@@ -204,6 +211,7 @@ def behind(plan: Plan, part: ClientPart, layers: ClientLayers, model: Model) -> 
     Args:
         model: the whole network, which says how its inputs are normalised.
     """
+    plan = replace(plan, compiled_of=model.identity)
     made = _with_client(plan, before=part, mean=model.mean, std=model.std)
     return replace(made, client=made.client.with_layers(layers))
 
@@ -215,7 +223,7 @@ def limited_to(plan: Plan, policies: Collection[KeyPolicy]) -> Plan:
 
 def _with_client(plan: Plan, **changed: Any) -> Plan:
     kept = {name: getattr(plan.client, name) for name in type(plan.client).model_fields if name != "plan"}
-    made = finished(kept | changed, plan.activation, plan.steps, plan.constants, plan.table_bytes)
+    made = finished(kept | changed, plan.activation, plan.steps, plan.constants, plan.table_bytes, plan.compiled_of)
     return replace(made, why=plan.why, bits=plan.bits, kept=plan.kept)
 
 
@@ -253,7 +261,8 @@ def from_bytes(data: bytes, name: str = FILE_NAME) -> Plan:
         constants = {key: np.asarray(value, np.float64) for key, value in _parsed(data).items()}
         client = _spec({**metadata["client"], "plan": hashlib.sha256(data).hexdigest()})
         steps = _steps(metadata, constants, client)
-        plan = _plan(client, str(metadata["activation"]), steps, constants, int(metadata["table_bytes"]))
+        compiled_of = str(metadata.get("compiled_of", ""))
+        plan = _plan(client, str(metadata["activation"]), steps, constants, int(metadata["table_bytes"]), compiled_of)
         _check(plan)
     except _DAMAGED as error:
         reason = str(error).strip().partition("\n")[0][:120]
@@ -273,7 +282,12 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def plan_bytes(
-    client: ClientSpec, activation: str, steps: Sequence[Step], constants: Arrays, table_bytes: int
+    client: ClientSpec,
+    activation: str,
+    steps: Sequence[Step],
+    constants: Arrays,
+    table_bytes: int,
+    compiled_of: str,
 ) -> bytes:
     """The plan file, without the identity that follows from it."""
     scales = {f"{step.name}/scale": np.asarray(step.scale, np.float64) for step in steps}
@@ -287,11 +301,19 @@ def plan_bytes(
         "table_bytes": table_bytes,
         "steps": [_entry(step, packings) for step in steps],
         "packings": [packing.to_json() for packing in packings],
+        **({"compiled_of": compiled_of} if compiled_of else {}),
     }
     return tensor_bytes(arrays, metadata)
 
 
-def _plan(client: ClientSpec, activation: str, steps: tuple[Step, ...], constants: Arrays, table_bytes: int) -> Plan:
+def _plan(
+    client: ClientSpec,
+    activation: str,
+    steps: tuple[Step, ...],
+    constants: Arrays,
+    table_bytes: int,
+    compiled_of: str,
+) -> Plan:
     return Plan(
         client.model,
         client.params,
@@ -302,6 +324,7 @@ def _plan(client: ClientSpec, activation: str, steps: tuple[Step, ...], constant
         client.keys,
         table_bytes,
         client,
+        compiled_of,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -76,12 +77,23 @@ def test_accuracy_of_a_plan(plan: Path, tiny_model_file: Path, mosaics: Path, co
         (["--model", "MODEL", "--set", TINY], "part of the plan"),
         (["--model", "MODEL", "--mode", "clear"], "in clear the model is evaluated"),
         (["--model", "OTHER"], "the plan is one of"),
+        (["--model", "RETRAINED"], "with other weights than"),
     ],
 )
 def test_accuracy_of_a_plan_needs_its_model(
-    arguments: list[object], says: str, plan: Path, tiny_model_file: Path, mosaics: Path, command: Command
+    arguments: list[object],
+    says: str,
+    plan: Path,
+    tiny_model: Any,
+    tiny_model_file: Path,
+    mosaics: Path,
+    command: Command,
+    tmp_path: Path,
 ) -> None:
+    retrained = {name: array * np.float32(1.1) for name, array in tiny_model.tensors.items()}
+    dataclasses.replace(tiny_model, tensors=retrained).save(tmp_path / "retrained.safetensors")
     files: dict[object, object] = {
+        "RETRAINED": tmp_path / "retrained.safetensors",
         "MODEL": tiny_model_file,
         "OTHER": Path(__file__).parents[2] / "weights" / "resnet20.safetensors",
     }

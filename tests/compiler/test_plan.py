@@ -359,6 +359,13 @@ def test_a_plan_of_another_version_says_so(tiny_plan: Plan) -> None:
         from_bytes(data)
 
 
+def test_a_plan_says_of_which_model_it_is_or_is_from_before_it_did(tiny_model: Model, tiny_plan: Plan) -> None:
+    assert from_bytes(tiny_plan.to_bytes()).compiled_of == tiny_model.identity
+    before = changed(tiny_plan, lambda m, a: m.pop("compiled_of"))
+    assert from_bytes(before).compiled_of == ""
+    assert from_bytes(before).to_bytes() == before
+
+
 def test_a_model_file_is_no_plan(tiny_model: Model) -> None:
     with pytest.raises(CorruptArtifactError, match="no plan of fheinfer"):
         from_bytes(tiny_model.to_bytes())
