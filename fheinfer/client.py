@@ -15,6 +15,7 @@ from fheinfer.crypto.artifact import request_id, to_bytes
 from fheinfer.crypto.backends import backend
 from fheinfer.crypto.ciphertexts import Ciphertexts, check_count, check_level, open_ciphertexts, seal
 from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.crypto.client_tensors import class_logits
 from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.manifest import PUBLIC
@@ -165,10 +166,13 @@ class Client:
 
 
 def class_decimals(outputs: NDArray[np.floating]) -> int:
-    """Decimals to show outputs with: one more than tell the largest from the second, 0 to `MAX_DECIMALS`."""
-    ordered = np.sort(np.asarray(outputs, dtype=np.float64).ravel())
+    """Decimals to show outputs with: one more than tell the largest from the second, 0 to `MAX_DECIMALS`.
+
+    Of a single one, one more than tell it from 0.
+    """
+    ordered = np.sort(class_logits(np.asarray(outputs, dtype=np.float64).ravel()))
     for decimals in range(MAX_DECIMALS):
-        if len(ordered) < 2 or np.round(ordered[-1], decimals) > np.round(ordered[-2], decimals):
+        if np.round(ordered[-1], decimals) > np.round(ordered[-2], decimals):
             return decimals + 1
     return MAX_DECIMALS
 

@@ -242,6 +242,8 @@ def test_decimals_are_what_the_class_needs() -> None:
         ([0.0, 0.0], MAX_DECIMALS),
         ([1.0, 1.0 + 1e-12], MAX_DECIMALS),
         ([3.0], 1),
+        ([0.04], 3),
+        ([-0.3], 2),
     ]
     for outputs, decimals in cases:
         assert class_decimals(np.array(outputs)) == decimals, outputs

@@ -148,18 +148,24 @@ def _outputs(model: Model, named: str | None) -> tuple[str, ...]:
 
 def _classes(model: Model, names: Sequence[str], data: DataSet) -> tuple[str, ...]:
     """Classes that labels are counted by: none of data without labels, and of outputs that are no scores."""
-    scores = [name for name in names if _is_counted(model, name)]
-    if not scores or not data.labelled:
+    from fheinfer.crypto.client_tensors import names_of_classes
+
+    if not data.labelled or not any(counted(model, name) for name in names):
         return ()
     if len(names) > 1:
         raise UsageError(f"the outputs are {', '.join(names)}; name the one that the labels are of by --output")
-    return model.classes or tuple(map(str, range(model.graph.shapes[names[0]][0])))
+    classes = model.classes or tuple(map(str, range(model.graph.shapes[names[0]][0])))
+    no, *yes = names_of_classes(classes)
+    if len(classes) == 1 and no != "0" and len(data.classes) == 2 and classes[0] in data.classes:
+        (no,) = set(data.classes) - set(classes)  # the data knows what an example is that is not so
+    return (no, *yes)
 
 
-def _is_counted(model: Model, output: str) -> bool:
-    """Whether the largest of an output's values says a class."""
-    shape = model.graph.shapes[output]
-    return len(shape) == 1 and shape[0] > 1
+def counted(model: Model, output: str) -> bool:
+    """Whether an output tells a class, so that labels can be counted."""
+    from fheinfer.crypto.client_tensors import tells_class
+
+    return tells_class(model.graph.shapes[output], model.final)
 
 
 def _check(mode: str, act: str | None, margin: float | None, seed: int | None) -> None:
@@ -232,6 +238,7 @@ def _encrypted(model: Model, plan: Plan, data: DataSet, outputs: Sequence[str], 
     import numpy as np
 
     from fheinfer.cli.inputs import example_input
+    from fheinfer.crypto.client_tensors import class_logits
     from fheinfer.evaluation.accuracy import of_examples
     from fheinfer.evaluation.metrics import precision_bits, together
 
@@ -256,7 +263,7 @@ def _encrypted(model: Model, plan: Plan, data: DataSet, outputs: Sequence[str], 
                 if np.isfinite(exact.outputs[name]).all()
             ]
         ),
-        same_class=int((found[only].argmax(1) == clear.logits.argmax(1)).sum()) if only else None,
+        same_class=int((class_logits(found[only]).argmax(1) == clear.logits.argmax(1)).sum()) if only else None,
     )
 
 
@@ -310,16 +317,19 @@ def _counted(text: str | None, classes: int) -> list[int]:
 
 
 def _csv(model: Model, found: Evaluation, labelled: bool) -> str:
-    import numpy as np
-
     from fheinfer.cli.results import rows_csv
+    from fheinfer.crypto.client_tensors import class_logits
+    from fheinfer.evaluation.metrics import top_class
 
     rows: list[dict[str, Any]] = []
     for index, label in enumerate(found.labels):
         each: dict[str, dict[str, Any]] = {}
         for name, values in found.outputs.items():
             y = values[index]
-            each[name] = {"class": int(np.argmax(y)), "logits": y} if _is_counted(model, name) else {"values": y}
+            if counted(model, name):
+                each[name] = {"class": top_class(class_logits(y)), "logits": y}
+            else:
+                each[name] = {"values": y}
         row = {"image": index, **({"label": label} if labelled else {})}
         rows.append(row | (next(iter(each.values())) if len(each) == 1 else {"outputs": each}))
     return rows_csv(rows)

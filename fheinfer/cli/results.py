@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fheinfer.cli.display import err, out, print_json, table
 from fheinfer.cli.progress import size
-from fheinfer.crypto.client_tensors import OutputSpec
+from fheinfer.crypto.client_tensors import OutputSpec, class_logits, names_of_classes
 from fheinfer.data.files import printable
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.metrics import precision_bits, softmax, top_class
@@ -61,18 +61,19 @@ def result_fields(values: F64, spec: OutputSpec, plain: F64 | None) -> Fields:
 def _said(values: F64, spec: OutputSpec) -> Fields:
     if not spec.scores:
         return {"shape": list(spec.shape), "values": values.tolist()}
-    best = top_class(values)
+    best = top_class(class_logits(values))
     return {"class": class_names(spec)[best], "index": best, "logits": values.tolist()}
 
 
 def class_names(spec: OutputSpec) -> Sequence[str]:
-    """Names of the values of an output: those of its classes, or numbers."""
-    return spec.classes or tuple(map(str, range(math.prod(spec.shape))))
+    """Names of the classes that an output tells: its own, or numbers; of a single probability two."""
+    return names_of_classes(spec.classes or tuple(map(str, range(math.prod(spec.shape)))))
 
 
 def probabilities(values: F64, spec: OutputSpec) -> F64:
-    """Of each class: by the sigmoid where that is the network's last operation, else by softmax."""
-    return spec.finish(values).ravel() if spec.final == "sigmoid" else softmax(values.ravel())
+    """Of each class: by the sigmoid where that is the last operation of several values, else by softmax."""
+    several = spec.final == "sigmoid" and values.size > 1
+    return spec.finish(values).ravel() if several else softmax(class_logits(values.ravel()))
 
 
 def print_results(
@@ -104,14 +105,16 @@ def print_result(fields: Fields, spec: OutputSpec, decimals: int = DECIMALS) -> 
         return
     classes = class_names(spec)
     columns = ["class", "logit", "probability", *(["plain logit"] if plain else [])]
+    logits = class_logits(np.asarray(fields["logits"]))
+    clear = class_logits(np.asarray(plain["logits"])) if plain else logits
     order = range(len(classes))
     if len(order) > SHOWN:
-        order = sorted(order, key=lambda i: -fields["logits"][i])[:FEW]  # type: ignore[assignment]
+        order = sorted(order, key=lambda i: -logits[i])[:FEW]  # type: ignore[assignment]
     rows = []
     for i in order:
         mark = " <" if i == fields["index"] else ""
-        row = [classes[i] + mark, f"{fields['logits'][i]:.{decimals}f}", f"{100 * fields['probabilities'][i]:.1f} %"]
-        rows.append(row + ([f"{plain['logits'][i]:.{decimals}f}"] if plain else []))
+        row = [classes[i] + mark, f"{logits[i]:.{decimals}f}", f"{100 * fields['probabilities'][i]:.1f} %"]
+        rows.append(row + ([f"{clear[i]:.{decimals}f}"] if plain else []))
     largest = f"the {FEW} largest of {len(classes)} " if len(classes) > SHOWN else ""
     table(f"{largest}logits of {spec.name}", columns, rows)
     out.print(f"class: {fields['class']}", style="bold")

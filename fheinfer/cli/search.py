@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fheinfer.cli import choices
-from fheinfer.cli.accuracy import examples_of, run
+from fheinfer.cli.accuracy import counted, examples_of, run
 from fheinfer.cli.options import ActOption, DataOption, JsonOption, MarginOption, ModelOption, SetOption, refuse
 from fheinfer.errors import UsageError
 from fheinfer.optional import needs_torch
@@ -58,7 +58,7 @@ def search(
     loaded = load(choices.model_file(model, base))
     choices.require_relus(loaded, act)
     candidates = settings(over, base, RANGE_MARGIN if margin is None else margin, loaded.graph, act)
-    if not loaded.classes:
+    if len(loaded.graph.outputs) > 1 or not counted(loaded, loaded.graph.output.name):
         raise UsageError(f"a search counts classes, and {loaded.name} has no single output of them")
     part, examples = examples_of(data, part, loaded, limit, loaded.graph.outputs)
     examples.require_labels()

@@ -118,8 +118,8 @@ class OutputSpec(_Tensor):
 
     @property
     def scores(self) -> bool:
-        """Whether the values tell a class: a vector of several, or of one probability; no image and no quantity."""
-        return len(self.shape) == 1 and (self.shape[0] > 1 or self.final == "sigmoid")
+        """Whether the values tell a class (`tells_class`)."""
+        return tells_class(self.shape, self.final)
 
     def unpack(self, slots: Sequence[NDArray[np.floating]], model: str) -> F64:
         """The output from decrypted slots, one vector per ciphertext.
@@ -164,6 +164,26 @@ class ClientPart(Frozen):
         if not 1 <= len(self.shape) <= MAX_AXES or math.prod(self.shape) > MAX_VALUES:
             raise ValueError(f"impossible shape {self.shape}")
         return self
+
+
+def tells_class(shape: tuple[int, ...], final: str) -> bool:
+    """Whether an output tells a class: a vector of several values, or one probability; no image and no quantity."""
+    return len(shape) == 1 and (shape[0] > 1 or final == "sigmoid")
+
+
+def class_logits(values: NDArray[Any]) -> NDArray[Any]:
+    """Logits of the classes, (..., classes), of the values of an output that tells one, before its last operation.
+
+    Of a single value x they are (0, x): the softmax of these is (1 - sigmoid(x), sigmoid(x)).
+    """
+    return np.concatenate([np.zeros_like(values), values], -1) if values.shape[-1] == 1 else values
+
+
+def names_of_classes(names: Sequence[str]) -> Sequence[str]:
+    """The names of these logits, by those of the output's values: of a single one, that it is not so, and is."""
+    if len(names) != 1:
+        return names
+    return ("0", "1") if names[0] == "0" else (f"not {names[0]}", names[0])
 
 
 def finished(values: F64, final: str) -> F64:

@@ -18,6 +18,7 @@ from torch import Tensor
 from fheinfer.compiler.plan import Plan
 from fheinfer.compiler.program import Program
 from fheinfer.compiler.steps import Step
+from fheinfer.crypto.client_tensors import class_logits
 from fheinfer.data.labelled import DataSet
 from fheinfer.errors import UsageError
 from fheinfer.evaluation.approximated import Approximated
@@ -57,9 +58,9 @@ class Evaluation:
 
     @property
     def logits(self) -> Floats:
-        """The only output, (N, classes)."""
-        (logits,) = self.outputs.values()
-        return logits
+        """Of the classes that the only output tells, (N, classes)."""
+        (values,) = self.outputs.values()
+        return class_logits(values)
 
     def top(self, k: int) -> float:
         """Returns the part of the images whose label is among the k largest logits; one that is no number misses."""

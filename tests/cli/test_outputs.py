@@ -15,7 +15,7 @@ from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Power, Resample
-from tests.conftest import Result
+from tests.conftest import Result, random_model
 from tests.train.conftest import one_thread
 
 __all__ = ["one_thread"]
@@ -43,14 +43,14 @@ def network(outputs: tuple[str, ...]) -> Graph:
 class Network:
     """A model of these outputs with its plan, and keys where they are asked for."""
 
-    def __init__(self, folder: Path, *outputs: str) -> None:
+    def __init__(self, folder: Path, *outputs: str, final: str = "", classes: tuple[str, ...] = ()) -> None:
         graph, random = network(outputs), np.random.default_rng(1)
         twice = np.repeat(np.eye(4), 2, 0)
         tensors = {
             n: (twice if n in ("rows", "columns") else random.normal(0, 0.5, s)).astype(np.float32)
             for n, s in graph.tensor_shapes().items()
         }
-        self.model = Model(graph, tensors, (0.0,), (1.0,), ranges={"square": 10.0, "input": 1.0})
+        self.model = Model(graph, tensors, (0.0,), (1.0,), classes, ranges={"square": 10.0, "input": 1.0}, final=final)
         self.file, self.plan, self.keys = folder / "net.safetensors", folder / "plan", folder / "keys"
         self.model.save(self.file)
         plan = fheinfer.compile(self.model, SET)
@@ -140,6 +140,35 @@ def test_decrypt_writes_what_it_shows(command: Command, image: Network, several:
             assert found["outputs"]["kind"]["logits"] == written["kind"].tolist()
 
 
+def test_one_probability_tells_a_class(command: Command, tmp_path: Path) -> None:
+    """At one half, in every command; names of the data decide which of its two classes the probability is of."""
+    network = Network(tmp_path, "price", final="sigmoid", classes=("cat",))
+    known = [int(network.clear(x)["price"][0] > 0.5) for x in X]
+    assert 0 < sum(known) < len(X)
+    cats = ["cat" if it_is else "dog" for it_is in known]
+    np.savez(tmp_path / "data.npz", x=X, y=[int(name == "dog") for name in cats], classes=["cat", "dog"])
+    np.savez(tmp_path / "numbers.npz", x=X, y=known)
+    options = ["accuracy", "--model", network.file, "--csv", tmp_path / "out.csv", "--json"]
+    for mode, data in ((MODES[0], "numbers.npz"), (MODES[1], "data.npz"), (MODES[4], "data.npz")):
+        keys = ["--keys", network.keys] if "encrypted" in mode else []
+        done = command(*options, *mode, *keys, "--data", tmp_path / data)
+        assert done.code == 0, done.err
+        found, rows = json.loads(done.out), list(csv.DictReader((tmp_path / "out.csv").open()))
+        assert found["top"] == {"1": 1.0}
+        assert found["same_class_as_clear"] == (len(X) if "encrypted" in mode else None)
+        assert [int(row["class"]) for row in rows] == [int(row["label"]) for row in rows] == known
+    done = command("infer", *network.options, "--input", tmp_path / "many.npy", "--json")
+    for row, name in zip(json.loads(done.out)["images"], cats, strict=True):
+        assert row["class"] == row["plain_class"] == {"cat": "cat", "dog": "not cat"}[name]
+        assert row["probability"] >= 0.5
+    compared = ["--plan", network.plan, "--plain", "--model", network.file, "--backend", "slots"]
+    for name, says in (("cat", "class: cat"), ("dog", "class: not cat")):
+        np.save(tmp_path / "one.npy", X[cats.index(name)])
+        shown = command("infer", *compared, "--input", tmp_path / "one.npy").out
+        assert says in shown
+        assert "the same class" in shown
+
+
 @pytest.mark.parametrize("file, says", [("x.npy", "there are kind, price, mask; name a .npz"), ("x.txt", "to a .npy")])
 def test_values_that_fit_no_file_are_refused_before_the_run(
     command: Command, several: Network, tmp_path: Path, file: str, says: str
@@ -173,7 +202,8 @@ def test_bits_of_every_output_are_measured_without_labels(
     assert sum(in_clear) == 5  # once
     assert ("clear" in mode) == (found["pytorch_bits"] == {})
     assert "clear" in mode or list(found["pytorch_bits"]) == ["kind", "price", "mask"]
-    assert all(8 < bits["minimum"] <= bits["median"] for bits in found["pytorch_bits"].values())
+    # One price is 0.04, and its bits are of that alone.
+    assert all(6 < bits["minimum"] <= bits["median"] for bits in found["pytorch_bits"].values()), found["pytorch_bits"]
     assert (found["bits"] is None) == (mode[1] in ("clear", "approx"))
     assert [int(row["kind.class"]) for row in rows] == [int(several.clear(x)["kind"].argmax()) for x in X]
     assert "label" not in rows[0]
@@ -208,5 +238,9 @@ def test_an_image_has_bits_and_ranges_and_no_accuracy(command: Command, image: N
     assert "warning: square leaves its range on 5 examples" in done.err
     done = command(*options, "--top-k", "1")
     assert (done.code, "--top-k changes nothing here" in done.err) == (2, True)
-    done = command("search", "--over", "margin", "--set", SET, *options[1:])
-    assert (done.code, "heads has no single output of them" in done.err) == (2, True)
+    quantity = tmp_path / "quantity.safetensors"
+    random_model(network(("price",)), 1).save(quantity)
+    for file in (image.file, quantity):
+        arguments = ["--model", file, "--data", tmp_path / "data.npz"]
+        done = command("search", "--over", "margin", "--set", SET, *arguments)
+        assert (done.code, "heads has no single output of them" in done.err) == (2, True)
