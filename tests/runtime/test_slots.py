@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import fheinfer
 from fheinfer.compiler.plan import Plan
@@ -17,6 +19,7 @@ from fheinfer.model.builder import GraphBuilder
 from fheinfer.model.model import Model
 from fheinfer.model.ops import Add, Chebyshev, GlobalAvgPool, MeanPool, Relu
 from fheinfer.runtime.executor import StepDone
+from fheinfer.runtime.slots import run_slots
 from tests.conftest import random_model
 from tests.reference import reference_layers, reference_outputs
 
@@ -150,3 +153,27 @@ def test_pools_of_images_that_are_no_power_of_two() -> None:
     plan = fheinfer.compile(model, dataclasses.replace(TURBO, levels=20), activation="minimax:10")
     assert any(isinstance(node.op, Relu) for node in model.graph)
     assert np.abs(fheinfer.run_slots(plan, x_) - exact).max() < 0.02 * max(1, np.abs(exact).max())
+
+
+class Joined(nn.Module):
+    """A pool and a vector that is made an image, joined: they stand in slots of different distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.line = nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Linear(75, 27)
+        self.first, self.second, self.last = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([self.pool(x), self.line(x.flatten(1)).reshape(-1, 3, 3, 3)], 1)
+        y = y * y
+        z = y + self.second((self.first(y) * 0.1) ** 2)
+        return self.last(z * z * 0.1)  # type: ignore[no-any-return]
+
+
+def test_a_convolution_that_is_added_to_a_view_without_regular_rows() -> None:
+    torch.manual_seed(0)
+    module, x = Joined().eval(), torch.randn(8, 3, 5, 5)
+    model = fheinfer.from_torch(module, x[:1], quiet=True).calibrate(x)
+    plan = fheinfer.compile(model, "insecure-tiny-turbo")
+    with torch.inference_mode():
+        assert np.abs(run_slots(plan, x[0].numpy()) - module(x[:1])[0].numpy()).max() < 1e-6

@@ -11,7 +11,7 @@ A view numbers slots anew and costs nothing. Where its elements do not come out 
 where the other addend is, a repacking follows:
 
     x ; permute ; conv          =>   x ; permute ; repack ; conv                  one level
-    a ; view ; add (view, b)    =>   a ; view ; repack ; add                      unless b is a layer: it writes there
+    a ; view ; add (view, b)    =>   a ; view ; repack ; add                      unless b is a layer that writes there
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class _Packer:
         packing, _ = view(node.op, [self.packings[name] for name in node.inputs], shape)
         wanted = self.of_group.get(group)
         alone = len(self.members[group]) == 1  # else a factor or term may differ between elements that share a slot
-        if (wanted is None and (packing.distinct or alone)) or wanted == packing:
+        written = any(isinstance(member.op, IMAGES) for member in self.members[group])  # in regular rows and columns
+        kept = (packing.distinct or alone) and (packing.is_image or not written)
+        if (wanted is None and kept) or wanted == packing:
             self._add(node, packing)
         else:
             before = f"{node.name}/view"
