@@ -19,7 +19,7 @@ Rotations = tuple[tuple[int, int], ...]
 MEMORY_LIMIT = 5 * 10**9
 """Bytes of a server's memory that `choose` keeps to where a policy can."""
 
-NEAR = 1.1
+NEAR = 1.15
 """Ratio of times that `choose` does not tell apart."""
 
 

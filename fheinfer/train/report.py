@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fheinfer.data.labelled import DataSet
+from fheinfer.evaluation.kept import with_kept_bits
 from fheinfer.evaluation.ranges import in_words
 from fheinfer.model.graph import Graph
 from fheinfer.model.model import Model
@@ -84,6 +85,7 @@ def write_report(
     model = Model(graph, tensors, recipe.mean, recipe.std, classes, ranges, provenance, final)
     if recipe.prune:
         model = replace(model, provenance={**provenance, **saved(model)})
+    model = with_kept_bits(model, fitting)
     model.save(out)
     atomic_write(out.with_suffix(".md"), [model_card(model).encode()])
     return model

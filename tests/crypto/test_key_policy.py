@@ -31,11 +31,11 @@ def predicted(seconds: float, gigabytes: float) -> Any:
     ],
 )
 def test_auto_takes_the_fastest_that_fits(wanted: str, memory: Any, free: float | None, chosen: str) -> None:
-    predictions: Any = {"minimal": predicted(40, memory[0]), "fast": predicted(35, memory[1])}
+    predictions: Any = {"minimal": predicted(42, memory[0]), "fast": predicted(35, memory[1])}
     assert choose(predictions, wanted, None if free is None else int(free * 1e9)) == chosen
 
 
-@pytest.mark.parametrize(("seconds", "chosen"), [(35.5, "minimal"), (38, "minimal"), (39, "fast")])
+@pytest.mark.parametrize(("seconds", "chosen"), [(35.5, "minimal"), (40, "minimal"), (41, "fast")])
 def test_auto_takes_the_smaller_of_two_that_are_nearly_as_fast(seconds: float, chosen: str) -> None:
     predictions: Any = {"minimal": predicted(seconds, 3), "fast": predicted(35, 4)}
     assert choose(predictions, "auto", None) == chosen

@@ -68,6 +68,7 @@ def test_the_ranges_are_those_of_the_training_images(trained: Path, mosaics: Pat
     assert model.ranges == pytest.approx(measured, rel=1e-5)
     assert list(measured) == [node.name for node in model.graph if isinstance(node.op, Relu)]
     assert min(measured.values()) > 0
+    assert model.kept_bits
 
 
 def test_an_imported_model_is_calibrated_on_data(trained: Path, mosaics: Path) -> None:
