@@ -14,7 +14,9 @@ import pytest
 
 from fheinfer.cli.display import table
 from fheinfer.data import datasets as data
+from fheinfer.data.images import normalise
 from fheinfer.evaluation.search import MARGINS
+from fheinfer.frontends.comparing import evaluate
 from fheinfer.model.model import Model
 from fheinfer.train.calibrate import measure_ranges
 from tests.conftest import TINY, Result, random_model
@@ -227,8 +229,16 @@ def test_of_margins_all_are_tried_and_the_most_accurate_is_found(
     assert f"best within 100 points: {found['best']['setting']}" in done.out
 
 
-def test_a_search_that_finds_nothing_says_so(command: Command, options: list[object]) -> None:
-    done = command("search", "--over", "alpha", "--max-loss", 0, "--margin", 0.05, "--mode", "approx", *options)
+def test_a_search_that_finds_nothing_says_so(
+    command: Command, options: list[object], tiny_model: Model, mosaics: Path, tmp_path: Path
+) -> None:
+    """With the network's own answers as labels: polynomials far outside of their range cannot give them all."""
+    images = data.load(mosaics, "test").resized(8).first(60)
+    x = np.stack([normalise(image, tiny_model.mean, tiny_model.std) for image in images.inputs])
+    (logits,) = evaluate(tiny_model.graph, tiny_model.tensors, x)
+    np.savez(tmp_path / "own.npz", images=images.inputs, labels=logits.argmax(1))
+    where = [*options, "--data", tmp_path / "own.npz"]
+    done = command("search", "--over", "alpha", "--max-loss", 0, "--margin", 0.05, "--mode", "approx", *where)
     assert done.code == 2
     assert "nothing over alpha stays within 0 points" in done.err
 
