@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 IMAGES = 10_000
 LIMIT = 1_000
-_VALUES_AT_ONCE = 1 << 25
 """Of all layers together: batches of large networks are smaller."""
 _ROUNDING = 1e-3
 _UNNORMALISED = 0.2
@@ -81,7 +80,7 @@ def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: P
     with needs_torch("calibration"):
         import torch
 
-        from fheinfer.evaluation.inputs import BATCH, inputs_of
+        from fheinfer.evaluation.inputs import batch_size, inputs_of
 
     graph = model.graph
     examples = data.fitted(graph.input_shape)
@@ -95,8 +94,7 @@ def measure_ranges(model: Model, data: DataSet, margin: float = 1.0, progress: P
     histograms = {node.name: Histogram() for node in graph if node.name in ranged}
     found = Ranges(model.name, model.identity, len(examples), margin, histograms)
     tensors = {name: torch.tensor(array) for name, array in model.tensors.items()}
-    values = sum(math.prod(shape) for shape in graph.shapes.values())
-    batch = max(1, min(BATCH, _VALUES_AT_ONCE // values))
+    batch = batch_size(graph)
     with torch.inference_mode():
         for x, _ in inputs_of(examples, model.mean, model.std, torch.device("cpu"), progress, batch):
             for node, inputs in _run(graph, tensors, x):
