@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 IMAGES = 10_000
 LIMIT = 1_000
-"""Of all layers together: batches of large networks are smaller."""
 _ROUNDING = 1e-3
 _UNNORMALISED = 0.2
 """Images whose black is below minus that, and that have no value below 0, are not normalised."""
