@@ -10,7 +10,7 @@ from fheinfer.compiler.activations import polynomials_of
 from fheinfer.data.labelled import DataSet
 from fheinfer.errors import PlanError
 from fheinfer.evaluation.accuracy import evaluate_polynomials
-from fheinfer.model.model import Model
+from fheinfer.model.model import MAX_BITS, Model
 from fheinfer.model.ops import Prelu, Relu
 from fheinfer.progress import ProgressCallback, silent
 
@@ -44,6 +44,7 @@ def with_kept_bits(model: Model, examples: DataSet, progress: ProgressCallback =
         except PlanError:
             return replace(model, kept_bits={})
         bits = evaluate_polynomials(model, program, few).pytorch_bits
-        kept[name] = min((bits[output].median for output in graph.outputs if output in bits), default=0.0)
+        worst = min((bits[output].median for output in graph.outputs if output in bits), default=0.0)
+        kept[name] = min(max(worst, 0.0), MAX_BITS) if math.isfinite(worst) else 0.0
     progress(len(REFERENCES), len(REFERENCES))
     return replace(model, kept_bits=kept)

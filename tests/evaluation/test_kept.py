@@ -139,6 +139,16 @@ def test_a_part_without_relus_is_exact(model: Model) -> None:
     assert fheinfer.compile(model, "insecure-tiny", client_until="3").kept == math.inf
 
 
+def test_outputs_that_are_all_error_keep_no_bits(rare: tuple[nn.Module, torch.Tensor]) -> None:
+    """The error of most is larger than they are: bits below 0, or no number."""
+    module, x = rare
+    x = x.clone()
+    x[::10] *= 1e4
+    kept = fheinfer.from_torch(module, x[:1], quiet=True).calibrate(x).kept_bits
+    assert kept["relu:31"] == 0
+    assert min(kept.values()) >= 0
+
+
 def test_other_ranges_leave_them_out(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "model.safetensors")
     ranges = dict.fromkeys(model.ranges, 100.0)
