@@ -48,7 +48,9 @@ def images(count: int) -> F32:
 
 
 def _reader(roles: dict[str, tuple[onnx.NodeProto, int]], tensor: str) -> tuple[str, int]:
-    """The operation that reads a tensor, and as which of its inputs; reshapes on the way do not count."""
+    """The operation that reads a tensor, if any, and as which of its inputs; reshapes on the way do not count."""
+    if tensor not in roles:
+        return "", 0
     node, number = roles[tensor]
     if node.op_type in ("Reshape", "Unsqueeze"):
         return _reader(roles, node.output[0])
