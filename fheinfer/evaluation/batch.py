@@ -21,7 +21,7 @@ input of the network for encryption."""
 BatchObserver = Callable[[Step, Tensor], None]
 """Called after each step with its output, (B, C, H, W) or (B, F), in slots."""
 
-ROUNDING = 1e-4
+ROUNDING = 1e-5
 """How far beyond 1 an input may be: between stages of a composite they reach 1, and these are single precision."""
 _CHUNK = 1 << 16  # elements of a polynomial at once: what a second-level cache holds
 
