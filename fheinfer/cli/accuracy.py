@@ -102,15 +102,16 @@ def accuracy(
     params = choices.set_of(set_name, model)
     loaded = load(choices.model_file(model, params))
     choices.require_relus(loaded, act)
-    if plan_folder is not None:
-        _check_plan(mode, load_plan(plan_folder), loaded, model)
+    plan = None if plan_folder is None else load_plan(plan_folder)
+    if plan is not None:
+        _check_plan(mode, plan, loaded, model)
     names = _outputs(loaded, output)
     part, examples = examples_of(data, part or "test", loaded, limit, names, whole=part is None)
     ks = _counted(top_k, len(examples.classes))
     folder = plan_folder
     if folder is None and mode != "clear" and not planless:
         folder = _compiled(set_name, model, act, margin, bits)
-    plan = None if folder is None else load_plan(folder)
+        plan = load_plan(folder)
     if mode == "encrypted" and folder is not None and plan is not None:
         job = Job(
             folder,

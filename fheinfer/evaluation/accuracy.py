@@ -121,7 +121,12 @@ def evaluate(
 
 @torch.inference_mode()
 def evaluate_polynomials(
-    model: Model, program: Program, data: DataSet, outputs: Sequence[str] = (), progress: ProgressCallback = silent
+    model: Model,
+    program: Program,
+    data: DataSet,
+    outputs: Sequence[str] = (),
+    progress: ProgressCallback = silent,
+    clear: Mapping[str, Floats] | None = None,
 ) -> Evaluation:
     """Evaluates all examples of `data` with polynomials in place of activations and max pools.
 
@@ -129,11 +134,11 @@ def evaluate_polynomials(
 
     Args:
         program: of this model (`compiler.activations.polynomials_of`).
-        outputs, progress: as of `evaluate`.
+        outputs, progress, clear: as of `evaluate`.
     """
-    found, approximated = _Found(model, data, outputs, progress), Approximated(program)
-    for x, clear in found.batches():
-        found.add(approximated.outputs(x), clear)
+    found, approximated = _Found(model, data, outputs, progress, clear), Approximated(program)
+    for x, exact in found.batches():
+        found.add(approximated.outputs(x), exact)
     return found.evaluation("approx", approximated)
 
 

@@ -9,7 +9,7 @@ from fheinfer.approx.fidelity import REFERENCES
 from fheinfer.compiler.activations import polynomials_of
 from fheinfer.data.labelled import DataSet
 from fheinfer.errors import PlanError
-from fheinfer.evaluation.accuracy import evaluate_polynomials
+from fheinfer.evaluation.accuracy import evaluate, evaluate_polynomials
 from fheinfer.model.model import MAX_BITS, Model
 from fheinfer.model.ops import Prelu, Relu
 from fheinfer.progress import ProgressCallback, silent
@@ -36,6 +36,7 @@ def with_kept_bits(model: Model, examples: DataSet, progress: ProgressCallback =
         return replace(model, kept_bits={})
     count = min(EXAMPLES, max(2, _VALUES // sum(map(math.prod, graph.shapes.values()))))
     few = examples.spread(count).fitted(graph.input_shape)
+    clear = evaluate(model, None, few, "clear").outputs
     kept: dict[str, float] = {}
     for done, name in enumerate(REFERENCES):
         progress(done, len(REFERENCES))
@@ -43,7 +44,7 @@ def with_kept_bits(model: Model, examples: DataSet, progress: ProgressCallback =
             program = polynomials_of(model, name)
         except PlanError:
             return replace(model, kept_bits={})
-        bits = evaluate_polynomials(model, program, few).pytorch_bits
+        bits = evaluate_polynomials(model, program, few, clear=clear).pytorch_bits
         worst = min((bits[output].median for output in graph.outputs if output in bits), default=0.0)
         kept[name] = min(max(worst, 0.0), MAX_BITS) if math.isfinite(worst) else 0.0
     progress(len(REFERENCES), len(REFERENCES))
