@@ -268,5 +268,5 @@ def test_memory_is_asked_for_before_a_real_set_is_loaded(
     with pytest.raises(NotEnoughMemoryError, match=r"set 1 needs about .* GiB of memory and 1\.0 GiB are free"):
         fheinfer.Server().session(plan, parties.server)
     monkeypatch.setattr(machine, "tightest_limit", lambda *proc: None)  # a system that does not say
-    with pytest.raises(MismatchError):
+    with pytest.raises((KeyStoreError, MismatchError)):  # whichever of the claimed files is read first
         fheinfer.Server().session(plan, parties.server)
