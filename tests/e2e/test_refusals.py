@@ -21,6 +21,7 @@ from fheinfer.errors import (
     BackendError,
     CorruptArtifactError,
     InputError,
+    KeyStoreError,
     MismatchError,
     NotEnoughMemoryError,
     RangeError,
