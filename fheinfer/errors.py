@@ -19,7 +19,15 @@ FheinferError                     exit code 1
 │   ├── GraphError                    a graph that breaks a rule of `model.verify`
 │   └── ParametersError               a set that has no primes, or less than 128 bits
 ├── RangeError                    8   an activation left the range its polynomial is valid on
-└── BackendError                  9   the evaluator or OpenFHE refused an operation
+├── BackendError                  9   the evaluator or OpenFHE refused an operation
+│   └── WorkerLostError               an evaluating process that died, or hung and was ended
+└── ServiceError                 10   a service, or the way to it
+    ├── TokenError                    no token, or one that is not valid (any more)
+    ├── LimitError                    more requests, jobs or bytes than this client may have
+    ├── NotFoundError                 no such model, keys or job, or not this client's
+    ├── JobError                      a job that is not done, failed or was cancelled
+    ├── UnreachableError              no answer, or a connection that broke too often
+    └── UntrustedServerError          a plan, signing key or receipt other than the one that was pinned
 
 Each message is one line that says what to do. The command line prints it without a traceback
 and exits with the code above.
@@ -108,3 +116,35 @@ class RangeError(FheinferError):
 
 class BackendError(FheinferError):
     exit_code = 9
+
+
+class WorkerLostError(BackendError):
+    pass
+
+
+class ServiceError(FheinferError):
+    exit_code = 10
+
+
+class TokenError(ServiceError):
+    pass
+
+
+class LimitError(ServiceError):
+    pass
+
+
+class NotFoundError(ServiceError):
+    pass
+
+
+class JobError(ServiceError):
+    pass
+
+
+class UnreachableError(ServiceError):
+    pass
+
+
+class UntrustedServerError(ServiceError):
+    pass

@@ -43,13 +43,27 @@ LAYERS = (
     "server worker",
     "evaluating runs",
     "local",
+    "service.protocol",
+    "service",
     "data",
     "evaluation",
     "train",
     "cli",
     "__main__",
 )
-PACKAGES = ("approx", "cli", "compiler", "crypto", "data", "evaluation", "frontends", "model", "runtime", "train")
+PACKAGES = (
+    "approx",
+    "cli",
+    "compiler",
+    "crypto",
+    "data",
+    "evaluation",
+    "frontends",
+    "model",
+    "runtime",
+    "service",
+    "train",
+)
 LATE = "fheinfer.optional"
 """The helper that imports what may be missing or is slow to load, by name."""
 
