@@ -2,6 +2,7 @@
 # make test    every test of the Python side but the slow ones, and a part of them without asserts
 # make slow    the slow tests, up to minutes each; those that want public data skip without it
 # make lint    style, formatting, types, and the stubs of the core against the core
+# make docs    the documentation as a site, in build/site; a broken link fails
 # make sanitize  C++ tests under the address and undefined behaviour sanitizers, warnings as errors
 # make wheel   dist/fheinfer-*.whl
 # make clean   everything made here, except keys
@@ -25,7 +26,7 @@ CTEST  ?= ctest
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
 
-.PHONY: demo test slow lint sanitize wheel clean
+.PHONY: demo test slow lint docs sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,6 +44,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fheinfer._core --allowlist tests/stubtest.txt
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m mkdocs build --strict
 
 sanitize:
 	$(CMAKE) -S . -B build/sanitize -DFHEINFER_TESTS=ON -DFHEINFER_WERROR=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \

@@ -1,4 +1,5 @@
-"""Networks of users measured encrypted, beside what was predicted: docs/performance.md, "Networks of users".
+"""Networks of users measured encrypted, beside what was predicted: docs/explanation/performance.md, "Networks of
+users".
 
     python -m benchmarks.networks                  # from the checkout: lists the names
     python -m benchmarks.networks lola heir-lenet --inputs 20

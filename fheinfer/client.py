@@ -32,7 +32,7 @@ class Client:
     """Keys of one client, and the plan that it encrypts for.
 
     With the secret key an input is half as large as under the public key, and more precise, which counts where scales
-    are short (docs/precision.md); `decrypt` needs the secret.
+    are short (docs/explanation/precision.md); `decrypt` needs the secret.
 
     Args:
         keys: folder with `server/` (of which only the manifest and the public key are read) and, for decryption,

@@ -64,7 +64,8 @@ def infer(
         plan: a plan, or the folder that it was saved in.
         x: one input, or several along a first axis.
         keys: folder of keys, made there where there are none yet; without one, keys are made for this call only.
-        threads, memory: what the evaluating process may use; by default all that there is.
+        threads: that the evaluating process may use; by default all that there are.
+        memory: bytes that it may use; by default all that there are.
         on_event: told of every event of that process (`fheinfer.worker`).
 
     Returns:

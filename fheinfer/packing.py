@@ -3,7 +3,8 @@
 Multiplexed packing (Lee et al., ePrint 2021/1688), over any number of ciphertexts: neighbouring pixels of a channel
 stand `gap` slots apart, and the gap x gap cells between them hold other channels, so that a strided convolution
 multiplies the gap and keeps the grid. A channel that is larger than the slots is cut into bands of rows. Views
-(reshape, slice, transpose, concatenation) are other numbers for the same slots, and cost nothing (docs/packing.md).
+(reshape, slice, transpose, concatenation) are other numbers for the same slots, and cost nothing
+(docs/explanation/packing.md).
 """
 
 from __future__ import annotations

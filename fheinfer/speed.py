@@ -42,8 +42,8 @@ class Speed(BaseModel):
 
 
 REFERENCE = Speed(threads=2, ntt_ms=0.094, read_gb_s=12.0, compute_gain=2.2 / 1.2, read_gain=2.2 / 1.2)
-"""Two cores of an Intel Sapphire Rapids VM (docs/performance.md): the NTT, what a core reads while it multiplies keys,
-and a bootstrap that takes 2.2 s on one core and 1.2 s on two."""
+"""Two cores of an Intel Sapphire Rapids VM (docs/explanation/performance.md): the NTT, what a core reads while it
+multiplies keys, and a bootstrap that takes 2.2 s on one core and 1.2 s on two."""
 MEMORY_PART = 0.4
 """Of a bootstrap's time on the reference machine: products with keys 25 %, additions, copies, permutations 18 %."""
 

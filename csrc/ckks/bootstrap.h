@@ -21,7 +21,7 @@ struct BootstrapParameters {
 inline constexpr int kEvalModSeriesDegree = 30;
 inline constexpr int kDoubleAngles        = 3;
 inline constexpr int kEvalModDepth        = 5 + kDoubleAngles;
-// What ModRaise adds is at most this many times q_0, but for a probability that docs/precision.md states.
+// What ModRaise adds is at most this many times q_0, but for a probability that docs/explanation/precision.md states.
 inline constexpr int kRange = 12;
 // log2(q_0 / scale) at the bottom: the message's share of a period of the sine. More costs noise, less linearity.
 inline constexpr int kRatioBits = 10;

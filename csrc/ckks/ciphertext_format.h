@@ -1,4 +1,4 @@
-// Ciphertexts as bytes; docs/formats.md.
+// Ciphertexts as bytes; docs/reference/formats.md.
 #pragma once
 
 #include <optional>

@@ -14,7 +14,7 @@ using namespace ring;
 
 namespace {
 
-// Measured in docs/performance.md.
+// Measured in docs/explanation/performance.md.
 constexpr std::size_t kSmallRing = std::size_t{1} << 14, kFewThreads = 4;
 
 std::vector<const uint64_t*> rows(const Poly& x, std::size_t first, std::size_t count) {

@@ -7,7 +7,7 @@ namespace fheinfer::ckks {
 
 namespace {
 
-// With fewer keys: measured in docs/performance.md.
+// With fewer keys: measured in docs/explanation/performance.md.
 constexpr int kMinimalHoisted = 2;
 
 }  // namespace

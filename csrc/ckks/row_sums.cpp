@@ -10,7 +10,7 @@ using namespace ring;
 
 namespace {
 
-// Measured in docs/performance.md.
+// Measured in docs/explanation/performance.md.
 constexpr std::size_t kTileBytes = std::size_t{1} << 20;  // of diagonals in evaluation form
 constexpr std::size_t kPart      = 2048;                  // residues that are summed at once
 

@@ -10,7 +10,7 @@ namespace fheinfer::ckks {
 
 using ring::Poly;
 
-// Sums that share the baby steps while these are in the cache; measured in docs/performance.md.
+// Sums that share the baby steps while these are in the cache; measured in docs/explanation/performance.md.
 inline constexpr std::size_t kGiants = 4;
 
 // One row of a baby step.

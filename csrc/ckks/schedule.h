@@ -7,7 +7,7 @@
 
 namespace fheinfer::ckks {
 
-// Giant steps whose sums are formed at once; measured in docs/performance.md.
+// Giant steps whose sums are formed at once; measured in docs/explanation/performance.md.
 inline constexpr std::size_t kChunk = 8;
 
 // What a map meets: the ring, the limbs of its inputs, special primes and digits of their key switching.

@@ -51,8 +51,8 @@ uint64_t prime_near(double wanted, uint64_t order, const std::vector<NativeInteg
 // EvalBootstrap takes a raised coefficient m + q_0 I for (m + q_0 I) * q_0 / (2^(first + first - scale bits) q_top): its
 // CoeffToSlot matrices hold q_0 / 2^round(log2 q_0), and its scale at the top is q_top. Only where q_0^2 is
 // 2^(first + first - scale bits) * q_top does I stay an integer; what is left of it comes back as noise. With the primes
-// of OpenFHE's choice a bootstrap at scale 2^43 and N = 2^16 kept 6 bits (docs/precision.md). So q_0 becomes the prime
-// nearest to where it fits.
+// of OpenFHE's choice a bootstrap at scale 2^43 and N = 2^16 kept 6 bits (docs/explanation/precision.md). So q_0
+// becomes the prime nearest to where it fits.
 void fit_first_prime(CryptoParametersCKKSRNS& cp, int first_bits, int scale_bits) {
     std::vector<NativeInteger> primes, roots;
     for (const auto& limb : cp.GetElementParams()->GetParams()) {

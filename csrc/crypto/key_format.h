@@ -1,4 +1,4 @@
-// Evaluation keys of the native backend as bytes (docs/formats.md).
+// Evaluation keys of the native backend as bytes (docs/reference/formats.md).
 //
 // [digits u32][limbs u32][special primes u32][seed, 32 bytes][zeros to 64 bytes] then per digit the b half,
 // (limbs + special primes) x N residues. The uniform half is the keystream of the seed (ckks/random.h).

@@ -1,5 +1,5 @@
 // Bodies: residues as little-endian 64-bit words behind a few counts, checked on the way in. The files around them
-// (magic, identity, checksum) are written by fheinfer/artifact.py; docs/formats.md describes both.
+// (magic, identity, checksum) are written by fheinfer/artifact.py; docs/reference/formats.md describes both.
 #pragma once
 
 #include <span>

@@ -20,7 +20,7 @@ def relu(degree: int) -> NDArray[np.float64]:
 
     A layer's range is its largest input over many images; most of its inputs are a tenth of that. The weight
     exp(-x^2 / 2 s^2) + e with s = 0.15, e = 1e-4 follows them, and still keeps the ends accurate. ResNet20 keeps two
-    bits more of its logits than with interpolation, which spends its accuracy evenly (docs/precision.md).
+    bits more of its logits than with interpolation, which spends its accuracy evenly (docs/explanation/precision.md).
 
     ReLU is x / 2 plus an even function, so only even coefficients are fitted.
     """

@@ -1,10 +1,10 @@
 """From the bits that the outputs of a network are to keep to the polynomials that keep them.
 
-Bits are those of docs/precision.md: -log2 of the error of an input's worst output, relative to its largest one, in the
-median over inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5, MLPerf Tiny's ResNet8 and a checkerboard with every
-ReLU replaced (docs/activations.md): what a typical error in each of up to `SHORT` activations in a row leaves, or more,
-is `LEFT`; errors add up in deeper networks. Networks differ by two bits and more: what calibration measured of one
-(`Model.kept_bits`) goes before the rule.
+Bits are those of docs/explanation/precision.md: -log2 of the error of an input's worst output, relative to its largest
+one, in the median over inputs. Measured on ResNet20, 32 and 44, HEIR's LeNet-5, MLPerf Tiny's ResNet8 and a
+checkerboard with every ReLU replaced (docs/explanation/activations.md): what a typical error in each of up to `SHORT`
+activations in a row leaves, or more, is `LEFT`; errors add up in deeper networks. Networks differ by two bits and more:
+what calibration measured of one (`Model.kept_bits`) goes before the rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fheinfer.approx.piecewise import Approximation
 from fheinfer.errors import PlanError, UsageError
 
 OFFERED = (5, 8, 11)
-"""Bits that docs/activations.md has prices for; any other number between `LEAST` and `MOST` may be asked for, too."""
+"""Bits that docs/explanation/activations.md has prices for; any other number between `LEAST` and `MOST` may be asked
+for, too."""
 LEAST, MOST = 1.0, 12.0
 SHORT = 20
 """Activations in a row up to which their number does not show."""

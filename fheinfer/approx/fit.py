@@ -18,7 +18,7 @@ _GRID = 8192
 
 
 def weight(x: F64) -> F64:
-    """Returns how much an error at x, in ranges, counts (docs/precision.md)."""
+    """Returns how much an error at x, in ranges, counts (docs/explanation/precision.md)."""
     return np.exp(-(x**2) / (2 * SPREAD**2)) + EVENLY
 
 

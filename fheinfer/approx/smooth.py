@@ -54,7 +54,8 @@ def chebyshev_relu(degree: int) -> Polynomial:
         polynomials=_series(relu_coefficients(degree)),
         function="ReLU",
         target=_relu,
-        source="Chebyshev series by weighted least squares, docs/precision.md; degrees: Rovida and Leporati, 2024/460",
+        source="Chebyshev series by weighted least squares, docs/explanation/precision.md; degrees: Rovida and "
+        "Leporati, 2024/460",
     )
 
 

@@ -54,7 +54,8 @@ at 2^15, what the HomomorphicEncryption.org tables (as in OpenFHE's HEStd_128_cl
 main secret is dense ternary. "bits" is what the lattice estimator gives for the primal attack (uSVP, cost model
 MATZOV). Bootstrapping switches to an ephemeral secret of weight 32, only modulo q_0 and one special prime (ePrint
 2022/024): about 170 bits by a closed form. No set gives less; a chain that would is refused.
-quad and turbo have a prime for every two levels, and one of half the size for the odd ones (docs/native.md)."""
+quad and turbo have a prime for every two levels, and one of half the size for the odd ones
+(docs/explanation/native.md)."""
 
 
 def sets(as_json: JsonOption = False) -> None:

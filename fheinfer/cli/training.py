@@ -21,7 +21,7 @@ EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", help=
 RateOption = Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is random.")]
 RecipeOption = Annotated[
-    list[str] | None, typer.Option("--recipe", metavar="NAME=VALUE", help="Setting of docs/training.md; repeat.")
+    list[str] | None, typer.Option("--recipe", metavar="NAME=VALUE", help="Setting of docs/how-to/training.md; repeat.")
 ]
 FusedOption = Annotated[bool, typer.Option("--fused", help="Compile the network first: faster, needs g++.")]
 ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]

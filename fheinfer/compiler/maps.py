@@ -208,7 +208,7 @@ def distances(op: ops.Conv2d, source: Packing, target: Packing) -> NDArray[np.in
     """(out, in, kernel, kernel): the generalised diagonal that each weight of a convolution is on, from 0.
 
     A weight joins the slot it is read from to the slot it counts in, and all of one distance share a plaintext
-    (docs/packing.md). Distances are alike in every copy of the smaller period, and of rotated replicas.
+    (docs/explanation/packing.md). Distances are alike in every copy of the smaller period, and of rotated replicas.
     """
     same = min(p.rotation or p.period for p in (source, target))
     first_in, first_out = source.start[:, 0], target.start[:, 0]

@@ -69,8 +69,8 @@ def compile(
         set: a parameter set or its name; "auto" takes the one that is predicted to be the fastest (`plan.why`).
         activation: what approximates a ReLU: a name (`fheinfer approx list`), the file of a composite of one's own, or
             the activation itself; that of the set's preset by default, or what `bits` ask for.
-        bits: that outputs keep against PyTorch, the worst of an input's, in the median (docs/activations.md): every
-            activation is as exact as that takes. Instead of `activation`.
+        bits: that outputs keep against PyTorch, the worst of an input's, in the median
+            (docs/explanation/activations.md): every activation is as exact as that takes. Instead of `activation`.
         backend: who evaluates; that of the set's preset by default.
         margin: factor on the ranges.
         client_until: a node, or the path of a module: the layers up to it are the client's, who computes them in clear

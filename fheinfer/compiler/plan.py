@@ -1,8 +1,8 @@
 """The result of compiling: steps with their constants, the keys they need, and what a run is predicted to take.
 
 A plan is data, in one file: a safetensors file whose tensors are the constants and whose metadata has the rest as JSON
-(docs/formats.md). Its identity is the SHA-256 of those bytes, made once by whoever compiles: nothing that two machines
-have to agree on is computed twice.
+(docs/reference/formats.md). Its identity is the SHA-256 of those bytes, made once by whoever compiles: nothing that two
+machines have to agree on is computed twice.
 """
 
 from __future__ import annotations

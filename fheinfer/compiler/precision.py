@@ -21,7 +21,8 @@ from fheinfer.model import ops
 from fheinfer.model.graph import Node
 
 EVAL_MOD_NOISE = 2**16.4
-"""Noise of a bootstrap, in units: fitted to bootstraps of sets 1 to 4 at N = 2^11 to 2^14 (docs/precision.md)."""
+"""Noise of a bootstrap, in units: fitted to bootstraps of sets 1 to 4 at N = 2^11 to 2^14
+(docs/explanation/precision.md)."""
 SINE_ERROR = 2**-17.3
 """Of a value of 1 in a bootstrap: what the sine of EvalMod bends."""
 WORST = 4.5

@@ -1,4 +1,4 @@
-"""The container of every key and ciphertext that crosses a boundary (docs/formats.md has it in prose).
+"""The container of every key and ciphertext that crosses a boundary (docs/reference/formats.md has it in prose).
 
     offset  size  field, little-endian
          0     8  magic "FHEINFER"
@@ -74,7 +74,7 @@ class Artifact:
     kind      what it is
     identity  of parameter set and backend, 32 bytes (`params.key_identity`)
     key_id    of the keys it belongs to, 32 hexadecimal digits
-    metadata  a JSON object; docs/formats.md says what is in it
+    metadata  a JSON object; docs/reference/formats.md says what is in it
     body      its bytes
     checksum  as read; empty on an artifact that was not read
     """

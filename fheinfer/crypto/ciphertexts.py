@@ -1,4 +1,4 @@
-"""One container of several ciphertexts: an input, a result or a checkpoint (docs/formats.md has it in prose).
+"""One container of several ciphertexts: an input, a result or a checkpoint (docs/reference/formats.md has it in prose).
 
     offset  size  field of the body, little-endian
          0     4  n, the number of ciphertexts, 1 to `MAX_CIPHERTEXTS`
@@ -33,7 +33,7 @@ _LENGTH = struct.Struct("<Q")
 class Ciphertexts:
     """What a container of ciphertexts holds.
 
-    metadata  a JSON object; docs/formats.md says what is in it
+    metadata  a JSON object; docs/reference/formats.md says what is in it
     bodies    views of the container, one per ciphertext; the core reads and checks each
     """
 

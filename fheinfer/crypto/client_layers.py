@@ -1,8 +1,9 @@
 """The first layers of a network in clear, where a client computes them before it encrypts (a split model).
 
 They are in `client.safetensors`, a model file beside `client.json`, which names it by its hash. A client reads it
-without the model's code: numpy, float64, and the operations of `client_operations.LAYERS`; docs/formats.md has the
-file in prose. It comes from outside, so the memory and the work that layers take are bounded before they are taken.
+without the model's code: numpy, float64, and the operations of `client_operations.LAYERS`; docs/reference/formats.md
+has the file in prose. It comes from outside, so the memory and the work that layers take are bounded before they are
+taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`client.json`: all that a client needs of a plan. Public, without weights; docs/formats.md has it in prose.
+"""`client.json`: all that a client needs of a plan. Public, without weights; docs/reference/formats.md has it in prose.
 
 A client makes keys, encrypts and decrypts by this file alone. It believes this file, and not what a server returns:
 scale and number of outputs, and how large they can get, are taken from here.
@@ -83,7 +83,7 @@ class KeyNeeds(Frozen):
     rotations    (rotation, limbs of its key), those of bootstrapping included; a rotation may need several heights
     key_bytes    of all keys in the server's folder, the public key among them
     peak_memory  bytes of a server that holds them and the plan
-    seconds      of an evaluation with two threads of the reference machine (docs/performance.md)
+    seconds      of an evaluation with two threads of the reference machine (docs/explanation/performance.md)
     """
 
     rotations: Rotations

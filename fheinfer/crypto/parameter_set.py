@@ -32,7 +32,7 @@ class ParameterSet:
     levels        level of what a bootstrap returns, or of the whole chain where there is no bootstrapping
     bootstrap_levels  levels of the chain above `levels`, which a bootstrap consumes
     chain         "plain": a prime of scale_bits per level; "composite": a prime of twice scale_bits per two levels and
-                  a sprout prime for odd levels (docs/native.md), half the limbs
+                  a sprout prime for odd levels (docs/explanation/native.md), half the limbs
     insecure      below 128 bits, for tests; marked so wherever it appears
     """
 

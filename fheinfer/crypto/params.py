@@ -80,7 +80,8 @@ _SETS = {
         _native("relu", 50, 2, (3, 3), 10),
         # A level more: both PAFs of a residual block, of three levels each, in one bootstrap; or one of seven.
         _native("paf", 50, 2, (3, 3), 11),
-        # Quadratics, all levels at once: short scales, two levels per prime. docs/performance.md has what was weighed.
+        # Quadratics, all levels at once: short scales, two levels per prime. docs/explanation/performance.md has what
+        # was weighed.
         ParameterSet("quad", 16, 16384, 35, 25, 48, 2, 0, 0, levels=40, chain="composite"),
         ParameterSet("turbo", 15, 16384, 35, 25, 45, 3, 0, 0, levels=22, chain="composite"),
         _tiny("insecure-tiny", 49, 47, 50, 2, (2, 2), 9, above=2 + NATIVE_EVAL_MOD_LEVELS),

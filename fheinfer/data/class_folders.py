@@ -88,7 +88,9 @@ def _files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
         if not inside:
             files = [(path, UNKNOWN) for path in images_in(folder)]
             if not files:
-                raise DatasetError(f"{printable(folder)}: no images and no folders of images; see docs/formats.md")
+                raise DatasetError(
+                    f"{printable(folder)}: no images and no folders of images; see docs/reference/formats.md"
+                )
             return files, ()
         by_class = [[(path, label) for path in images_in(p)] for label, p in enumerate(inside)]
     except OSError as error:

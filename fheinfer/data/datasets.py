@@ -1,4 +1,5 @@
-"""Data sets by what they are, one way in: files and folders are told apart by what is in them (docs/formats.md)."""
+"""Data sets by what they are, one way in: files and folders are told apart by what is in them
+(docs/reference/formats.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def source(given: Path | None = None) -> Path:
     """
     path = given or (Path(env) if (env := os.environ.get("FHEINFER_DATA")) else None)
     if path is None:
-        raise DatasetError("no data: give --data PATH or set FHEINFER_DATA (docs/formats.md)")
+        raise DatasetError("no data: give --data PATH or set FHEINFER_DATA (docs/reference/formats.md)")
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -63,7 +64,7 @@ def load(path: Path, part: str, shape: Shape | None = None, limit: int | None = 
         limit: of a folder of class folders read at most so many images, of all classes in turn; others are read whole.
 
     Raises:
-        DatasetError: nothing there that is known, or a file that is missing or not as docs/formats.md says.
+        DatasetError: nothing there that is known, or a file that is missing or not as docs/reference/formats.md says.
     """
     if part not in PARTS:
         raise DatasetError(f"no part {part!r} of the data; there are {', '.join(PARTS)}")
@@ -78,7 +79,8 @@ def _load(path: Path, part: str, shape: Shape | None, limit: int | None) -> Data
     if not path.is_dir():
         if not arrays.is_here(path):
             raise DatasetError(
-                f"{printable(path)}: no data set that is known; give a folder, or a .npz file (docs/formats.md)"
+                f"{printable(path)}: no data set that is known; give a folder, or a .npz file "
+                "(docs/reference/formats.md)"
             )
         return arrays.load(path, part)
     place = _inside(path)
@@ -88,7 +90,7 @@ def _load(path: Path, part: str, shape: Shape | None, limit: int | None) -> Data
         return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
     if shape is None or len(shape) != 3:
         raise DatasetError(
-            f"{printable(path)}: neither CIFAR nor MNIST's files nor mosaics (docs/formats.md), and "
+            f"{printable(path)}: neither CIFAR nor MNIST's files nor mosaics (docs/reference/formats.md), and "
             f"{'without a network' if shape is None else 'for a network of vectors'} images have no size"
         )
     return class_folders.load(place, part, shape, limit)

@@ -43,7 +43,7 @@ def load(folder: Path, part: str) -> DataSet:
     files = [find(folder, part, what, dimensions) for what, dimensions in (("images", 3), ("labels", 1))]
     for file, what in zip(files, ("images", "labels"), strict=True):
         if file is None:
-            raise DatasetError(f"{printable(folder)}: no idx file of the {part} {what}; see docs/formats.md")
+            raise DatasetError(f"{printable(folder)}: no idx file of the {part} {what}; see docs/reference/formats.md")
     images, labels = (read(file, n) for file, n in zip(files, (3, 1), strict=True) if file is not None)
     if len(images) != len(labels):
         raise DatasetError(f"{printable(folder)}: {len(images)} {part} images and {len(labels)} labels")

@@ -8,7 +8,8 @@ of which a real value sees half. That is `unit`, and all but bootstraps add a fe
 A bootstrap computes sin(2 pi x / r) r / (2 pi) for a message ratio r: less than x by (2 pi / r)^2 x^3 / 6, and with the
 noise of EvalMod. The double angles amplify that by 8 / |sin theta| at theta = 2 pi (I - 1/4) / 8, where I, the multiple
 of q_0 they remove, is nearly normal with variance h' / 12 for an ephemeral secret of weight h'. So some slots are far
-noisier than others. Its size is fitted to bootstraps of sets 1 to 4 at N = 2^11 to 2^14 (docs/precision.md).
+noisier than others. Its size is fitted to bootstraps of sets 1 to 4 at N = 2^11 to 2^14
+(docs/explanation/precision.md).
 
 Decryption adds noise of its own: OpenFHE's decoder estimates the error in a ciphertext by the imaginary parts, and adds
 as much again, so that a decrypted value says less about the key (Li and Micciancio, ePrint 2020/1533).

@@ -2,7 +2,7 @@
 
 A model file is a safetensors file. Its tensors are float32 under the names that the graph uses; its metadata is a JSON
 object of `format`, `graph`, `mean`, `std`, `classes`, `ranges`, `provenance`, where there are any `final` and
-`kept_bits`, and `checksum`, a hash over all of it (docs/formats.md).
+`kept_bits`, and `checksum`, a hash over all of it (docs/reference/formats.md).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 An evaluation needs every diagonal of every linear map as a plaintext polynomial. They depend on the plan alone, so all
 sessions of a plan share them, whoever's keys they use. Kept are encoded residues, or else integer coefficients, or else
 nothing: of set turbo 4 GB, 0.4 GB and nothing, with which an evaluation takes 5.6, 7.4 and 8.5 seconds of processor
-time (docs/performance.md). Before they are there, twice and four times as much is set aside for them: how many
-diagonals can be kept by half is known once they are encoded.
+time (docs/explanation/performance.md). Before they are there, twice and four times as much is set aside for them: how
+many diagonals can be kept by half is known once they are encoded.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class ModelInfo(Message):
     set         name of the parameter set
     input_shape of what a client encrypts
     input_bytes of an encrypted input under the secret key
-    seconds, key_bytes, memory    of an evaluation, by key policy, on the reference machine (docs/performance.md)
+    seconds, key_bytes, memory    of an evaluation, by key policy, on the reference machine (docs/benchmarks)
     accuracy    a fraction, where the service's owner states one
     split       whether the first layers are computed by the client
     """

@@ -1,8 +1,9 @@
 """Magnitude pruning of whole generalised diagonals: each is one plaintext and one product less when encrypted.
 
-Which numbers of a weight share a diagonal follows from where the plan puts channels and pixels (docs/packing.md). Of a
-convolution that the compiler merges with its shortcut, both have to be zero there. In a network without convolutions it
-is the diagonals of its linear layers: of input i and output o those of one (i - o) modulo a power of two.
+Which numbers of a weight share a diagonal follows from where the plan puts channels and pixels
+(docs/explanation/packing.md). Of a convolution that the compiler merges with its shortcut, both have to be zero there.
+In a network without convolutions it is the diagonals of its linear layers: of input i and output o those of one (i - o)
+modulo a power of two.
 """
 
 from __future__ import annotations

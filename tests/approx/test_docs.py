@@ -1,4 +1,4 @@
-"""The table of docs/activations.md is what the code measures."""
+"""The table of docs/explanation/activations.md is what the code measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fheinfer.approx import activation, fidelity, measure, names, registry, sign
 from fheinfer.approx.functions import function_of
 from fheinfer.model import ops
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "activations.md"
 COSTS = "Costs and errors"
 
 

@@ -200,7 +200,7 @@ COUNTS = {
     ((64, 8, 2048), (64, 8, 0), 3): (450, 14, 31, 18),
     ((64, 8, 1024), (64, 8, 0), 3): (225, 15, 17, 10),
 }
-"""The tables of docs/packing.md."""
+"""The tables of docs/explanation/packing.md."""
 
 
 @pytest.mark.parametrize("case", COUNTS, ids=str)

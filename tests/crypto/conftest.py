@@ -1,4 +1,4 @@
-"""Ciphertext bodies (docs/formats.md) read and written in Python."""
+"""Ciphertext bodies (docs/reference/formats.md) read and written in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The primes of the chains that OpenFHE bootstraps on. See docs/precision.md, the fit of q_0."""
+"""The primes of the chains that OpenFHE bootstraps on. See docs/explanation/precision.md, the fit of q_0."""
 
 from __future__ import annotations
 

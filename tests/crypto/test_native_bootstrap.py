@@ -331,8 +331,8 @@ def test_the_tail_is_the_tail() -> None:
 
 
 def test_a_coefficient_leaves_the_range_of_the_sine_with_negligible_probability() -> None:
-    """docs/precision.md. ModRaise adds q_0 I with I = round(sum over the 32 places of the sparse secret of c_1 / q_0),
-    each term uniform on [-1/2, 1/2]; one uniform more only widens the tail."""
+    """docs/explanation/precision.md. ModRaise adds q_0 I with I = round(sum over the 32 places of the sparse secret of
+    c_1 / q_0), each term uniform on [-1/2, 1/2]; one uniform more only widens the tail."""
     assert (ckks.eval_mod_range, ckks.sparse_weight) == (12, 32)
     leaves = Fraction(2 * ckks.eval_mod_range + 1, 2)  # |I| > 12 is |sum| > 12.5
     bound, exact = tail(ckks.sparse_weight + 1, leaves), tail(ckks.sparse_weight, leaves)

@@ -156,7 +156,8 @@ def test_every_series_equals_slots(native_rig: Rigs, name: str, degree: int, see
 
 @pytest.mark.parametrize("name", ["relu:27", "relu:59", "relu:119", "f1g2", "a7", "minimax:5", "minimax:7"])
 def test_an_encrypted_relu_errs_as_the_table_says(native_rig: Rigs, name: str) -> None:
-    """docs/activations.md: largest and mean error against ReLU itself; noise of this ring is far below both."""
+    """docs/explanation/activations.md: largest and mean error against ReLU itself; noise of this ring is far below
+    both."""
     r, act = native_rig("1"), activation(name)
     x = np.linspace(-1, 1, SLOTS)
     x0 = y = r.encrypt(x, r.params.top_level)

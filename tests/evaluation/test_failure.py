@@ -1,4 +1,4 @@
-"""Chains without bootstraps: how much room the last modulus leaves (docs/precision.md)."""
+"""Chains without bootstraps: how much room the last modulus leaves (docs/explanation/precision.md)."""
 
 from __future__ import annotations
 

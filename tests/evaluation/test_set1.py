@@ -40,7 +40,7 @@ def keys_of(name: str) -> Path:
 def test_set_1_sees_the_dog_within_its_limits(
     process: Callable[..., Any], name: str, seconds: float, memory: int, most: int
 ) -> None:
-    """What docs/performance.md promises on two cores: seconds, memory, keys, bytes sent and bits kept."""
+    """What docs/explanation/performance.md promises on two cores: seconds, memory, keys, bytes sent and bits kept."""
     keys = keys_of(name)
     arguments: list[object] = ["infer", "--set", name, "--image", "vale.jpg", "--json"]
     if model := os.environ.get("FHEINFER_MODEL"):

@@ -1,4 +1,5 @@
-"""The table of docs/operations.md on ONNX's own tests. `python -m tests.frontends.onnx_table` writes it anew."""
+"""The table of docs/reference/operations.md on ONNX's own tests. `python -m tests.frontends.onnx_table` writes it
+anew."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from fheinfer.frontends.onnx.importer import OPERATIONS
 from fheinfer.frontends.onnx.outputs import FINALS
 from tests.frontends.onnx_cases import KINDS, Case, Outcome, cases, try_case
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "operations.md"
 BEGIN, END = "<!-- ONNX's tests: begin -->\n", "<!-- ONNX's tests: end -->\n"
 WRITTEN_OUT, UNSUPPORTED = "functions written out", "all other operations"
 

@@ -1,4 +1,5 @@
-"""The table of docs/operations.md on modules of PyTorch. `python -m tests.frontends.torch_table` writes it anew.
+"""The table of docs/reference/operations.md on modules of PyTorch. `python -m tests.frontends.torch_table` writes it
+anew.
 
 What it says of each operation is what `test_torch_operations` checks.
 """
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tests.frontends.torch_cases import CASES, Case
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "operations.md"
 BEGIN, END = "<!-- PyTorch's operations: begin -->", "<!-- PyTorch's operations: end -->"
 
 _LAYERS = "linear conv1d conv2d conv3d batchnorm1d batchnorm2d batchnorm3d"

@@ -2,7 +2,8 @@
 
 The constants are processor time of one thread for each kind of inner loop at N = 2^16, fitted by least squares to 350
 measurements: rotations, hoisted rotations, products, linear maps and series on twelve chains, plain and composite, at
-N = 2^12 to 2^16 and two to 22 limbs (docs/parameters.md). `THREADS` takes that to the wall-clock time of two threads.
+N = 2^12 to 2^16 and two to 22 limbs (docs/explanation/parameters.md). `THREADS` takes that to the wall-clock time of
+two threads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ CALL_SECONDS = 0.028e-3
 THREADS = 0.55
 """Wall-clock time of two threads, of the processor time of one."""
 SHORT_SCALE = 26
-"""Bits of a scale up to which half of a real diagonal's transform is enough (docs/native.md, "Linear maps")."""
+"""Bits of a scale up to which half of a real diagonal's transform is enough (docs/explanation/native.md)."""
 SERIES_SWITCHES = 1.9
 """Key switches of a series of degree d, by the root of d, with what is computed between them."""
 SERIES_PRODUCTS = 11

@@ -1,8 +1,8 @@
 """Predicts time, memory and key sizes of a plan on OpenFHE's evaluation, from what the trace evaluator counted.
 
 Work is counted in limb-NTTs, the unit hybrid key switching is made of, and in encoded plaintexts. The two speeds
-were fitted to runs of set 1 on the reference machine (docs/performance.md); `fheinfer infer -v` prints predicted and
-measured side by side.
+were fitted to runs of set 1 on the reference machine (docs/explanation/performance.md); `fheinfer infer -v` prints
+predicted and measured side by side.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A tensor of B blocks that a ciphertext holds K times may have each replica rotated by B / K blocks against the one
 before. A convolution from rotated replicas to equal ones takes a K-th of the diagonals, one from equal replicas to
-rotated ones as many as before, so in a chain every second convolution is K times smaller (docs/packing.md):
+rotated ones as many as before, so in a chain every second convolution is K times smaller (docs/explanation/packing.md):
 
     conv -> relu -> conv   =>   conv (to rotated replicas) -> relu -> conv (from rotated replicas, to equal ones)
 

@@ -38,8 +38,9 @@ def from_onnx(
 
     Args:
         source: path of the file, its bytes, or a model that the onnx package has read.
-        mean, std: of an image, the input is (pixel / 255 - mean) / std per channel; 0 and 1 where nothing is given, so
+        mean: of an image, the input is (pixel / 255 - mean) / std per channel; 0 and 1 where nothing is given, so
             that arrays reach the network as they are.
+        std: see mean.
         classes: names of the outputs; numbers where none are given.
         name: of the network; that of the file, or of the graph in it, where none is given.
         shape: of one input without the batch, such as (3, 32, 32), where the file leaves sizes open.

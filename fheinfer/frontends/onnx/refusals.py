@@ -7,7 +7,7 @@ _LOOP = "is control flow that depends on the input; unroll it before the export"
 _ROUND = "is not continuous, and no polynomial is close to it; leave it to the client"
 _TOKEN = "looks up entries by encrypted indices; give the network the entries themselves"
 _RECURRENT = "is recurrent; unroll it into MatMul, Add, Sigmoid and Tanh, or use convolutions"
-_FUNCTION = "is no activation that is supported; use one of those in docs/operations.md"
+_FUNCTION = "is no activation that is supported; use one of those in docs/reference/operations.md"
 _LOW = "is quantised arithmetic; import the network in float32, with the numbers that it represents"
 
 ADVICE: dict[str, str] = {
@@ -28,4 +28,4 @@ ADVICE: dict[str, str] = {
 }
 """ONNX operation -> why it is refused, and what to do."""
 
-ANY = "is not supported; docs/operations.md lists what is"
+ANY = "is not supported; docs/reference/operations.md lists what is"

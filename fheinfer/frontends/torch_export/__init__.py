@@ -37,9 +37,10 @@ def from_torch(
     Args:
         net: taken in evaluation mode.
         example: an input as the module takes it, with a batch in front: (1, 3, 32, 32), (1, 30).
-        mean, std: what the inputs of the module were normalised with: (x - mean) / std per channel of an image whose
+        mean: what the inputs of the module were normalised with: (x - mean) / std per channel of an image whose
             pixels are between 0 and 1, or per feature of a vector. Where nothing is given they are 0 and 1: arrays
             reach the network as they are, and pixels of image files divided by 255.
+        std: see mean.
         classes: names of the outputs; numbers where none are given.
         name: of the network; that of the module's class where none is given.
         quiet: whether nothing is printed; otherwise what was recognised or assumed goes to standard error.

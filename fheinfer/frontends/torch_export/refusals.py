@@ -7,7 +7,7 @@ _LOOP = "is control flow; unroll it, or decide outside the network"
 _ROUND = "is not continuous, and no polynomial is close to it; leave it to the client"
 _TOKEN = "looks up entries by numbers of the input; give the network the entries themselves"
 _RECURRENT = "is recurrent; unroll it into linear layers and activations, or use convolutions"
-_FUNCTION = "is no activation that is supported; use one of those in docs/operations.md"
+_FUNCTION = "is no activation that is supported; use one of those in docs/reference/operations.md"
 _ATTENTION = (
     "multiplies two matrices that both depend on the input, as attention does; only products with constant matrices "
     "are supported"
@@ -44,4 +44,4 @@ ADVICE: dict[str, str] = {
 }
 """Operation of PyTorch -> why it is refused, and what to do."""
 
-ANY = "is not supported; docs/operations.md lists what is"
+ANY = "is not supported; docs/reference/operations.md lists what is"

@@ -1,0 +1,89 @@
+"""The site builds without a broken link, needs nothing from elsewhere, and its references are complete."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import typer
+
+import fheinfer
+from fheinfer.cli.main import app
+from fheinfer.model.ops import LOWERED, NETWORK
+
+ROOT = Path(__file__).resolve().parents[2]
+
+for module in ("mkdocs", "material", "mkdocstrings"):
+    pytest.importorskip(module, reason="the site is built by the extra docs: pip install 'fheinfer[docs]'")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. Warnings, which broken links are, fail the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def commands(command: Any, path: str) -> Iterator[str]:
+    """The names of all commands below one, and its own."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{path} {name}")
+
+
+def test_every_page_is_reached_from_the_navigation(site: Path) -> None:
+    navigation = text(site / "index.html").partition('class="md-nav md-nav--primary')[2].partition("md-content")[0]
+    reached = {posixpath.normpath(unquote(link)) for link in re.findall(r'href="([^"#:]+)"', navigation)}
+    pages = {page.relative_to(site).as_posix() for page in site.rglob("*.html")} - {"404.html", "index.html"}
+    assert len(pages) > 20
+    assert pages <= reached
+
+
+def test_nothing_comes_from_elsewhere(site: Path) -> None:
+    outside = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)="?(?:https?:)?//')
+    assert not [page for page in site.rglob("*.html") if outside.search(text(page))]
+    assert not [
+        sheet for sheet in site.rglob("*.css") if re.search(r"(?:url\(|@import)[\"' ]*(?:https?:)?//", text(sheet))
+    ]
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    page = text(site / "reference" / "python.html")
+    assert [name for name in fheinfer.__all__ if f'id="fheinfer.{name}"' not in page] == []
+
+
+def test_every_command_is_in_the_reference(site: Path) -> None:
+    page = text(site / "reference" / "cli.html")
+    headings = set(re.findall(r"<h[123] [^>]*><code>([^<]*)</code>", page))
+    known = set(commands(typer.main.get_command(app), "fheinfer")) - {"fheinfer"}
+    assert {"fheinfer infer", "fheinfer approx list"} <= known
+    assert headings == known
+
+
+def test_every_error_is_in_the_reference(site: Path) -> None:
+    page = text(site / "reference" / "errors.html")
+    for name, kind in vars(fheinfer.errors).items():
+        if isinstance(kind, type) and issubclass(kind, fheinfer.errors.FheinferError):
+            assert re.search(rf"<code>{name}</code></td>\s*<td>{kind.exit_code}</td>", page), name
+
+
+def test_every_operation_is_in_the_reference(site: Path) -> None:
+    page = text(site / "reference" / "graph.html")
+    assert [kind for kind in {**NETWORK, **LOWERED} if f"<td><code>{kind}</code></td>" not in page] == []
