@@ -43,7 +43,7 @@ LAYERS = (
     "server worker",
     "evaluating runs",
     "local",
-    "service.protocol",
+    "service.protocol service.receipts",
     "service",
     "data",
     "evaluation",
