@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fheinfer.model.replacing import replace_max_pools
     from fheinfer.runtime.slots import run_slots
     from fheinfer.server import Server
+    from fheinfer.service.remote import Remote
     from fheinfer.train.calibrate import calibrate
     from fheinfer.train.finetune import finetune
 
@@ -50,6 +51,7 @@ _PLACES = {
     "Model": "model.model",
     "ParameterSet": "crypto.params",
     "Plan": "compiler.plan",
+    "Remote": "service.remote",
     "Server": "server",
     "Wanted": "compiler.wanted",
     "activation": "approx",
@@ -82,6 +84,7 @@ __all__ = [
     "Model",
     "ParameterSet",
     "Plan",
+    "Remote",
     "Server",
     "Wanted",
     "activation",

@@ -90,12 +90,8 @@ def infer(
         with Run(Path(temporary) / "runs", "infer", resume=False) as run:
             done = infer_many(folder, where, client, inputs, run, on_event=on_event, threads=threads, memory=memory)
             run.finish()
-    found = [spec.finish(done.outputs[name]) for name in inputs]
-    if not many:
-        return found[0]
-    if len(spec.outputs) == 1:
-        return np.stack(found)
-    return {output.name: np.stack([one[output.name] for one in found]) for output in spec.outputs}
+    found = [done.outputs[name] for name in inputs]
+    return spec.finish_many(found) if many else spec.finish(found[0])
 
 
 def infer_run(

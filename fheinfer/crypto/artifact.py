@@ -42,6 +42,7 @@ _MAGIC = b"FHEINFER"
 _CHECKSUM = hashlib.sha256().digest_size
 HEADER_BYTES = _HEADER.size
 """Bytes before the metadata."""
+_KEY_ID = slice(56, 72)
 _CHECKED = _HEADER.size - _CHECKSUM  # bytes of the header under the checksum
 
 
@@ -90,6 +91,11 @@ class Artifact:
 def request_id(container: Buffer) -> str:
     """What a result names the encrypted input by that it answers: the SHA-256 (hex) of the input's container."""
     return hashlib.sha256(container).hexdigest()
+
+
+def key_id_of(container: Buffer) -> str:
+    """The key id that the header of a container says, unchecked: for one that this program made."""
+    return bytes(memoryview(container).cast("B")[_KEY_ID]).hex()
 
 
 def to_bytes(artifact: Artifact) -> bytes:

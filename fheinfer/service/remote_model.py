@@ -1,0 +1,350 @@
+"""One model of a service: keys for it, encrypted inputs to it, and results that are believed only with a receipt."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fheinfer.client import Client
+from fheinfer.crypto.artifact import HEADER_BYTES, MAX_METADATA, key_id_of, request_id
+from fheinfer.crypto.client_spec import ClientSpec
+from fheinfer.crypto.key_policy import choose
+from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.crypto.keygen import add_keys, keygen
+from fheinfer.crypto.manifest import Manifest
+from fheinfer.errors import (
+    ArtifactError,
+    BackendError,
+    FheinferError,
+    JobError,
+    KeyStoreError,
+    NotFoundError,
+    RangeError,
+    UntrustedServerError,
+    UsageError,
+)
+from fheinfer.evaluating import Event, ignore
+from fheinfer.service import receipts
+from fheinfer.service.connection import Answer, Connection, TooLongError
+from fheinfer.service.following import follow
+from fheinfer.service.protocol import (
+    FINAL,
+    PREFIX,
+    JobInfo,
+    ModelInfo,
+)
+from fheinfer.service.remembered import ModelFolder
+from fheinfer.service.uploading import upload
+from fheinfer.storage import shown
+
+F64 = NDArray[np.float64]
+AHEAD = 4
+"""Jobs of one client that wait at once, of many inputs: so that a service with several workers has work for them."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What became of one input.
+
+    name     of the input
+    outputs  by name, as the service computed them: without a last softmax
+    job      as it ended
+    sizes    bytes of the encrypted input and of the result
+    """
+
+    name: str
+    outputs: dict[str, F64]
+    job: JobInfo
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Sent:
+    name: str
+    encrypted: bytes
+    job: JobInfo
+
+
+class RemoteModel:
+    """A model of a service, opened by `Remote.open`. Its methods tell `on_event` of what is done:
+
+        {"event": "keygen", "fraction": 0.5}
+        {"event": "upload", "done": 1024, "total": 4096}                          bytes of keys
+        {"event": "encrypt"}
+        {"event": "queued", "job": "...", "position": 2}                          1 is the next
+        {"event": "step", "job": "...", "index": 3, "total": 30, "seconds_left": 4.5}   steps that are done
+        {"event": "result"}
+        {"event": "decrypt"}
+
+    info        of the model, as the service says
+    spec        of its plan, as it was pinned
+    folder      where keys and pins are
+    passphrase  of the secret key
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        signing_key: str,
+        info: ModelInfo,
+        spec: ClientSpec,
+        folder: ModelFolder,
+        passphrase: str | bytes | None,
+        renew_after: int,
+    ) -> None:
+        self.info, self.spec, self.folder, self.passphrase = info, spec, folder, passphrase
+        self._connection, self._signing_key, self._renew_after = connection, signing_key, renew_after
+        self._clients: dict[str, Client] = {}
+        self._key_id = ""
+        self._fetched: set[str] = set()
+
+    @property
+    def client(self) -> Client:
+        """The client with the present keys.
+
+        Raises:
+            UsageError: `prepare` was not called yet.
+        """
+        if not self._key_id:
+            raise UsageError("no keys are open yet; call prepare() first")
+        return self._clients[self._key_id]
+
+    def prepare(self, on_event: Callable[[Event], None] = ignore) -> None:
+        """Makes keys where there are none, or none that still serve, and uploads what the service lacks of them.
+
+        Whoever is interrupted calls it again: it goes on where it was. One process at a time does it.
+
+        Raises:
+            KeyStoreError, ArtifactError: a secret that does not open, or damaged keys.
+            NotEnoughMemoryError, StorageError: see `keygen`.
+            ServiceError: see `uploading.upload`.
+        """
+        with self.folder.making_keys():
+            found = self._made(on_event)
+            self._open(found.key_id)
+            for replaced in self.folder.begin(found.key_id):
+                self._delete_keys(replaced)
+            upload(self._connection, self.folder.keys / SERVER_FOLDER, found, on_event)
+            self._key_id = found.key_id
+
+    def encrypt(self, x: NDArray[np.floating]) -> bytes:
+        """A normalised input as an artifact, under the present keys. Raises what `Client.encrypt` and `client` do."""
+        return self.client.encrypt(x)
+
+    def submit(self, encrypted: bytes) -> JobInfo:
+        """Sends an encrypted input. The same one again gives the same job.
+
+        Raises:
+            UntrustedServerError: the service took something else.
+            ServiceError: see `connection.Connection.request`; LimitError where too many jobs wait.
+            KeyStoreError, NotFoundError: it lacks these keys (any more).
+        """
+        key_id, request = key_id_of(encrypted), request_id(encrypted)
+        params: dict[str, str | int] = {"plan": self.spec.plan, "key": key_id}
+        job = self._connection.json(JobInfo, "POST", f"{PREFIX}/jobs", params=params, content=encrypted)
+        if (job.plan, job.key_id, job.request) != (self.spec.plan, key_id, request):
+            raise UntrustedServerError(f"{self._connection.url} took another request than was sent; tell its owner")
+        return job
+
+    def follow(self, job_id: str, on_event: Callable[[Event], None] = ignore) -> JobInfo:
+        """The job when it is done, failed or cancelled. Raises what `following.follow` does."""
+
+        def tell(job: JobInfo) -> None:
+            if job.state == "queued":
+                on_event({"event": "queued", "job": job.id, "position": job.position})
+            elif job.state == "running":
+                left = {"index": job.step, "total": job.steps, "seconds_left": job.seconds_left}
+                on_event({"event": "step", "job": job.id, **left})
+
+        return follow(self._connection, job_id, tell)
+
+    def result(self, job_id: str, encrypted: bytes) -> bytes:
+        """The encrypted result of a job that is done, with a receipt that was checked.
+
+        Raises:
+            UntrustedServerError: it is not the result of this input under these keys and this plan, signed.
+            JobError: the job is not done; or its result was fetched already, and once is enough (SECURITY.md).
+            NotFoundError: its result was deleted.
+        """
+        return self._checked(self._fetch(job_id), job_id, encrypted)
+
+    def decrypt(self, result: bytes, encrypted: bytes) -> dict[str, F64]:
+        """Outputs by name, without a last softmax, of a result of this input. It counts toward new keys.
+
+        Raises:
+            UntrustedServerError: the result does not decrypt to what this plan can give; nothing says what was wrong.
+            UsageError: keys that this object did not encrypt with.
+        """
+        key_id = key_id_of(encrypted)
+        if key_id not in self._clients:
+            raise UsageError("an input of other keys; decrypt with the RemoteModel that encrypted it")
+        self.folder.count(key_id)
+        try:
+            return self._clients[key_id].outputs(result, request=encrypted)
+        except (ArtifactError, RangeError, BackendError):
+            raise self._refused() from None
+
+    def evaluate(
+        self, inputs: Mapping[str, NDArray[np.floating]], on_event: Callable[[Event], None] = ignore
+    ) -> Iterator[Evaluated]:
+        """Keys, then every input: encrypted, sent, followed, fetched and decrypted. In their order; a few wait at once.
+
+        Jobs leave the service when their result is here, or when something fails or stops this.
+
+        Raises:
+            InputError, RangeError: an input that the network does not take; before anything is sent.
+            FheinferError: see the other methods; a job that failed raises what its worker raised.
+        """
+        for x in inputs.values():
+            self.spec.pack(x)
+        self.prepare(on_event)
+        waiting: deque[_Sent] = deque()
+        try:
+            for name, x in inputs.items():
+                if len(waiting) == AHEAD:
+                    yield self._finished(waiting, on_event)
+                if self.folder.results(self._key_id) + len(waiting) >= self._renew_after:
+                    while waiting:
+                        yield self._finished(waiting, on_event)
+                    self.prepare(on_event)
+                waiting.append(self._sent(name, x, on_event))
+            while waiting:
+                yield self._finished(waiting, on_event)
+        finally:
+            for sent in waiting:
+                self._drop(sent.job.id)
+
+    def outputs(self, x: NDArray[np.floating], on_event: Callable[[Event], None] = ignore) -> dict[str, F64]:
+        """Outputs by name of one normalised input, without a last softmax. Raises what `evaluate` does."""
+        [found] = self.evaluate({"input": x}, on_event)
+        return found.outputs
+
+    def infer(self, x: NDArray[np.floating], on_event: Callable[[Event], None] = ignore) -> Any:
+        """What the network returns of one normalised input, or of several along a first axis; see `Remote.infer`."""
+        values = np.asarray(x, np.float64)
+        many = values.ndim == len(self.spec.input_shape) + 1
+        inputs = {str(index): one for index, one in enumerate(values if many else values[None])}
+        found = [one.outputs for one in self.evaluate(inputs, on_event)]
+        return self.spec.finish_many(found) if many else self.spec.finish(found[0])
+
+    def delete(self, job_id: str) -> None:
+        """Cancels a job where it is not done, and deletes all of it at the service; one that is gone is no error."""
+        self._delete(f"jobs/{job_id}")
+
+    def _made(self, on_event: Callable[[Event], None]) -> Manifest:
+        """Keys that serve the plan: those that are there, more of them, or new ones."""
+
+        def tell(done: int, total: int) -> None:
+            on_event({"event": "keygen", "fraction": done / total})
+
+        folder, spec, there = self.folder, self.spec, self.folder.manifest()
+        if there is not None:
+            serve = there.identity == spec.identity and there.policy in spec.keys
+            self._open(there.key_id)  # with a passphrase that is known here, new keys can be opened, too
+            if serve and folder.results(there.key_id) < self._renew_after:
+                return add_keys(spec, folder.keys, passphrase=self.passphrase, progress=tell)
+            folder.begin(there.key_id)
+        policy = choose(spec.keys, "auto", None)  # by what the service may have, not by this machine's memory
+        made = keygen(spec, folder.keys, policy=policy, force=True, passphrase=self.passphrase, progress=tell)
+        folder.remove_replaced()
+        return made
+
+    def _open(self, key_id: str) -> None:
+        """Opens keys that are there now, with their secret."""
+        if key_id not in self._clients:
+            manifest = self.folder.manifest()
+            same = manifest is not None and manifest.identity == self.spec.identity
+            client = Client(self.folder.keys, self.spec if same else None, passphrase=self.passphrase)
+            if not client.can_decrypt:
+                raise KeyStoreError(
+                    f"{shown(self.folder.keys)}: the secret key is gone, or has a passphrase, which was not given; "
+                    "give it, or delete that folder to make new keys"
+                )
+            self._clients[key_id] = client
+
+    def _delete_keys(self, replaced: str) -> None:
+        """Deletes replaced keys at the service; where a job of another process still needs them, the next time."""
+        jobs = self._connection.json(list[JobInfo], "GET", f"{PREFIX}/jobs")
+        if not any(job.key_id == replaced and job.state not in FINAL for job in jobs):
+            self._delete(f"keys/{replaced}")
+            self.folder.deleted(replaced)
+
+    def _delete(self, what: str, patience: float | None = None) -> None:
+        path = f"{PREFIX}/{what}"
+        self._connection.request(lambda answer: None, "DELETE", path, also=(404,), patience=patience)
+
+    def _sent(self, name: str, x: NDArray[np.floating], on_event: Callable[[Event], None]) -> _Sent:
+        """Encrypts and sends an input; once more where the service has lost the keys meanwhile."""
+        on_event({"event": "encrypt"})
+        encrypted = self.encrypt(x)
+        try:
+            return _Sent(name, encrypted, self.submit(encrypted))
+        except (KeyStoreError, NotFoundError):
+            self.prepare(on_event)
+        encrypted = self.encrypt(x)
+        return _Sent(name, encrypted, self.submit(encrypted))
+
+    def _finished(self, waiting: deque[_Sent], on_event: Callable[[Event], None]) -> Evaluated:
+        """The first of those that wait, when it is done. Its job is deleted before its result is looked at."""
+        sent = waiting.popleft()
+        try:
+            job = self.follow(sent.job.id, on_event)
+            if job.state != "done":
+                raise self._failure(job)
+            on_event({"event": "result"})
+            answer = self._fetch(job.id)
+        finally:
+            self._drop(sent.job.id)
+        result = self._checked(answer, sent.job.id, sent.encrypted)
+        on_event({"event": "decrypt"})
+        outputs = self.decrypt(result, sent.encrypted)
+        return Evaluated(sent.name, outputs, job, {"input": len(sent.encrypted), "result": len(result)})
+
+    def _failure(self, job: JobInfo) -> FheinferError:
+        if job.error is not None:
+            return self._connection.error(job.error)
+        return JobError(f"{self._connection.url}: job {job.id[:8]} was {job.state}; send the input again")
+
+    def _drop(self, job_id: str) -> None:
+        """Deletes a job at the service if that is easy; it is deleted there after a while, too."""
+        with suppress(FheinferError):
+            self._delete(f"jobs/{job_id}", patience=0.0)
+
+    def _fetch(self, job_id: str) -> Answer | None:
+        """The answer with the result of a job, whole and unchecked; None of one that is too long to be a result."""
+        if job_id in self._fetched:
+            raise JobError("the result of this job was fetched already; encrypt and send the input again")
+        limit = self.spec.output_bytes + HEADER_BYTES + MAX_METADATA
+        try:
+            path = f"{PREFIX}/jobs/{job_id}/result"
+            answer = self._connection.request(lambda answer: answer, "GET", path, limit=limit)
+        except TooLongError:
+            answer = None
+        self._fetched.add(job_id)
+        return answer
+
+    def _checked(self, answer: Answer | None, job_id: str, encrypted: bytes) -> bytes:
+        """The result in an answer, if its receipt says what it has to."""
+        if answer is None:
+            raise self._refused()
+        try:
+            found = receipts.verify(answer.headers, self._signing_key)
+        except UntrustedServerError:
+            raise self._refused() from None
+        said = (found.job, found.request, found.result, found.plan, found.key_id)
+        if said != (job_id, request_id(encrypted), request_id(answer.body), self.spec.plan, key_id_of(encrypted)):
+            raise self._refused()
+        return answer.body
+
+    def _refused(self) -> UntrustedServerError:
+        """The same whatever was wrong: more would tell a service that makes up results about the secret key."""
+        return UntrustedServerError(
+            f"{self._connection.url}: a result that is not the signed answer to this input: it is not shown, and not "
+            "asked for again; docs/remote.md says what to do"
+        )

@@ -1,0 +1,84 @@
+"""Uploads evaluation keys: what the service lacks, in chunks, from the offset on that it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fheinfer.crypto.manifest import FILE_NAME, MAX_BYTES, Manifest
+from fheinfer.errors import CorruptArtifactError, NotFoundError, UnreachableError
+from fheinfer.evaluating import Event
+from fheinfer.service.connection import Answer, Connection
+from fheinfer.service.protocol import CHUNK_BYTES, PREFIX, KeyFile, KeyStatus, Problem
+from fheinfer.storage import open_regular, read_small
+
+TRIES = 3
+"""Times that a file is sent whose bytes arrived damaged, and answers in a row without any bytes taken."""
+
+
+def upload(connection: Connection, folder: Path, manifest: Manifest, on_event: Callable[[Event], None]) -> None:
+    """Sends the keys in a server folder that the service lacks. Whoever is interrupted calls it again.
+
+    Raises:
+        LimitError: more bytes than this client may have there.
+        UnreachableError: the connection broke too often, or what is there does not take the keys.
+        FheinferError: what the service says is wrong.
+    """
+    path = f"{PREFIX}/keys/{manifest.key_id}"
+    try:
+        status = connection.json(KeyStatus, "GET", path)
+    except NotFoundError:
+        status = None
+    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+    if status is None or _sizes(status) != sizes:
+        raw = read_small(folder / FILE_NAME, MAX_BYTES, "a manifest")
+        status = connection.json(KeyStatus, "PUT", path, content=raw)
+    if _sizes(status) != sizes:
+        raise UnreachableError(f"{connection.url}: it takes other keys than it was told of; try again later")
+    there = {file.name: file.received for file in status.files}
+    for file in status.files:
+        for received in _send(connection, folder, path, file):
+            there[file.name] = received
+            on_event({"event": "upload", "done": sum(there.values()), "total": sum(sizes.values())})
+
+
+def _sizes(status: KeyStatus) -> dict[str, int]:
+    return {file.name: file.bytes for file in status.files}
+
+
+def _send(connection: Connection, folder: Path, path: str, file: KeyFile) -> Iterator[int]:
+    """Sends the rest of a file, from its start where it arrived damaged: bytes that are there after each chunk."""
+    received, damaged, stuck = file.received, 0, 0
+    fd, _ = open_regular(folder / file.name, "a key")
+    try:
+        while received < file.bytes:
+            chunk = os.pread(fd, min(CHUNK_BYTES, file.bytes - received), received)
+            try:
+                now = _chunk(connection, f"{path}/files/{file.name}", received, chunk)
+            except CorruptArtifactError:
+                damaged += 1
+                if damaged == TRIES:
+                    raise
+                now = 0
+            stuck = 0 if now > received else stuck + 1
+            if stuck > TRIES or now > file.bytes:
+                raise UnreachableError(f"{connection.url}: it does not take {file.name}; try again later")
+            received = now
+            yield received
+    finally:
+        os.close(fd)
+
+
+def _chunk(connection: Connection, path: str, offset: int, chunk: bytes) -> int:
+    """Bytes of the file that the service has after this chunk; other ones than it should where it has others."""
+
+    def received(answer: Answer) -> int:
+        if answer.status != 409:
+            return KeyFile.model_validate_json(answer.body).received
+        problem = Problem.model_validate_json(answer.body)
+        if problem.received is None:
+            raise connection.error(problem)
+        return problem.received
+
+    return connection.request(received, "PUT", path, params={"offset": offset}, content=chunk, also=(409,))
