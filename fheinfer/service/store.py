@@ -250,10 +250,13 @@ class Store:
             )
             return _key_sets(sql, "account = ? AND key_id = ?", account, manifest.key_id)[0]
 
-    def complete_key_set(self, account: str, key_id: str) -> None:
-        """Says that all files of the manifest are there."""
+    def complete_key_set(self, account: str, manifest: Manifest) -> None:
+        """Says that all files of the manifest are there, and no others are claimed."""
         with self._transaction() as sql:
-            sql.execute("UPDATE key_sets SET complete = 1 WHERE account = ? AND key_id = ?", (account, key_id))
+            sql.execute(
+                "UPDATE key_sets SET complete = 1, bytes = ? WHERE account = ? AND key_id = ?",
+                (manifest.total_bytes, account, manifest.key_id),
+            )
 
     def key_set(self, account: str, key_id: str) -> KeySetRow | None:
         """The keys of that id of this account; None where it has none."""

@@ -59,7 +59,7 @@ def account(store: Store, name: str = "anna") -> str:
 def with_keys(store: Store, manifest: Manifest, name: str = "anna") -> str:
     found = account(store, name)
     store.put_key_set(found, manifest)
-    store.complete_key_set(found, manifest.key_id)
+    store.complete_key_set(found, manifest)
     return found
 
 
