@@ -1,5 +1,4 @@
-"""Networks of users measured encrypted, beside what was predicted: docs/explanation/performance.md, "Networks of
-users".
+"""Networks of users measured encrypted, beside what was predicted: docs/benchmarks, "Networks of users".
 
     python -m benchmarks.networks                  # from the checkout: lists the names
     python -m benchmarks.networks lola heir-lenet --inputs 20

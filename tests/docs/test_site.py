@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -16,6 +17,7 @@ import pytest
 import typer
 
 import fheinfer
+from benchmarks import tables
 from fheinfer.cli.main import app
 from fheinfer.model.ops import LOWERED, NETWORK
 
@@ -75,6 +77,18 @@ def test_every_command_is_in_the_reference(site: Path) -> None:
     known = set(commands(typer.main.get_command(app), "fheinfer")) - {"fheinfer"}
     assert {"fheinfer infer", "fheinfer approx list"} <= known
     assert headings == known
+
+
+def test_benchmarks_are_what_the_data_say() -> None:
+    assert tables.PAGE.read_text() == tables.page(), "write it with `python -m benchmarks.tables`"
+
+
+def test_every_measurement_says_how_it_was_made() -> None:
+    for section in json.loads(tables.RESULTS.read_text())["sections"]:
+        for entry in section["tables"]:
+            assert all(entry[key] for key in tables.MEASURED), entry["title"]
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d", entry["date"]), entry["title"]
+            assert {len(row) for row in entry["rows"]} == {len(entry["columns"])}, entry["title"]
 
 
 def test_every_error_is_in_the_reference(site: Path) -> None:
