@@ -26,13 +26,16 @@ CTEST  ?= ctest
 BIN     := $(VENV)/bin
 NATIVE  := pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
 
+# Tests of the page in a browser skip without Node, npm and Chromium.
+PAGE    := tests/page/node_modules/.installed
+
 .PHONY: demo test slow lint docs sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/fheinfer demo --set $(SET) --image $(IMAGE)
 
-test: $(VENV)/.installed $(VENV)/.brevitas
+test: $(VENV)/.installed $(VENV)/.brevitas $(PAGE)
 	$(BIN)/pytest
 	$(BIN)/python -O -m pytest -q $(WITHOUT_ASSERTS)
 
@@ -58,7 +61,7 @@ wheel: $(VENV)/.venv
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) tests/page/node_modules build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv:
@@ -79,3 +82,8 @@ $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 
 $(VENV)/.brevitas: $(VENV)/.installed
 	$(BIN)/pip install --no-deps --retries 1 $(BREVITAS) && touch $@ || echo 'no Brevitas to be had: its tests skip' >&2
+
+# In CI it has to be there, so that these tests run.
+$(PAGE): tests/page/package-lock.json
+	cd tests/page && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.installed \
+	  || { echo 'no npm packages to be had: tests of the page skip' >&2; test -z "$(CI)"; }

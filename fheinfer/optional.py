@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from fheinfer.errors import FheinferError, UsageError
 
-EXTRAS = {"onnx": "onnx", "torch": "torch", "matplotlib": "plot", "mpmath": "plot"}
+EXTRAS = {"onnx": "onnx", "torch": "torch", "matplotlib": "plot", "mpmath": "plot", "uvicorn": "serve"}
 """Optional packages, and the extra of fheinfer that brings each."""
 
 

@@ -23,6 +23,7 @@ from fheinfer.cli import (
     server,
     training,
 )
+from fheinfer.cli import app as page
 from fheinfer.errors import FheinferError, NotEnoughMemoryError, StorageError, UsageError
 
 _RESUMED = ("infer", "evaluate", "accuracy", "train", "finetune")
@@ -53,6 +54,7 @@ for command in (
     training.calibrate,
     bench.bench,
     keys.export,
+    page.app,
 ):
     app.command()(command)
 app.add_typer(model.model_app, name="model")

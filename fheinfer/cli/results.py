@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from fheinfer.cli.display import err, out, print_json, table
 from fheinfer.cli.progress import size
-from fheinfer.crypto.client_tensors import OutputSpec, class_logits, names_of_classes
+from fheinfer.crypto.client_tensors import OutputSpec, class_logits
 from fheinfer.data.files import printable
 from fheinfer.errors import UsageError
-from fheinfer.evaluation.metrics import precision_bits, softmax, top_class
+from fheinfer.evaluation.metrics import class_names, precision_bits, probabilities, top_class
 from fheinfer.storage import PRIVATE, atomic_write, require_writable
 
 F64 = NDArray[np.float64]
@@ -63,17 +63,6 @@ def _said(values: F64, spec: OutputSpec) -> Fields:
         return {"shape": list(spec.shape), "values": values.tolist()}
     best = top_class(class_logits(values))
     return {"class": class_names(spec)[best], "index": best, "logits": values.tolist()}
-
-
-def class_names(spec: OutputSpec) -> Sequence[str]:
-    """Names of the classes that an output tells: its own, or numbers; of a single probability two."""
-    return names_of_classes(spec.classes or tuple(map(str, range(math.prod(spec.shape)))))
-
-
-def probabilities(values: F64, spec: OutputSpec) -> F64:
-    """Of each class: by the sigmoid where that is the last operation of several values, else by softmax."""
-    several = spec.final == "sigmoid" and values.size > 1
-    return spec.finish(values).ravel() if several else softmax(class_logits(values.ravel()))
 
 
 def print_results(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from fheinfer.crypto.client_tensors import OutputSpec, class_logits, names_of_classes
 
 F64 = npt.NDArray[np.float64]
 
@@ -59,3 +62,14 @@ def softmax(logits: npt.ArrayLike) -> F64:
 def top_class(logits: npt.ArrayLike) -> int:
     """Index of the largest logit, the first one of equals."""
     return int(np.argmax(np.asarray(logits)))
+
+
+def class_names(spec: OutputSpec) -> Sequence[str]:
+    """Names of the classes that an output tells: its own, or numbers; of a single probability two."""
+    return names_of_classes(spec.classes or tuple(map(str, range(math.prod(spec.shape)))))
+
+
+def probabilities(values: F64, spec: OutputSpec) -> F64:
+    """Of each class: by the sigmoid where that is the last operation of several values, else by softmax."""
+    several = spec.final == "sigmoid" and values.size > 1
+    return spec.finish(values).ravel() if several else softmax(class_logits(values.ravel()))

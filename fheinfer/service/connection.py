@@ -78,6 +78,7 @@ class Connection:
         token: sent with every request; from FHEINFER_TOKEN by default.
         transport: instead of the network, for tests.
         verify: True, or a context that has other authorities; certificates are always checked.
+        patience: seconds that a request is repeated for where nothing else is said.
 
     Raises:
         UsageError: no such address, or plain http to another machine.
@@ -91,6 +92,7 @@ class Connection:
         *,
         transport: httpx.BaseTransport | None = None,
         verify: ssl.SSLContext | Literal[True] = True,
+        patience: float = PATIENCE,
     ) -> None:
         origin = _origin(url)
         self.url = str(origin).rstrip("/")
@@ -98,7 +100,7 @@ class Connection:
         self.name = f"{origin.raw_host.decode()}_{port}"
         """Names the service among files."""
         self._token = _token(token)
-        self._answered = False
+        self._answered, self._patience = False, patience
         self._http = httpx.Client(
             base_url=origin,
             headers={"user-agent": "fheinfer", "accept-encoding": "identity"}
@@ -144,7 +146,7 @@ class Connection:
             FheinferError: what the service says is wrong.
         """
         began, pause = time.monotonic(), 0.1
-        most = patience if patience is not None else PATIENCE if self._answered else FIRST_PATIENCE
+        most = patience if patience is not None else self._patience if self._answered else FIRST_PATIENCE
         while True:
             try:
                 with self._errors():

@@ -24,7 +24,7 @@ from fheinfer.crypto.client_layers import SUFFIX, ClientLayers
 from fheinfer.crypto.client_spec import FILE_NAME, ClientSpec
 from fheinfer.errors import MismatchError, NotFoundError, UntrustedServerError, UsageError
 from fheinfer.evaluating import Event, ignore
-from fheinfer.service.connection import Connection
+from fheinfer.service.connection import PATIENCE, Connection
 from fheinfer.service.protocol import MODEL_NAME, PREFIX, PROTOCOL, ModelInfo, ServerInfo
 from fheinfer.service.remembered import ModelFolder, pin
 from fheinfer.service.remote_model import RemoteModel
@@ -44,6 +44,8 @@ class Remote:
         renew_after: results that are decrypted before keys are replaced by new ones (SECURITY.md says why).
         transport: instead of the network, for tests.
         verify: True, or a context that has other authorities; certificates are always checked.
+        name: of the service's folder in `keys`, for one whose address changes; by default the address names it.
+        patience: seconds that requests are repeated for while a service that has answered is away.
 
     Raises:
         UsageError: no such address, plain http to another machine, or keys that would last for no result.
@@ -60,11 +62,13 @@ class Remote:
         renew_after: int = 1000,
         transport: httpx.BaseTransport | None = None,
         verify: ssl.SSLContext | Literal[True] = True,
+        name: str | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         if renew_after < 1:
             raise UsageError(f"new keys after {renew_after} results; choose 1 or more")
-        self._connection = Connection(url, token, transport=transport, verify=verify)
-        self._folder = Path(keys) / self._connection.name
+        self._connection = Connection(url, token, transport=transport, verify=verify, patience=patience)
+        self._folder = Path(keys) / (name or self._connection.name)
         self._passphrase, self._renew_after = passphrase, renew_after
         self._opened: dict[str, RemoteModel] = {}
 

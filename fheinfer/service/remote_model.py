@@ -233,6 +233,12 @@ class RemoteModel:
         found = [one.outputs for one in self.evaluate(inputs, on_event)]
         return self.spec.finish_many(found) if many else self.spec.finish(found[0])
 
+    def failure(self, job: JobInfo) -> FheinferError:
+        """Why a job that ended is not done: what its worker raised, or a JobError."""
+        if job.error is not None:
+            return self._connection.error(job.error)
+        return JobError(f"{self._connection.url}: job {job.id[:8]} was {job.state}; send the input again")
+
     def delete(self, job_id: str) -> None:
         """Cancels a job where it is not done, and deletes all of it at the service; one that is gone is no error."""
         self._delete(f"jobs/{job_id}")
@@ -296,7 +302,7 @@ class RemoteModel:
         try:
             job = self.follow(sent.job.id, on_event)
             if job.state != "done":
-                raise self._failure(job)
+                raise self.failure(job)
             on_event({"event": "result"})
             answer = self._fetch(job.id)
         finally:
@@ -305,11 +311,6 @@ class RemoteModel:
         on_event({"event": "decrypt"})
         outputs = self.decrypt(result, sent.encrypted)
         return Evaluated(sent.name, outputs, job, {"input": len(sent.encrypted), "result": len(result)})
-
-    def _failure(self, job: JobInfo) -> FheinferError:
-        if job.error is not None:
-            return self._connection.error(job.error)
-        return JobError(f"{self._connection.url}: job {job.id[:8]} was {job.state}; send the input again")
 
     def _drop(self, job_id: str) -> None:
         """Deletes a job at the service if that is easy; it is deleted there after a while, too."""

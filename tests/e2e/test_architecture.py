@@ -47,6 +47,7 @@ LAYERS = (
     "service",
     "data",
     "evaluation",
+    "service.page",
     "train",
     "cli",
     "__main__",

@@ -1,0 +1,125 @@
+"""The service that the page starts for itself: `fheinfer serve` on a free port of this machine, for one client."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fheinfer.crypto.passphrase import VARIABLE as PASSPHRASE
+from fheinfer.data.files import one_line
+from fheinfer.errors import BackendError
+from fheinfer.storage import PRIVATE_FOLDER, make_folder
+
+CLIENT = "page"
+"""The account of the page; a new token of it takes the place of the last one."""
+GRACE = 10.0
+"""Seconds that the service gets to stop: what it computes writes a checkpoint first."""
+PAUSE = 1.0
+"""Seconds until it is started again."""
+LOG = "service.log"
+"""Beside its folder: what it said since it was started last."""
+_PROGRAM = (
+    "import sys; from fheinfer.process import die_with_parent; die_with_parent(int(sys.argv.pop(1))); "
+    "from fheinfer.cli.entry import main; main()"
+)
+
+
+class OwnService:
+    """Starts the service, starts it again where it ends, and ends it with itself.
+
+    Args:
+        data: its folder, kept between starts so that keys need not be uploaded again.
+        models: folder of models; what `fheinfer serve` has without one.
+
+    Attributes:
+        url, token: for `Remote`.
+
+    Raises:
+        FheinferError: it does not start, with its own words.
+    """
+
+    def __init__(self, data: Path, models: Path | None) -> None:
+        self._data = ["--data", str(data)]
+        self._models = [] if models is None else ["--models", str(models)]
+        self._log = data.parent / LOG
+        make_folder(data, PRIVATE_FOLDER)
+        with suppress(BackendError):  # there is none yet
+            self._token("revoke", CLIENT)
+        self.token = self._token("add", CLIENT)
+        self._closing = threading.Event()
+        self._process, self.url = self._start(0)
+        self._watcher = threading.Thread(target=self._watch, name="fheinfer-own-service", daemon=True)
+        self._watcher.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._process.terminate()
+        self._watcher.join(GRACE)
+        if self._watcher.is_alive():
+            self._process.kill()
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        """Starts it again, on the same port, until it is not to go on."""
+        port = int(self.url.rpartition(":")[2])
+        while True:
+            self._process.wait()
+            while True:
+                if self._closing.wait(PAUSE):
+                    return
+                with suppress(BackendError):
+                    self._process, _ = self._start(port)
+                    break
+            if self._closing.is_set():  # between the two lines above
+                self._process.terminate()
+
+    def _start(self, port: int) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-c", _PROGRAM, str(os.getpid())]
+        with self._log.open("w") as log:
+            process = subprocess.Popen(
+                [*command, "serve", *self._models, *self._data, "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for this process, which ends the service after its own work
+            )
+        url = (process.stdout.readline() if process.stdout else "").strip()
+        if not url.startswith("http://127.0.0.1:"):
+            process.kill()
+            process.wait()
+            raise BackendError(f"the service did not start ({_last_words(self._log.read_text())}); see {self._log}")
+        return process, url
+
+    def _token(self, *arguments: str) -> str:
+        """What `fheinfer serve token` prints."""
+        command = [sys.executable, "-m", "fheinfer", "serve", "token", *arguments, *self._data]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment())
+        if done.returncode:
+            raise BackendError(f"no token of the service ({_last_words(done.stderr)})")
+        return done.stdout.strip()
+
+
+def _last_words(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return one_line(lines[-1].removeprefix("error: "), 300) if lines else "it said nothing"
+
+
+def _environment() -> dict[str, str]:
+    """The service imports this very package, wherever it was found, and gets no passphrase and no token."""
+    here = str(Path(__file__).resolve().parents[3])
+    path = os.environ.get("PYTHONPATH")
+    others = {name: value for name, value in os.environ.items() if name not in (PASSPHRASE, "FHEINFER_TOKEN")}
+    return {**others, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}

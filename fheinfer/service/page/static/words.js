@@ -1,0 +1,94 @@
+// What the page says: errors, steps, sizes and times in plain words.
+
+const TITLES = {
+  ImageError: "This file cannot be used as an image.",
+  InputError: "This network cannot take it.",
+  RangeError: "This image is unlike all that the network knows.",
+  UnreachableError: "The server does not answer.",
+  TokenError: "The server does not let us in.",
+  LimitError: "The server has had enough of us for now.",
+  NotFoundError: "The server does not have it any more.",
+  JobError: "That cannot be done now.",
+  UntrustedServerError: "This is not the server that it was before.",
+  NotEnoughMemoryError: "There is not enough memory.",
+  StorageError: "There is no room on a disk.",
+  KeyStoreError: "The keys cannot be used.",
+  PageGone: "The program behind this page has ended.",
+};
+
+export function problem(error) {
+  return { title: TITLES[error.kind] ?? "That did not work.", text: sentence(error.message) };
+}
+
+export function sentence(text) {
+  const line = text.trim();
+  const upper = line.charAt(0).toUpperCase() + line.slice(1);
+  return /[.!?]$/.test(upper) ? upper : `${upper}.`;
+}
+
+export function size(bytes) {
+  const units = ["bytes", "kB", "MB", "GB"];
+  let unit = 0;
+  let number = bytes;
+  while (number >= 999.5 && unit < units.length - 1) {
+    number /= 1000;
+    unit += 1;
+  }
+  return `${unit && number < 10 ? number.toFixed(1) : Math.round(number)} ${units[unit]}`;
+}
+
+export function seconds(number) {
+  if (number < 0.05) return "< 0.1 s";
+  return number < 9.95 ? `${number.toFixed(1)} s` : number < 99.5 ? `${Math.round(number)} s` : `${Math.round(number / 60)} min`;
+}
+
+export function left(number) {
+  if (number < 1.5) return "a moment left";
+  return number < 90 ? `about ${Math.round(number)} s left` : `about ${Math.round(number / 60)} min left`;
+}
+
+export function percent(part) {
+  const whole = part < 0.0005 || part >= 0.9995;
+  return `${(100 * part).toFixed(whole ? 0 : 1)} %`;
+}
+
+export const NAMES = {
+  keys: "Keys",
+  encrypt: "Encrypt",
+  upload: "Upload",
+  queue: "Queue",
+  layers: "Layers",
+  result: "Result",
+  decrypt: "Decrypt",
+};
+
+export const stepName = (step) => NAMES[step.name] ?? step.name;
+
+const BEFORE = {
+  keys: "made here once, the secret one stays here",
+  encrypt: "here, with your secret key",
+  upload: "only the encrypted image",
+  queue: "until the server is free",
+  layers: "computed by the server, encrypted",
+  result: "fetched, still encrypted",
+  decrypt: "here, with your secret key",
+};
+
+export function stepNote(step, run) {
+  const now = step.state === "now";
+  switch (step.name) {
+    case "keys":
+      if (now && step.doing === "make") return `being made on this machine, ${Math.round(100 * step.part)} %`;
+      if (now && step.doing === "upload") return `the server’s part is uploaded, ${Math.round(100 * step.part)} % of ${size(step.bytes)}`;
+      return step.state === "done" ? (step.doing ? "made here, the secret one stays here" : "are there") : BEFORE.keys;
+    case "upload":
+      return run.sent ? `${size(run.sent.bytes)}, encrypted` : BEFORE.upload;
+    case "queue":
+      return now && step.position > 1 ? `${step.position - 1} before you` : now ? "you are next" : BEFORE.queue;
+    case "layers":
+      if (now && step.left !== null && step.left !== undefined) return left(step.left);
+      return step.state === "done" && step.layers ? `${step.layers} computed by the server, encrypted` : BEFORE.layers;
+    default:
+      return BEFORE[step.name] ?? "";
+  }
+}
