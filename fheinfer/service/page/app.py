@@ -1,4 +1,4 @@
-"""The local page as an ASGI application: three files, and what they ask this process for. docs/page.md.
+"""The local page as an ASGI application: three files, and what they ask this process for. docs/how-to/page.md.
 
 The browser sends an image and gets what to show. Keys, encryption and decryption are here; the service is reached by
 `Remote` alone.
