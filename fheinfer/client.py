@@ -177,6 +177,11 @@ def class_decimals(outputs: NDArray[np.floating]) -> int:
     return MAX_DECIMALS
 
 
+def decimals_of(outputs: Mapping[str, NDArray[np.floating]], spec: ClientSpec) -> int:
+    """Decimals to show all outputs of a plan with: what tells the class, or `MAX_DECIMALS` where there is none."""
+    return max(class_decimals(outputs[s.name]) if s.scores else MAX_DECIMALS for s in spec.outputs)
+
+
 def rounded(outputs: NDArray[np.floating], decimals: int) -> NDArray[np.float64]:
     """Outputs rounded to `decimals` decimals: the omitted ones tell nobody about the secret key (SECURITY.md).
 

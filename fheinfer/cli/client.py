@@ -102,7 +102,7 @@ def decrypt(
     """Client: decrypt a result, and round it."""
     from fheinfer.cli import results
     from fheinfer.cli.display import err, print_json
-    from fheinfer.client import MAX_DECIMALS, class_decimals, rounded
+    from fheinfer.client import decimals_of, rounded
     from fheinfer.crypto.artifact import request_id
     from fheinfer.crypto.ciphertexts import read_ciphertexts
 
@@ -117,8 +117,7 @@ def decrypt(
         exact = opened.outputs(data, request=asked)
     except (ArtifactError, RangeError) as error:
         raise type(error)(f"{result}: {error}") from None
-    enough = max(class_decimals(exact[s.name]) if s.scores else MAX_DECIMALS for s in spec.outputs)
-    shown = enough if decimals is None else decimals
+    shown = decimals_of(exact, spec) if decimals is None else decimals
     values = {name: rounded(y, shown) for name, y in exact.items()}
     if output is not None:
         results.write_arrays(output, values)

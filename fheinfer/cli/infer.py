@@ -1,4 +1,4 @@
-"""`fheinfer infer` and `fheinfer demo`: client and server on one machine, in two processes."""
+"""`fheinfer infer` and `fheinfer demo`: client and server on one machine, in two processes; or a service as server."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from fheinfer.cli.options import (
     JsonOption,
     KeysOption,
     MemoryOption,
-    ModelOption,
     PassphraseOption,
     PlanOption,
     ResumeOption,
     RunsOption,
+    ServerOption,
     SetOption,
     ThreadsOption,
+    TokenOption,
     ValuesOption,
     VerboseOption,
     refuse,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from fheinfer.crypto.client_spec import ClientSpec
     from fheinfer.evaluating import EvaluatingProcess, Event
     from fheinfer.model.model import Model
+    from fheinfer.service.remote import RemoteModel
 
     F64 = NDArray[np.float64]
     Outputs = dict[str, F64]
@@ -74,7 +76,15 @@ def infer(
     depth: DepthOption = None,
     plan: PlanOption = None,
     set_name: SetOption = None,
-    model: ModelOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE|NAME",
+            help="Model file; with --server the name of one of its models.",
+            show_default="the one that comes with the set; the only one of the server",
+        ),
+    ] = None,
     act: ActOption = None,
     bits: BitsOption = None,
     backend: Annotated[
@@ -87,6 +97,12 @@ def infer(
         ),
     ] = None,
     keys: KeysOption = None,
+    server: ServerOption = None,
+    token_file: TokenOption = None,
+    accept_plan: Annotated[
+        bool,
+        typer.Option("--accept-plan", help="Take the plan that the server has now, where it was another one before."),
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Compare with PyTorch on the clear image.")] = False,
     resume: ResumeOption = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the ciphertexts of this run.")] = False,
@@ -108,6 +124,18 @@ def infer(
         from fheinfer.storage import require_writable
 
         require_writable(csv_file)
+    if server is not None:
+        named = {"set": set_name, "plan": plan, "act": act, "bits": bits, "backend": backend, "plain": plain}
+        local = {"resume": resume, "keep": keep, "runs": runs, "threads": threads, "memory": memory, "verbose": verbose}
+        refuse("the server evaluates, and says what its models are", **named, **local)
+        from fheinfer.cli.remote import connect, opened
+
+        with connect(server, token_file, keys) as remote:
+            found = opened(remote, model, accept_plan, passphrase_file)
+            report = Report(None, csv_file, output, as_json)
+            _by_service(found, report, *_inputs(found.spec, image, images, source, depth), many=bool(images))
+        return
+    refuse("it is of a --server", token_file=token_file, accept_plan=accept_plan)
     if plain:
         require("torch", "--plain")
     slots = backend == "slots"
@@ -240,7 +268,7 @@ def _one(job: Job, report: Report, image: str, x: F64) -> None:
         with EvaluationView(verbose=job.verbose) as view:
             plain = _Plain(report.model, {image: x}, view)
             done = infer_run(job.plan, job.keys, job.client, x, run, on_event=plain, process=job.process)
-        _deliver(job, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
+        _deliver(job.spec, report, image, done.outputs, plain, Taken(done.seconds, done.memory, done.sizes))
         if not job.keep:
             run.finish()
 
@@ -260,16 +288,48 @@ def _in_clear(job: Job, report: Report, image: str, x: F64) -> None:
     else:
         outputs = slots_outputs(plan, x)
     taken = Taken({"slots": time.perf_counter() - began})
-    _deliver(job, report, image, outputs, _Plain(report.model, {image: x}), taken)
+    _deliver(job.spec, report, image, outputs, _Plain(report.model, {image: x}), taken)
 
 
-def _deliver(job: Job, report: Report, image: str, outputs: Outputs, compared: _Plain, taken: Taken) -> None:
-    """Files first: whatever happens to standard output, the results are kept."""
+def _by_service(
+    model: RemoteModel, report: Report, inputs: Mapping[str, F64], failures: Mapping[str, str], *, many: bool
+) -> None:
+    """Answers of a service, rounded to what tells the class: more digits could tell of the key."""
+    from fheinfer.cli.remote import evaluated
+    from fheinfer.cli.results import Taken, require_arrays
+    from fheinfer.client import decimals_of, rounded
+    from fheinfer.machine import peak_memory
+
+    if report.output is not None:
+        require_arrays(report.output, model.spec.outputs)
+    done = evaluated(model, inputs)
+    decimals = {name: decimals_of(y, model.spec) for name, y in done.outputs.items()}
+    outputs = {
+        name: {key: rounded(value, decimals[name]) for key, value in y.items()} for name, y in done.outputs.items()
+    }
+    taken = Taken(done.seconds, {"client": peak_memory()}, done.sizes)
+    if many or len(inputs) > 1:
+        _deliver_many(model.spec, report, outputs, done.each, {}, failures, taken)
+    else:
+        [name] = inputs
+        _deliver(model.spec, report, name, outputs[name], _Plain(None, inputs), taken, decimals[name])
+
+
+def _deliver(
+    spec: ClientSpec,
+    report: Report,
+    image: str,
+    outputs: Outputs,
+    compared: _Plain,
+    taken: Taken,
+    decimals: int | None = None,
+) -> None:
+    """Files first: whatever happens to standard output, the results are kept. `decimals`: to which they are rounded."""
     from fheinfer.cli import results
     from fheinfer.cli.display import print_json
     from fheinfer.data.files import printable
 
-    plain, specs = compared.outputs().get(image), job.spec.outputs
+    plain, specs = compared.outputs().get(image), spec.outputs
     seconds = taken.seconds.get("evaluate", taken.seconds.get("slots"))
     if report.csv is not None:
         _write_csv(report.csv, [results.image_row(printable(image), outputs, specs, seconds, plain)])
@@ -277,9 +337,10 @@ def _deliver(job: Job, report: Report, image: str, outputs: Outputs, compared: _
         results.write_arrays(report.output, outputs)
     fields = results.all_fields(outputs, specs, plain)
     if report.json:
-        print_json({**fields, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
+        known = {} if decimals is None else {"decimals": decimals}
+        print_json({**fields, **known, "seconds": taken.seconds, "memory": taken.memory, "bytes": taken.sizes})
     else:
-        results.print_results(fields, specs, taken)
+        results.print_results(fields, specs, taken, results.DECIMALS if decimals is None else decimals)
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -290,24 +351,38 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _many(job: Job, report: Report, inputs: Mapping[str, F64], failures: Mapping[str, str]) -> None:
-    import numpy as np
-
-    from fheinfer.cli import results
+    from fheinfer.cli.results import Taken
 
     client = job.client()
     compared = _Plain(report.model, inputs)
     with evaluated(job, client, inputs, compared.before) as done:
-        plain, specs = compared.outputs(), job.spec.outputs
-        rows = [
-            results.image_row(name, y, specs, done.each.get(name), plain.get(name)) for name, y in done.outputs.items()
-        ]
-        if report.csv is not None:
-            _write_csv(report.csv, rows)
-        if report.output is not None:
-            each_of = {spec.name: np.stack([y[spec.name] for y in done.outputs.values()]) for spec in specs}
-            results.write_arrays(report.output, each_of)
-        each = done.seconds["evaluate"] / max(1, len(done.each))
-        results.report_images(rows, specs, failures, results.Taken(done.seconds, done.memory), each, report.json)
+        taken = Taken(done.seconds, done.memory)
+        _deliver_many(job.spec, report, done.outputs, done.each, compared.outputs(), failures, taken)
+
+
+def _deliver_many(
+    spec: ClientSpec,
+    report: Report,
+    outputs: Mapping[str, Outputs],
+    each: Mapping[str, float],
+    plain: Mapping[str, Outputs],
+    failures: Mapping[str, str],
+    taken: Taken,
+) -> None:
+    """As `_deliver`, of many inputs. `each`: seconds of evaluation of those that were evaluated now."""
+    import numpy as np
+
+    from fheinfer.cli import results
+
+    specs = spec.outputs
+    rows = [results.image_row(name, y, specs, each.get(name), plain.get(name)) for name, y in outputs.items()]
+    if report.csv is not None:
+        _write_csv(report.csv, rows)
+    if report.output is not None:
+        stacked = {one.name: np.stack([y[one.name] for y in outputs.values()]) for one in specs}
+        results.write_arrays(report.output, stacked)
+    mean = taken.seconds["evaluate"] / max(1, len(each))
+    results.report_images(rows, specs, failures, taken, mean, report.json)
 
 
 def demo(

@@ -110,6 +110,8 @@ def main() -> None:
 
 def _stopped() -> str:
     command = next(iter(sys.argv[1:]), "")
+    if any(argument.split("=")[0] == "--server" for argument in sys.argv[2:]):
+        return "stopped; the same command goes on with the keys that are made and uploaded"
     return "stopped" + (f"; `fheinfer {command} --resume` goes on from where it was" if command in _RESUMED else "")
 
 

@@ -1,4 +1,4 @@
-"""`fheinfer model import` and `fheinfer model show`: model files."""
+"""`fheinfer model import` and `fheinfer model show`: model files. `fheinfer model list`: models of a service."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fheinfer.cli.options import DataOption, JsonOption, OutputOption, refuse
+from fheinfer.cli.options import DataOption, JsonOption, OutputOption, TokenOption, refuse
 from fheinfer.errors import CorruptArtifactError, InputError, UsageError
 
 if TYPE_CHECKING:
+    from fheinfer.crypto.key_policy import KeyPolicy
     from fheinfer.model.model import Model
+    from fheinfer.service.protocol import ModelInfo
 
 MAX_BYTES = 1 << 24
 """Of a file of class names."""
 
-model_app = typer.Typer(no_args_is_help=True, help="Model files: import and show.")
+model_app = typer.Typer(no_args_is_help=True, help="Model files: import and show; models of a service: list.")
 
 
 @model_app.command("import")
@@ -230,3 +232,47 @@ def show(
     out.print(f"{model.name}, {numbers:,} numbers, input {model.graph.input_shape}, mean {model.mean}, std {model.std}")
     few = ", ".join(model.classes[:20]) + (f" and {len(model.classes) - 20} more" if len(model.classes) > 20 else "")
     out.print(f"{len(model.classes)} classes: {few}")
+
+
+@model_app.command("list")
+def list_(
+    server: Annotated[str, typer.Option("--server", metavar="URL", help="The service: https://HOST[:PORT].")],
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models of a service, and what a run of each is predicted to take there."""
+    from fheinfer.cli.display import print_json, size, table
+    from fheinfer.cli.remote import connect
+
+    with connect(server, token_file) as remote:
+        models = remote.models()
+    if as_json:
+        print_json([info.model_dump(mode="json") for info in models])
+        return
+    rows = []
+    for info in models:
+        policy = _policy(info)
+        shape = "x".join(map(str, info.input_shape))
+        accuracy = "-" if info.accuracy is None else f"{100 * info.accuracy:.1f} %"
+        taken = f"{info.seconds[policy]:.1f}", size(info.key_bytes[policy]), size(info.input_bytes)
+        rows.append([info.name, info.model, info.set, shape, accuracy, *taken, info.plan[:8], info.description])
+    columns = [
+        "name",
+        "network",
+        "set",
+        "input",
+        "accuracy",
+        "seconds",
+        "keys",
+        "encrypted input",
+        "plan",
+        "description",
+    ]
+    table(f"models of {remote.url}", columns, rows, left=3)
+
+
+def _policy(info: ModelInfo) -> KeyPolicy:
+    """The kind of keys that `RemoteModel.prepare` makes for a model."""
+    from fheinfer.crypto.key_policy import Prediction, choose
+
+    return choose({key: Prediction(info.seconds[key], info.memory[key]) for key in info.seconds}, "auto", None)

@@ -255,6 +255,21 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", he
 OutputFolderOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")]
 
 
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="Let this service evaluate: https://HOST, or http://127.0.0.1:PORT."),
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="File with the token for the service on its first line.",
+        show_default="$FHEINFER_TOKEN",
+    ),
+]
+
+
 def refuse(reason: str, **given: object) -> None:
     """Refuses options that would change nothing: those of `given`, by their name, that are there.
 

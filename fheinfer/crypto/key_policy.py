@@ -33,6 +33,13 @@ class Predicted(Protocol):
     def peak_memory(self) -> int: ...
 
 
+class Prediction(NamedTuple):
+    """The same as plain numbers."""
+
+    seconds: float
+    peak_memory: int
+
+
 class Selection(NamedTuple):
     """Rotation keys for a plan: those to use, and those that have to be made first."""
 

@@ -34,7 +34,7 @@ LINE_BYTES = 1 << 16
 """Bytes of an answer in JSON, and of a line of events."""
 FIRST_PATIENCE, PATIENCE = 2.0, 60.0
 """Seconds that a request is repeated for, before the service has ever answered, and afterwards."""
-LONGEST_PAUSE = 5.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 ANSWER_SECONDS = 600.0
 """Of a single answer, however slowly it comes."""
 
@@ -145,7 +145,7 @@ class Connection:
             UnreachableError: no answer within `patience`, or none of such a service.
             FheinferError: what the service says is wrong.
         """
-        began, pause = time.monotonic(), 0.1
+        began, pause = time.monotonic(), SHORTEST_PAUSE
         most = patience if patience is not None else self._patience if self._answered else FIRST_PATIENCE
         while True:
             try:
@@ -242,9 +242,9 @@ class Connection:
             if cause is not None:
                 reason = f"its certificate is refused ({shown(cause.verify_message)}); check the address"
                 raise UnreachableError(f"{self.url}: {reason}") from None
-            reason = shown(str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
             raise BrokenError(
-                UnreachableError(f"{self.url}: no answer ({reason}); check the address, and that the service is up")
+                UnreachableError(self._says(f"no answer ({reason}); check the address, and that the service is up"))
             ) from None
         except (ValueError, httpx.HTTPError):
             raise BrokenError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fheinfer.crypto import artifact, client_spec, manifest
 from fheinfer.crypto.client_tensors import Hash
@@ -81,6 +81,12 @@ class ModelInfo(Message):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     description: Annotated[str, Field(max_length=2000)] = ""
     split: bool = False
+
+    @model_validator(mode="after")
+    def _same_policies(self) -> ModelInfo:
+        if not self.seconds or not self.seconds.keys() == self.key_bytes.keys() == self.memory.keys():
+            raise ValueError("predictions of other key policies than there are")
+        return self
 
 
 class KeyFile(Message):

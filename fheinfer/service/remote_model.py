@@ -165,14 +165,16 @@ class RemoteModel:
         return follow(self._connection, job_id, tell)
 
     def result(self, job_id: str, encrypted: bytes) -> bytes:
-        """The encrypted result of a job that is done, with a receipt that was checked.
+        """The encrypted result of a job that is done, with a receipt that was checked. Its job is deleted first.
 
         Raises:
             UntrustedServerError: it is not the result of this input under these keys and this plan, signed.
             JobError: the job is not done; or its result was fetched already, and once is enough (SECURITY.md).
             NotFoundError: its result was deleted.
         """
-        return self._checked(self._fetch(job_id), job_id, encrypted)
+        answer = self._fetch(job_id)
+        self._drop(job_id)  # before the result is looked at, whatever comes of that
+        return self._checked(answer, job_id, encrypted)
 
     def decrypt(self, result: bytes, encrypted: bytes) -> dict[str, F64]:
         """Outputs by name, without a last softmax, of a result of this input. It counts toward new keys.
@@ -297,7 +299,7 @@ class RemoteModel:
         return _Sent(name, encrypted, self.submit(encrypted))
 
     def _finished(self, waiting: deque[_Sent], on_event: Callable[[Event], None]) -> Evaluated:
-        """The first of those that wait, when it is done. Its job is deleted before its result is looked at."""
+        """The first of those that wait, when it is done."""
         sent = waiting.popleft()
         try:
             job = self.follow(sent.job.id, on_event)

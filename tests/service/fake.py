@@ -168,7 +168,7 @@ class FakeService:
         )
         return _json(self.jobs[identifier], 202)
 
-    def signed(self, job: JobInfo, result: bytes, **changes: Any) -> httpx.Response:
+    def signed(self, job: JobInfo, result: bytes, changes: Mapping[str, str] | None = None) -> httpx.Response:
         """A result with its receipt, in which `changes` may stand."""
         receipt = Receipt(
             job=job.id,
@@ -178,7 +178,9 @@ class FakeService:
             key_id=job.key_id,
             finished=1.0,
         )
-        return httpx.Response(200, content=result, headers=self.signer.headers(receipt.model_copy(update=changes)))
+        return httpx.Response(
+            200, content=result, headers=self.signer.headers(receipt.model_copy(update=changes or {}))
+        )
 
 
 def problem(status: int, kind: str, detail: str, received: int | None = None) -> httpx.Response:

@@ -1,0 +1,206 @@
+"""`fheinfer infer --server` and `fheinfer model list`: what they print and write, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fheinfer.service.remote import Remote
+from tests.conftest import Result
+from tests.service.fake import TOKEN, URL, FakeService
+from tests.service.remotes import NEAR, clear, compiled, fake, impatient, network, other_folder, plan_folder, vectors
+
+__all__ = ["fake", "impatient", "other_folder", "plan_folder"]
+Command = Callable[..., Result]
+INFER = ("infer", "--server", URL)
+
+
+@pytest.fixture(autouse=True)
+def _desk(fake: FakeService, impatient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to work in, with a vector, several and a token; the service behind all addresses."""
+    monkeypatch.setattr("fheinfer.cli.remote.Remote", functools.partial(Remote, transport=fake.transport))
+    monkeypatch.setenv("FHEINFER_TOKEN", TOKEN)
+    monkeypatch.chdir(tmp_path)
+    np.save("one.npy", vectors(1)[0])
+    np.save("many.npy", vectors(3))
+    Path("token").write_text(f"{TOKEN}\n")
+
+
+def parsed(result: Result) -> Any:
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_one_input(command: Command, plan_folder: Path) -> None:
+    [x] = vectors(1)
+    expected = clear(plan_folder, x)
+    found = parsed(command(*INFER, "-i", "one.npy", "--json", "-o", "out.npy", "--csv", "out.csv"))
+    assert found["class"] == ("cat", "dog", "owl")[int(np.argmax(expected))]
+    assert np.abs(np.array(found["logits"]) - expected).max() < NEAR + 10.0 ** -found["decimals"]
+    assert found["logits"] == [round(value, found["decimals"]) for value in found["logits"]]  # no digits to learn from
+    assert np.load("out.npy").tolist() == found["logits"]
+    assert found["seconds"].keys() == {"keys", "answers", "evaluate"}
+    assert found["bytes"]["input"] > found["bytes"]["result"] > 0
+    [row] = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert row["class"] == found["class"]
+    assert [float(row[f"logit_{i}"]) for i in range(3)] == pytest.approx(found["logits"], abs=1e-5)
+    for name in ("out.npy", "out.csv"):
+        assert stat.S_IMODE(Path(name).stat().st_mode) == 0o600
+    shown = command(*INFER, "-i", "one.npy", "--model", "first")
+    assert shown.code == 0, shown.err
+    assert f"class: {found['class']}" in shown.out
+    assert "keys 0.0 s" in shown.out
+    assert Path("keys/servers/127.0.0.1_8000/first/keys/secret/secret.key").exists()
+
+
+def test_several_inputs_and_outputs(command: Command, fake: FakeService, tmp_path: Path) -> None:
+    fake.serve("heads", compiled(tmp_path / "heads", network(3, ("kind", "price"))))
+    given = (*INFER, "--model", "heads", "-i", "many.npy", "--json", "-o", "out.npz", "--keys", "mine")
+    found = parsed(command(*given))
+    assert [row["image"] for row in found["images"]] == ["many.npy:0", "many.npy:1", "many.npy:2"]
+    values = np.load("out.npz")
+    for i, x in enumerate(vectors(3)):
+        for name, expected in clear(tmp_path / "heads", x).items():
+            assert np.abs(values[name][i] - expected).max() < NEAR + 1e-6, name
+    assert Path("mine/127.0.0.1_8000/heads/client.json").exists()
+    shown = command(*given[:-5])
+    assert "classes of kind" in shown.out
+    assert "values of price" in shown.out
+    refused = command(*INFER, "--model", "heads", "-i", "one.npy", "-o", "out.npy")
+    assert (refused.code, "name a .npz" in refused.err) == (2, True)
+
+
+def test_images(command: Command, fake: FakeService, tiny_plan_folder: Path, tiny_image_file: Path) -> None:
+    fake.models.clear()
+    fake.serve("tiny", tiny_plan_folder)
+    one = parsed(command(*INFER, "--image", tiny_image_file, "--json"))
+    many = parsed(command(*INFER, "--images", tiny_image_file.parent, "--json"))
+    assert [row["class"] for row in many["images"]] == [one["class"]]
+    assert many["images"][0]["logits"] == pytest.approx(one["logits"], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--plan", "x"),
+        ("--set", "turbo"),
+        ("--act", "square"),
+        ("--bits", "8"),
+        ("--backend", "native"),
+        ("--plain",),
+        ("--resume",),
+        ("--keep",),
+        ("--runs", "x"),
+        ("--threads", "2"),
+        ("--memory", "1GB"),
+        ("--verbose",),
+    ],
+)
+def test_options_that_would_change_nothing(command: Command, fake: FakeService, option: tuple[str, ...]) -> None:
+    done = command(*INFER, "-i", "one.npy", *option)
+    assert done.code == 2
+    assert f"error: {option[0]} changes nothing here: the server evaluates" in done.err
+    assert fake.seen == []
+
+
+@pytest.mark.parametrize("option", [("--token-file", "token"), ("--accept-plan",)])
+def test_options_of_a_server_need_one(command: Command, option: tuple[str, ...]) -> None:
+    done = command("infer", "-i", "one.npy", *option)
+    assert done.code == 2
+    assert f"{option[0]} changes nothing here: it is of a --server" in done.err
+
+
+def test_another_plan_is_accepted_by_an_option(command: Command, fake: FakeService, other_folder: Path) -> None:
+    assert command(*INFER, "-i", "one.npy").code == 0
+    fake.serve("first", other_folder)
+    refused = command(*INFER, "-i", "one.npy")
+    assert refused.code == 10
+    assert "accept it by --accept-plan" in refused.err
+    assert refused.err.count("\n") == 1
+    found = parsed(command(*INFER, "-i", "one.npy", "--accept-plan", "--json"))
+    assert np.abs(np.array(found["logits"]) - clear(other_folder, vectors(1)[0])).max() < 0.1
+    assert command(*INFER, "-i", "one.npy").code == 0
+
+
+def test_tokens(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FHEINFER_TOKEN")
+    without = command(*INFER, "-i", "one.npy")
+    assert (without.code, "--token-file" in without.err) == (10, True)
+    assert command(*INFER, "-i", "one.npy", "--token-file", "token").code == 0
+    for content, says in (("", "it is empty"), ("nonsense", "this is no token"), (None, "no such file")):
+        Path("bad").unlink(missing_ok=True)
+        if content is not None:
+            Path("bad").write_text(content)
+        refused = command(*INFER, "-i", "one.npy", "--token-file", "bad")
+        assert refused.code in (3, 10)
+        assert says in refused.err
+    assert TOKEN not in refused.err
+
+
+def test_plain_http_to_another_machine(command: Command, fake: FakeService) -> None:
+    refused = command("infer", "--server", "http://example.org", "-i", "one.npy")
+    assert refused.code == 2
+    assert "without TLS" in refused.err
+    assert fake.seen == []
+
+
+def test_a_passphrase(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("passphrase").write_text("open\n")
+    given = (*INFER, "-i", "one.npy", "--passphrase-file")
+    assert command(*given, "passphrase").code == 0
+    assert command(*INFER, "-i", "one.npy").code == 5
+    monkeypatch.setenv("FHEINFER_PASSPHRASE", "open")
+    assert command(*INFER, "-i", "one.npy").code == 0
+
+
+def test_models(command: Command, fake: FakeService, tiny_plan_folder: Path) -> None:
+    fake.serve("tiny", tiny_plan_folder)
+    found = parsed(command("model", "list", "--server", URL, "--json"))
+    assert [(info["name"], info["model"], info["set"]) for info in found] == [
+        ("first", "vectors", "insecure-tiny-turbo"),
+        ("tiny", "resnet8-tiny", "insecure-tiny"),
+    ]
+    shown = command("model", "list", "--server", URL, "--token-file", "token")
+    assert shown.code == 0, shown.err
+    for what in ("first", "resnet8-tiny", "3x8x8", found[0]["plan"][:8]):
+        assert what in shown.out
+    unnamed = command(*INFER, "-i", "one.npy")
+    assert (unnamed.code, "name one of first, tiny" in unnamed.err) == (2, True)
+
+
+def test_what_is_said_on_the_way(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines where there is no terminal: keys, upload and evaluation, each under its name."""
+    for name in ("FIRST", "EVERY"):
+        monkeypatch.setattr(f"fheinfer.cli.progress.{name}", 0.0)
+    done = command(*INFER, "-i", "one.npy")
+    assert done.code == 0
+    for what in ("making keys: ", "uploading keys: ", "evaluating: ", "number 1 in the queue", "1/2, 0 s left"):
+        assert what in done.err, what
+    done = command(*INFER, "-i", "many.npy")
+    assert "inputs: 33 %, 1 of 3" in done.err
+
+
+def test_ctrl_c_says_what_goes_on(
+    command: Command, fake: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(request: Any, true: Any) -> Any:
+        if request.url.path.endswith("/events"):
+            raise KeyboardInterrupt
+        return true
+
+    fake.answer = stop
+    done = command(*INFER, "-i", "one.npy")
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == (
+        "error: stopped; the same command goes on with the keys that are made and uploaded"
+    )
+    assert fake.jobs == {}  # nobody waits for it any more
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
