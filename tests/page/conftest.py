@@ -103,9 +103,9 @@ class PlayedRemote:
                 input_shape=list(spec.input_shape),
                 input_bytes=spec.input.bytes,
                 result_bytes=spec.output_bytes,
-                seconds={},
+                seconds={"minimal": 1.0},
                 key_bytes={"minimal": max(n.key_bytes for n in needs)},
-                memory={},
+                memory={"minimal": 0},
             ),
         )
 
