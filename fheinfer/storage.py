@@ -163,10 +163,12 @@ def read_small(path: Path, limit: int, what: str = "") -> bytes:
         FileNotFoundError, StorageError: as `open_regular` says.
         CorruptArtifactError: larger than `limit`, or no regular file.
     """
-    fd, _ = open_regular(path, what)
+    fd, status = open_regular(path, what)
     with os.fdopen(fd, "rb") as file:
         try:
-            data = file.read(limit + 1)
+            data = file.read(min(limit, status.st_size) + 1)  # memory for all of it is taken before anything is read
+            if status.st_size < len(data) <= limit:  # it grew
+                data += file.read(limit + 1 - len(data))
         except OSError as error:
             raise StorageError(f"cannot read {shown(path)}: {error.strerror}; check the disk") from error
     if len(data) > limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,33 @@ def test_a_disk_that_fails_while_reading(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fdopen", lambda fd, mode: Broken())
     with pytest.raises(StorageError, match="check the disk"):
         storage.read_small(tmp_path / "file", 100)
+
+
+def test_a_small_file_takes_little_memory_whatever_is_allowed(tmp_path: Path) -> None:
+    """The limit of a plan file is 4 GiB: a process that may not have as much could not read any."""
+    (tmp_path / "file").write_bytes(b"data")
+    tracemalloc.start()
+    try:
+        assert storage.read_small(tmp_path / "file", 4 << 30) == b"data"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_meanwhile_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "file", storage.open_regular
+
+    def opened(path: Path, what: str = "") -> tuple[int, os.stat_result]:
+        found = real(path, what)
+        path.write_bytes(b"12345678")
+        return found
+
+    path.write_bytes(b"12")
+    monkeypatch.setattr(storage, "open_regular", opened)
+    assert storage.read_small(path, 8) == b"12345678"
+    path.write_bytes(b"12")
+    with pytest.raises(CorruptArtifactError, match="larger than the 7 bytes"):
+        storage.read_small(path, 7)
 
 
 def test_the_cache_folder_is_an_absolute_path(monkeypatch: pytest.MonkeyPatch) -> None:
