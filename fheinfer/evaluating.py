@@ -11,19 +11,23 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from fheinfer import errors
 from fheinfer.crypto.passphrase import VARIABLE as PASSPHRASE
-from fheinfer.errors import BackendError, FheinferError, StorageError
+from fheinfer.errors import FheinferError, StorageError, WorkerLostError
+from fheinfer.process import StoppedError
 
 GRACE = 2.0
 """Seconds that the evaluating process gets to end by itself. Its files are written atomically: a kill loses nothing."""
-
+WITHHELD = (PASSPHRASE, "FHEINFER_TOKEN")
+"""Environment variables that the evaluating process does not get: what they hold is its client's."""
 
 Event = Mapping[str, Any]
-"""A line of the evaluating process: see `worker`."""
+Command = Mapping[str, Any]
+"""A line from the evaluating process, and one to it: see `worker`."""
 
 
 def ignore(event: Event) -> None:
@@ -34,33 +38,65 @@ class EvaluatingProcess:
     """`fheinfer.worker` in a process of its own. It imports what it needs while nobody has said yet what to load, and
     loads keys while the client encrypts.
 
+    One thread gives it jobs; any may call `stop`, `cancel`, `forget` and `kill` meanwhile.
+
     Args:
         on_event: told of every event; may be set later.
-        threads, memory: what it may use; by default all that there is.
+        threads: that it may use; by default all that there are.
+        memory: bytes that keys may take in it; by default all that there are.
+        share: bytes that the whole process may take, in place of `memory`.
+        stderr: where its standard error goes, as `subprocess` takes it; by default to that of this process.
     """
 
     def __init__(
-        self, on_event: Callable[[Event], None] = ignore, *, threads: int | None = None, memory: int | None = None
+        self,
+        on_event: Callable[[Event], None] = ignore,
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+        share: int | None = None,
+        stderr: int | None = None,
     ) -> None:
         self.on_event = on_event
-        self._limits = {"threads": threads, "memory": memory}
-        self._empty = tempfile.TemporaryDirectory(prefix="fheinfer-evaluation-")
         self.load_seconds = 0.0
         self.memory = 0
+        self.busy = False
+        """Whether it has a job whose end nobody has read."""
+        self._files: Command = {}
+        self._sending = Lock()
+        self._empty = tempfile.TemporaryDirectory(prefix="fheinfer-evaluation-")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fheinfer.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
+            errors="replace",
             cwd=self._empty.name,
             env=_environment(),
             start_new_session=True,
         )
+        self._send({"do": "start", "parent": os.getpid(), "threads": threads, "memory": memory, "share": share})
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def stderr(self) -> IO[str] | None:
+        """What it writes there, where that is a pipe."""
+        return self._process.stderr
 
     def load(self, plan: Path, keys: Path) -> None:
-        """Says what to load, once and before the first job: the folder of a plan and the server folder of keys."""
-        files = {"plan": str(plan.absolute()), "keys": str(keys.absolute())}
-        self._send({**files, "parent": os.getpid(), **self._limits})
+        """Says before the first job what the jobs will take: the folder of a plan and the server folder of keys."""
+        self._files = {"plan": str(plan.absolute()), "keys": str(keys.absolute())}
+        self._send({"do": "load", **self._files})
 
     def __enter__(self) -> EvaluatingProcess:
         return self
@@ -69,7 +105,7 @@ class EvaluatingProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:  # Ctrl-C included; the process may be seconds deep in a bootstrap
-            self._stop()
+            self.close()
         self._empty.cleanup()
 
     def evaluate(
@@ -79,29 +115,56 @@ class EvaluatingProcess:
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
-        keep_layers: bool = False,
+        **job: Any,
     ) -> list[float]:
         """One job: seconds of each input, in their order. One input, or two where the plan takes two at a time.
 
+        Args:
+            checkpoints: folder to write them to.
+            resume: go on from the one that is there.
+            job: whatever else `worker` says of a job: `keep_layers`; `id`, by which it can be cancelled; `plan`,
+                `keys` and `key_id` where they are others than those of `load`; `every`.
+
         Raises:
             FheinferError: whatever the process raised, under its own type.
+            WorkerLostError, StorageError: the process ended.
+            StoppedError: `cancel` or `stop` was called.
         """
+        self.busy = True
         self._send(
             {
+                "do": "evaluate",
+                "id": "",
+                **self._files,
                 "inputs": [str(path.absolute()) for path in inputs],
                 "outputs": [str(path.absolute()) for path in outputs],
                 "checkpoints": str(checkpoints.absolute()) if checkpoints else None,
                 "resume": resume,
-                "keep_layers": keep_layers,
+                **job,
             }
         )
         done: list[float] = []  # results come in the order of the inputs, whose names may be the same
         for event in self._events():
             if event["event"] == "input":
                 done.append(event["seconds"])
-            if len(done) == len(inputs):
+            if event["event"] in ("end", "stopped"):
+                self.busy = False
+                if event["event"] == "stopped":
+                    raise StoppedError
                 return done
         raise self._ended()
+
+    def stop(self) -> None:
+        """Ends its job after the next checkpoint."""
+        self._send({"do": "stop"})
+
+    def cancel(self, job: str) -> None:
+        """Ends the job of that `id` after its current step, if it has one."""
+        self._send({"do": "cancel", "id": job})
+
+    def forget(self, key_id: str) -> None:
+        """Lets the keys of that id leave its memory, after its job."""
+        self._send({"do": "forget", "key_id": key_id})
 
     def finish(self) -> None:
         """Ends the process, which has no job left; its peak memory is known afterwards."""
@@ -111,33 +174,12 @@ class EvaluatingProcess:
         if self._process.wait() != 0 or not finished:
             raise self._ended()
 
-    @property
-    def _stdin(self) -> Any:
-        return self._process.stdin
+    def kill(self) -> None:
+        """Ends it at once; whoever waits for its job is told."""
+        self._process.kill()
 
-    def _send(self, message: Mapping[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # it has ended: what it said is still to be read
-            self._stdin.write(json.dumps(message) + "\n")
-            self._stdin.flush()
-
-    def _events(self) -> Iterator[Event]:
-        for line in self._process.stdout or ():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # printed by a library, or cut short by a kill
-            if event["event"] == "error":
-                with suppress(subprocess.TimeoutExpired):  # it is ending by itself; a signal now makes it noisy
-                    self._process.wait(timeout=GRACE)
-                raise _typed(event)
-            if event["event"] == "ready":
-                self.load_seconds = event["seconds"]
-            if event["event"] == "done":
-                self.memory = event["memory"]
-            self.on_event(event)
-            yield event
-
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """Ends it, whatever it does."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -149,6 +191,33 @@ class EvaluatingProcess:
             with suppress(OSError):
                 if stream:
                     stream.close()
+        self._empty.cleanup()
+
+    @property
+    def _stdin(self) -> Any:
+        return self._process.stdin
+
+    def _send(self, command: Command) -> None:
+        # It may have ended: what it said is still to be read. Or it was closed by another thread.
+        with self._sending, suppress(BrokenPipeError, ValueError):
+            self._stdin.write(json.dumps(command) + "\n")
+            self._stdin.flush()
+
+    def _events(self) -> Iterator[Event]:
+        for line in self._process.stdout or ():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # printed by a library, or cut short by a kill
+            if event["event"] == "error":
+                self.busy = False
+                raise _typed(event)
+            if event["event"] == "ready":
+                self.load_seconds = event["seconds"]
+            if event["event"] == "done":
+                self.memory = event["memory"]
+            self.on_event(event)
+            yield event
 
     def _ended(self) -> FheinferError:
         code = self._process.wait()
@@ -158,15 +227,15 @@ class EvaluatingProcess:
                 "copy the keys again, or make new ones with `fheinfer keygen --force`"
             )
         how = "was killed, most likely for lack of memory" if code in (-9, 137) else f"ended with code {code}"
-        return BackendError(f"the evaluating process {how}; run the same command with --resume to go on from there")
+        return WorkerLostError(f"the evaluating process {how}; run the same command with --resume to go on from there")
 
 
 def _environment() -> dict[str, str]:
-    """The evaluating process imports this very package, wherever it was found, and gets no passphrase."""
+    """The evaluating process imports this very package, wherever it was found."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     paths = f"{here}{os.pathsep}{path}" if path else here
-    others = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
+    others = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     return {**others, "PYTHONPATH": paths}
 
 

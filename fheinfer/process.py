@@ -21,6 +21,10 @@ PARENT_PERIOD = 0.5
 _ORPHANED = 128 + signal.SIGTERM
 
 
+class StoppedError(Exception):
+    """A job ended because it was told to: it was cancelled, or has to go on later. Nothing went wrong."""
+
+
 def install() -> None:
     """SIGTERM and SIGHUP end the process by SystemExit, so that everything is cleaned up, with 143 and 129.
 

@@ -22,7 +22,7 @@ from fheinfer.crypto.keystore import KeySet, ServerKeys
 from fheinfer.crypto.params import key_identity
 from fheinfer.errors import MismatchError, UsageError
 from fheinfer.model.ops import Resample
-from fheinfer.runtime.checkpoints import CheckpointFolder, checkpoint_bytes
+from fheinfer.runtime.checkpoints import CheckpointFolder, Pace, checkpoint_bytes
 from fheinfer.runtime.constants import ConstantCache
 from fheinfer.runtime.executor import StepObserver, Value, execute
 from fheinfer.runtime.loaded_keys import KeyCache, LoadedKeys, LoadProgress, key_files, quiet
@@ -112,6 +112,7 @@ class Session:
         *,
         observer: StepObserver | None = None,
         checkpoints: Path | None = None,
+        pace: Pace | None = None,
         resume: bool = False,
         keep_layers: bool = False,
     ) -> bytes:
@@ -120,12 +121,14 @@ class Session:
         Args:
             observer: called after every step; must not ask the server for anything, whose keys it would wait for.
             checkpoints: folder for what a later run with `resume` starts from.
+            pace: when it is written; whenever it can be by default.
             keep_layers: also write the ciphertext of every layer there, for precision reports.
 
         Raises:
             CorruptArtifactError, MismatchError: a damaged input, or one for another key or plan.
             NotEnoughMemoryError: the keys had left memory and there is no room for them now.
             StorageError: no room for the checkpoints; asked before evaluating.
+            StoppedError: `pace` was told to stop, and a later run can go on from here.
         """
         server = self._server
         with server.keys.use(self.keys, self.plan) as loaded, server.constants.use(self.plan) as encoded:
@@ -141,6 +144,7 @@ class Session:
                     request,
                     lambda values, metadata: self._artifact([evaluator.write(value) for value in values], metadata),
                     evaluator.read,
+                    pace or Pace(),
                 )
                 if keep_layers:
                     observer = store.keep_layers(observer)

@@ -332,7 +332,7 @@ def test_two_inputs_of_one_name_have_two_results(tmp_path: Path, monkeypatch: py
     """It counted names, and waited for ever for the second one."""
     fake = tmp_path / "python"
     said = [f'{{"event": "input", "name": "x.ct", "seconds": {seconds}}}' for seconds in (1.5, 2.5)]
-    fake.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said))
+    fake.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in [*said, '{"event": "end"}']))
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     with EvaluatingProcess() as process:

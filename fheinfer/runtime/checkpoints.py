@@ -12,12 +12,40 @@ from fheinfer.crypto.artifact import MAX_METADATA, Artifact, write
 from fheinfer.crypto.ciphertexts import Ciphertexts, body_bound, open_ciphertexts
 from fheinfer.crypto.params import ciphertext_bytes
 from fheinfer.errors import FheinferError
+from fheinfer.process import StoppedError
 from fheinfer.runtime.executor import StepDone, StepObserver, Value
 from fheinfer.storage import storage_errors
 
 BLOCK = "block.ct"
 MAX_BLOCK = 512 << 20
 """Bytes of the values that are alive after an activation; where there are more, the run goes on from an earlier one."""
+
+
+class Pace:
+    """When a run keeps its values, of all times when it could.
+
+    Args:
+        every: seconds from one checkpoint to the next at least; 0 keeps all that there can be.
+    """
+
+    def __init__(self, every: float = 0.0) -> None:
+        self.stop = False
+        """Set from any thread: the run keeps its values as soon as it can, and ends there."""
+        self._every, self._last = every, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether values should be kept now."""
+        return self.stop or time.monotonic() >= self._last + self._every
+
+    def kept(self) -> None:
+        """Notes that they were.
+
+        Raises:
+            StoppedError: the run was told to stop.
+        """
+        self._last = time.monotonic()
+        if self.stop:
+            raise StoppedError
 
 
 class CheckpointFolder:
@@ -27,6 +55,7 @@ class CheckpointFolder:
         seal: makes an artifact of ciphertexts and their metadata.
         unseal: makes a ciphertext of its body.
         request: of the input, as the result will name it.
+        pace: when values are kept.
     """
 
     def __init__(
@@ -37,17 +66,26 @@ class CheckpointFolder:
         request: str,
         seal: Callable[[Sequence[_core.Ciphertext], dict[str, object]], Artifact],
         unseal: Callable[[memoryview], _core.Ciphertext],
+        pace: Pace,
     ) -> None:
         self._folder, self._plan, self._key_id, self._request = folder, plan, key_id, request
-        self._seal, self._unseal = seal, unseal
+        self._seal, self._unseal, self._pace = seal, unseal, pace
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, index: int, values: Mapping[str, Value]) -> bool:
-        """Keeps the values that are alive after a step, in place of those before; False where they cannot be kept."""
+        """Keeps the values that are alive after a step, in place of those before, where that is due; False where they
+        cannot be kept.
+
+        Raises:
+            StoppedError: see `Pace.kept`.
+        """
+        if not self._pace.due():
+            return True
         if block_bytes(self._plan, {name: len(value) for name, value in values.items()}) is None:
             return False
         self._write(BLOCK, index, values)
+        self._pace.kept()
         return True
 
     def latest(self) -> tuple[int, dict[str, Value]] | None:

@@ -151,6 +151,12 @@ class KeyCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """Whose keys are loaded."""
+        with self._changed:
+            return frozenset(entry.key_id for entry in self._entries.values())
+
     @contextmanager
     def use(self, keys: ServerKeys, plan: Plan, progress: LoadProgress = quiet) -> Iterator[LoadedKeys]:
         """The keys, loaded and pinned for as long as the context is open; callable from several threads.
