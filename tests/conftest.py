@@ -107,6 +107,14 @@ def tiny_keys(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def other_tiny_keys(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of another client."""
+    folder = tmp_path_factory.mktemp("keys") / "another"
+    fheinfer.keygen(tiny_plan.client, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_session(tiny_keys: Path, tiny_plan: Plan) -> Any:
     return fheinfer.Server().session(tiny_plan, tiny_keys / "server")
 
