@@ -161,6 +161,7 @@ class Catalogue:
         return ModelInfo(
             name=name,
             plan=spec.plan,
+            client=hashlib.sha256(read_small(self._plans / spec.plan / CLIENT_FILE, MAX_BYTES)).hexdigest(),
             model=spec.model,
             set=spec.params.name,
             input_shape=list(spec.input_shape),

@@ -59,6 +59,7 @@ class ModelInfo(Message):
 
     name        by which it is asked for
     plan        SHA-256 (hex) of the plan that this name means now
+    client      SHA-256 (hex) of its client.json
     model       the network's own name
     set         name of the parameter set
     input_shape of what a client encrypts
@@ -70,6 +71,7 @@ class ModelInfo(Message):
 
     name: ModelName
     plan: Hash
+    client: Hash
     model: Annotated[str, Field(max_length=200)]
     set: Annotated[str, Field(max_length=64)]
     input_shape: Annotated[list[int], Field(min_length=1, max_length=4)]

@@ -6,6 +6,7 @@ counts only under a receipt by the pinned key that names this input, this plan, 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from fheinfer.crypto.client_layers import SUFFIX, ClientLayers
 from fheinfer.crypto.client_spec import FILE_NAME, ClientSpec
 from fheinfer.errors import MismatchError, NotFoundError, UntrustedServerError, UsageError
 from fheinfer.evaluating import Event, ignore
-from fheinfer.service.connection import PATIENCE, Connection
+from fheinfer.service.connection import PATIENCE, Answer, Connection
 from fheinfer.service.protocol import MODEL_NAME, PREFIX, PROTOCOL, ModelInfo, ServerInfo
 from fheinfer.service.remembered import ModelFolder, pin
 from fheinfer.service.remote_model import RemoteModel
@@ -184,23 +185,28 @@ class Remote:
             )
         if pinned is not None:
             return pinned
-        spec = self._fetched_spec(name, info.plan)
+        spec = self._fetched_spec(name, info)
         folder.accept(spec)
         return spec
 
-    def _fetched_spec(self, name: str, plan: str) -> ClientSpec:
-        path = f"{PREFIX}/plans/{plan}/client"
-        raw = self._file(f"{path}.json", client_spec.MAX_BYTES)
+    def _fetched_spec(self, name: str, info: ModelInfo) -> ClientSpec:
+        path = f"{PREFIX}/plans/{info.plan}/client"
+        raw = self._file(f"{path}.json", client_spec.MAX_BYTES, info.client)
         title = f"{self.url}, {FILE_NAME} of {name}"
         spec = ClientSpec.from_bytes(raw, title)
-        if spec.plan != plan:
+        if spec.plan != info.plan:
             raise UntrustedServerError(f"{title}: of another plan than the one that was asked for; tell its owner")
         if spec.before is None:
             return spec
-        data = self._file(f"{path}{SUFFIX}", MAX_LAYERS)
-        if artifact.request_id(data) != spec.before.sha256:
-            raise UntrustedServerError(f"{title}: came with other layers than it names; tell its owner")
+        data = self._file(f"{path}{SUFFIX}", MAX_LAYERS, spec.before.sha256)
         return spec.with_layers(ClientLayers.from_bytes(data, title))
 
-    def _file(self, path: str, limit: int) -> bytes:
-        return self._connection.request(lambda answer: answer.body, "GET", path, limit=limit)
+    def _file(self, path: str, limit: int, sha256: str) -> bytes:
+        """The file with that hash; another one is a damaged answer."""
+
+        def checked(answer: Answer) -> bytes:
+            if hashlib.sha256(answer.body).hexdigest() != sha256:
+                raise ValueError("another file")
+            return answer.body
+
+        return self._connection.request(checked, "GET", path, limit=limit)

@@ -98,6 +98,7 @@ class PlayedRemote:
             ModelInfo(
                 name="tiny",
                 plan=spec.plan,
+                client="0" * 64,
                 model=spec.model,
                 set=spec.params.name,
                 input_shape=list(spec.input_shape),

@@ -94,6 +94,7 @@ class FakeService:
         return ModelInfo(
             name=name,
             plan=spec.plan,
+            client=hashlib.sha256((self.models[name] / "client.json").read_bytes()).hexdigest(),
             model=spec.model,
             set=spec.params.name,
             input_shape=list(spec.input_shape),

@@ -101,7 +101,7 @@ def test_a_split_model(remote: Make, fake: FakeService, tiny_model: Any, tiny_im
     fake.answer = lambda request, true: (
         httpx.Response(200, content=true.content + b" ") if request.url.path.endswith(".safetensors") else true
     )
-    with pytest.raises(fheinfer.errors.UntrustedServerError, match="other layers than it names"):
+    with pytest.raises(fheinfer.errors.UnreachableError, match="damaged answer"):
         remote().open("split", accept_plan=True)
 
 

@@ -51,6 +51,10 @@ def on(path: str, other: Callable[[httpx.Response], httpx.Response], method: str
     return answer
 
 
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 # What is pinned.
 
 
@@ -117,10 +121,23 @@ def test_a_client_json_that_must_not_be_used(
         (true.replace(b'"scale": ', b'"scale": -'), CorruptArtifactError, "damaged"),
     ]
     for content, kind, says in cases:
-        fake.answer = on("client.json", lambda true, content=content: httpx.Response(200, content=content))  # type: ignore[misc]
+
+        def lie(request: httpx.Request, true: httpx.Response, content: bytes = content) -> httpx.Response:
+            if request.url.path.endswith("client.json"):
+                return httpx.Response(200, content=content)
+            if request.url.path.endswith("/models"):
+                return httpx.Response(200, json=[info | {"client": digest(content)} for info in true.json()])
+            if request.url.path.endswith("/models/first"):
+                return httpx.Response(200, json=true.json() | {"client": digest(content)})
+            return true
+
+        fake.answer = lie
         with pytest.raises(kind, match=says) as caught:
             remote().open()
         assert "\n" not in str(caught.value)
+    fake.answer = on("client.json", lambda response: httpx.Response(200, content=true.replace(b"1", b"2", 1)))
+    with pytest.raises(UnreachableError, match="damaged answer"):  # a digit that changed on the way
+        remote().open()
     fake.answer = lambda request, response: response
     monkeypatch.delenv("FHEINFER_ALLOW_INSECURE")
     with pytest.raises(PlanError, match="less than 128 bits"):
