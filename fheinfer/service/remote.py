@@ -1,4 +1,4 @@
-"""A service as its client sees it: models, one of them opened, and answers to encrypted inputs (docs/remote.md).
+"""A service as its client sees it: models, one of them opened, and answers to encrypted inputs (docs/how-to/remote.md).
 
 The client believes its own files. What it learnt of a service at first contact is pinned (`remembered`), and a result
 counts only under a receipt by the pinned key that names this input, this plan, these keys and this very result.

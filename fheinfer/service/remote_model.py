@@ -349,5 +349,5 @@ class RemoteModel:
         """The same whatever was wrong: more would tell a service that makes up results about the secret key."""
         return UntrustedServerError(
             f"{self._connection.url}: a result that is not the signed answer to this input: it is not shown, and not "
-            "asked for again; docs/remote.md says what to do"
+            "asked for again; docs/how-to/remote.md says what to do"
         )

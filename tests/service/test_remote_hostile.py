@@ -247,7 +247,7 @@ def test_whatever_is_wrong_with_a_result_is_one_error(
         assert asked[-4:] == ["POST", "GET", "result", "DELETE"], name
         assert len(fake.jobs) == 1, name
     assert len(said) == 1
-    assert "docs/remote.md" in said.pop()
+    assert "docs/how-to/remote.md" in said.pop()
     fake.answer = lambda request, true: true
     assert np.abs(model.outputs(x)["kind"] - clear(plan_folder, x)).max() < NEAR
 
