@@ -8,7 +8,13 @@ from importlib.util import find_spec
 
 from fheinfer.errors import FheinferError, UsageError
 
-EXTRAS = {"onnx": "onnx", "torch": "torch", "matplotlib": "plot", "mpmath": "plot", "uvicorn": "serve"}
+EXTRAS = {
+    "onnx": "onnx",
+    "torch": "torch",
+    "matplotlib": "plot",
+    "mpmath": "plot",
+    **dict.fromkeys(("fastapi", "prometheus_client", "structlog", "swagger_ui_bundle", "uvicorn"), "serve"),
+}
 """Optional packages, and the extra of fheinfer that brings each."""
 
 

@@ -20,6 +20,7 @@ from fheinfer.cli import (
     plan,
     precision,
     search,
+    serve,
     server,
     training,
 )
@@ -59,6 +60,7 @@ for command in (
     app.command()(command)
 app.add_typer(model.model_app, name="model")
 app.add_typer(approx.approx_app, name="approx")
+app.add_typer(serve.serve_app, name="serve")
 
 
 def _version(wanted: bool) -> None:

@@ -241,6 +241,31 @@ def test_the_server_command_imports_nothing_of_the_client() -> None:
     assert "fheinfer.client" not in reachable("fheinfer.cli.server", nested=True)
 
 
+CLIENT_SIDE = {
+    name
+    for name in MODULES
+    if name.removeprefix("fheinfer.").removeprefix("service.").split(".")[0]
+    in ("client", "local", "connection", "following", "page", "remembered", "remote", "remote_model", "uploading")
+}
+SERVER_SIDE = {"fheinfer.server", "fheinfer.worker"} | {
+    f"fheinfer.service.{name}" for name in ("store", "database", "uploads", "catalogue", "retention", "dispatcher")
+}
+
+
+@pytest.mark.parametrize("start", ["fheinfer.service.http.serving", "fheinfer.cli.serve"])
+def test_the_http_process_imports_no_client_and_evaluates_nothing(start: str) -> None:
+    found = reachable(start, nested=True)
+    assert "fheinfer.service.uploads" in found  # this walk does find things
+    assert not found & (CLIENT_SIDE | {"fheinfer.server", "fheinfer.worker", "fheinfer.runtime.executor"})
+
+
+def test_the_remote_client_imports_nothing_of_the_service() -> None:
+    found = reachable("fheinfer.service.remote", nested=True)
+    assert "fheinfer.client" in found
+    assert not found & SERVER_SIDE
+    assert not [name for name in found if name.startswith("fheinfer.service.http")]
+
+
 def test_torch_is_imported_where_it_is_needed_and_nowhere_else() -> None:
     users = {name for name in MODULES if any(i.split(".")[0] == "torch" for i in imports(MODULES[name], nested=True))}
     apart = ("fheinfer.train", "fheinfer.evaluation", "fheinfer.data", "fheinfer.frontends", "fheinfer.model.ops")
