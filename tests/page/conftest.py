@@ -110,7 +110,7 @@ class PlayedRemote:
             ),
         )
 
-    def open(self, name: str) -> PlayedModel:
+    def open(self, name: str, *, accept_plan: bool) -> PlayedModel:
         self.model._answer()
         if name != "tiny":
             raise NotFoundError(f"no model {name}")

@@ -78,5 +78,11 @@ def test_every_answer_forbids_what_the_page_does_not_need(browser: TestClient) -
     assert "unsafe" not in str(HEADERS)
 
 
+def test_cookies_of_other_programs_are_in_nobodys_way(browser: TestClient) -> None:
+    [(name, value)] = browser.cookies.items()
+    browser.cookies.clear()
+    assert browser.get("/", headers={"cookie": f'_xsrf=2|a|b; {{"x": [1, 2]}}; {name}={value}'}).status_code == 200
+
+
 def test_a_damaged_cookie_is_no_cookie(stranger: TestClient) -> None:
     assert stranger.get("/", headers={"cookie": '\x7f="\\; ;;='}).status_code == 401

@@ -32,7 +32,7 @@ from fheinfer.service.page.clear import InClear
 from fheinfer.service.page.guard import Guard
 from fheinfer.service.page.runs import Runs
 from fheinfer.service.page.steps import Run, shown_error
-from fheinfer.service.remote import Remote
+from fheinfer.service.remote import Remote, RemoteModel
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -55,7 +55,7 @@ class LocalPage:
 
     def __init__(self, remote: Remote, url: str | None, in_clear: InClear) -> None:
         self._remote, self._url, self._clear = remote, url, in_clear
-        self.runs = Runs(remote.open, in_clear)
+        self.runs = Runs(self._open, in_clear)
 
     def routes(self) -> list[Route]:
         return [
@@ -87,7 +87,7 @@ class LocalPage:
 
     async def model(self, request: Request) -> Response:
         """What a model takes."""
-        spec = await run_in_threadpool(self._spec, request.path_params["name"])
+        spec = (await run_in_threadpool(self._open, request.path_params["name"])).spec
         can = await run_in_threadpool(self._clear.has, spec)
         return JSONResponse({"image": _takes_image(spec), "shape": list(spec.input_shape), "compare": can})
 
@@ -145,11 +145,12 @@ class LocalPage:
     def _run(self, request: Request) -> Run:
         return self.runs.run(request.path_params["id"])
 
-    def _spec(self, name: str) -> ClientSpec:
-        return self._remote.open(name).spec
+    def _open(self, name: str) -> RemoteModel:
+        """The model of that name; of a service of its own whatever plan is there now, by this fheinfer."""
+        return self._remote.open(name, accept_plan=self._url is None)
 
     def _start(self, model: str, name: str, body: bytes, compare: bool) -> Run:
-        spec = self._spec(model)
+        spec = self._open(model).spec
         if not _takes_image(spec):
             raise InputError(
                 f"{spec.model} takes a tensor of shape {spec.input_shape}, and this page has images alone; "

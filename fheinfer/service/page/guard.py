@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,7 +67,7 @@ class Guard:
             return self._exchange(given[0])
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return _page(403, "This page answers only itself, and this request comes from another one.")
-        if not _same(_cookies(headers).get(self._cookie, ""), self._value):
+        if not _same(HTTPConnection(scope).cookies.get(self._cookie, ""), self._value):
             return _page(401, "Open the whole address that `fheinfer app` printed; its end is the key to this page.")
         return None
 
@@ -80,15 +80,6 @@ class Guard:
         response.headers["Refresh"] = "0; url=/"
         response.set_cookie(self._cookie, self._value, httponly=True, samesite="strict", path="/")
         return response
-
-
-def _cookies(headers: Headers) -> dict[str, str]:
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        jar.load(headers.get("cookie", ""))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
 
 
 def _same(given: str, wanted: str) -> bool:

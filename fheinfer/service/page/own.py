@@ -17,7 +17,7 @@ from fheinfer.errors import BackendError
 from fheinfer.storage import PRIVATE_FOLDER, make_folder
 
 CLIENT = "page"
-"""The account of the page; a new token of it takes the place of the last one."""
+"""The account of the page, the same at every start: its keys are there already."""
 GRACE = 10.0
 """Seconds that the service gets to stop: what it computes writes a checkpoint first."""
 PAUSE = 1.0
@@ -49,9 +49,7 @@ class OwnService:
         self._models = [] if models is None else ["--models", str(models)]
         self._log = data.parent / LOG
         make_folder(data, PRIVATE_FOLDER)
-        with suppress(BackendError):  # there is none yet
-            self._token("revoke", CLIENT)
-        self.token = self._token("add", CLIENT)
+        self.token = self._token()
         self._closing = threading.Event()
         self._process, self.url = self._start(0)
         self._watcher = threading.Thread(target=self._watch, name="fheinfer-own-service", daemon=True)
@@ -103,9 +101,9 @@ class OwnService:
             raise BackendError(f"the service did not start ({_last_words(self._log.read_text())}); see {self._log}")
         return process, url
 
-    def _token(self, *arguments: str) -> str:
-        """What `fheinfer serve token` prints."""
-        command = [sys.executable, "-m", "fheinfer", "serve", "token", *arguments, *self._data]
+    def _token(self) -> str:
+        """A new one, which is in the memory of this process alone."""
+        command = [sys.executable, "-m", "fheinfer", "serve", "token", "add", CLIENT, *self._data]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment())
         if done.returncode:
             raise BackendError(f"no token of the service ({_last_words(done.stderr)})")

@@ -22,8 +22,12 @@ export async function original(canvas, blob) {
   return bitmap;
 }
 
-// From smooth to the network's pixels in a second. `exact` is the image as the network gets it, which ends it.
+let turn = 0;
+
+// From smooth to the network's pixels in a second, unless another image comes. `exact` is the image as the network gets it,
+// which ends it.
 export async function shrink(canvas, bitmap, exact) {
+  const mine = (turn += 1);
   exact.hidden = true;
   canvas.hidden = false;
   if (bitmap && !calm.matches) {
@@ -33,6 +37,7 @@ export async function shrink(canvas, bitmap, exact) {
       const [w, h] = [exact.naturalWidth, exact.naturalHeight].map((n) => Math.round(n * (SIDE / n) ** (1 - step)));
       draw(canvas, small, bitmap, w, h, exact.naturalWidth / exact.naturalHeight);
       await new Promise((done) => setTimeout(done, 180));
+      if (turn !== mine) return;
     }
   }
   canvas.hidden = true;

@@ -44,6 +44,8 @@ export function showTrouble(box, run, again) {
 }
 
 export function showSteps(list, run) {
+  const all = run.steps.reduce((sum, step) => sum + step.seconds, 0);
+  text(at("way-title"), run.state === "done" ? `On its way, ${seconds(all)} in all` : "On its way");
   if (list.children.length !== run.steps.length) {
     list.replaceChildren(...run.steps.map(() => stepRow()));
   }

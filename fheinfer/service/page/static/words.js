@@ -22,7 +22,7 @@ export function problem(error) {
 
 export function sentence(text) {
   const line = text.trim();
-  const upper = line.charAt(0).toUpperCase() + line.slice(1);
+  const upper = /^[a-z]+ /.test(line) ? line.charAt(0).toUpperCase() + line.slice(1) : line; // no names of files
   return /[.!?]$/.test(upper) ? upper : `${upper}.`;
 }
 
@@ -65,11 +65,11 @@ export const NAMES = {
 export const stepName = (step) => NAMES[step.name] ?? step.name;
 
 const BEFORE = {
-  keys: "made here once, the secret one stays here",
+  keys: "made once, the secret one stays here",
   encrypt: "here, with your secret key",
   upload: "only the encrypted image",
   queue: "until the server is free",
-  layers: "computed by the server, encrypted",
+  layers: "by the server, on encrypted numbers",
   result: "fetched, still encrypted",
   decrypt: "here, with your secret key",
 };
@@ -80,14 +80,14 @@ export function stepNote(step, run) {
     case "keys":
       if (now && step.doing === "make") return `being made on this machine, ${Math.round(100 * step.part)} %`;
       if (now && step.doing === "upload") return `the server’s part is uploaded, ${Math.round(100 * step.part)} % of ${size(step.bytes)}`;
-      return step.state === "done" ? (step.doing ? "made here, the secret one stays here" : "are there") : BEFORE.keys;
+      return step.state === "done" ? (step.doing ? "made now, the secret one stays here" : "are there") : BEFORE.keys;
     case "upload":
       return run.sent ? `${size(run.sent.bytes)}, encrypted` : BEFORE.upload;
     case "queue":
       return now && step.position > 1 ? `${step.position - 1} before you` : now ? "you are next" : BEFORE.queue;
     case "layers":
       if (now && step.left !== null && step.left !== undefined) return left(step.left);
-      return step.state === "done" && step.layers ? `${step.layers} computed by the server, encrypted` : BEFORE.layers;
+      return step.state === "done" && step.layers ? `all ${step.layers}, on encrypted numbers` : BEFORE.layers;
     default:
       return BEFORE[step.name] ?? "";
   }
