@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docs.generate import reference
+from docs.generate import http, reference
 from docs.generate.notebooks import as_markdown
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/graph.md": reference.operations,
 }
 """Pages that exist in the site alone, and what writes them."""
+MARKS: dict[str, Callable[[], str]] = {"<!-- messages -->": http.messages}
+"""What a page is completed by in the site."""
 
 
 def elsewhere() -> dict[str, str]:
@@ -74,4 +76,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return match[0]
         return f"]({posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
 
+    for mark, write in MARKS.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, write())
     return re.sub(r"\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, markdown)

@@ -123,6 +123,11 @@ class ServerKeys:
         return self.manifest.key_id
 
     @property
+    def place(self) -> str:
+        """The folder that they are in; "" of keys in memory."""
+        return str(self._source.absolute()) if isinstance(self._source, Path) else ""
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all key files."""
         return self.manifest.total_bytes

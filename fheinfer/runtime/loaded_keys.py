@@ -110,15 +110,16 @@ def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
 def shared_by(plan: Plan, keys: ServerKeys) -> str:
     """Plans with the same value can use one evaluator.
 
-    It is of one set of keys: nobody else has the same relinearisation key, whatever key id they claim. And
-    rotation keys of one height lie beside each other in it: a linear map takes the lowest that is tall enough for each
-    of its rotations, and all of those have to be of one height. Keys of CoeffToSlot are apart from the others.
+    It is of one set of keys in one folder: whoever claims the key id and the checksums of somebody else adds no key to
+    an evaluator that others use. And rotation keys of one height lie beside each other in it: a linear map takes the
+    lowest that is tall enough for each of its rotations, and all of those have to be of one height. Keys of CoeffToSlot
+    are apart from the others.
     """
     manifest = keys.manifest
     chosen = manifest.select(plan.keys[manifest.policy].rotations).use
     low = sorted({limbs for _, limbs in chosen if limbs <= plan.params.levels + 1})
     which = low if plan.backend.key_heights == 2 else chosen
-    return f"{keys.key_id} {manifest.files[RELINEARISATION].sha256} {which}"
+    return f"{keys.place} {keys.key_id} {manifest.files[RELINEARISATION].sha256} {which}"
 
 
 def memory_needed(plan: Plan, keys: ServerKeys) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -139,3 +140,11 @@ class Database:
             if code in _FAILED:
                 raise StorageError(f"cannot use {name}: {_FAILED[code]} ({error}); check the disk") from error
             raise
+
+
+class Tables:
+    """What the parts of `store.Store` share: the database, and the clock."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._database, self.now = Database(path), clock
+        self._transaction, self.close = self._database.transaction, self._database.close

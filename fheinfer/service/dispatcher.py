@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Thread
 
-from fheinfer.errors import BackendError, FheinferError, NotEnoughMemoryError, WorkerLostError
+from fheinfer.errors import BackendError, FheinferError, ResourceError, WorkerLostError
 from fheinfer.evaluating import Event
 from fheinfer.service.folders import Folders, check_result
 from fheinfer.service.store import JobRow, Store
@@ -18,9 +18,9 @@ from fheinfer.service.workers import StoppedError, Task, Workers
 
 LOG = logging.getLogger(__name__)
 TRIES = 3
-"""Times that a job is begun at most where its worker is lost, or has too little memory."""
+"""Times that a job is begun at most where its worker is lost, or has too little memory or disk."""
 RETRY_SECONDS = 5.0
-"""Until a job is tried again for which there was too little memory."""
+"""Until a job is tried again for which there was too little memory or disk."""
 BLOCK = "block.ct"
 """A job's checkpoint, in its folder."""
 _PERIOD = 1.0
@@ -63,7 +63,7 @@ class Dispatcher:
 
     Args:
         on_change: told of the id of every job whose state or progress changed, from any of the threads.
-        retry_seconds: until a job is tried again for which there was too little memory.
+        retry_seconds: until a job is tried again for which there was too little memory or disk.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Dispatcher:
         self._store, self._workers, self._folders, self._on_change = store, workers, folders, on_change
         self._retry_seconds = retry_seconds
         self._running: dict[str, tuple[int, Follower]] = {}
-        self._later: dict[str, float] = {}  # jobs that wait for memory, and until when
+        self._later: dict[str, float] = {}  # jobs that wait for memory or disk, and until when
         self._cancelled: set[str] = set()
         self._changed = Condition()
         self._news = 0
@@ -170,10 +170,11 @@ class Dispatcher:
         record: Callable[[], object]
         try:
             result, size = self._attempt(slot, job, follower)
+            (self._folders.job(job.id) / BLOCK).unlink(missing_ok=True)
             record = lambda: self._store.finish_job(job.id, result, size)  # noqa: E731
         except StoppedError:
             record = lambda: self._store.requeue_job(job.id, counted=False)  # noqa: E731
-        except (WorkerLostError, NotEnoughMemoryError) as error:
+        except (WorkerLostError, ResourceError) as error:
             record = self._again(job, error)
         except FheinferError as error:
             record = self._failure(job, error)
@@ -209,13 +210,10 @@ class Dispatcher:
             checkpoints=folders.job(job.id),
             seconds=job.seconds,
         )
-        if task.output.exists():  # the service ended before it could write down that the job was done
-            with suppress(FheinferError):
-                return check_result(folders, job)
+        with suppress(FheinferError):  # the service ended before it could write down that the job was done
+            return check_result(folders, job)
         self._workers.run(slot, task, follow)
-        found = check_result(folders, job)
-        (folders.job(job.id) / BLOCK).unlink(missing_ok=True)
-        return found
+        return check_result(folders, job)
 
     def _again(self, job: JobRow, error: FheinferError) -> Callable[[], object]:
         """Another attempt, if it was not the last one."""
@@ -224,12 +222,13 @@ class Dispatcher:
         if job.attempts >= TRIES:
             return self._failure(job, type(error)(f"{error}; tried {job.attempts} times"))
         LOG.warning("job is tried again: %s", error)
-        if isinstance(error, NotEnoughMemoryError):
+        if isinstance(error, ResourceError):
             return lambda: self._later.update({job.id: time.monotonic() + self._retry_seconds})
         return lambda: self._store.requeue_job(job.id)
 
     def _failure(self, job: JobRow, error: FheinferError) -> Callable[[], object]:
-        return lambda: self._store.fail_job(job.id, type(error).__name__, str(error))
+        message = self._folders.hide(str(error))
+        return lambda: self._store.fail_job(job.id, type(error).__name__, message)
 
     def _record(self, change: Callable[[], object]) -> None:
         """Writes down what became of a job, as soon as the store can; otherwise it is queued at the next start."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Folders:
     def result(self, job_id: str) -> Path:
         """The encrypted result."""
         return self.job(job_id) / "result.ct"
+
+    def hide(self, message: str) -> str:
+        """An error's message as clients may see it: names of files without the folders of this machine."""
+        return re.sub(r"/\S*/", "", message.replace(f"{self.data.absolute()}/", "/"))
 
 
 def check_result(folders: Folders, job: JobRow) -> tuple[str, int]:

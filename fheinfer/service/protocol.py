@@ -1,6 +1,6 @@
 """What a service and its clients say to each other: paths, bounds and the JSON that both sides check.
 
-docs/service.md has the API in prose; `/openapi.json` of a running service has it as a description.
+docs/reference/http.md has the API in prose; `/openapi.json` of a running service has it as a description.
 """
 
 from __future__ import annotations

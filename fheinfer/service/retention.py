@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fheinfer.crypto import artifact
-from fheinfer.errors import ArtifactError, InputError
+from fheinfer.errors import ArtifactError, InputError, PlanError
 from fheinfer.service.catalogue import Catalogue
+from fheinfer.service.folders import Folders, check_result
 from fheinfer.service.store import DAY, JobRow, Store
 from fheinfer.service.uploads import KeyUploads
 from fheinfer.storage import remove_leftovers, storage_errors
 
 JOBS = "jobs"
-INPUT, RESULT = "input.ct", "result.ct"
 UNKNOWN = 3600.0
 """Seconds after which the folder of a job that nobody knows of is deleted: one that is being submitted is younger."""
 
@@ -41,9 +39,10 @@ class Retention:
     keep_keys: float = 90 * DAY
     keep_uploads: float = 2 * DAY
 
-    def folder(self, job_id: str) -> Path:
-        """The folder of a job."""
-        return self.data / JOBS / job_id
+    @property
+    def folders(self) -> Folders:
+        """Where the files are."""
+        return Folders(self.data)
 
     def recover(self) -> None:
         """Makes rows and files agree, whatever moment the service was killed at. No accepted job is lost or done twice.
@@ -55,10 +54,10 @@ class Retention:
             remove_leftovers(folder)
         self._delete_unknown(0.0)
         for job in self.store.all_jobs("running", "queued"):
-            found = _result(self.folder(job.id) / RESULT, job)
+            found = self._result(job)
             if found is not None:
                 self.store.finish_job(job.id, *found)
-            elif not (self.folder(job.id) / INPUT).is_file():
+            elif not self.folders.input(job.id).is_file():
                 self.store.fail_job(job.id, "StorageError", "the encrypted input is gone; submit it again")
         self.store.recover()
         for job in self.uploads.recover():
@@ -87,7 +86,16 @@ class Retention:
 
     def delete_files(self, job_id: str) -> None:
         """Deletes input, result and checkpoint of a job."""
-        shutil.rmtree(self.folder(job_id), ignore_errors=True)
+        shutil.rmtree(self.folders.job(job_id), ignore_errors=True)
+
+    def _result(self, job: JobRow) -> tuple[str, int] | None:
+        """SHA-256 and bytes of a job's result, where it is whole and its own; None of any other, which is deleted."""
+        with suppress(ArtifactError, InputError, PlanError):
+            return check_result(self.folders, job)
+        path = self.folders.result(job.id)
+        with storage_errors(path), suppress(FileNotFoundError):
+            path.unlink()
+        return None
 
     def _delete_unknown(self, age: float) -> None:
         """Deletes folders without a job that nobody wrote to for `age` seconds."""
@@ -96,16 +104,3 @@ class Retention:
             for path in (self.data / JOBS).glob("*"):
                 if path.name not in known and path.stat().st_mtime <= before:
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def _result(path: Path, job: JobRow) -> tuple[str, int] | None:
-    """SHA-256 and bytes of a job's result, where it is whole and this job's; None of any other, which is deleted."""
-    with suppress(ArtifactError, InputError, FileNotFoundError):
-        found = artifact.read(path, kind=artifact.Kind.CIPHERTEXT, key_id=job.key_id, max_body=path.stat().st_size)
-        asked = {"role": "result", "plan": job.plan, "request": job.request}
-        if {name: found.metadata.get(name) for name in asked} == asked:
-            data = path.read_bytes()
-            return hashlib.sha256(data).hexdigest(), len(data)
-    with storage_errors(path), suppress(FileNotFoundError):
-        path.unlink()
-    return None

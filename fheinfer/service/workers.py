@@ -94,7 +94,7 @@ class Workers(Protocol):
 
 @dataclass
 class _Slot:
-    """A worker process, which is made when there is a task for it, and its task."""
+    """A worker process, which is made anew for the next task where it ended, and its task."""
 
     running: Lock = field(default_factory=Lock)
     process: EvaluatingProcess | None = None
@@ -121,28 +121,17 @@ class LocalWorkers:
         workers: how many.
         threads: that all of them may use together; by default all that are usable.
         memory: bytes that all of them may take together, keys and all; by default what the machine has.
-        patience, factor: a worker hangs that says nothing for `patience` seconds and for `factor` times what its task
-            is predicted to take.
 
     Raises:
         UsageError: less than one worker.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        *,
-        threads: int | None = None,
-        memory: int | None = None,
-        patience: float = PATIENCE,
-        factor: float = FACTOR,
-    ) -> None:
+    def __init__(self, workers: int, *, threads: int | None = None, memory: int | None = None) -> None:
         if workers < 1:
             raise UsageError(f"{workers} workers cannot compute anything; give one or more")
         self._threads = max(1, (threads or usable_threads()) // workers)
-        self._share = None if memory is None else memory // workers
-        self._patience, self._factor = patience, factor
-        self._slots = [_Slot() for _ in range(workers)]
+        self._share = None if memory is None else memory // workers  # of each: nobody takes what another was promised
+        self._slots = [_Slot(process=self._begin()) for _ in range(workers)]
         self._state = Lock()
         self._closing = False
         self._closed = Flag()
@@ -227,7 +216,7 @@ class LocalWorkers:
                 self._end(place)
                 place.process = self._begin()
             process = place.process
-            place.heard, place.patience = time.monotonic(), max(self._patience, self._factor * task.seconds)
+            place.heard, place.patience = time.monotonic(), max(PATIENCE, FACTOR * task.seconds)
             place.task, place.deadline = task.id, None
         try:
             yield process

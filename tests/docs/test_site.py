@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import posixpath
@@ -17,11 +18,23 @@ import pytest
 import typer
 
 import fheinfer
-from benchmarks import tables
 from fheinfer.cli.main import app
 from fheinfer.model.ops import LOWERED, NETWORK
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def loaded(file: str) -> Any:
+    """A module of the checkout that is not installed."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+http, tables = loaded("docs/generate/http.py"), loaded("benchmarks/tables.py")
 
 for module in ("mkdocs", "material", "mkdocstrings"):
     pytest.importorskip(module, reason="the site is built by the extra docs: pip install 'fheinfer[docs]'")
@@ -73,10 +86,21 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 def test_every_command_is_in_the_reference(site: Path) -> None:
     page = text(site / "reference" / "cli.html")
-    headings = set(re.findall(r"<h[123] [^>]*><code>([^<]*)</code>", page))
+    headings = set(re.findall(r"<h[1-4] [^>]*><code>([^<]*)</code>", page))
     known = set(commands(typer.main.get_command(app), "fheinfer")) - {"fheinfer"}
     assert {"fheinfer infer", "fheinfer approx list"} <= known
     assert headings == known
+
+
+def test_every_request_and_message_of_the_service_is_in_the_reference(site: Path) -> None:
+    pytest.importorskip("fastapi", reason="the service is an extra: pip install 'fheinfer[serve]'")
+    page = text(site / "reference" / "http.html")
+    api = http.described()
+    found = {re.sub(r"\{\w+\}|\?.*", "", code) for code in re.findall(r"<code>([A-Z]+ /[^<]*)</code>", page)}
+    for path, methods in api["paths"].items():
+        for method in methods:
+            assert re.sub(r"\{\w+\}", "", f"{method.upper()} {path}") in found
+    assert [name for name in api["components"]["schemas"] if f"{name}<a" not in page] == []
 
 
 def test_benchmarks_are_what_the_data_say() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,14 @@ def test_whoever_claims_the_key_id_of_another_gets_no_keys_of_theirs(
         keygen(plans[0].client, tmp_path / name, policy="fast")
     for name in ("thief", "victim", "thief"):
         answers(server, plans[0], tmp_path / name)
+
+
+def test_copies_of_keys_are_never_loaded_into_the_evaluator_of_the_first(
+    plans: tuple[Plan, Plan], keys: Path, tmp_path: Path
+) -> None:
+    """Threat: key ids and checksums are public, so another folder with the same ones may hold other rotation keys."""
+    shutil.copytree(keys, tmp_path / "copy")
+    server = fheinfer.Server()
+    for place in (keys, tmp_path / "copy", keys):
+        answers(server, plans[0], place)
+    assert len(server.keys) == 2

@@ -50,7 +50,7 @@ class Service:
         self.upload(tuple(REAL.files), tell)
         second = self.submit("2" * 64, tell)
         while job := self.store.take_job(0, ()):
-            atomic_write(self.retention.folder(job.id) / "block.ct", [b"checkpoint"])
+            atomic_write(self.retention.folders.job(job.id) / "block.ct", [b"checkpoint"])
             if job.id == second:
                 self.store.finish_job(job.id, "3" * 64, 1)
                 tell(f"done {job.id}")
@@ -69,8 +69,8 @@ class Service:
 
     def submit(self, request: str, tell: Callable[[str], object]) -> str:
         job_id = secrets.token_hex(16)
-        make_folder(self.retention.folder(job_id))
-        atomic_write(self.retention.folder(job_id) / "input.ct", [request.encode()])
+        make_folder(self.retention.folders.job(job_id))
+        atomic_write(self.retention.folders.job(job_id) / "input.ct", [request.encode()])
         job, new = self.store.add_job(self.account, PLAN, KEY_ID, request, job_id, 1.0)
         if not new:
             self.retention.delete_files(job_id)
@@ -95,7 +95,7 @@ class Service:
                 assert job.state in ("queued", "done", "cancelled"), job
                 assert job.state == "cancelled" or job.attempts == (job.state == "done"), job
                 if job.state == "queued":
-                    assert (self.retention.folder(name) / "input.ct").read_bytes().decode() == job.request
+                    assert (self.retention.folders.job(name) / "input.ct").read_bytes().decode() == job.request
             elif what == "done":
                 assert jobs[name].state == "done"
         folders = {path.name for path in (self.folder / "jobs").glob("*")}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -184,8 +182,18 @@ def test_a_full_disk_leaves_nothing_of_a_copy(
     assert catalogue.refresh() == {}
 
 
-def test_the_catalogue_parses_no_plan_and_imports_no_compiler(process: Callable[..., Any]) -> None:
-    result = process(python="import fheinfer.service.catalogue, sys; print(*sys.modules)")
-    assert result.code == 0, result.err
-    apart = ("fheinfer.client", "fheinfer.server", "fheinfer.worker", "fheinfer.runtime", "fheinfer.compiler")
-    assert not {name for name in result.out.split() if name.startswith((*apart, "safetensors", "torch"))}
+def test_layers_that_the_client_computes_are_copied_unread(
+    catalogue: Catalogue, models: Path, tiny_model: Model
+) -> None:
+    first, _, second = (node.name for node in tiny_model.graph.activations[:3])
+    plan = fheinfer.compile(tiny_model, "insecure-tiny", client_until=first)
+    plan.save(models / "split")
+    assert catalogue.refresh() == {}
+    info = catalogue.model("split")
+    assert info.split
+    layers = catalogue.file(info.plan, "client.safetensors")
+    assert layers.read_bytes() == (models / "split" / "client.safetensors").read_bytes()
+    assert fheinfer.ClientSpec.load(layers.parent) == plan.client
+    fheinfer.compile(tiny_model, "insecure-tiny", client_until=second).save(models / "other")
+    (models / "other" / "client.safetensors").write_bytes(layers.read_bytes())
+    assert isinstance(catalogue.refresh()["other"], MismatchError)

@@ -15,11 +15,19 @@ from typing import Any
 import pytest
 
 from fheinfer.compiler.plan import Plan
-from fheinfer.errors import CorruptArtifactError, NotEnoughMemoryError, StorageError, WorkerLostError
+from fheinfer.errors import (
+    CorruptArtifactError,
+    InputError,
+    NotEnoughMemoryError,
+    ResourceError,
+    StorageError,
+    WorkerLostError,
+)
 from fheinfer.evaluating import Event
 from fheinfer.service import dispatcher as module
 from fheinfer.service.dispatcher import Dispatcher, Follower
-from fheinfer.service.folders import check_result
+from fheinfer.service.folders import Folders, check_result
+from fheinfer.service.store import JobRow
 from fheinfer.service.workers import LocalWorkers, StoppedError, Task
 from tests.service.running import Person, Service, finished, wait_for
 
@@ -168,9 +176,10 @@ def test_a_job_whose_worker_is_lost_is_done_again(
         if event["event"] == "step" and event["index"] == 3 and not lost:
             lost.append(task.id)
             workers.signal(slot, how)
+            workers._slots[slot].patience = 1.0
 
     jobs = [service.submit(person, number) for number in range(3)]
-    workers = Local(2, also, patience=2.0)
+    workers = Local(2, also)
     run(service, workers)
     wait_for(lambda: finished(service, jobs))
     for job in jobs:
@@ -230,6 +239,7 @@ def test_what_is_wrong_with_a_job_is_typed_and_others_go_on(
         row = service.row(job)
         assert (row.state, row.kind, row.attempts) == ("failed", kind, 1)
         assert row.message
+        assert str(service.folders.data) not in row.message
 
 
 def test_a_stopped_job_goes_on_from_its_checkpoint_at_the_next_start(
@@ -289,7 +299,13 @@ def test_a_running_job_is_cancelled_and_its_files_are_deleted(service: Service, 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of scripted workers are none."""
-    monkeypatch.setattr(module, "check_result", lambda folders, job: ("0" * 64, folders.result(job.id).stat().st_size))
+
+    def check(folders: Folders, job: JobRow) -> tuple[str, int]:
+        if not folders.result(job.id).exists():
+            raise InputError("there is none")
+        return "0" * 64, 6
+
+    monkeypatch.setattr(module, "check_result", check)
 
 
 def write(task: Task, on_event: Callable[[Event], None]) -> None:
@@ -343,15 +359,24 @@ def test_a_job_that_was_cancelled_before_its_worker_had_it_is_cancelled_there(
     wait_for(lambda: not service.folders.job(job).exists())
 
 
-def test_too_little_memory_is_tried_again_later_and_then_told(
-    service: Service, person: Person, run: Running, unchecked: None
+def test_errors_tell_a_client_no_folder_of_the_service(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "my data")
+    message = f"{folders.keys('0' * 32, '1' * 32)}/rotation_1_2.key: damaged; and/or gone"
+    assert folders.hide(message) == "rotation_1_2.key: damaged; and/or gone"
+    assert folders.hide(f"{tmp_path}/...data/jobs/1/input.ct: no") == "input.ct: no"
+    assert folders.hide(f"no: {folders.job('1')}") == "no: 1"
+
+
+@pytest.mark.parametrize("error", [NotEnoughMemoryError, StorageError])
+def test_too_little_memory_or_disk_is_tried_again_later_and_then_told(
+    service: Service, person: Person, run: Running, unchecked: None, error: type[ResourceError]
 ) -> None:
     times: list[float] = []
 
     def do(task: Task, on_event: Callable[[Event], None]) -> None:
         times.append(time.monotonic())
         if task.id != once or len(times) == 1:
-            raise NotEnoughMemoryError("too little")
+            raise error("too little")
         write(task, on_event)
 
     once = service.submit(person, 1)
@@ -362,7 +387,7 @@ def test_too_little_memory_is_tried_again_later_and_then_told(
     never = service.submit(person, 2)
     wait_for(lambda: finished(service, [never]))
     row = service.row(never)
-    assert row.kind == "NotEnoughMemoryError"
+    assert row.kind == error.__name__
     assert row.message == "too little; tried 3 times"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -109,6 +110,60 @@ def test_kill_9_loses_no_accepted_job_and_does_none_twice(
             result = api("GET", f"/v1/jobs/{job_id}/result").content
             assert tiny_client.decrypt(result, request=request).shape == (10,)
         assert len(api("GET", "/v1/jobs").json()) == len(ids)
+
+
+SLOW_STOP = """
+import time
+from fheinfer.service.dispatcher import Dispatcher
+stop = Dispatcher.stop
+Dispatcher.stop = lambda self, grace: (time.sleep({seconds}), stop(self, grace))
+from fheinfer.cli.main import main
+main()
+"""
+"""A service whose jobs take so long to stop."""
+
+
+def test_it_says_that_it_stops_while_jobs_write_checkpoints(models: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "data", "--models", models, python=SLOW_STOP.format(seconds=2)) as service:
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert httpx.get(f"{service.url}/readyz").status_code == 503
+        assert httpx.get(f"{service.url}/livez").status_code == 200
+        assert service.process.wait(PATIENCE) == 0
+
+
+def test_a_second_signal_ends_it_at_once(models: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "data", "--models", models, python=SLOW_STOP.format(seconds=600)) as service:
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert service.process.poll() is None
+        assert service.end(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+def test_workers_end_with_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+    models: Path,
+    tmp_path: Path,
+    tiny_plan: Plan,
+    tiny_keys: Path,
+    tiny_client: fheinfer.Client,
+    tiny_image: Any,
+) -> None:
+    monkeypatch.setenv("FHEINFER_TOKEN", "fi_" + "A" * 43)
+    monkeypatch.setenv("FHEINFER_PASSPHRASE", "secret")
+    with serve(tmp_path / "data", "--models", models) as service:
+        api = service.api()
+        key_id = api.upload(tiny_keys / "server")
+        job = api.submit(tiny_client.encrypt(tiny_image), tiny_plan.identity, key_id).json()
+        assert api.finished(job["id"])["state"] == "done"
+        children = psutil.Process(service.process.pid).children(recursive=True)
+        workers = [child for child in children if "fheinfer.worker" in child.cmdline()]
+        assert workers
+        for child in workers:
+            assert not child.environ().keys() & {"FHEINFER_TOKEN", "FHEINFER_PASSPHRASE"}
+        service.end(signal.SIGKILL)
+        assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
 def test_an_upload_goes_on_after_kill_9(models: Path, tmp_path: Path, tiny_keys: Path) -> None:

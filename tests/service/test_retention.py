@@ -56,7 +56,7 @@ def anna(retention: Retention, keys: Keys) -> str:
 
 
 def submit(retention: Retention, account: str, number: int, encrypted: bytes = b"input", **other: Any) -> JobRow:
-    folder = retention.folder(f"{number:032x}")
+    folder = retention.folders.job(f"{number:032x}")
     make_folder(folder)
     atomic_write(folder / "input.ct", [encrypted])
     job = {"plan": "a" * 64, "key_id": KEY_ID, "request": f"{number:064x}", **other}
@@ -88,7 +88,7 @@ def test_results_and_inputs_go_when_their_time_is_over(retention: Retention, ann
 def test_what_is_cancelled_or_unknown_goes(retention: Retention, anna: str) -> None:
     job = submit(retention, anna, 1)
     retention.store.cancel_job(anna, job.id)
-    young, aged = retention.folder("f" * 32), retention.folder("e" * 32)
+    young, aged = retention.folders.job("f" * 32), retention.folders.job("e" * 32)
     for folder in (young, aged):
         folder.mkdir()
     os.utime(aged, (1_000_000, 1_000_000))
@@ -141,10 +141,10 @@ def test_a_start_does_no_job_twice_and_loses_none(
     waits = submit(retention, anna, 5, encrypted, request="5" * 64, **mine)
     for _ in range(4):
         retention.store.take_job(0, ())
-    (retention.folder(done.id) / "result.ct").write_bytes(result)
-    (retention.folder(cut.id) / "result.ct").write_bytes(result[:-1])
-    (retention.folder(foreign.id) / "result.ct").write_bytes(result)
-    (retention.folder(lost.id) / "input.ct").unlink()
+    (retention.folders.job(done.id) / "result.ct").write_bytes(result)
+    (retention.folders.job(cut.id) / "result.ct").write_bytes(result[:-1])
+    (retention.folders.job(foreign.id) / "result.ct").write_bytes(result)
+    (retention.folders.job(lost.id) / "input.ct").unlink()
     for _ in range(2):
         retention.recover()
         states = {job.id: job.state for job in retention.store.jobs(anna)}
@@ -155,7 +155,7 @@ def test_a_start_does_no_job_twice_and_loses_none(
     assert row is not None
     assert (row.result, row.result_bytes) == (hashlib.sha256(result).hexdigest(), len(result))
     for job in (cut, foreign):
-        assert not (retention.folder(job.id) / "result.ct").exists()
+        assert not (retention.folders.job(job.id) / "result.ct").exists()
 
 
 def test_jobs_of_keys_that_are_gone_are_cancelled(retention: Retention, anna: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fheinfer.crypto.manifest import Manifest
 from fheinfer.errors import LimitError, NotFoundError, UsageError
-from fheinfer.service import store as module
+from fheinfer.service import key_sets, queue
 from fheinfer.service.store import BURST, DAY, JobRow, Store
 
 PLAN = "a" * 64
@@ -134,7 +134,7 @@ def test_keys_count_by_what_their_manifest_claims(store: Store, manifest: Manife
 
 
 def test_an_account_has_so_many_key_sets(store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KEY_SETS", 2)
+    monkeypatch.setattr(key_sets, "MAX_KEY_SETS", 2)
     anna = account(store)
     for n in range(2):
         store.put_key_set(anna, manifest.model_copy(update={"key_id": f"{n:032x}"}))
@@ -225,7 +225,7 @@ def test_jobs_of_an_account_are_limited(store: Store, manifest: Manifest, monkey
         submit(store, anna, manifest, 3)
     assert not store.add_job(anna, PLAN, manifest.key_id, sha(1), "2" * 32, 1.0)[1]  # the same again is no new one
     submit(store, bob, manifest, 4)
-    monkeypatch.setattr(module, "MAX_KEPT_JOBS", 2)
+    monkeypatch.setattr(queue, "MAX_KEPT_JOBS", 2)
     for job in jobs:
         store.fail_job(job.id, "BackendError", "no")
     with pytest.raises(LimitError, match="delete results"):
