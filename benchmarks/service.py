@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def load(service: Service, folder: Path, args: argparse.Namespace, model: Model)
         waiting = []
         for index, client in enumerate(order):
             encrypted = remotes[client].encrypt(images[index])
-            job = patiently(lambda client=client, encrypted=encrypted: remotes[client].submit(encrypted))
+            job = patiently(partial(remotes[client].submit, encrypted))
             waiting.append(pool.submit(follow, index, encrypted, job))
         for kill in range(args.kills):
             while done[0] < args.requests * (kill + 1) // (args.kills + 1):
