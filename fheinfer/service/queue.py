@@ -14,7 +14,7 @@ from fheinfer.service.key_sets import touch
 from fheinfer.service.protocol import JobState
 from fheinfer.service.rows import JobRow, read_accounts, read_jobs
 
-BURST = 3
+BURST = 2
 """Jobs of one account that a worker takes in a row where it has the keys in memory."""
 MAX_KEPT_JOBS = 1000
 """Jobs of an account, those included whose results are still kept."""
