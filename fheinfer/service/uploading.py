@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fheinfer.crypto.manifest import FILE_NAME, MAX_BYTES, Manifest
-from fheinfer.errors import CorruptArtifactError, NotFoundError, UnreachableError
+from fheinfer.errors import CorruptArtifactError, MismatchError, NotFoundError, UnreachableError
 from fheinfer.evaluating import Event
 from fheinfer.service.connection import Answer, Connection
 from fheinfer.service.protocol import CHUNK_BYTES, PREFIX, KeyFile, KeyStatus, Problem
@@ -27,24 +27,38 @@ def upload(connection: Connection, folder: Path, manifest: Manifest, on_event: C
     """
     path = f"{PREFIX}/keys/{manifest.key_id}"
     try:
-        status = connection.json(KeyStatus, "GET", path)
+        _upload(connection, path, folder, manifest, on_event)
+    except (CorruptArtifactError, MismatchError):  # a manifest that arrived damaged makes every file seem so
+        connection.request(lambda answer: None, "DELETE", path, also=(404,))
+        _upload(connection, path, folder, manifest, on_event)
+
+
+def _upload(
+    connection: Connection, path: str, folder: Path, manifest: Manifest, on_event: Callable[[Event], None]
+) -> None:
+    try:
+        there = _files(connection.json(KeyStatus, "GET", path))
     except NotFoundError:
-        status = None
+        there = {}
     sizes = {name: entry.bytes for name, entry in manifest.files.items()}
-    if status is None or _sizes(status) != sizes:
+    if not _same(there, sizes):
         raw = read_small(folder / FILE_NAME, MAX_BYTES, "a manifest")
-        status = connection.json(KeyStatus, "PUT", path, content=raw)
-    if _sizes(status) != sizes:
-        raise UnreachableError(f"{connection.url}: it takes other keys than it was told of; try again later")
-    there = {file.name: file.received for file in status.files}
-    for file in status.files:
-        for received in _send(connection, folder, path, file):
-            there[file.name] = received
-            on_event({"event": "upload", "done": sum(there.values()), "total": sum(sizes.values())})
+        there = _files(connection.json(KeyStatus, "PUT", path, content=raw))
+    if not _same(there, sizes):
+        raise MismatchError(f"{connection.url}: it takes other keys than it was told of; try again later")
+    done = {name: there[name].received for name in sizes}
+    for name in sizes:
+        for received in _send(connection, folder, path, there[name]):
+            done[name] = received
+            on_event({"event": "upload", "done": sum(done.values()), "total": sum(sizes.values())})
 
 
-def _sizes(status: KeyStatus) -> dict[str, int]:
-    return {file.name: file.bytes for file in status.files}
+def _files(status: KeyStatus) -> dict[str, KeyFile]:
+    return {file.name: file for file in status.files}
+
+
+def _same(there: Mapping[str, KeyFile], sizes: Mapping[str, int]) -> bool:
+    return all(name in there and there[name].bytes == size for name, size in sizes.items())
 
 
 def _send(connection: Connection, folder: Path, path: str, file: KeyFile) -> Iterator[int]:

@@ -461,9 +461,29 @@ def test_a_service_that_names_other_files(remote: Make, fake: FakeService) -> No
         return httpx.Response(200, json=status)
 
     fake.answer = answer
-    with pytest.raises(UnreachableError, match="takes other keys"):
+    with pytest.raises(MismatchError, match="takes other keys"):
         remote().infer(vectors(1)[0])
     assert uploads(fake) == 0
+
+
+@pytest.mark.parametrize("damage", ["sha256", "bytes"])
+def test_a_manifest_that_arrived_damaged(remote: Make, fake: FakeService, plan_folder: Path, damage: str) -> None:
+    """The service would refuse every file, for ever: all of it is sent anew, once."""
+    left = 1
+
+    def damaging(request: httpx.Request) -> httpx.Response:
+        nonlocal left
+        if request.method == "PUT" and "/files/" not in request.url.path and left:
+            left -= 1
+            manifest = json.loads(request.content)
+            entry = manifest["files"]["public.key"]
+            entry[damage] = "0" * 64 if damage == "sha256" else entry["bytes"] + 1
+            request = httpx.Request("PUT", request.url, content=json.dumps(manifest), headers=request.headers)
+        return fake._handle(request)
+
+    [x] = vectors(1)
+    assert np.abs(remote(transport=httpx.MockTransport(damaging)).infer(x) - clear(plan_folder, x)).max() < NEAR
+    assert sum(line.startswith("DELETE /v1/keys") for line in fake.seen) == 1
 
 
 def test_keys_over_the_quota(remote: Make, fake: FakeService) -> None:
