@@ -71,6 +71,7 @@ class PlayedModel:
 
     def result(self, job_id: str, encrypted: bytes) -> bytes:
         self._answer()
+        self.deleted.append(job_id)  # before the result is looked at
         return bytes(self.session.evaluate(encrypted))
 
     def decrypt(self, result: bytes, encrypted: bytes) -> dict[str, F64]:

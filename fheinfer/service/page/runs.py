@@ -131,7 +131,6 @@ class Runs:
         with run.step("decrypt"):
             outputs = model.decrypt(result, encrypted)
             run.answers = answers(outputs, model.spec, None)
-        self._forget(run)
         if plain is not None:
             run.answers = answers(outputs, model.spec, plain.result())
 
