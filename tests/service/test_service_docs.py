@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fheinfer.service import queue
 from fheinfer.service.http import service as module
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,15 @@ def test_every_row_of_the_threats_names_a_test() -> None:
     assert not [row for row in rows if "`test_" not in row.rsplit("|", 2)[1]]
 
 
+def test_the_architecture_names_every_module() -> None:
+    said = (ROOT / "docs" / "explanation" / "architecture.md").read_text().split("## The service")[1].split("\n## ")[0]
+    modules = (ROOT / "fheinfer" / "service").glob("[a-z]*.py")
+    assert [path.name for path in modules if f"`{path.name}`" not in said] == []
+
+
 def test_limits_are_those_of_the_code() -> None:
+    assert queue.BURST == 2
+    assert "may do two jobs in a row" in TEXT
     requests, submits, refused = module.REQUESTS, module.SUBMITS, module.REFUSED
     assert f"{requests.burst} at once, then {requests.per_second} per second" in TEXT
     assert f"{submits.burst} at once, then one per second" in TEXT
