@@ -60,7 +60,9 @@ class Queue(Tables):
     def _check_jobs(self, sql: sqlite3.Connection, account: str) -> None:
         limit = read_accounts(sql, "id = ?", account)[0].max_jobs
         active, kept = sql.execute(
-            "SELECT ifnull(sum(state IN ('queued', 'running')), 0), count(*) FROM jobs WHERE account = ?", (account,)
+            "SELECT ifnull(sum(state IN ('queued', 'running')), 0), count(*) FROM jobs "
+            "WHERE account = ? AND state != 'cancelled'",  # those have no files
+            (account,),
         ).fetchone()
         if active >= limit:
             raise LimitError(f"{active} jobs of this account wait or run, and it may have {limit}; wait for one")

@@ -230,6 +230,10 @@ def test_jobs_of_an_account_are_limited(store: Store, manifest: Manifest, monkey
         store.fail_job(job.id, "BackendError", "no")
     with pytest.raises(LimitError, match="delete results"):
         submit(store, anna, manifest, 5)
+    store.cancel_job(anna, jobs[0].id)  # deletes it
+    gone = submit(store, anna, manifest, 5)
+    store.cancel_job(anna, gone.id)
+    submit(store, anna, manifest, 6)
 
 
 def test_deleted_keys_cancel_what_waits_for_them(store: Store, manifest: Manifest) -> None:
