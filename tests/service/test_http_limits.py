@@ -114,6 +114,7 @@ def test_keys_of_an_account_are_limited(api: Api, service: Service, tiny_keys: P
     key_id = raw.split(b'"key_id": "')[1][:32].decode()
     refused = api("PUT", f"/v1/keys/{key_id}", content=raw)
     assert (refused.status_code, refused.json()["kind"]) == (429, "LimitError")
+    assert "Retry-After" not in refused.headers  # a client would wait for nothing
     assert api("GET", "/v1/keys").json() == []
 
 

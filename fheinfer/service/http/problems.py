@@ -123,8 +123,9 @@ def answer(error: FheinferError) -> JSONResponse:
     headers: dict[str, str] = {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if found.status in (429, 503):
-        headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", RETRY_SECONDS))))
+    wait: float | None = getattr(error, "retry_after", RETRY_SECONDS)
+    if found.status in (429, 503) and wait is not None:
+        headers["Retry-After"] = str(max(1, round(wait)))
     if found.status >= 500:
         _log.error("service error", kind=found.kind, status=found.status, message=str(error))
     return respond(found, headers)
