@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -141,10 +142,11 @@ def unexpected() -> JSONResponse:
     return answer(FheinferError("unexpected"))
 
 
-def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+def install(app: FastAPI, data: Path) -> None:
+    """Makes every error of the application a problem document, none of which names the folder `data`."""
 
     def ours(request: Request, error: Any) -> JSONResponse:
+        error.args = (str(error).replace(f"{data}/", ""),)
         return answer(error)
 
     def invalid(request: Request, error: Any) -> JSONResponse:
@@ -157,7 +159,9 @@ def install(app: FastAPI) -> None:
             return answer(NotFoundError("no such path; /docs has them all"))
         title = _TITLES.get(error.status_code, "Bad request")
         found = Problem(title=title, status=error.status_code, detail=str(error.detail), kind="UsageError")
-        return respond(found, dict(error.headers or {}))
+        methods = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+        allow = {"Allow": ", ".join(sorted(name.upper() for name in methods))} if methods else {}
+        return respond(found, {**(error.headers or {}), **allow})
 
     app.add_exception_handler(FheinferError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
