@@ -22,6 +22,12 @@ from fheinfer.service.store import Account, JobRow
 from fheinfer.storage import atomic_write, make_folder, read_small, require_disk
 
 
+class WorkerMemoryError(NotEnoughMemoryError):
+    """More than any worker may take: waiting, which a service advises otherwise, makes no room."""
+
+    retry_after = None
+
+
 @dataclass(frozen=True)
 class Admission:
     """A plan and keys of an account that serve it, found before a body is read.
@@ -53,7 +59,10 @@ def admit(service: Service, account: Account, plan: str, key_id: str) -> Admissi
     manifest = Manifest.load(service.keys.usable(account.id, key_id, spec) / FILE_NAME)
     needs, limit = spec.keys[manifest.policy], service.settings.memory
     if limit is not None and needs.peak_memory > limit:
-        raise NotEnoughMemoryError(f"{spec.model} takes {needs.peak_memory} bytes and a worker has {limit}")
+        raise WorkerMemoryError(
+            f"{spec.model} takes {needs.peak_memory} bytes with {manifest.policy} keys, and a worker of this service "
+            f"has {limit}; make keys of another kind, or ask the service's owner"
+        )
     body = body_bound(spec.params, spec.input.ciphertexts, spec.input.level)
     require_disk(service.folders.job("next"), 2 * body + spec.output_bytes)
     return Admission(spec, key_id, body + HEADER_BYTES + MAX_METADATA, needs.seconds)

@@ -108,7 +108,7 @@ def problem(error: FheinferError) -> Problem:
     """An error as its document, with the type that a remote client raises."""
     status = status_of(error)
     kind = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-    detail = "something went wrong in the service" if status == 500 else _OURS.get(kind, str(error))
+    detail = "something went wrong in the service" if status == 500 else _OURS.get(type(error), str(error))
     return Problem(
         title=_TITLES[status],
         status=status,
