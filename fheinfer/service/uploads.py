@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,9 +32,11 @@ from fheinfer.crypto.manifest import (
 )
 from fheinfer.errors import ArtifactError, CorruptArtifactError, KeyStoreError, MismatchError, NotFoundError, PlanError
 from fheinfer.service.protocol import KEY_ID, KeyFile, KeyStatus
+from fheinfer.service.rows import KeySetRow
 from fheinfer.service.store import JobRow, Store
 from fheinfer.storage import (
     PUBLIC,
+    atomic_write,
     make_folder,
     remove_leftovers,
     require_disk,
@@ -42,7 +44,6 @@ from fheinfer.storage import (
     storage_errors,
     sync_folder,
     temporary_sibling,
-    write_json,
 )
 
 KEYS, UPLOADS = "keys", "uploads"
@@ -91,11 +92,12 @@ class KeyUploads:
             known = self._newest(account, key_id)
             if known is None or not _extends(known, manifest):
                 folder = self._uploads(account, key_id)
-                missing = sum(entry.bytes - self._received(account, manifest, n) for n, entry in manifest.files.items())
+                sizes = self._sizes(account, key_id)
+                missing = sum(entry.bytes - _received(sizes, name) for name, entry in manifest.files.items())
                 require_disk(folder, missing)
                 self._store.put_key_set(account, manifest)
                 make_folder(folder)
-                write_json(folder / FILE_NAME, manifest.to_json())
+                atomic_write(folder / FILE_NAME, [raw])  # as it came: written anew, it could be over the bound
             self._finish(account, key_id)
             return self.status(account, key_id), known is None
 
@@ -112,7 +114,7 @@ class KeyUploads:
             manifest = self._newest(account, key_id) if self._store.key_set(account, key_id) else None
             if manifest is None or name not in manifest.files:
                 raise NotFoundError("this account has no such keys, or they have no such file")
-            size, received = manifest.files[name].bytes, self._received(account, manifest, name)
+            size, received = manifest.files[name].bytes, _received(self._sizes(account, key_id), name)
             if offset != received:
                 raise OffsetError(received)
             if received + len(chunk) > size:
@@ -135,25 +137,18 @@ class KeyUploads:
             row = self._store.key_set(account, key_id)
             if row is None:
                 raise NotFoundError("this account has no such keys")
-            manifest, files = self._newest(account, key_id), []
-            if manifest is not None:
-                for name, entry in manifest.files.items():
-                    received = self._received(account, manifest, name)
-                    files.append(KeyFile(name=name, bytes=entry.bytes, received=received))
-        return KeyStatus(
-            key_id=key_id,
-            complete=row.complete,
-            bytes=row.bytes,
-            received=sum(file.received for file in files),
-            created=row.created,
-            used=row.used,
-            files=files,
-        )
+            manifest, sizes = self._newest(account, key_id), self._sizes(account, key_id)
+        entries = {} if manifest is None else manifest.files
+        files = [KeyFile(name=n, bytes=entry.bytes, received=_received(sizes, n)) for n, entry in entries.items()]
+        return _status(row, sizes, files)
 
     def statuses(self, account: str) -> list[KeyStatus]:
-        """All keys of an account, without their files."""
-        rows = self._store.key_sets(account)
-        return [self.status(account, row.key_id).model_copy(update={"files": []}) for row in rows]
+        """All keys of an account, without their files. No manifest is read: there may be many, and large ones."""
+        found = []
+        for row in self._store.key_sets(account):
+            with self._locked(account, row.key_id):
+                found.append(_status(row, self._sizes(account, row.key_id), []))
+        return found
 
     def usable(self, account: str, key_id: str, spec: ClientSpec) -> Path:
         """The folder of keys that serve a plan.
@@ -197,7 +192,7 @@ class KeyUploads:
     def abandon(self, account: str, key_id: str) -> list[JobRow]:
         """Gives up an upload that nobody goes on with; keys that it was to extend stay. Otherwise as `delete`."""
         with self._locked(account, key_id):
-            _delete(self._uploads(account, key_id))
+            _remove(self._uploads(account, key_id))
             return self._settle(account, key_id)
 
     def stale(self, before: float) -> list[tuple[str, str]]:
@@ -218,26 +213,23 @@ class KeyUploads:
         for place in (KEYS, UPLOADS):
             for folder in self._folders(place):
                 if (folder.parent.name, folder.name) not in known:
-                    _delete(folder)
+                    _remove(folder)
             for folder in (self._data / place).glob("*"):
                 remove_leftovers(folder)
         return [job for account, key_id in sorted(known) for job in self._settle(account, key_id)]
 
     def _settle(self, account: str, key_id: str) -> list[JobRow]:
         """Brings files and row of a key set to what one of them says, wherever a process was killed."""
-        keys = self._keys(account, key_id)
-        for folder in (keys, self._uploads(account, key_id)):
+        for folder in (self._keys(account, key_id), self._uploads(account, key_id)):
             try:
-                manifest = _manifest(folder)
-                whole = manifest is not None and (folder != keys or _whole(keys, manifest))
-            except (ArtifactError, PlanError):  # damaged, or of another version
-                whole = False
-            if not whole:
-                _delete(folder)  # keys are asked for again
+                if _manifest(folder) is None:
+                    _remove(folder)
+            except (ArtifactError, PlanError):  # damaged, or of another version: keys are asked for again
+                _remove(folder)
         manifest = self._newest(account, key_id)
         if manifest is None:
             return self._store.delete_key_set(account, key_id)
-        for path in keys.glob("*.key"):
+        for path in self._keys(account, key_id).glob("*.key"):
             if path.name not in manifest.files:
                 path.unlink()
         self._finish(account, key_id)
@@ -272,24 +264,23 @@ class KeyUploads:
                 sync_folder(keys)
                 (uploads / FILE_NAME).rename(keys / FILE_NAME)
                 sync_folder(keys)
-                _delete(uploads)
+                _remove(uploads)
         self._store.complete_key_set(account, manifest)
 
     def _remove(self, account: str, key_id: str) -> None:
         for folder in (self._keys(account, key_id), self._uploads(account, key_id)):
-            _delete(folder)
+            _remove(folder)
 
     def _newest(self, account: str, key_id: str) -> Manifest | None:
         return _manifest(self._uploads(account, key_id)) or _manifest(self._keys(account, key_id))
 
-    def _received(self, account: str, manifest: Manifest, name: str) -> int:
-        """Bytes of a file that are here: all of a verified one, or those of its part."""
-        keys, uploads = self._keys(account, manifest.key_id), self._uploads(account, manifest.key_id)
-        if (keys / name).exists() or (uploads / name).exists():
-            return manifest.files[name].bytes
-        with storage_errors(uploads), suppress(FileNotFoundError):
-            return (uploads / (name + _PART)).stat().st_size
-        return 0
+    def _sizes(self, account: str, key_id: str) -> dict[str, int]:
+        """Bytes of all that is here, by file name: NAME.key of verified keys, NAME.key.part of what arrives."""
+        found: dict[str, int] = {}
+        for folder in (self._uploads(account, key_id), self._keys(account, key_id)):
+            with storage_errors(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+                found |= {entry.name: entry.stat().st_size for entry in entries}
+        return found
 
     @contextmanager
     def _locked(self, account: str, key_id: str) -> Iterator[None]:
@@ -306,6 +297,24 @@ class KeyUploads:
 
     def _folders(self, place: str) -> Iterator[Path]:
         yield from (self._data / place).glob("*/[!.]*")
+
+
+def _received(sizes: Mapping[str, int], name: str) -> int:
+    """Bytes of a file that are here: all of a verified one, or those of its part."""
+    return sizes.get(name, sizes.get(name + _PART, 0))
+
+
+def _status(row: KeySetRow, sizes: Mapping[str, int], files: list[KeyFile]) -> KeyStatus:
+    here = {name.removesuffix(_PART): size for name, size in sizes.items()}
+    return KeyStatus(
+        key_id=row.key_id,
+        complete=row.complete,
+        bytes=row.bytes,
+        received=sum(size for name, size in here.items() if name.endswith(".key")),
+        created=row.created,
+        used=row.used,
+        files=files,
+    )
 
 
 def _extends(known: Manifest, manifest: Manifest) -> bool:
@@ -333,13 +342,6 @@ def _manifest(folder: Path) -> Manifest | None:
         return Manifest.load(folder / FILE_NAME)
     except KeyStoreError:
         return None
-
-
-def _whole(folder: Path, manifest: Manifest) -> bool:
-    """Whether all files are there and as long as they were: workers map them, and shortened ones would end those."""
-    with suppress(FileNotFoundError):
-        return all((folder / name).stat().st_size == entry.bytes for name, entry in manifest.files.items())
-    return False
 
 
 def _append(part: Path, offset: int, chunk: bytes) -> None:
@@ -392,7 +394,7 @@ def _verify(part: Path, name: str, manifest: Manifest) -> None:
     sync_folder(part.parent)
 
 
-def _delete(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """Deletes a folder: at once under its name, so that nothing half deleted is ever taken for keys."""
     with storage_errors(folder), suppress(FileNotFoundError):
         hidden = temporary_sibling(folder)
