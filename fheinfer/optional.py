@@ -10,7 +10,6 @@ from fheinfer.errors import FheinferError, UsageError
 
 EXTRAS = {
     "onnx": "onnx",
-    "ray": "ray",
     "torch": "torch",
     "matplotlib": "plot",
     "mpmath": "plot",

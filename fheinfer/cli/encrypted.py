@@ -40,8 +40,6 @@ class Job:
     verbose: bool = False
     process: EvaluatingProcess | None = None
     """The evaluating process, where one loads the plan and the keys already."""
-    ray: str | None = None
-    """The Ray cluster that evaluates, where one does."""
 
     def client(self) -> Client:
         """Opens the client; see `unlock.open_client`."""
@@ -113,12 +111,11 @@ def evaluated(
                 client,
                 inputs,
                 run,
-                together=len(inputs) if job.ray else 2 if job.spec.key_backend.two_inputs(job.spec.params) else 1,
+                together=2 if job.spec.key_backend.two_inputs(job.spec.params) else 1,
                 on_event=follow(view),
                 threads=job.threads,
                 memory=job.memory,
                 process=job.process,
-                ray=job.ray,
             )
         yield done
         if not job.keep:

@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Watch, metrics=service.metrics)
-    problems.install(app, service.settings.data)
+    problems.install(app)
     app.include_router(docs_page.router)
     for router in (routes_models.router, routes_keys.router, routes_jobs.router):
         app.include_router(router)
@@ -67,7 +67,13 @@ def _add_open(app: FastAPI, service: Service) -> None:
         service.check_ready()
         return {"ready": True}
 
-    @app.get("/metrics", summary="Figures for Prometheus, for operators", dependencies=[Depends(operator)])
+    @app.get(
+        "/metrics",
+        summary="Figures for Prometheus, for operators",
+        response_class=Response,
+        responses={200: {"content": {METRICS_TYPE: {"schema": {"type": "string"}}}}},
+        dependencies=[Depends(operator)],
+    )
     def metrics() -> Response:
         return Response(service.metrics.text(), media_type=METRICS_TYPE)
 

@@ -36,7 +36,8 @@ def caller(
         TokenError: no token, or none that is valid; after some of them from one address LimitError.
         LimitError: too many requests.
     """
-    token = credentials.credentials if credentials else ""
+    alone = len(request.headers.getlist("authorization")) == 1  # of two, a proxy in between may have read the other
+    token = credentials.credentials if credentials and alone else ""
     account = service.store.account_of(token) if _token.fullmatch(token) else None
     if account is None:
         service.refused.take(address(request, service.settings.behind_proxy))

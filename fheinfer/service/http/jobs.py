@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fheinfer import errors
@@ -20,12 +21,6 @@ from fheinfer.service.http.service import Service
 from fheinfer.service.protocol import JobInfo, Problem, Receipt
 from fheinfer.service.store import Account, JobRow
 from fheinfer.storage import atomic_write, make_folder, read_small, require_disk
-
-
-class WorkerMemoryError(NotEnoughMemoryError):
-    """More than any worker may take: waiting, which a service advises otherwise, makes no room."""
-
-    retry_after = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,7 @@ def admit(service: Service, account: Account, plan: str, key_id: str) -> Admissi
     manifest = Manifest.load(service.keys.usable(account.id, key_id, spec) / FILE_NAME)
     needs, limit = spec.keys[manifest.policy], service.settings.memory
     if limit is not None and needs.peak_memory > limit:
-        raise WorkerMemoryError(
-            f"{spec.model} takes {needs.peak_memory} bytes with {manifest.policy} keys, and a worker of this service "
-            f"has {limit}; make keys of another kind, or ask the service's owner"
-        )
+        raise NotEnoughMemoryError(f"{spec.model} takes {needs.peak_memory} bytes and a worker has {limit}")
     body = body_bound(spec.params, spec.input.ciphertexts, spec.input.level)
     require_disk(service.folders.job("next"), 2 * body + spec.output_bytes)
     return Admission(spec, key_id, body + HEADER_BYTES + MAX_METADATA, needs.seconds)
@@ -99,7 +91,6 @@ def submit(service: Service, account: Account, admission: Admission, body: memor
         if not new:
             shutil.rmtree(folder, ignore_errors=True)
     if new:
-        service.changes.tell()
         service.dispatcher.wake()
     return info(service, row), new
 
@@ -116,11 +107,11 @@ def find(service: Service, account: Account, job_id: str) -> JobRow:
     return row
 
 
-def info(service: Service, row: JobRow) -> JobInfo:
-    """A job as its owner sees it."""
+def info(service: Service, row: JobRow, positions: Mapping[str, int] | None = None) -> JobInfo:
+    """A job as its owner sees it. `positions` by job, where they were asked for already."""
     position, progress = None, None
     if row.state == "queued":
-        position = service.positions().get(row.id)
+        position = (service.store.positions() if positions is None else positions).get(row.id)
     elif row.state == "running":
         progress = service.dispatcher.progress(row.id)
     return JobInfo(
@@ -137,16 +128,18 @@ def info(service: Service, row: JobRow) -> JobInfo:
         started=row.started,
         finished=row.finished,
         expires=None if row.finished is None else row.finished + service.settings.keep_results,
-        error=_error(row),
+        error=_error(service, row),
     )
 
 
-def _error(row: JobRow) -> Problem | None:
-    """Why a job failed; the dispatcher has removed folders of this machine from the message."""
+def _error(service: Service, row: JobRow) -> Problem | None:
+    """Why a job failed, without the names of folders of this machine."""
     if row.state != "failed":
         return None
-    kind, message = getattr(errors, row.kind or "", FheinferError), row.message or ""
-    return problem(kind(message)).model_copy(update={"detail": message[:2000]})
+    kind = getattr(errors, row.kind or "", FheinferError)
+    message = (row.message or "").replace(str(service.settings.data), "DATA")
+    found = problem(kind(message))
+    return found.model_copy(update={"detail": message[:2000]}) if found.status == 500 else found
 
 
 def result(service: Service, row: JobRow) -> tuple[bytes, dict[str, str]]:

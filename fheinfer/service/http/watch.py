@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import MutableMapping
@@ -18,8 +17,6 @@ from fheinfer.service.http.metrics import Metrics
 REQUEST_HEADER = "X-Request-Id"
 GONE = 499
 """The status that is logged of a client that went away, which gets no answer."""
-READ_SECONDS = 60.0
-"""That a client may take to read what was sent before more is: then its connection is closed."""
 _HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store", "referrer-policy": "no-referrer"}
 _log = structlog.get_logger()
 
@@ -35,6 +32,8 @@ class Watch:
             await self._app(scope, receive, send)
             return
         number, began, status = secrets.token_hex(8), time.perf_counter(), 0
+        # Parts of files are not offered: what Starlette says of impossible ones is no problem document.
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -44,11 +43,7 @@ class Watch:
                 there = {name.lower() for name, _ in message["headers"]}
                 more = [(k.encode(), v.encode()) for k, v in extra.items() if k.encode() not in there]
                 message = {**message, "headers": [*message["headers"], *more]}
-            try:
-                async with asyncio.timeout(READ_SECONDS):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
+            await send(message)
 
         try:
             await self._app(scope, receive, sending)
