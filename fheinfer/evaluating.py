@@ -46,6 +46,8 @@ class EvaluatingProcess:
         memory: bytes that keys may take in it; by default all that there are.
         share: bytes that the whole process may take, in place of `memory`.
         stderr: where its standard error goes, as `subprocess` takes it; by default to that of this process.
+        ray: address of the Ray cluster that evaluates; the process hands jobs on, any number of inputs each
+            (`service.ray_folder`). Limits are those of each worker then.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class EvaluatingProcess:
         memory: int | None = None,
         share: int | None = None,
         stderr: int | None = None,
+        ray: str | None = None,
     ) -> None:
         self.on_event = on_event
         self.load_seconds = 0.0
@@ -66,14 +69,14 @@ class EvaluatingProcess:
         self._sending = Lock()
         self._empty = tempfile.TemporaryDirectory(prefix="fheinfer-evaluation-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fheinfer.worker"],
+            [sys.executable, "-m", *(("fheinfer.worker",) if ray is None else ("fheinfer.service.ray_folder", ray))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
             errors="replace",
             cwd=self._empty.name,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
         )
         self._send({"do": "start", "parent": os.getpid(), "threads": threads, "memory": memory, "share": share})
@@ -211,7 +214,7 @@ class EvaluatingProcess:
                 continue  # printed by a library, or cut short by a kill
             if event["event"] == "error":
                 self.busy = False
-                raise _typed(event)
+                raise typed(event)
             if event["event"] == "ready":
                 self.load_seconds = event["seconds"]
             if event["event"] == "done":
@@ -230,7 +233,7 @@ class EvaluatingProcess:
         return WorkerLostError(f"the evaluating process {how}; run the same command with --resume to go on from there")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The evaluating process imports this very package, wherever it was found."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
@@ -239,7 +242,8 @@ def _environment() -> dict[str, str]:
     return {**others, "PYTHONPATH": paths}
 
 
-def _typed(event: Event) -> FheinferError:
+def typed(event: Event) -> FheinferError:
+    """The error that an event tells of, under its own type."""
     kind = getattr(errors, str(event["kind"]), FheinferError)
     known = isinstance(kind, type) and issubclass(kind, FheinferError)
     return kind(event["message"]) if known else FheinferError(event["message"])

@@ -150,14 +150,16 @@ def infer_many(
     threads: int | None = None,
     memory: int | None = None,
     process: EvaluatingProcess | None = None,
+    ray: str | None = None,
 ) -> Inferences:
     """As `infer_run`, with all inputs in one evaluating process, which loads its keys once.
 
     Args:
         inputs: normalised, by names that can be file names.
-        together: evaluated at a time, 1 or 2.
+        together: evaluated at a time, 1 or 2; with `ray` all of them.
         run: keeps the ciphertext of every input, and each result; what is there is used again where it resumes.
         process: as of `infer_run`.
+        ray: address of the Ray cluster that evaluates, as of `EvaluatingProcess`.
 
     Raises:
         FheinferError: whatever either role raises; inputs that were finished stay in the run.
@@ -172,7 +174,7 @@ def infer_many(
     }
     if spec is not None:
         require_disk(run.folder, len(inputs) * (spec.input.bytes + spec.output_bytes))
-    with _loading(process, plan, keys, on_event, threads, memory) as process:
+    with _loading(process, plan, keys, on_event, threads, memory, ray) as process:
         with _timed(done.seconds, "encrypt"):
             for name, x in inputs.items():
                 if not (run.resume and files[name][0].exists()):
@@ -199,13 +201,14 @@ def _loading(
     on_event: Callable[[Event], None],
     threads: int | None,
     memory: int | None,
+    ray: str | None = None,
 ) -> Iterator[EvaluatingProcess]:
     """A process that loads the plan and the keys: the one that was started, or one for this block."""
     if process is not None:
         process.on_event = on_event
         yield process
         return
-    with EvaluatingProcess(on_event, threads=threads, memory=memory) as own:
+    with EvaluatingProcess(on_event, threads=threads, memory=memory, ray=ray) as own:
         own.load(plan, keys / SERVER_FOLDER)
         yield own
 

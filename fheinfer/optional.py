@@ -10,6 +10,7 @@ from fheinfer.errors import FheinferError, UsageError
 
 EXTRAS = {
     "onnx": "onnx",
+    "ray": "ray",
     "torch": "torch",
     "matplotlib": "plot",
     "mpmath": "plot",

@@ -358,10 +358,10 @@ def test_errors_of_the_other_process_arrive_under_their_type(
 
 def test_an_unknown_kind_of_error_is_still_one_of_ours() -> None:
     for kind in ("NoSuchError", "annotations", "FheinferError"):
-        found = evaluating._typed({"event": "error", "kind": kind, "message": "said"})
+        found = evaluating.typed({"event": "error", "kind": kind, "message": "said"})
         assert type(found) is fheinfer.errors.FheinferError
         assert str(found) == "said"
-    assert type(evaluating._typed({"event": "error", "kind": "RangeError", "message": ""})) is RangeError
+    assert type(evaluating.typed({"event": "error", "kind": "RangeError", "message": ""})) is RangeError
 
 
 def test_many_inputs_are_resumed_one_by_one(

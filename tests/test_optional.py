@@ -17,7 +17,7 @@ from fheinfer.optional import needs, require
 
 WITHOUT = """
 import sys
-for package in ("torch", "matplotlib", "mpmath"):
+for package in ("torch", "matplotlib", "mpmath", "ray"):
     sys.modules[package] = None
 from fheinfer.cli.entry import main
 main()
@@ -64,6 +64,11 @@ def test_an_encrypted_run_needs_none_of_them(
         (["approx", "plot", "relu:3"], "a plot needs matplotlib: pip install matplotlib"),
         (["approx", "generate", "--degrees", "3,3", "--eta", "0.1"], "needs mpmath: pip install mpmath"),
         (["precision", "--image", "vale.jpg"], "needs matplotlib: pip install matplotlib"),
+        (
+            ["evaluate", "-i", ".", "-o", "out", "--ray"],
+            "evaluation on several machines needs ray: pip install ray (or",
+        ),
+        (["accuracy", "--mode", "encrypted", "--ray"], "evaluation on several machines needs ray: pip install ray (or"),
     ],
 )
 def test_the_command_line_without_them(process: Callable[..., Any], arguments: list[str], says: str) -> None:

@@ -80,3 +80,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         if mark in markdown:
             markdown = markdown.replace(mark, write())
     return re.sub(r"\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, markdown)
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Makes links of the pages that docstrings and help texts name, as docs/explanation/precision.md."""
+    folder = posixpath.dirname(page.url) or "."
+
+    def link(match: re.Match[str]) -> str:
+        named = match[0].removeprefix("docs/")
+        found = files.get_file_from_path(elsewhere().get(named, named))
+        return f'<a href="{posixpath.relpath(found.url, folder)}">{match[0]}</a>' if found else match[0]
+
+    return re.sub(r"(?<![\w/>\"])(?:docs/[\w/-]+|SECURITY)\.md\b", link, html)

@@ -23,6 +23,7 @@ from fheinfer.cli.options import (
     PartOption,
     PassphraseOption,
     PlanOption,
+    RayOption,
     ResumeOption,
     RunsOption,
     SetOption,
@@ -77,6 +78,7 @@ def accuracy(
     resume: ResumeOption = False,
     threads: ThreadsOption = None,
     memory: MemoryOption = None,
+    ray: RayOption = None,
     passphrase_file: PassphraseOption = None,
     csv_file: CsvOption = None,
     as_json: JsonOption = False,
@@ -95,8 +97,10 @@ def accuracy(
     if mode == "clear":
         refuse("in clear there are no polynomials", bits=bits)
     if mode != "encrypted":
-        only = {"keys": keys, "runs": runs, "resume": resume, "threads": threads, "memory": memory}
+        only = {"keys": keys, "runs": runs, "resume": resume, "threads": threads, "memory": memory, "ray": ray}
         refuse("it is for --mode encrypted", **only, passphrase_file=passphrase_file)
+    if ray is not None:
+        require("ray", "evaluation on several machines")
     if csv_file is not None:
         require_writable(csv_file)
     params = choices.set_of(set_name, model)
@@ -119,9 +123,10 @@ def accuracy(
             choices.keys_folder(keys, plan.client.params.name),
             runs or choices.RUNS,
             passphrase_file,
-            threads_of(threads),
+            threads if ray else threads_of(threads),
             memory,
             resume,
+            ray=ray,
         )
         found = _encrypted(loaded, plan, examples, names, job)
     elif planless:

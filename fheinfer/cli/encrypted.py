@@ -40,6 +40,8 @@ class Job:
     verbose: bool = False
     process: EvaluatingProcess | None = None
     """The evaluating process, where one loads the plan and the keys already."""
+    ray: str | None = None
+    """The Ray cluster that evaluates, where one does."""
 
     def client(self) -> Client:
         """Opens the client; see `unlock.open_client`."""
@@ -111,11 +113,12 @@ def evaluated(
                 client,
                 inputs,
                 run,
-                together=2 if job.spec.key_backend.two_inputs(job.spec.params) else 1,
+                together=len(inputs) if job.ray else 2 if job.spec.key_backend.two_inputs(job.spec.params) else 1,
                 on_event=follow(view),
                 threads=job.threads,
                 memory=job.memory,
                 process=job.process,
+                ray=job.ray,
             )
         yield done
         if not job.keep:

@@ -25,6 +25,7 @@ from fheinfer.cli import (
     training,
 )
 from fheinfer.cli import app as page
+from fheinfer.cli.options import with_ray_address
 from fheinfer.errors import FheinferError, NotEnoughMemoryError, StorageError, UsageError
 
 _RESUMED = ("infer", "evaluate", "accuracy", "train", "finetune")
@@ -120,7 +121,7 @@ def _stopped() -> str:
 def _run() -> object:
     process.tolerate_any_name()
     try:
-        code = app(prog_name="fheinfer", standalone_mode=False)
+        code = app(with_ray_address(sys.argv[1:]), prog_name="fheinfer", standalone_mode=False)
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # which typer makes a 1 of
             raise stop.__context__ from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -203,6 +205,18 @@ MemoryOption = Annotated[
         show_default="none",
     ),
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help=(
+            "Evaluate on a Ray cluster that this machine is a node of: HOST:PORT of its head, or auto. Without an "
+            "address on one that is started here, for this command."
+        ),
+        show_default="on this machine",
+    ),
+]
 RunsOption = Annotated[
     Path | None,
     typer.Option("--runs", metavar="DIR", help="Folder for runs that can be resumed.", show_default="runs"),
@@ -268,6 +282,14 @@ TokenOption = Annotated[
         show_default="$FHEINFER_TOKEN",
     ),
 ]
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, with `local` for the address of a `--ray` that has none: typer knows no optional values."""
+    words: list[str] = []
+    for word, after in zip_longest(arguments, arguments[1:]):
+        words += ["--ray", "local"] if word == "--ray" and (after or "-").startswith("-") else [word]
+    return words
 
 
 def refuse(reason: str, **given: object) -> None:

@@ -16,6 +16,7 @@ from fheinfer.cli.options import (
     MemoryOption,
     ModelOption,
     PlanOption,
+    RayOption,
     ResumeOption,
     SetOption,
     ThreadsOption,
@@ -23,6 +24,7 @@ from fheinfer.cli.options import (
     refuse,
 )
 from fheinfer.errors import InputError, UsageError
+from fheinfer.optional import require
 
 if TYPE_CHECKING:
     from fheinfer.cli.display import EvaluationView
@@ -55,18 +57,32 @@ def evaluate(
     ] = False,
     threads: ThreadsOption = None,
     memory: MemoryOption = None,
+    ray: RayOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Server: evaluate a plan on encrypted inputs, with no secret at hand.
 
     Of a folder, results get the names of their inputs; with --resume those that are there are not made again. Plans
     without bootstraps and series evaluate two inputs at a time. DIR of --keys may also be a copy of its server/ alone.
+    With --ray, --threads and --memory are those of each worker.
     """
     from fheinfer import _core
     from fheinfer.cli.display import EvaluationView, err, size
     from fheinfer.machine import choose_threads, peak_memory
 
     _check(source, checkpoints, resume, keep_layers)
+    if ray is not None:
+        _check_ray(source, verbose)
+        _evaluate_on(
+            ray,
+            _jobs(source, output, resume),
+            output,
+            keys,
+            choices.plan_folder(plan, set_name, model, act, backend),
+            threads,
+            memory,
+        )
+        return
     _core.keep_freed_memory()
     _core.set_threads(choose_threads(threads, err.print))
     jobs = _jobs(source, output, resume and source.is_dir())
@@ -90,6 +106,47 @@ def _check(source: Path, checkpoints: Path | None, resume: bool, keep_layers: bo
         refuse("it is for a single input, not for a folder", checkpoints=checkpoints, keep_layers=keep_layers)
     elif (resume or keep_layers) and checkpoints is None:
         raise UsageError("--resume and --keep-layers need --checkpoints DIR")
+
+
+def _check_ray(source: Path, verbose: bool) -> None:
+    require("ray", "evaluation on several machines")
+    if not source.is_dir():
+        raise UsageError("--ray is for a folder of inputs")
+    refuse("workers elsewhere tell nothing by layer", verbose=verbose)
+
+
+def _evaluate_on(
+    ray: str, jobs: list[Job], output: Path, keys: Path | None, plan: Path, threads: int | None, memory: int | None
+) -> None:
+    """Every job on the workers of a Ray cluster; results appear in the order in which they are done."""
+    from fheinfer.cli.display import err
+    from fheinfer.cli.progress import Meter
+    from fheinfer.compiler.plan import load
+    from fheinfer.evaluating import EvaluatingProcess, Event
+    from fheinfer.storage import make_folder, require_disk
+
+    if not jobs:
+        return
+    spec = load(plan).client
+    require_disk(output, len(jobs) * (spec.output_bytes + (1 << 17)))
+    make_folder(output)
+    done = 0
+
+    def count(event: Event) -> None:
+        nonlocal done
+        if event["event"] == "input":
+            done += 1
+            meter.update(done, len(jobs))
+
+    with (
+        Meter("inputs", "count", err) as meter,
+        EvaluatingProcess(count, threads=threads, memory=memory, ray=ray) as process,
+    ):
+        meter.update(0, len(jobs))
+        process.load(plan, server_keys(keys, spec.params.name))
+        took = process.evaluate([file for file, _ in jobs], [file for _, file in jobs])
+        process.finish()
+    err.print(f"{output}: start workers {process.load_seconds:.1f} s, evaluate {sum(took):.1f} s")
 
 
 def _jobs(source: Path, output: Path, resume: bool) -> list[Job]:

@@ -138,7 +138,8 @@ class Dispatcher:
             if thread.ident is not None:
                 thread.join()
         for job_id in list(self._later):
-            self._store.requeue_job(job_id, counted=False)
+            with suppress(FheinferError):  # then it is queued at the next start
+                self._store.requeue_job(job_id, counted=False)
 
     def _serve(self, slot: int) -> None:
         while not self._stopping:
@@ -158,8 +159,12 @@ class Dispatcher:
     def _requeue_due(self) -> None:
         now = time.monotonic()
         for job_id, when in list(self._later.items()):
-            if when <= now and self._later.pop(job_id, None) is not None:
-                self._store.requeue_job(job_id)
+            if when <= now and self._later.pop(job_id, None) is not None:  # one thread does it
+                try:
+                    self._store.requeue_job(job_id)
+                except FheinferError:
+                    self._later[job_id] = now + _PERIOD
+                    raise
 
     def _do(self, slot: int, job: JobRow) -> None:
         """One attempt at a job, and what becomes of it."""

@@ -22,6 +22,12 @@ MAX_KEY_SETS = 64
 """Key sets of an account, however small."""
 
 
+class QuotaError(LimitError):
+    """No room until something is deleted: waiting, which a service advises otherwise, makes none."""
+
+    retry_after = None
+
+
 class Plans(Tables):
     """Part of `store.Store`."""
 
@@ -69,12 +75,12 @@ class KeySets(Tables):
                 (account, manifest.key_id),
             ).fetchone()
             if taken + manifest.total_bytes > limit:
-                raise LimitError(
+                raise QuotaError(
                     f"these keys take {manifest.total_bytes} bytes, and {max(0, limit - taken)} of {limit} are left; "
                     "delete keys that you no longer need"
                 )
             if others >= MAX_KEY_SETS:
-                raise LimitError(f"an account has at most {MAX_KEY_SETS} sets of keys; delete some")
+                raise QuotaError(f"an account has at most {MAX_KEY_SETS} sets of keys; delete some")
             now = self.now()
             sql.execute(
                 "INSERT INTO key_sets VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT (account, key_id) DO UPDATE "

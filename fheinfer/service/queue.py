@@ -10,7 +10,7 @@ from typing import Any
 
 from fheinfer.errors import LimitError, NotFoundError
 from fheinfer.service.database import Tables
-from fheinfer.service.key_sets import touch
+from fheinfer.service.key_sets import QuotaError, touch
 from fheinfer.service.protocol import JobState
 from fheinfer.service.rows import JobRow, read_accounts, read_jobs
 
@@ -60,12 +60,14 @@ class Queue(Tables):
     def _check_jobs(self, sql: sqlite3.Connection, account: str) -> None:
         limit = read_accounts(sql, "id = ?", account)[0].max_jobs
         active, kept = sql.execute(
-            "SELECT ifnull(sum(state IN ('queued', 'running')), 0), count(*) FROM jobs WHERE account = ?", (account,)
+            "SELECT ifnull(sum(state IN ('queued', 'running')), 0), count(*) FROM jobs "
+            "WHERE account = ? AND state != 'cancelled'",  # those have no files
+            (account,),
         ).fetchone()
         if active >= limit:
             raise LimitError(f"{active} jobs of this account wait or run, and it may have {limit}; wait for one")
         if kept >= MAX_KEPT_JOBS:
-            raise LimitError(f"{kept} jobs of this account are kept, the most that can be; delete results you have")
+            raise QuotaError(f"{kept} jobs of this account are kept, the most that can be; delete results you have")
 
     def job(self, account: str, job_id: str) -> JobRow | None:
         """A job of this account; None where it has no such job."""

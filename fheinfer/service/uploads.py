@@ -192,7 +192,7 @@ class KeyUploads:
     def abandon(self, account: str, key_id: str) -> list[JobRow]:
         """Gives up an upload that nobody goes on with; keys that it was to extend stay. Otherwise as `delete`."""
         with self._locked(account, key_id):
-            _remove(self._uploads(account, key_id))
+            _delete(self._uploads(account, key_id))
             return self._settle(account, key_id)
 
     def stale(self, before: float) -> list[tuple[str, str]]:
@@ -213,23 +213,26 @@ class KeyUploads:
         for place in (KEYS, UPLOADS):
             for folder in self._folders(place):
                 if (folder.parent.name, folder.name) not in known:
-                    _remove(folder)
+                    _delete(folder)
             for folder in (self._data / place).glob("*"):
                 remove_leftovers(folder)
         return [job for account, key_id in sorted(known) for job in self._settle(account, key_id)]
 
     def _settle(self, account: str, key_id: str) -> list[JobRow]:
         """Brings files and row of a key set to what one of them says, wherever a process was killed."""
-        for folder in (self._keys(account, key_id), self._uploads(account, key_id)):
+        keys = self._keys(account, key_id)
+        for folder in (keys, self._uploads(account, key_id)):
             try:
-                if _manifest(folder) is None:
-                    _remove(folder)
-            except (ArtifactError, PlanError):  # damaged, or of another version: keys are asked for again
-                _remove(folder)
+                manifest = _manifest(folder)
+                whole = manifest is not None and (folder != keys or _whole(keys, manifest))
+            except (ArtifactError, PlanError):  # damaged, or of another version
+                whole = False
+            if not whole:
+                _delete(folder)  # keys are asked for again
         manifest = self._newest(account, key_id)
         if manifest is None:
             return self._store.delete_key_set(account, key_id)
-        for path in self._keys(account, key_id).glob("*.key"):
+        for path in keys.glob("*.key"):
             if path.name not in manifest.files:
                 path.unlink()
         self._finish(account, key_id)
@@ -264,12 +267,12 @@ class KeyUploads:
                 sync_folder(keys)
                 (uploads / FILE_NAME).rename(keys / FILE_NAME)
                 sync_folder(keys)
-                _remove(uploads)
+                _delete(uploads)
         self._store.complete_key_set(account, manifest)
 
     def _remove(self, account: str, key_id: str) -> None:
         for folder in (self._keys(account, key_id), self._uploads(account, key_id)):
-            _remove(folder)
+            _delete(folder)
 
     def _newest(self, account: str, key_id: str) -> Manifest | None:
         return _manifest(self._uploads(account, key_id)) or _manifest(self._keys(account, key_id))
@@ -344,6 +347,13 @@ def _manifest(folder: Path) -> Manifest | None:
         return None
 
 
+def _whole(folder: Path, manifest: Manifest) -> bool:
+    """Whether all files are there and as long as they were: workers map them, and shortened ones would end those."""
+    with suppress(FileNotFoundError):
+        return all((folder / name).stat().st_size == entry.bytes for name, entry in manifest.files.items())
+    return False
+
+
 def _append(part: Path, offset: int, chunk: bytes) -> None:
     """Writes at the end of a part; where that fails, the part is as long as it was."""
     with storage_errors(part):
@@ -394,7 +404,7 @@ def _verify(part: Path, name: str, manifest: Manifest) -> None:
     sync_folder(part.parent)
 
 
-def _remove(folder: Path) -> None:
+def _delete(folder: Path) -> None:
     """Deletes a folder: at once under its name, so that nothing half deleted is ever taken for keys."""
     with storage_errors(folder), suppress(FileNotFoundError):
         hidden = temporary_sibling(folder)

@@ -48,6 +48,7 @@ class Task:
     output       file that the result is written to, atomically
     checkpoints  folder from which it goes on where there is a checkpoint of this very input; None for none
     seconds      that it is predicted to take
+    second       another input and output, where the plan takes two at a time; such a task has no checkpoints
     """
 
     id: str
@@ -58,6 +59,12 @@ class Task:
     output: Path
     checkpoints: Path | None = None
     seconds: float = 0.0
+    second: tuple[Path, Path] | None = None
+
+    @property
+    def files(self) -> list[tuple[Path, Path]]:
+        """Each input, and where its result goes."""
+        return [(self.input, self.output), *([self.second] if self.second else [])]
 
 
 class Workers(Protocol):
@@ -158,8 +165,8 @@ class LocalWorkers:
 
             process.on_event = follow
             process.evaluate(
-                [task.input],
-                [task.output],
+                [file for file, _ in task.files],
+                [file for _, file in task.files],
                 checkpoints=task.checkpoints,
                 resume=True,
                 id=task.id,

@@ -71,6 +71,23 @@ def test_every_page_is_reached_from_the_navigation(site: Path) -> None:
     assert pages <= reached
 
 
+def test_every_page_that_the_sources_name_is_there() -> None:
+    kinds = (".py", ".cpp", ".h", ".md", ".ipynb", ".toml")
+    sources = [
+        path
+        for name in ("fheinfer", "csrc", "tests", "benchmarks", "notebooks", "docs")
+        for path in (ROOT / name).rglob("*")
+    ]
+    missing = {
+        f"{path.relative_to(ROOT)}: {named}"
+        for path in (*sources, *ROOT.glob("*.*"))
+        if path.suffix in kinds and path != Path(__file__)
+        for named in re.findall(r"(?<![\w/])docs/[\w/-]+\.md\b", path.read_text())
+        if not (ROOT / named).exists()
+    }
+    assert missing == set()
+
+
 def test_nothing_comes_from_elsewhere(site: Path) -> None:
     outside = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)="?(?:https?:)?//')
     assert not [page for page in site.rglob("*.html") if outside.search(text(page))]

@@ -274,6 +274,14 @@ def test_torch_is_imported_where_it_is_needed_and_nowhere_else() -> None:
         assert not any(name.split(".")[0] == "torch" for name in reachable(start, nested=False))
 
 
+def test_ray_is_imported_where_workers_are_made_and_nowhere_else() -> None:
+    users = {name for name in MODULES if any(i.split(".")[0] == "ray" for i in imports(MODULES[name], nested=True))}
+    assert users == {f"fheinfer.service.ray_{name}" for name in ("cluster", "node")}
+    assert not any(name.split(".")[0] == "ray" for start in MODULES for name in reachable(start, nested=False))
+    for start in ("ray_folder", "ray_node", "ray_workers"):
+        assert "fheinfer.client" not in reachable(f"fheinfer.service.{start}", nested=True)
+
+
 def test_secret_keys_are_named_in_client_code_only() -> None:
     """SecretKeys and ClientKeys: the two ways to a secret."""
     users = {

@@ -22,7 +22,7 @@ async function wholeWay() {
     await accessible(page, "with an answer");
 
     await same(states(page), DONE, "every step is done");
-    check((await texts(page, "#steps .time")).every((time) => / s$/.test(time)), "every step has its seconds");
+    check((await texts(page, "#steps .time")).every((time) => /\ss$/.test(time)), "every step has its seconds");
     check((await texts(page, "#steps .note"))[0].startsWith("made now"), "keys were made");
     const bars = await texts(page, ".bars tbody tr");
     check(bars.length === 10 && bars.every((bar) => bar.match(/%/g).length === 2), "ten classes, both ways");
@@ -32,7 +32,7 @@ async function wholeWay() {
     const sizes = await page.$$eval("#seen, #sent", (images) => images.map((image) => [image.naturalWidth, image.hidden]));
     await same(sizes, [[8, false], [64, false]], "what the network sees, and noise");
     check(/^([0-9a-f]{2} ){23}[0-9a-f]{2}$/.test(await page.innerText("#saw-bytes")), "a few bytes are shown");
-    check(/[0-9.]+ k?B \([0-9,]+ bytes\)/.test(await page.innerText("#saw-size")), "and how many there are");
+    check(/[0-9.]+\s(k|M)?B \([0-9,]+ bytes\)/.test(await page.innerText("#saw-size")), "and how many there are");
 
     await page.setInputFiles("#file", IMAGE);
     await page.waitForSelector("#stage-title >> text=tiny.png");

@@ -131,10 +131,16 @@ def test_a_network_that_takes_no_image_says_what_to_do(
     browser: TestClient, model: PlayedModel, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(model.spec), "input_shape", (30,))
-    assert browser.get("/api/models/tiny").json() == {"image": False, "shape": [30], "compare": True}
+    takes = browser.get("/api/models/tiny").json()
+    assert (takes["image"], takes["shape"]) == (False, [30])
     answer = start(browser, image).json()
     assert answer["kind"] == "InputError"
     assert "fheinfer infer --server" in answer["message"]
+
+
+def test_a_model_is_described(browser: TestClient, model: PlayedModel) -> None:
+    takes = browser.get("/api/models/tiny").json()
+    assert takes == {"image": True, "shape": [3, 8, 8], "classes": list(model.spec.outputs[0].classes), "compare": True}
 
 
 def test_an_unknown_model_is_said_to_be_unknown(browser: TestClient, image: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fheinfer.compiler.plan import Plan
+from fheinfer.compiler.plan import BASE_MEMORY, RING_MEMORY, Plan, base_memory
 from fheinfer.errors import (
     CorruptArtifactError,
     InputError,
@@ -123,14 +123,22 @@ class Local(LocalWorkers):
 def test_jobs_of_several_people_are_done_and_not_mixed_up(
     service: Service, run: Running, tiny_plan: Plan, tiny_keys: Path, other_tiny_keys: Path
 ) -> None:
+    """Each worker has room for the keys of one of them, and all stay below the limit."""
     people = [service.person(tiny_keys, "one"), service.person(other_tiny_keys, "two")]
+    needs = tiny_plan.keys["fast"].peak_memory - base_memory(tiny_plan.params)
+    limit = 2 * (BASE_MEMORY + RING_MEMORY + needs + needs // 2)
     jobs = [service.submit(people[number % 2], number) for number in range(6)]
     seen: dict[str, list[Any]] = {job: [] for job in jobs}
 
     def changed(job: str) -> None:
         seen[job].append((service.row(job).state, dispatcher.progress(job)))
+        memory.append(workers.memory())
+        held.extend(len(workers.loaded(slot)) for slot in range(2))
 
-    dispatcher = Dispatcher(service.store, workers := LocalWorkers(2), service.folders, changed)
+    memory: list[int] = []
+    held: list[int] = []
+    workers = LocalWorkers(2, memory=limit)
+    dispatcher = Dispatcher(service.store, workers, service.folders, changed)
     run.dispatchers.append(dispatcher)
     dispatcher.start()
     wait_for(lambda: finished(service, jobs))
@@ -146,7 +154,8 @@ def test_jobs_of_several_people_are_done_and_not_mixed_up(
         assert steps == sorted(steps)
         assert max(steps) == len(tiny_plan.steps)
         assert dispatcher.progress(job) is None
-    assert workers.memory() > 0
+    assert 0 < max(memory) < limit
+    assert max(held) == 1
 
 
 def test_progress_is_scaled_by_what_was_measured() -> None:
@@ -459,15 +468,20 @@ def test_a_full_disk_delays_and_loses_nothing(
 
         return method
 
-    for name in ("take_job", "finish_job"):
+    def do(task: Task, on_event: Callable[[Event], None]) -> None:
+        if len(workers.ran) == 1:
+            raise NotEnoughMemoryError("it waits, and is queued again when there is room on the disk")
+        write(task, on_event)
+
+    for name in ("take_job", "requeue_job", "finish_job"):
         monkeypatch.setattr(service.store, name, full(name))
     job = service.submit(person)
-    workers = Scripted(write)
-    run(service, workers)
+    workers = Scripted(do)
+    run(service, workers, retry_seconds=0.05)
     wait_for(lambda: finished(service, [job]))
     assert service.row(job).state == "done"
-    assert workers.ran == [job]
-    assert failures["finish_job"] == 3
+    assert workers.ran == [job, job]
+    assert failures["finish_job"] == failures["requeue_job"] == 3
 
 
 def test_a_bug_fails_one_job_and_not_the_service(

@@ -26,14 +26,14 @@ def stream(states: list[JobInfo | None], *, stop: Callable[[], bool] = lambda: F
     def change() -> None:
         while not done.wait(0.02):
             at[0] = min(at[0] + 1, len(states) - 1)
-            changes.tell("a job")
+            changes.tell(None if at[0] % 2 else QUEUED.id)
 
     async def read() -> list[str]:
         changes.attach()
         thread = threading.Thread(target=change)
         thread.start()
         try:
-            return [part async for part in module.events(look, changes, stop, silence)]
+            return [part async for part in module.events(QUEUED.id, look, changes, stop, silence)]
         finally:
             done.set()
             thread.join()
@@ -82,13 +82,40 @@ def test_a_stream_says_that_it_is_alive() -> None:
     assert set(said[1:]) == {": waiting\n\n"}
 
 
-def test_changes_without_a_loop_are_nobodys() -> None:
-    Changes().tell("a job")
+def test_changes_are_told_to_whom_they_concern() -> None:
+    changes = Changes()
+    changes.tell("a")  # nobody waits, and there is no loop
+    before = {name: changes.version(name) for name in "ab"}
+
+    async def follow() -> list[str]:
+        changes.attach()
+        woken: list[str] = []
+
+        async def wait(name: str) -> None:
+            await changes.wait(name, before[name], 10)
+            woken.append(name)
+
+        tasks = [asyncio.create_task(wait(name)) for name in "ab"]
+        await asyncio.sleep(0.05)
+        threading.Thread(target=changes.tell, args=("a",)).start()
+        await asyncio.sleep(0.2)
+        assert woken == ["a"]
+        changes.tell()
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        return woken
+
+    assert asyncio.run(follow()) == ["a", "b"]
+    changes.tell()  # the loop has ended
+    assert changes.version("a") == changes.version("b") > before["b"]
+
+
+def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
     changes = Changes()
 
-    async def attach() -> None:
+    async def follow() -> None:
         changes.attach()
+        seen = changes.version("a")
+        changes.tell("a")
+        await asyncio.wait_for(changes.wait("a", seen, 60), 5)
 
-    asyncio.run(attach())
-    changes.tell("a job")  # the loop has ended
-    assert changes.count == 0
+    asyncio.run(follow())

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import Request
 from starlette.testclient import TestClient
 
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import LimitError
-from fheinfer.service.http import bodies, limits
+from fheinfer.service.http import bodies, limits, watch
 from fheinfer.service.http.app import create_app
 from fheinfer.service.http.limits import Buckets, Rate, Slots
 from fheinfer.service.http.service import Service, Settings, running
@@ -114,6 +115,7 @@ def test_keys_of_an_account_are_limited(api: Api, service: Service, tiny_keys: P
     key_id = raw.split(b'"key_id": "')[1][:32].decode()
     refused = api("PUT", f"/v1/keys/{key_id}", content=raw)
     assert (refused.status_code, refused.json()["kind"]) == (429, "LimitError")
+    assert "Retry-After" not in refused.headers  # a client would wait for nothing
     assert api("GET", "/v1/keys").json() == []
 
 
@@ -169,7 +171,8 @@ def test_a_limit_of_memory_refuses_what_no_worker_can_do(
         key_id = api.upload(tiny_keys / "server")
         refused = api.submit(tiny_client.encrypt(tiny_image), tiny_plan.identity, key_id)
     assert (refused.status_code, refused.json()["kind"]) == (503, "NotEnoughMemoryError")
-    assert refused.headers["Retry-After"]
+    assert "a worker of this service has 1048576" in refused.json()["detail"]
+    assert "Retry-After" not in refused.headers  # a client would wait for nothing
 
 
 def arriving(folder: Path, *pieces: bytes | float, length: int) -> bytes:
@@ -210,3 +213,22 @@ def test_a_body_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_body_longer_than_it_says_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LimitError, match="more than the 3 bytes"):
         arriving(tmp_path, b"xx", b"xx", length=3)
+
+
+def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+    monkeypatch.setattr(watch, "READ_SECONDS", 0.1)
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # as uvicorn does while its buffer is full
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/livez", "headers": [], "query_string": b"", "state": {}}
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(create_app(service)(scope, receive, send))
+    assert sent == ["http.response.start", "http.response.body"]
+    assert [line["status"] for line in lines if line["event"] == "request"] == [watch.GONE]

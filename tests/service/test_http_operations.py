@@ -143,6 +143,24 @@ def test_errors_of_the_service_do_not_tell_its_folders(
     assert api.upload(tiny_keys / "server") == key_id  # there is room again, and nothing was broken
 
 
+def test_errors_of_files_name_them_without_their_folder(
+    api: Api, service: Service, tiny_keys: Path, tiny_plan: Plan
+) -> None:
+    key_id = api.upload(tiny_keys / "server")
+    manifest = next((service.settings.data / "keys").rglob("manifest.json"))
+    manifest.write_bytes(b"{")
+    refused = api.submit(b"x", tiny_plan.identity, key_id)
+    assert (refused.status_code, refused.json()["kind"]) == (400, "CorruptArtifactError")
+    assert str(service.settings.data) not in refused.text
+
+
+def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
+    for path, methods in (("/v1/jobs", "GET, POST"), (f"/v1/keys/{'0' * 32}", "DELETE, GET, PUT"), ("/livez", "GET")):
+        answer = http.request("PATCH", path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+
+
 def test_an_unexpected_error_says_nothing(
     api: Api, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -230,6 +230,10 @@ def test_jobs_of_an_account_are_limited(store: Store, manifest: Manifest, monkey
         store.fail_job(job.id, "BackendError", "no")
     with pytest.raises(LimitError, match="delete results"):
         submit(store, anna, manifest, 5)
+    store.cancel_job(anna, jobs[0].id)  # deletes it
+    gone = submit(store, anna, manifest, 5)
+    store.cancel_job(anna, gone.id)
+    submit(store, anna, manifest, 6)
 
 
 def test_deleted_keys_cancel_what_waits_for_them(store: Store, manifest: Manifest) -> None:
@@ -306,7 +310,8 @@ def test_a_late_account_does_not_wait_for_a_long_queue(store: Store, manifest: M
     assert store.take_job(0, ()) is not None
     late = submit(store, bob, manifest, 99)
     assert store.position(late.id) == 1
-    assert store.take_job(0, {manifest.key_id}) is not None  # the same key id, and the keys of anna: she goes on
-    assert store.take_job(0, {manifest.key_id}) is not None
-    assert (third := store.take_job(0, {manifest.key_id})) is not None
-    assert third.account == bob
+    for _ in range(BURST - 1):  # the keys of anna are loaded, and bob's have the same key id: she goes on
+        assert (job := store.take_job(0, {manifest.key_id})) is not None
+        assert job.account == anna
+    assert (job := store.take_job(0, {manifest.key_id})) is not None
+    assert job.account == bob

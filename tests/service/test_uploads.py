@@ -436,3 +436,24 @@ def test_a_start_removes_what_nobody_knows_of_and_asks_again_for_what_is_damaged
     uploads.recover()
     assert uploads.statuses(anna) == []
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["shortened", "missing"])
+def test_keys_that_lost_bytes_are_asked_for_again(
+    uploads: KeyUploads, anna: str, keys: Keys, tmp_path: Path, damage: str
+) -> None:
+    """Row "a mapped file that is shortened ends the process by SIGBUS": found at the start; both with an extension."""
+    for names in (MORE, BASE):
+        send(uploads, anna, keys.only(*names))
+        uploads.begin(anna, KEY_ID, keys.manifest)
+        file = tmp_path / "keys" / anna / KEY_ID / "public.key"
+        if damage == "missing":
+            file.unlink()
+        else:
+            os.truncate(file, 100)
+        uploads.recover()
+        assert usable(tmp_path, anna) == {}
+        assert not any(status.complete for status in uploads.statuses(anna))
+        send(uploads, anna, keys)
+        assert usable(tmp_path, anna) == keys.files
+        uploads.delete(anna, KEY_ID)

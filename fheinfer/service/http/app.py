@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Watch, metrics=service.metrics)
-    problems.install(app)
+    problems.install(app, service.settings.data)
     app.include_router(docs_page.router)
     for router in (routes_models.router, routes_keys.router, routes_jobs.router):
         app.include_router(router)

@@ -18,12 +18,21 @@ SILENCE = 10.0
 
 
 async def events(
-    look: Callable[[], JobInfo | None], changes: Changes, stopping: Callable[[], bool], silence: float = SILENCE
+    job_id: str,
+    look: Callable[[], JobInfo | None],
+    changes: Changes,
+    stopping: Callable[[], bool],
+    silence: float = SILENCE,
 ) -> AsyncIterator[str]:
-    """The present state of a job, then every change, up to a final state or until the service stops."""
+    """The present state of a job, then every change, up to a final state or until the service stops.
+
+    Args:
+        look: the job as it is; None where it was forgotten.
+        silence: seconds after which a comment is sent.
+    """
     last, told = "", time.monotonic()
     while True:
-        seen = changes.count
+        seen = changes.version(job_id)
         found = await run_in_threadpool(look)
         if found is None:
             return
@@ -34,7 +43,7 @@ async def events(
         if found.state in FINAL or stopping():
             return
         await asyncio.sleep(PERIOD)
-        await changes.wait(seen, max(0.0, told + silence - time.monotonic()))
+        await changes.wait(job_id, seen, max(0.0, told + silence - time.monotonic()))
         if time.monotonic() >= told + silence:
             told = time.monotonic()
             yield ": waiting\n\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fheinfer import errors
@@ -21,6 +20,12 @@ from fheinfer.service.http.service import Service
 from fheinfer.service.protocol import JobInfo, Problem, Receipt
 from fheinfer.service.store import Account, JobRow
 from fheinfer.storage import atomic_write, make_folder, read_small, require_disk
+
+
+class WorkerMemoryError(NotEnoughMemoryError):
+    """More than any worker may take: waiting, which a service advises otherwise, makes no room."""
+
+    retry_after = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,10 @@ def admit(service: Service, account: Account, plan: str, key_id: str) -> Admissi
     manifest = Manifest.load(service.keys.usable(account.id, key_id, spec) / FILE_NAME)
     needs, limit = spec.keys[manifest.policy], service.settings.memory
     if limit is not None and needs.peak_memory > limit:
-        raise NotEnoughMemoryError(f"{spec.model} takes {needs.peak_memory} bytes and a worker has {limit}")
+        raise WorkerMemoryError(
+            f"{spec.model} takes {needs.peak_memory} bytes with {manifest.policy} keys, and a worker of this service "
+            f"has {limit}; make keys of another kind, or ask the service's owner"
+        )
     body = body_bound(spec.params, spec.input.ciphertexts, spec.input.level)
     require_disk(service.folders.job("next"), 2 * body + spec.output_bytes)
     return Admission(spec, key_id, body + HEADER_BYTES + MAX_METADATA, needs.seconds)
@@ -91,6 +99,7 @@ def submit(service: Service, account: Account, admission: Admission, body: memor
         if not new:
             shutil.rmtree(folder, ignore_errors=True)
     if new:
+        service.changes.tell()
         service.dispatcher.wake()
     return info(service, row), new
 
@@ -107,11 +116,11 @@ def find(service: Service, account: Account, job_id: str) -> JobRow:
     return row
 
 
-def info(service: Service, row: JobRow, positions: Mapping[str, int] | None = None) -> JobInfo:
-    """A job as its owner sees it. `positions` by job, where they were asked for already."""
+def info(service: Service, row: JobRow) -> JobInfo:
+    """A job as its owner sees it."""
     position, progress = None, None
     if row.state == "queued":
-        position = (service.store.positions() if positions is None else positions).get(row.id)
+        position = service.positions().get(row.id)
     elif row.state == "running":
         progress = service.dispatcher.progress(row.id)
     return JobInfo(
@@ -128,18 +137,16 @@ def info(service: Service, row: JobRow, positions: Mapping[str, int] | None = No
         started=row.started,
         finished=row.finished,
         expires=None if row.finished is None else row.finished + service.settings.keep_results,
-        error=_error(service, row),
+        error=_error(row),
     )
 
 
-def _error(service: Service, row: JobRow) -> Problem | None:
-    """Why a job failed, without the names of folders of this machine."""
+def _error(row: JobRow) -> Problem | None:
+    """Why a job failed; the dispatcher has removed folders of this machine from the message."""
     if row.state != "failed":
         return None
-    kind = getattr(errors, row.kind or "", FheinferError)
-    message = (row.message or "").replace(str(service.settings.data), "DATA")
-    found = problem(kind(message))
-    return found.model_copy(update={"detail": message[:2000]}) if found.status == 500 else found
+    kind, message = getattr(errors, row.kind or "", FheinferError), row.message or ""
+    return problem(kind(message)).model_copy(update={"detail": message[:2000]})
 
 
 def result(service: Service, row: JobRow) -> tuple[bytes, dict[str, str]]:

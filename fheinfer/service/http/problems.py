@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -107,7 +108,7 @@ def problem(error: FheinferError) -> Problem:
     """An error as its document, with the type that a remote client raises."""
     status = status_of(error)
     kind = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-    detail = "something went wrong in the service" if status == 500 else _OURS.get(kind, str(error))
+    detail = "something went wrong in the service" if status == 500 else _OURS.get(type(error), str(error))
     return Problem(
         title=_TITLES[status],
         status=status,
@@ -123,8 +124,9 @@ def answer(error: FheinferError) -> JSONResponse:
     headers: dict[str, str] = {}
     if found.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if found.status in (429, 503):
-        headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after", RETRY_SECONDS))))
+    wait: float | None = getattr(error, "retry_after", RETRY_SECONDS)
+    if found.status in (429, 503) and wait is not None:
+        headers["Retry-After"] = str(max(1, round(wait)))
     if found.status >= 500:
         _log.error("service error", kind=found.kind, status=found.status, message=str(error))
     return respond(found, headers)
@@ -140,10 +142,11 @@ def unexpected() -> JSONResponse:
     return answer(FheinferError("unexpected"))
 
 
-def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+def install(app: FastAPI, data: Path) -> None:
+    """Makes every error of the application a problem document, none of which names the folder `data`."""
 
     def ours(request: Request, error: Any) -> JSONResponse:
+        error.args = (str(error).replace(f"{data}/", ""),)
         return answer(error)
 
     def invalid(request: Request, error: Any) -> JSONResponse:
@@ -156,7 +159,9 @@ def install(app: FastAPI) -> None:
             return answer(NotFoundError("no such path; /docs has them all"))
         title = _TITLES.get(error.status_code, "Bad request")
         found = Problem(title=title, status=error.status_code, detail=str(error.detail), kind="UsageError")
-        return respond(found, dict(error.headers or {}))
+        methods = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+        allow = {"Allow": ", ".join(sorted(name.upper() for name in methods))} if methods else {}
+        return respond(found, {**(error.headers or {}), **allow})
 
     app.add_exception_handler(FheinferError, ours)
     app.add_exception_handler(RequestValidationError, invalid)

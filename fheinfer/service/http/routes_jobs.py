@@ -57,8 +57,7 @@ async def submit(
 
 @router.get("/jobs", summary="List jobs")
 def all_jobs(account: Caller, service: Running) -> list[JobInfo]:
-    positions = service.store.positions()
-    return [jobs.info(service, row, positions) for row in service.store.jobs(account.id)]
+    return [jobs.info(service, row) for row in service.store.jobs(account.id)]
 
 
 @router.get("/jobs/{job_id}", summary="Describe a job")
@@ -80,7 +79,7 @@ async def job_events(job_id: JobPath, account: Caller, service: Running) -> Stre
         return None if row is None else jobs.info(service, row)
 
     await run_in_threadpool(jobs.find, service, account, job_id)
-    stream = events(look, service.changes, lambda: service.stopping)
+    stream = events(job_id, look, service.changes, lambda: service.stopping)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 

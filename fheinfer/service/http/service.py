@@ -77,7 +77,7 @@ class Service:
         self.catalogue = Catalogue(settings.models, data, store, keep_plans=settings.keep_plans)
         self.keys = KeyUploads(data, store)
         self.changes = Changes()
-        self.dispatcher = Dispatcher(store, workers, self.folders, self.changes.tell)
+        self.dispatcher = Dispatcher(store, workers, self.folders, self._changed)
         self.signer = Signer(data / SIGNING_KEY)
         self.info = ServerInfo(version=_version(), signing_key=self.signer.public)
         self.requests = Buckets(settings.requests, "requests")
@@ -95,6 +95,8 @@ class Service:
             keep_keys=settings.keep_keys,
         )
         self.stopping = False
+        self._running: set[str] = set()
+        self._positions: tuple[int, dict[str, int]] = (-1, {})
         self._stop_lock, self._ended = Lock(), Event()
         self._wrong: dict[str, str] = {}
 
@@ -139,8 +141,26 @@ class Service:
         """
         for job in self.keys.delete(account, key_id):
             self.retention.delete_files(job.id)
-            self.changes.tell(job.id)
+            self.changes.tell()
         self.workers.forget(key_id)
+
+    def positions(self) -> dict[str, int]:
+        """Place in the queue by job; asked of the store once for all that follow a queue that has not changed."""
+        version, found = self._positions
+        if version != self.changes.queue:
+            version = self.changes.queue
+            found = self.store.positions()
+            self._positions = version, found
+        return found
+
+    def _changed(self, job_id: str) -> None:
+        """Tells those who follow a job that makes progress; where one begins or ends, all."""
+        runs = self.dispatcher.progress(job_id) is not None
+        if runs and job_id in self._running:
+            self.changes.tell(job_id)
+            return
+        (self._running.add if runs else self._running.discard)(job_id)
+        self.changes.tell()
 
     def _refresh(self) -> None:
         wrong = {name: str(error) for name, error in self.catalogue.refresh().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import MutableMapping
@@ -17,6 +18,8 @@ from fheinfer.service.http.metrics import Metrics
 REQUEST_HEADER = "X-Request-Id"
 GONE = 499
 """The status that is logged of a client that went away, which gets no answer."""
+READ_SECONDS = 60.0
+"""That a client may take to read what was sent before more is: then its connection is closed."""
 _HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store", "referrer-policy": "no-referrer"}
 _log = structlog.get_logger()
 
@@ -43,7 +46,11 @@ class Watch:
                 there = {name.lower() for name, _ in message["headers"]}
                 more = [(k.encode(), v.encode()) for k, v in extra.items() if k.encode() not in there]
                 message = {**message, "headers": [*message["headers"], *more]}
-            await send(message)
+            try:
+                async with asyncio.timeout(READ_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
 
         try:
             await self._app(scope, receive, sending)

@@ -89,7 +89,8 @@ class LocalPage:
         """What a model takes."""
         spec = (await run_in_threadpool(self._open, request.path_params["name"])).spec
         can = await run_in_threadpool(self._clear.has, spec)
-        return JSONResponse({"image": _takes_image(spec), "shape": list(spec.input_shape), "compare": can})
+        takes = {"image": _takes_image(spec), "shape": list(spec.input_shape)}
+        return JSONResponse(takes | {"classes": list(spec.outputs[0].classes), "compare": can})
 
     async def example(self, request: Request) -> Response:
         """An image that comes along, as it is."""

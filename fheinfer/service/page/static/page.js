@@ -2,7 +2,7 @@
 
 import { calm, original, shrink } from "./shrink.js";
 import { at, element, show, showAnswers, showProblem, showSent, showSteps, showTrouble } from "./view.js";
-import { NAMES, left, percent, size, stepName } from "./words.js";
+import { NAMES, about, left, percent, size, stepName } from "./words.js";
 
 const FINAL = ["done", "failed", "stopped"];
 const state = { page: null, run: null, received: 0, events: null, bitmap: null, drawn: null, said: "" };
@@ -20,6 +20,7 @@ async function ask(path, options) {
     if (response.ok) return answer;
     throw answer;
   }
+  if (response.status >= 500) throw { kind: "Fault", message: "this is a fault of fheinfer, and its terminal says more; please report it" };
   throw { kind: "PageGone", message: "open the address that `fheinfer app` printed last" };
 }
 
@@ -61,16 +62,13 @@ async function chosenModel() {
     showProblem(at("problem"), { kind: "NotFoundError", message: "the server has no network yet; its owner adds one with `fheinfer compile`" }, load);
     return;
   }
-  const keys = Math.min(...Object.values(model.key_bytes));
-  const notes = [model.description, `The first time, keys are made and ${size(keys)} of them uploaded.`];
   try {
     const takes = await ask(`/api/models/${encodeURIComponent(model.name)}`);
     show(at("comparison"), takes.compare);
-    if (!takes.image) notes.unshift(`${model.name} takes numbers (${takes.shape.join(" × ")}) and no image: fheinfer infer --server URL --input FILE does that.`);
+    at("takes").textContent = about(model, takes);
   } catch (error) {
     showProblem(at("problem"), error, load);
   }
-  at("takes").textContent = notes.filter(Boolean).join(" ");
 }
 
 // From an image to a run.

@@ -13,6 +13,10 @@ const TITLES = {
   NotEnoughMemoryError: "There is not enough memory.",
   StorageError: "There is no room on a disk.",
   KeyStoreError: "The keys cannot be used.",
+  BackendError: "The server could not compute it.",
+  WorkerLostError: "The server could not compute it.",
+  CorruptArtifactError: "Something arrived damaged.",
+  MismatchError: "Keys, plan or versions do not fit together.",
   PageGone: "The program behind this page has ended.",
 };
 
@@ -34,22 +38,23 @@ export function size(bytes) {
     number /= 1000;
     unit += 1;
   }
-  return `${unit && number < 10 ? number.toFixed(1) : Math.round(number)} ${units[unit]}`;
+  return `${unit && number < 10 ? number.toFixed(1) : Math.round(number)}\u00a0${units[unit]}`;
 }
 
 export function seconds(number) {
-  if (number < 0.05) return "< 0.1 s";
-  return number < 9.95 ? `${number.toFixed(1)} s` : number < 99.5 ? `${Math.round(number)} s` : `${Math.round(number / 60)} min`;
+  if (number < 0.05) return "<\u00a00.1\u00a0s";
+  if (number < 99.5) return `${number.toFixed(number < 9.95 ? 1 : 0)}\u00a0s`;
+  return `${Math.round(number / 60)}\u00a0min`;
 }
 
 export function left(number) {
   if (number < 1.5) return "a moment left";
-  return number < 90 ? `about ${Math.round(number)} s left` : `about ${Math.round(number / 60)} min left`;
+  return number < 90 ? `about ${Math.round(number)}\u00a0s left` : `about ${Math.round(number / 60)}\u00a0min left`;
 }
 
 export function percent(part) {
   const whole = part < 0.0005 || part >= 0.9995;
-  return `${(100 * part).toFixed(whole ? 0 : 1)} %`;
+  return `${(100 * part).toFixed(whole ? 0 : 1)}\u00a0%`;
 }
 
 export const NAMES = {
@@ -61,6 +66,27 @@ export const NAMES = {
   result: "Result",
   decrypt: "Decrypt",
 };
+
+const FEW = 10;
+
+// What is to be known of a network before it is asked.
+export function about(model, takes) {
+  const says = [];
+  if (!takes.image) {
+    const shape = takes.shape.join(" × ");
+    says.push(`This network takes ${shape} numbers and no image. Ask it by fheinfer infer --server URL --input FILE.`);
+  }
+  if (model.description) says.push(sentence(model.description));
+  if (takes.classes.length) {
+    const others = takes.classes.length - FEW;
+    const names = takes.classes.slice(0, FEW).join(", ");
+    says.push(others > 0 ? `Tells apart ${names} and ${others} more.` : `Tells apart ${names}.`);
+  }
+  if (model.accuracy !== null) says.push(`Right for ${percent(model.accuracy)} of test images, says its owner.`);
+  const keys = Math.min(...Object.values(model.key_bytes));
+  says.push(`The first time, keys are made and ${size(keys)} of them uploaded.`);
+  return says.join(" ");
+}
 
 export const stepName = (step) => NAMES[step.name] ?? step.name;
 
@@ -78,8 +104,8 @@ export function stepNote(step, run) {
   const now = step.state === "now";
   switch (step.name) {
     case "keys":
-      if (now && step.doing === "make") return `being made on this machine, ${Math.round(100 * step.part)} %`;
-      if (now && step.doing === "upload") return `the server’s part is uploaded, ${Math.round(100 * step.part)} % of ${size(step.bytes)}`;
+      if (now && step.doing === "make") return `being made on this machine, ${Math.round(100 * step.part)}\u00a0%`;
+      if (now && step.doing === "upload") return `the server’s part is uploaded, ${Math.round(100 * step.part)}\u00a0% of ${size(step.bytes)}`;
       return step.state === "done" ? (step.doing ? "made now, the secret one stays here" : "are there") : BEFORE.keys;
     case "upload":
       return run.sent ? `${size(run.sent.bytes)}, encrypted` : BEFORE.upload;
