@@ -122,6 +122,7 @@ def test_every_request_and_message_of_the_service_is_in_the_reference(site: Path
 
 def test_benchmarks_are_what_the_data_say() -> None:
     assert tables.PAGE.read_text() == tables.page(), "write it with `python -m benchmarks.tables`"
+    assert tables.README.read_text() == tables.readme(), "write it with `python -m benchmarks.tables`"
 
 
 def test_every_measurement_says_how_it_was_made() -> None:
