@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import socket
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fheinfer.cli.options import PassphraseOption, refuse
-from fheinfer.errors import StorageError
+from fheinfer.cli.options import PassphraseOption, TokenOption, refuse
 from fheinfer.optional import require
 
 if TYPE_CHECKING:
-    from fheinfer.service.page.app import LocalPage
     from fheinfer.service.page.own import OwnService
 
 DATA = Path("page")
@@ -48,52 +44,34 @@ def app(
             "--model", metavar="FILE", help="Model to compare with.", show_default="the shipped one of the same name"
         ),
     ] = None,
+    token_file: TokenOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
     """Open a page to drop an image on: encrypted here, computed by a service, decrypted here."""
-    if server is not None:
+    if server is None:
+        refuse("it is of a --server", token_file=token_file)
+    else:
         refuse("--server has a service that is there already", models=models, data=data)
     require("uvicorn", "`fheinfer app`")
+    from fheinfer.cli.remote import connect
     from fheinfer.crypto.passphrase import read_passphrase
     from fheinfer.service.page.app import LocalPage
     from fheinfer.service.page.clear import InClear
+    from fheinfer.service.page.serving import listen, serve
     from fheinfer.service.remote import Remote
 
     options: Any = {"passphrase": read_passphrase(passphrase_file), "patience": PATIENCE}
     with ExitStack() as stack:
-        listening = stack.enter_context(_listen(port))
+        listening = stack.enter_context(listen(port))
         if server is None:
             folder = data or DATA
             own = stack.enter_context(_own_service(folder, models))
             options |= {"keys": folder / "keys", "name": "own"}  # its port is another one every time
             remote = stack.enter_context(Remote(own.url, own.token, **options))
         else:
-            remote = stack.enter_context(Remote(server, **options))
-        _serve(LocalPage(remote, server, InClear(model)), listening, browser)
-
-
-def _serve(page: LocalPage, listening: socket.socket, browser: bool) -> None:
-    """Serves the page until a signal ends it."""
-    import uvicorn
-
-    from fheinfer.service.page.app import create_app
-
-    token, port = secrets.token_urlsafe(32), listening.getsockname()[1]
-    config = uvicorn.Config(
-        create_app(page, port, token),
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=1,  # of a page that is open and follows a run
-        ws="none",
-    )
-    address = f"http://127.0.0.1:{port}/?token={token}"
-    typer.echo(address)
-    if browser and any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
-        import webbrowser
-
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()  # takes seconds to return
-    uvicorn.Server(config).run(sockets=[listening])
+            remote = stack.enter_context(connect(server, token_file, **options))
+        page = LocalPage(remote, server, InClear(model))
+        serve(page, listening, lambda address: _announce(address, browser))
 
 
 def _own_service(folder: Path, models: Path | None) -> OwnService:
@@ -105,13 +83,9 @@ def _own_service(folder: Path, models: Path | None) -> OwnService:
         return OwnService(folder / "service", models)
 
 
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen()  # the browser may come before the server
-    except OSError as error:
-        listening.close()
-        raise StorageError(f"port {port} of 127.0.0.1: {error.strerror}; choose another --port, or 0") from None
-    return listening
+def _announce(address: str, browser: bool) -> None:
+    typer.echo(address)
+    if browser and any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
+        import webbrowser
+
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()  # takes seconds to return

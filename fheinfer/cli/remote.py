@@ -25,14 +25,17 @@ MAX_TOKEN = 4096
 """Bytes of a file with a token."""
 
 
-def connect(url: str, token_file: Path | None, keys: Path | None = None) -> Remote:
+def connect(url: str, token_file: Path | None, keys: Path | None = None, **options: Any) -> Remote:
     """A service, with the token in a file, or in the environment.
+
+    Args:
+        options: others of `Remote`.
 
     Raises:
         InputError, StorageError: no such file, or none with a token.
         UsageError, TokenError: see `Remote`.
     """
-    return Remote(url, _token(token_file), keys=choices.KEYS / "servers" if keys is None else keys)
+    return Remote(url, _token(token_file), keys=choices.KEYS / "servers" if keys is None else keys, **options)
 
 
 def opened(remote: Remote, model: Path | None, accept_plan: bool, passphrase_file: Path | None) -> RemoteModel:

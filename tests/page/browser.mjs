@@ -43,12 +43,18 @@ export async function scenario(name, options, act, faults = /^$/) {
 async function shoot(page, name) {
   const folder = process.env.FHEINFER_SCREENSHOTS;
   if (!folder) return;
-  await page.waitForTimeout(1000); // until it moves no more
+  await still(page);
   await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
 }
 
-export async function accessible(page, when) {
+// Waits until nothing moves but what never ends.
+async function still(page) {
+  await page.waitForSelector("#shrinking", { state: "hidden" });
   await page.evaluate(() => Promise.all(document.getAnimations().map((one) => one.effect.getTiming().iterations === Infinity || one.finished)));
+}
+
+export async function accessible(page, when) {
+  await still(page);
   const { violations } = await page.evaluate(`${AXE}; axe.run(document)`);
   const serious = violations.filter((one) => ["serious", "critical"].includes(one.impact));
   await same(serious.map((one) => [one.id, ...one.nodes.map((node) => node.target.join(" "))]), [], `axe, ${when}`);

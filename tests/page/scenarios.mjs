@@ -41,6 +41,9 @@ async function wholeWay() {
     await same(page.locator("#past li").count(), 2, "both are in the history");
     await page.click("#past li:last-child button");
     await page.waitForSelector("#stage-title >> text=vale.jpg");
+    await same(page.getAttribute("#past li:last-child button", "aria-current"), "true", "which one is looked at");
+    await page.reload();
+    await page.waitForSelector("#past li:nth-child(2)"); // the history outlives the window
     await page.click("#clear");
     await page.waitForSelector("#history", { state: "hidden" });
 

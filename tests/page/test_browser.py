@@ -1,4 +1,7 @@
-"""The page in a browser, over real services: what a person does is in scenarios.mjs."""
+"""The page in a browser, over real services: what a person does is in scenarios.mjs.
+
+FHEINFER_SCREENSHOTS=DIR keeps screenshots of it there.
+"""
 
 from __future__ import annotations
 
@@ -192,6 +195,6 @@ def test_a_taken_port_and_options_that_change_nothing_are_refused(command: Calla
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         result = command("app", "--server", "http://127.0.0.1:1", "--port", taken.getsockname()[1])
-        assert (result.code, "choose another --port" in result.err) == (6, True)
+        assert (result.code, "choose another --port" in result.err) == (2, True)
     result = command("app", "--server", "http://127.0.0.1:1", "--models", tmp_path)
     assert (result.code, "--models changes nothing here" in result.err) == (2, True)

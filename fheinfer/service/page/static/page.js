@@ -5,7 +5,7 @@ import { at, element, show, showAnswers, showProblem, showSent, showSteps, showT
 import { NAMES, about, left, percent, size, stepName } from "./words.js";
 
 const FINAL = ["done", "failed", "stopped"];
-const state = { page: null, run: null, received: 0, events: null, bitmap: null, drawn: null, said: "" };
+const state = { page: null, run: null, received: 0, followed: 0, bitmap: null, said: "" };
 
 async function ask(path, options) {
   let response;
@@ -108,18 +108,20 @@ async function begin(image, request, again) {
   }
   state.bitmap = image ? await original(at("original"), image) : null;
   view(run, true);
+  history();
   const top = at("stage").getBoundingClientRect().top;
   if (top < 0 || top > innerHeight / 2) at("stage").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
 }
 
 function refuse(error, again) {
-  showProblem(at("problem"), error, error.kind === "ImageError" ? null : again);
+  showProblem(at("problem"), error, ["ImageError", "InputError", "PageGone"].includes(error.kind) ? null : again);
 }
 
 async function again(run) {
   at("stage-title").focus();
   try {
-    view(await ask(`/api/runs?again=${run.id}`, { method: "POST" }), state.drawn === run.id);
+    view(await ask(`/api/runs?again=${run.id}`, { method: "POST" }), run.id === state.run.id);
+    history();
   } catch (error) {
     refuse(error, () => again(run));
   }
@@ -128,27 +130,26 @@ async function again(run) {
 // A run on the stage.
 
 function view(run, fresh) {
-  state.events?.close();
-  state.events = null;
   if (!fresh) state.bitmap = null;
   show(at("yours"), Boolean(state.bitmap));
   at("sent").hidden = true;
   delete at("sent").dataset.run;
-  state.drawn = run.id;
   draw(run);
   const seen = at("seen");
   const bitmap = state.bitmap;
   seen.alt = `${run.name} in ${run.width} by ${run.height} pixels`;
   seen.onload = () => shrink(at("shrinking"), fresh ? bitmap : null, seen);
   seen.src = `/api/runs/${run.id}/seen.png`;
-  if (!FINAL.includes(run.state)) follow(run.id);
+  if (!FINAL.includes(run.state) && state.followed !== run.id) follow(run.id);
 }
 
+// Follows the run that goes on, which need not be the one that is looked at.
 function follow(id) {
-  const events = (state.events = new EventSource(`/api/runs/${id}/events`));
+  state.followed = id;
+  const events = new EventSource(`/api/runs/${id}/events`);
   events.onmessage = (message) => {
     const run = JSON.parse(message.data);
-    draw(run);
+    if (run.id === state.run.id) draw(run);
     if (FINAL.includes(run.state)) {
       events.close();
       history();
@@ -211,15 +212,25 @@ setInterval(() => {
 // The history.
 
 async function history() {
-  const runs = (await ask("/api/runs")).filter((run) => FINAL.includes(run.state));
+  const runs = await ask("/api/runs").catch(() => []);
   show(at("history"), runs.length > 0);
   at("past").replaceChildren(...runs.map(pastRun));
+  mark();
   return runs;
+}
+
+// Tells which of the history is looked at.
+function mark() {
+  for (const button of at("past").querySelectorAll("button")) {
+    if (button.dataset.run === String(state.run?.id)) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  }
 }
 
 function pastRun(run) {
   const best = run.answers?.[0]?.bars?.[0];
-  const words = best ? `${best.class}, ${percent(best.part)}` : run.answers ? "answered" : run.state;
+  const ended = run.answers ? "answered" : run.state;
+  const words = best ? `${best.class}, ${percent(best.part)}` : FINAL.includes(run.state) ? ended : "on its way";
   const time = new Date(1000 * run.created).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   const image = element("img", { src: `/api/runs/${run.id}/seen.png`, alt: "", width: 48, height: 48 });
   const button = element(
@@ -228,10 +239,10 @@ function pastRun(run) {
     image,
     element("span", { className: "what" }, element("b", { textContent: words }), element("span", { textContent: `${run.name}, ${time}` })),
   );
-  button.toggleAttribute("aria-current", run.id === state.run?.id);
-  button.addEventListener("click", () => {
-    view(run, false);
-    history();
+  button.dataset.run = run.id;
+  button.addEventListener("click", async () => {
+    view(await ask(`/api/runs/${run.id}`), false);
+    mark();
   });
   return element("li", {}, button);
 }
@@ -273,7 +284,5 @@ document.addEventListener("drop", (event) => {
 const nothing = Object.keys(NAMES).map((name) => ({ name, state: "todo", seconds: 0, part: null }));
 showSteps(at("steps"), { state: "", steps: nothing });
 await load();
-const past = await ask("/api/runs").catch(() => []);
-const going = past.find((run) => !FINAL.includes(run.state));
+const going = (await history()).find((run) => !FINAL.includes(run.state));
 if (going) view(going, false);
-if (past.length) await history();

@@ -26,12 +26,17 @@ export function showProblem(box, error, again) {
   box.dataset.key = key;
   box.replaceChildren();
   if (!words) return;
-  box.append(element("p", { className: "title", textContent: words.title }), element("p", { textContent: words.text }));
+  box.append(element("p", { className: "title", textContent: words.title }), element("p", {}, ...prose(words.text)));
   if (again) {
     const button = element("button", { type: "button", className: "button small", textContent: "Try again" });
     button.addEventListener("click", again);
     box.append(button);
   }
+}
+
+// Text, with what stands between ` and ` as code.
+function prose(words) {
+  return words.split("`").map((part, index) => (index % 2 ? element("code", { textContent: part }) : part));
 }
 
 const WAITING = "Nothing is lost: this goes on by itself when the server is back.";
