@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATA = Path("service")
 DEFAULT_SET = "turbo"
-serve_app = typer.Typer(invoke_without_command=True, help="Serve models to clients that keep their secret keys.")
+serve_app = typer.Typer(invoke_without_command=True)
 token_app = typer.Typer(no_args_is_help=True, help="Tokens by which clients are known.")
 serve_app.add_typer(token_app, name="token")
 
@@ -42,8 +42,8 @@ def serve(
     ] = None,
     data: DataOption = DATA,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen there.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen there; 0 takes a free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that evaluate.")] = 1,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Listen there; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Processes that evaluate.")] = 1,
     threads: ThreadsOption = None,
     memory: Annotated[
         int | None,

@@ -317,6 +317,25 @@ def test_connections_without_a_request_are_closed(monkeypatch: pytest.MonkeyPatc
         each.close()
 
 
+def test_a_client_that_goes_away_leaves_nothing(serving: Serving, tiny_keys: Path) -> None:
+    """In the middle of a body."""
+    raw = (tiny_keys / "server" / "manifest.json").read_bytes()
+    key_id = json.loads(raw)["key_id"]
+    before = sorted(serving.data.rglob("*"))
+    with socket.create_connection(("127.0.0.1", int(serving.url.rsplit(":", 1)[1]))) as client:
+        head = f"PUT /v1/keys/{key_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serving.token}\r\n"
+        client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw[:100])
+        time.sleep(0.5)
+    deadline = time.monotonic() + PATIENCE
+    while not [line for line in serving.logged if line.get("status") == 499] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    gone = [line for line in serving.logged if line.get("status") == 499]
+    assert [line["route"] for line in gone] == ["/v1/keys/{key_id}"]
+    assert {line["event"] for line in serving.logged} == {"request"}
+    assert sorted(serving.data.rglob("*")) == before
+    assert serving.api().upload(tiny_keys / "server") == key_id  # and no slot for bodies is held
+
+
 def test_tokens_by_the_command_line(process: Run, tmp_path: Path) -> None:
     data = ["--data", tmp_path / "data"]
     made = process("serve", "token", "add", "ann", *data)

@@ -64,7 +64,7 @@ _TITLES = {
     503: "Not available",
     507: "No room",
 }
-_OURS = {
+_OURS: dict[type[FheinferError], str] = {
     StorageError: "the service cannot write what it has to keep, most likely for lack of room; try again later",
     NotEnoughMemoryError: "the service has too little memory for this now; try again later",
 }
