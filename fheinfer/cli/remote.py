@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fheinfer.cli import choices, unlock
 from fheinfer.cli.display import err
-from fheinfer.cli.progress import Amount, Meter, duration
+from fheinfer.cli.progress import Amount, Meter
 from fheinfer.errors import CorruptArtifactError, InputError
 from fheinfer.service.remote import Remote, RemoteModel
 from fheinfer.storage import read_small, shown
@@ -97,6 +97,7 @@ class RemoteView:
         self._meter: Meter | None = None
         self._title = ""
         self.keys_at: float | None = None
+        self._layers_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,9 +119,10 @@ class RemoteView:
             case "queued":
                 self._evaluating(0, 1, f"number {event['position']} in the queue")
             case "step":
-                left = event["seconds_left"]
-                note = f"{event['index']}/{event['total']}" + ("" if left is None else f", {duration(left)} left")
-                self._evaluating(event["index"], event["total"], note)
+                self._layers_at = self._layers_at or time.perf_counter()
+                done, left = time.perf_counter() - self._layers_at, event["seconds_left"]
+                done, total = (event["index"], event["total"]) if left is None else (done, done + left)
+                self._evaluating(done, total, f"{event['index']}/{event['total']}")
             case "decrypt":
                 self._done += 1
                 self._evaluating(1, 1, "decrypting")
