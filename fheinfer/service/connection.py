@@ -240,12 +240,12 @@ class Connection:
             while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
                 cause = cause.__cause__ or cause.__context__
             if cause is not None:
-                reason = f"its certificate is refused ({shown(cause.verify_message)}); check the address"
-                raise UnreachableError(f"{self.url}: {reason}") from None
-            reason = str(error) or type(error).__name__
-            raise BrokenError(
-                UnreachableError(self._says(f"no answer ({reason}); check the address, and that the service is up"))
-            ) from None
+                reason = f"its certificate is refused ({cause.verify_message}); check the address"
+            else:
+                reason = (
+                    f"no answer ({str(error) or type(error).__name__}); check the address, and that the service is up"
+                )
+            raise BrokenError(UnreachableError(self._says(reason))) from None
         except (ValueError, httpx.HTTPError):
             raise BrokenError(
                 UnreachableError(f"{self.url}: a damaged answer, or none of fheinfer's service; check the address")

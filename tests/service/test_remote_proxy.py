@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 import fheinfer
-from fheinfer.errors import FheinferError
+from fheinfer.errors import FheinferError, UnreachableError
 from fheinfer.service import connection, uploading
 from tests.conftest import F64
 from tests.service.conftest import Serving, serve
 from tests.service.proxy import Proxy, Trouble
 from tests.service.remotes import NEAR, clear, compiled, network, vectors
+from tests.service.test_http_process import certificate
 
 RUNS, FRESH = 12, 12
 """Runs of each test, and one in how many makes and uploads keys first."""
@@ -60,11 +62,14 @@ def ready(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(serving: Serving, seed: int, trouble: Trouble, keys: Path) -> tuple[F64 | FheinferError, int]:
-    """What the client says of an input, and how often its connections were troubled."""
-    options: dict[str, Any] = {"keys": keys, "name": "service", "patience": 20.0}
+def run(
+    serving: Serving, seed: int, trouble: Trouble, keys: Path, verify: ssl.SSLContext | None = None
+) -> tuple[F64 | FheinferError, int]:
+    """What the client says of an input, and how often its connections were troubled; under TLS with `verify`."""
+    options: dict[str, Any] = {"keys": keys, "name": "service", "patience": 20.0, "verify": verify or True}
     with Proxy(urlsplit(serving.url).port or 0, seed, trouble) as proxy:
-        with fheinfer.Remote(proxy.url, serving.token, **options) as remote:
+        url = proxy.url if verify is None else f"https://localhost:{proxy.port}"
+        with fheinfer.Remote(url, serving.token, **options) as remote:
             try:
                 found: F64 | FheinferError = remote.infer(INPUTS[seed % len(INPUTS)])
             except FheinferError as error:
@@ -102,3 +107,29 @@ def test_connections_that_are_corrupted(serving: Serving, expected: list[F64], r
         right += 1
     assert troubles > RUNS
     assert 0 < right < RUNS
+
+
+def test_under_tls_what_is_corrupted_is_cut(
+    models: Path, expected: list[F64], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer is right, as where connections are only cut. A certificate that nobody vouches for is refused."""
+    cert, key = certificate(tmp_path)
+    trusted = ssl.create_default_context(cafile=str(cert))
+    options = ("--models", models, "--threads", 1, "--tls-cert", cert, "--tls-key", key)
+    with serve(tmp_path / "data", *options) as serving:
+        troubles = 0
+        for seed in range(RUNS // 2):
+            found, count = run(serving, seed, Trouble(corrupt=200_000), tmp_path / "keys", trusted)
+            troubles += count
+            if isinstance(found, FheinferError):
+                raise found
+            assert np.abs(found - expected[seed % len(expected)]).max() < NEAR, seed
+        assert troubles > RUNS
+        monkeypatch.setattr(connection, "FIRST_PATIENCE", 0.1)
+        port, token = urlsplit(serving.url).port, serving.token
+        for unknown in (
+            fheinfer.Remote(f"https://localhost:{port}", token, keys=tmp_path),
+            fheinfer.Remote(f"https://127.0.0.1:{port}", token, keys=tmp_path, verify=trusted),
+        ):
+            with pytest.raises(UnreachableError, match="its certificate is refused"):
+                unknown.models()
