@@ -209,6 +209,7 @@ def test_a_job_that_failed_says_why_and_can_be_tried_again(
     run = until(browser, start(browser, image, name="a.png").json(), "failed")
     assert run["error"] == {"kind": "BackendError", "message": str(model.fails)}
     assert run["steps"][5]["state"] == "todo"
+    assert model.deleted == [JOB]
     model.fails = None
     again = browser.post("/api/runs", params={"again": str(run["id"])})
     assert until(browser, again.json(), "done")["name"] == "a.png"

@@ -122,6 +122,7 @@ class Runs:
         run.begin("queue")
         job = self._patiently(run, lambda: model.follow(run.job, run.follow))
         if job.state != "done":
+            self._forget(run)
             raise model.failure(job)
         run.end("queue")
         with run.step("layers"):  # which nobody saw where the service was away meanwhile

@@ -39,12 +39,14 @@ function prose(words) {
   return words.split("`").map((part, index) => (index % 2 ? element("code", { textContent: part }) : part));
 }
 
+// After these nothing is asked for by a button: the server would learn that its result was refused.
+const QUIET = ["UntrustedServerError"];
 const WAITING = "Nothing is lost: this goes on by itself when the server is back.";
 
 export function showTrouble(box, run, again) {
   if (run?.state === "waiting") showProblem(box, { kind: "UnreachableError", message: WAITING });
   else if (run?.state === "stopped") showProblem(box, null);
-  else showProblem(box, run?.error, again);
+  else showProblem(box, run?.error, QUIET.includes(run?.error?.kind) ? null : again);
   box.classList.toggle("waiting", run?.state === "waiting");
 }
 
