@@ -1,7 +1,7 @@
 // The page: choose an image, follow it, keep a history. All requests go to the program that serves this page.
 
 import { calm, original, shrink } from "./shrink.js";
-import { at, element, show, showAnswers, showProblem, showSent, showSteps, showTrouble } from "./view.js";
+import { at, element, prose, show, showAnswers, showProblem, showSent, showSteps, showTrouble } from "./view.js";
 import { NAMES, about, left, percent, size, stepName } from "./words.js";
 
 const FINAL = ["done", "failed", "stopped"];
@@ -64,8 +64,9 @@ async function chosenModel() {
   }
   try {
     const takes = await ask(`/api/models/${encodeURIComponent(model.name)}`);
-    show(at("comparison"), takes.compare);
-    at("takes").textContent = about(model, takes);
+    for (const id of ["drop", "examples"]) show(at(id), takes.image);
+    show(at("comparison"), takes.image && takes.compare);
+    at("takes").replaceChildren(...prose(about(model, takes)));
   } catch (error) {
     showProblem(at("problem"), error, load);
   }

@@ -35,7 +35,7 @@ export function showProblem(box, error, again) {
 }
 
 // Text, with what stands between ` and ` as code.
-function prose(words) {
+export function prose(words) {
   return words.split("`").map((part, index) => (index % 2 ? element("code", { textContent: part }) : part));
 }
 

@@ -71,13 +71,14 @@ const FEW = 10;
 
 // What is to be known of a network before it is asked.
 export function about(model, takes) {
-  const says = [];
+  const says = model.description ? [sentence(model.description)] : [];
   if (!takes.image) {
-    const shape = takes.shape.join(" × ");
-    says.push(`This network takes ${shape} numbers and no image. Ask it by fheinfer infer --server URL --input FILE.`);
+    says.push(`It takes ${takes.shape.join(" × ")} numbers and no image, and this page has images alone.`);
+    return [...says, "Ask it on the command line: `fheinfer infer --server URL --input FILE`."].join(" ");
   }
-  if (model.description) says.push(sentence(model.description));
-  if (takes.classes.length) {
+  const numbered = takes.classes.every((name, index) => name === String(index));
+  if (takes.classes.length && numbered) says.push(`Tells ${takes.classes.length} classes apart.`);
+  else if (takes.classes.length) {
     const others = takes.classes.length - FEW;
     const names = takes.classes.slice(0, FEW).join(", ");
     says.push(others > 0 ? `Tells apart ${names} and ${others} more.` : `Tells apart ${names}.`);
