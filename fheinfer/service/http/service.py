@@ -98,6 +98,7 @@ class Service:
         self._running: set[str] = set()
         self._positions: tuple[int, dict[str, int]] = (-1, {})
         self._stop_lock, self._ended = Lock(), Event()
+        self._tidier = Thread(target=self._tidy, name="fheinfer-tidy", daemon=True)
         self._wrong: dict[str, str] = {}
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class Service:
         self.retention.recover()
         self._refresh()
         self.dispatcher.start()
-        Thread(target=self._tidy, name="fheinfer-tidy", daemon=True).start()
+        self._tidier.start()
 
     def stop(self) -> None:
         """Takes no more jobs; running ones write checkpoints and wait for the next start. Again, it does nothing."""
@@ -120,6 +121,8 @@ class Service:
                 self._ended.set()
                 self.dispatcher.stop(GRACE)
                 self.changes.tell()
+                if self._tidier.ident is not None:
+                    self._tidier.join(GRACE)
 
     def check_ready(self) -> None:
         """Asks whether jobs are taken.
