@@ -68,6 +68,7 @@ def test_an_encrypted_run_needs_none_of_them(
             ["evaluate", "-i", ".", "-o", "out", "--ray"],
             "evaluation on several machines needs ray: pip install ray (or",
         ),
+        (["serve", "--ray"], "evaluation on several machines needs ray: pip install ray (or"),
         (["accuracy", "--mode", "encrypted", "--ray"], "evaluation on several machines needs ray: pip install ray (or"),
     ],
 )

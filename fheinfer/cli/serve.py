@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fheinfer.cli import choices
-from fheinfer.cli.options import JsonOption, ThreadsOption, parse_size
+from fheinfer.cli.options import JsonOption, RayOption, ThreadsOption, parse_size
 from fheinfer.errors import UsageError
 from fheinfer.optional import require
 
 if TYPE_CHECKING:
     from fheinfer.service.store import Store
+    from fheinfer.service.workers import Workers
 
 DATA = Path("service")
 DEFAULT_SET = "turbo"
@@ -43,17 +44,23 @@ def serve(
     data: DataOption = DATA,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen there.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Listen there; 0 takes a free one.")] = 8000,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Processes that evaluate.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=256, help="Processes that evaluate.", show_default="1; with --ray as many as fit"
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     memory: Annotated[
         int | None,
         typer.Option(
             metavar="SIZE",
             parser=parse_size,
-            help="Memory of all workers together: 6GB, 500MB or bytes.",
-            show_default="three quarters of what is free",
+            help="Memory of all workers together: 6GB, 500MB or bytes. With --ray, as --threads, of each.",
+            show_default="three quarters of what is free; with --ray none",
         ),
     ] = None,
+    ray: RayOption = None,
     keep_results: Annotated[float, typer.Option(min=0.01, metavar="HOURS", help="Keep results so long.")] = 24,
     keep_keys: Annotated[float, typer.Option(min=0.01, metavar="DAYS", help="Keep unused keys so long.")] = 30,
     keep_plans: Annotated[
@@ -81,20 +88,23 @@ def serve(
     from fheinfer.service.http.serving import listen
     from fheinfer.service.http.serving import serve as run
     from fheinfer.service.store import DAY
-    from fheinfer.service.workers import LocalWorkers
 
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together: give both or none")
     if tls_cert is not None and behind_proxy:
         raise UsageError("--behind-proxy says that a proxy does TLS; leave out --tls-cert and --tls-key, or it")
 
+    if ray is not None:
+        require("ray", "evaluation on several machines")
     models = models or _shipped(data)
-    if memory is None and (free := available_memory()) is not None:
-        memory = free // 4 * 3
+    if ray is None:
+        workers = workers or 1
+        if memory is None and (free := available_memory()) is not None:
+            memory = free // 4 * 3
     settings = Settings(
         models=models.absolute(),
         data=data.absolute(),
-        memory=None if memory is None else memory // workers,
+        memory=memory // workers if memory and workers and ray is None else memory,  # of each worker
         keep_results=keep_results * 3600,
         keep_keys=keep_keys * DAY,
         keep_plans=keep_plans * DAY,
@@ -103,9 +113,19 @@ def serve(
     configure()
     with (
         listen(host, port, protected=behind_proxy or tls_cert is not None) as listening,
-        running(settings, lambda: LocalWorkers(workers, threads=threads, memory=memory)) as service,
+        running(settings, lambda: _workers(ray, workers, threads, memory)) as service,
     ):
         run(service, listening, tls_cert, tls_key)
+
+
+def _workers(ray: str | None, workers: int | None, threads: int | None, memory: int | None) -> Workers:
+    if ray is not None:
+        from fheinfer.service.ray_workers import RayWorkers
+
+        return RayWorkers(ray, workers, threads=threads, memory=memory)
+    from fheinfer.service.workers import LocalWorkers
+
+    return LocalWorkers(workers or 1, threads=threads, memory=memory)
 
 
 def _shipped(data: Path) -> Path:

@@ -157,6 +157,8 @@ class RayWorkers:
     def close(self, grace: float) -> None:
         """Stops all workers; what runs may send a checkpoint first. What is on the nodes is deleted."""
         with self._changed:
+            if self._closing:
+                return
             self._closing = True
             self._changed.notify_all()
         self._all("close", grace, seconds=grace + FAREWELL)
