@@ -45,7 +45,7 @@ def opened(remote: Remote, model: Path | None, accept_plan: bool, passphrase_fil
         FheinferError: see `Remote.open` and `unlock.passphrase_of`.
     """
     found = remote.open(None if model is None else str(model), accept_plan=accept_plan)
-    found.passphrase = unlock.passphrase_of(found.folder.keys, passphrase_file)
+    found.keys.passphrase = unlock.passphrase_of(found.folder.keys, passphrase_file)
     return found
 
 

@@ -28,6 +28,7 @@ from fheinfer.evaluating import Event, ignore
 from fheinfer.service.connection import PATIENCE, Answer, Connection
 from fheinfer.service.protocol import MODEL_NAME, PREFIX, PROTOCOL, ModelInfo, ServerInfo
 from fheinfer.service.remembered import ModelFolder, pin
+from fheinfer.service.remote_keys import RemoteKeys
 from fheinfer.service.remote_model import RemoteModel
 from fheinfer.storage import shown
 
@@ -140,7 +141,8 @@ class Remote:
         if known is None or known.info.plan != info.plan:
             spec = self._spec(name, info, accept_plan)
             folder = self._model_folder(name)
-            known = RemoteModel(self._connection, key, info, spec, folder, self._passphrase, self._renew_after)
+            keys = RemoteKeys(self._connection, spec, folder, self._passphrase, self._renew_after)
+            known = RemoteModel(self._connection, key, info, spec, keys)
             self._opened[name] = known
         return known
 

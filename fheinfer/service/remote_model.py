@@ -1,4 +1,4 @@
-"""One model of a service: keys for it, encrypted inputs to it, and results that are believed only with a receipt."""
+"""One model of a service: encrypted inputs to it, and results that are believed only with a receipt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from fheinfer.client import Client
 from fheinfer.crypto.artifact import HEADER_BYTES, MAX_METADATA, key_id_of, request_id
 from fheinfer.crypto.client_spec import ClientSpec
-from fheinfer.crypto.key_policy import choose
-from fheinfer.crypto.key_writer import SERVER_FOLDER
-from fheinfer.crypto.keygen import add_keys, keygen
-from fheinfer.crypto.manifest import Manifest
 from fheinfer.errors import (
     ArtifactError,
     BackendError,
@@ -27,21 +23,17 @@ from fheinfer.errors import (
     NotFoundError,
     RangeError,
     UntrustedServerError,
-    UsageError,
 )
 from fheinfer.evaluating import Event, ignore
 from fheinfer.service import receipts
 from fheinfer.service.connection import Answer, Connection, TooLongError
 from fheinfer.service.following import follow
 from fheinfer.service.protocol import (
-    FINAL,
     PREFIX,
     JobInfo,
     ModelInfo,
 )
-from fheinfer.service.remembered import ModelFolder
-from fheinfer.service.uploading import upload
-from fheinfer.storage import shown
+from fheinfer.service.remote_keys import RemoteKeys
 
 F64 = NDArray[np.float64]
 AHEAD = 4
@@ -82,26 +74,17 @@ class RemoteModel:
         {"event": "result"}
         {"event": "decrypt"}
 
-    info        of the model, as the service says
-    spec        of its plan, as it was pinned
-    folder      where keys and pins are
-    passphrase  of the secret key
+    info    of the model, as the service says
+    spec    of its plan, as it was pinned
+    keys    for it
+    folder  where they are kept
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        signing_key: str,
-        info: ModelInfo,
-        spec: ClientSpec,
-        folder: ModelFolder,
-        passphrase: str | bytes | None,
-        renew_after: int,
+        self, connection: Connection, signing_key: str, info: ModelInfo, spec: ClientSpec, keys: RemoteKeys
     ) -> None:
-        self.info, self.spec, self.folder, self.passphrase = info, spec, folder, passphrase
-        self._connection, self._signing_key, self._renew_after = connection, signing_key, renew_after
-        self._clients: dict[str, Client] = {}
-        self._key_id = ""
+        self.info, self.spec, self.keys, self.folder = info, spec, keys, keys.folder
+        self._connection, self._signing_key = connection, signing_key
         self._fetched: set[str] = set()
 
     @property
@@ -111,27 +94,14 @@ class RemoteModel:
         Raises:
             UsageError: `prepare` was not called yet.
         """
-        if not self._key_id:
-            raise UsageError("no keys are open yet; call prepare() first")
-        return self._clients[self._key_id]
+        return self.keys.present
 
     def prepare(self, on_event: Callable[[Event], None] = ignore) -> None:
         """Makes keys where there are none, or none that still serve, and uploads what the service lacks of them.
 
-        Whoever is interrupted calls it again: it goes on where it was. One process at a time does it.
-
-        Raises:
-            KeyStoreError, ArtifactError: a secret that does not open, or damaged keys.
-            NotEnoughMemoryError, StorageError: see `keygen`.
-            ServiceError: see `uploading.upload`.
+        Whoever is interrupted calls it again: it goes on where it was. Raises what `RemoteKeys.prepare` does.
         """
-        with self.folder.making_keys():
-            found = self._made(on_event)
-            self._open(found.key_id)
-            for replaced in self.folder.begin(found.key_id):
-                self._delete_keys(replaced)
-            upload(self._connection, self.folder.keys / SERVER_FOLDER, found, on_event)
-            self._key_id = found.key_id
+        self.keys.prepare(on_event)
 
     def encrypt(self, x: NDArray[np.floating]) -> bytes:
         """A normalised input as an artifact, under the present keys. Raises what `Client.encrypt` and `client` do."""
@@ -183,12 +153,10 @@ class RemoteModel:
             UntrustedServerError: the result does not decrypt to what this plan can give; nothing says what was wrong.
             UsageError: keys that this object did not encrypt with.
         """
-        key_id = key_id_of(encrypted)
-        if key_id not in self._clients:
-            raise UsageError("an input of other keys; decrypt with the RemoteModel that encrypted it")
-        self.folder.count(key_id)
+        client = self.keys.client_of(key_id_of(encrypted))
+        self.folder.count(client.key_id)
         try:
-            return self._clients[key_id].outputs(result, request=encrypted)
+            return client.outputs(result, request=encrypted)
         except (ArtifactError, RangeError, BackendError):
             raise self._refused() from None
 
@@ -211,7 +179,7 @@ class RemoteModel:
             for name, x in inputs.items():
                 if len(waiting) == AHEAD:
                     yield self._finished(waiting, on_event)
-                if self.folder.results(self._key_id) + len(waiting) >= self._renew_after:
+                if self.keys.used_up(len(waiting)):
                     while waiting:
                         yield self._finished(waiting, on_event)
                     self.prepare(on_event)
@@ -243,48 +211,10 @@ class RemoteModel:
 
     def delete(self, job_id: str) -> None:
         """Cancels a job where it is not done, and deletes all of it at the service; one that is gone is no error."""
-        self._delete(f"jobs/{job_id}")
+        self._delete(job_id)
 
-    def _made(self, on_event: Callable[[Event], None]) -> Manifest:
-        """Keys that serve the plan: those that are there, more of them, or new ones."""
-
-        def tell(done: int, total: int) -> None:
-            on_event({"event": "keygen", "fraction": done / total})
-
-        folder, spec, there = self.folder, self.spec, self.folder.manifest()
-        if there is not None:
-            serve = there.identity == spec.identity and there.policy in spec.keys
-            self._open(there.key_id)  # with a passphrase that is known here, new keys can be opened, too
-            if serve and folder.results(there.key_id) < self._renew_after:
-                return add_keys(spec, folder.keys, passphrase=self.passphrase, progress=tell)
-            folder.begin(there.key_id)
-        policy = choose(spec.keys, "auto", None)  # by what the service may have, not by this machine's memory
-        made = keygen(spec, folder.keys, policy=policy, force=True, passphrase=self.passphrase, progress=tell)
-        folder.remove_replaced()
-        return made
-
-    def _open(self, key_id: str) -> None:
-        """Opens keys that are there now, with their secret."""
-        if key_id not in self._clients:
-            manifest = self.folder.manifest()
-            same = manifest is not None and manifest.identity == self.spec.identity
-            client = Client(self.folder.keys, self.spec if same else None, passphrase=self.passphrase)
-            if not client.can_decrypt:
-                raise KeyStoreError(
-                    f"{shown(self.folder.keys)}: the secret key is gone, or has a passphrase, which was not given; "
-                    "give it, or delete that folder to make new keys"
-                )
-            self._clients[key_id] = client
-
-    def _delete_keys(self, replaced: str) -> None:
-        """Deletes replaced keys at the service; where a job of another process still needs them, the next time."""
-        jobs = self._connection.json(list[JobInfo], "GET", f"{PREFIX}/jobs")
-        if not any(job.key_id == replaced and job.state not in FINAL for job in jobs):
-            self._delete(f"keys/{replaced}")
-            self.folder.deleted(replaced)
-
-    def _delete(self, what: str, patience: float | None = None) -> None:
-        path = f"{PREFIX}/{what}"
+    def _delete(self, job_id: str, patience: float | None = None) -> None:
+        path = f"{PREFIX}/jobs/{job_id}"
         self._connection.request(lambda answer: None, "DELETE", path, also=(404,), patience=patience)
 
     def _sent(self, name: str, x: NDArray[np.floating], on_event: Callable[[Event], None]) -> _Sent:
@@ -317,7 +247,7 @@ class RemoteModel:
     def _drop(self, job_id: str) -> None:
         """Deletes a job at the service if that is easy; it is deleted there after a while, too."""
         with suppress(FheinferError):
-            self._delete(f"jobs/{job_id}", patience=0.0)
+            self._delete(job_id, patience=0.0)
 
     def _fetch(self, job_id: str) -> Answer | None:
         """The answer with the result of a job, whole and unchecked; None of one that is too long to be a result."""

@@ -245,7 +245,18 @@ CLIENT_SIDE = {
     name
     for name in MODULES
     if name.removeprefix("fheinfer.").removeprefix("service.").split(".")[0]
-    in ("client", "local", "connection", "following", "page", "remembered", "remote", "remote_model", "uploading")
+    in (
+        "client",
+        "local",
+        "connection",
+        "following",
+        "page",
+        "remembered",
+        "remote",
+        "remote_keys",
+        "remote_model",
+        "uploading",
+    )
 }
 SERVER_SIDE = {"fheinfer.server", "fheinfer.worker"} | {
     f"fheinfer.service.{name}" for name in ("store", "database", "uploads", "catalogue", "retention", "dispatcher")
