@@ -10,12 +10,15 @@ import ipaddress
 import os
 import random
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from threading import Lock, Timer
 from typing import Any, Literal, TypeVar
+from weakref import WeakSet
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -101,6 +104,8 @@ class Connection:
         """Names the service among files."""
         self._token = _token(token)
         self._answered, self._patience = False, patience
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = Lock()
         self._http = httpx.Client(
             base_url=origin,
             headers={"user-agent": "fheinfer", "accept-encoding": "identity"}
@@ -168,14 +173,19 @@ class Connection:
             BrokenError: the stream broke, or is none.
             FheinferError: what the service says is wrong.
         """
-        with self._errors(), self._http.stream("GET", path, headers={"accept": "text/event-stream"}) as response:
-            self._check(response, ())
-            rest = b""
+        with self._errors(), ExitStack() as stack:
+            with self._in_time():
+                response = stack.enter_context(self._stream("GET", path, headers={"accept": "text/event-stream"}))
+                self._check(response, ())
+            rest, heard = b"", time.monotonic()
             for chunk in response.iter_bytes():
                 *lines, rest = (rest + chunk).split(b"\n")
-                yield from (parse(line[5:]) for line in lines if line.startswith(b"data:"))
-                if len(rest) > LINE_BYTES:
-                    raise ValueError("a line without an end")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        yield parse(line[5:])
+                        heard = time.monotonic()
+                if len(rest) > LINE_BYTES or time.monotonic() > heard + ANSWER_SECONDS:
+                    raise ValueError("a line without an end, or nothing but signs of life")
 
     def error(self, problem: Problem) -> FheinferError:
         """What the service says is wrong, under the type that it has there."""
@@ -195,9 +205,35 @@ class Connection:
         limit: int,
         also: Collection[int],
     ) -> Answer:
-        with self._http.stream(method, path, content=content, params=params) as response:
+        with self._in_time(), self._stream(method, path, content=content, params=params) as response:
             self._check(response, also)
             return Answer(response.status_code, response.headers, self._read(response, limit))
+
+    def _stream(self, method: str, path: str, **options: Any) -> AbstractContextManager[httpx.Response]:
+        return self._http.stream(method, path, extensions={"trace": self._trace}, **options)
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Told by httpx of every step of a request."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._lock:
+                self._sockets.add(info["return_value"].get_extra_info("socket"))
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Cuts all connections after `ANSWER_SECONDS`: a head may have no end, and httpx waits for every next byte."""
+        timer = Timer(ANSWER_SECONDS, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut(self) -> None:
+        with self._lock:
+            for found in self._sockets:
+                with suppress(OSError):
+                    found.shutdown(socket.SHUT_RDWR)
 
     def _read(self, response: httpx.Response, limit: int) -> bytes:
         body, began = bytearray(), time.monotonic()
