@@ -22,7 +22,14 @@ from PIL import Image
 
 import fheinfer
 from fheinfer.cli.options import with_ray_address
-from fheinfer.errors import CorruptArtifactError, FheinferError, MismatchError, UsageError, WorkerLostError
+from fheinfer.errors import (
+    CorruptArtifactError,
+    FheinferError,
+    MismatchError,
+    StorageError,
+    UsageError,
+    WorkerLostError,
+)
 from fheinfer.evaluating import Event, environment
 from fheinfer.process import StoppedError
 from fheinfer.runs import Run
@@ -224,6 +231,28 @@ def test_jobs_of_a_service(
         service.check(job)
     assert [service.row(job).attempts for job in jobs] == [1 + (job in killed) for job in jobs]
     service.store.close()
+
+
+@pytest.mark.slow
+def test_nobody_joins_a_cluster_of_this_machine_alone(process: Callable[..., Result]) -> None:
+    """It listens on the network, and asks for its token."""
+    joining = (
+        "import os, sys; "
+        "[os.environ.pop(name) for name in list(os.environ) if name.startswith('RAY_')]; "
+        "os.environ.update(sys.argv[2:] and {'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': sys.argv[2]} or {}); "
+        "import ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); print('joined')"
+    )
+    code = (
+        "import os, subprocess, sys; from fheinfer.service.ray_workers import RayWorkers; "
+        "workers = RayWorkers('local', 1, threads=1); address = workers._ray.get_runtime_context().gcs_address; "
+        f"run = lambda *token: subprocess.run([sys.executable, '-c', {joining!r}, address, *token], "
+        "capture_output=True, text=True).stdout.strip(); "
+        "print([run(), run('0' * 64), run(os.environ['RAY_AUTH_TOKEN'])]); workers.close(0.0)"
+    )
+    with tempfile.TemporaryDirectory(prefix="r") as home:
+        done = process(python=code, environment={"HOME": home})
+        assert not (Path(home) / ".ray").exists()
+    assert done.out == "['', '', 'joined']\n", done.err
 
 
 # --- workers that die, hang or are told to stop
@@ -517,6 +546,62 @@ def test_folders_that_nobody_holds_are_removed(tmp_path: Path) -> None:
     ray_node.remove_abandoned(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [held.name]
     os.close(lock)
+
+
+def node_with(folder: Path, files: int) -> ray_node.NodeWorker:
+    """One without Ray, that has the keys of so many clients; those of the first are the oldest."""
+    node = object.__new__(ray_node.NodeWorker)
+    node._folder = folder
+    os.close(ray_node.hold_folder(folder))
+    for number in range(files):
+        node.begin(f"keys/{number}-a", 1)
+        node.put(f"keys/{number}-a", "manifest.json", b"x")
+        node.finish(f"keys/{number}-a")
+        os.utime(folder / "keys" / f"{number}-a", (number, number))
+    return node
+
+
+def test_the_keys_that_were_not_used_for_longest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_with(tmp_path, 3)
+    assert node.has("keys/0-a")  # and so it was used last
+    assert not node.has("keys/9-a")
+
+    def full(path: Path, size: int) -> None:
+        if len(list(tmp_path.glob("keys/?-a"))) > 1:
+            raise StorageError("full")
+
+    monkeypatch.setattr(ray_node, "require_disk", full)
+    node.begin("keys/3-a", 100)
+    node.put("keys/3-a", "manifest.json", b"x")
+    assert not node.has("keys/3-a")  # not before it is whole
+    node.finish("keys/3-a")
+    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == ["0-a", "3-a"]
+
+
+def test_a_disk_that_is_too_small_whatever_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_with(tmp_path, 1)
+
+    def full(path: Path, size: int) -> None:
+        raise StorageError("full")
+
+    monkeypatch.setattr(ray_node, "require_disk", full)
+    with pytest.raises(StorageError):
+        node.begin("keys/3-a", 100)
+
+
+def test_whoever_waits_for_longer_gets_the_worker(tmp_path: Path) -> None:
+    """Slot 1 has lost its worker: its task takes that of slot 0 before the next task there does."""
+    workers = object.__new__(RayWorkers)
+    only = ray_workers._Worker(None, "node")
+    workers._workers, workers._waiting = [only, None], {"lost": 1, "own": 0}
+    assert workers._free("lost") is only
+    assert workers._free("own") is None
+    only.busy = True
+    assert workers._free("lost") is None
+    workers._waiting = {"own": 0, "lost": 1}
+    only.busy = False
+    assert workers._free("lost") is None
+    assert workers._free("own") is only
 
 
 def test_the_address_may_be_left_out() -> None:
