@@ -40,6 +40,7 @@ def test_the_architecture_names_every_module() -> None:
 def test_limits_are_those_of_the_code() -> None:
     assert queue.BURST == 2
     assert "may do two jobs in a row" in TEXT
+    assert "go on for up to two jobs in a row" in (ROOT / "docs" / "how-to" / "scaling.md").read_text()
     requests, submits, refused = module.REQUESTS, module.SUBMITS, module.REFUSED
     assert f"{requests.burst} at once, then {requests.per_second} per second" in TEXT
     assert f"{submits.burst} at once, then one per second" in TEXT
