@@ -432,7 +432,7 @@ def test_workers_die_with_their_driver(cluster: Any, tiny_plan_folder: Path) -> 
         "import sys, time; from fheinfer.service.ray_workers import RayWorkers; "
         "workers = RayWorkers(sys.argv[1], 1, threads=1); print('ready', flush=True); time.sleep(600)"
     )
-    before = set(node_workers())
+    before, held = set(node_workers()), set(Path(tempfile.gettempdir()).glob(f"{ray_node.PREFIX}*"))
     driver = subprocess.Popen(
         [sys.executable, "-c", code, cluster.address], env=environment(), stdout=subprocess.PIPE, text=True
     )
@@ -443,6 +443,8 @@ def test_workers_die_with_their_driver(cluster: Any, tiny_plan_folder: Path) -> 
     driver.wait(WAIT)
     driver.stdout.close()
     until(lambda: not psutil.pid_exists(pid))
+    ray_node.remove_abandoned(Path(tempfile.gettempdir()))  # as the next worker on that node does
+    assert set(Path(tempfile.gettempdir()).glob(f"{ray_node.PREFIX}*")) <= held
 
 
 # --- without a cluster
