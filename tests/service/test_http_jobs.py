@@ -7,17 +7,21 @@ import hashlib
 import json
 import os
 import resource
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import fheinfer
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto import artifact
 from fheinfer.crypto.artifact import Artifact, Kind
-from fheinfer.service.http.service import Service
+from fheinfer.service.http.app import create_app
+from fheinfer.service.http.service import Service, Settings, running
 from tests.service.conftest import Api, ThreadWorkers
 
 
@@ -181,6 +185,31 @@ def test_a_result_that_was_deleted_is_not_there(
     assert done["expires"] == pytest.approx(done["finished"] + service.settings.keep_results)
     service.folders.result(job["id"]).unlink()
     assert api("GET", f"/v1/jobs/{job['id']}/result").status_code == 404
+
+
+def test_a_result_outlives_its_plan(
+    settings: Settings,
+    workers: ThreadWorkers,
+    tmp_path: Path,
+    tiny_plan: Plan,
+    tiny_keys: Path,
+    tiny_client: fheinfer.Client,
+    tiny_image: Any,
+) -> None:
+    models = Path(shutil.copytree(settings.models, tmp_path / "models"))
+    changed = replace(settings, models=models, keep_plans=0.0)
+    with running(changed, lambda: workers) as service, TestClient(create_app(service)) as http:
+        api = Api(http, service.store.add_token("alice"))
+        key_id, encrypted = api.upload(tiny_keys / "server"), tiny_client.encrypt(tiny_image)
+        job = api.submit(encrypted, tiny_plan.identity, key_id).json()["id"]
+        assert api.finished(job)["state"] == "done"
+        shutil.rmtree(models / "tiny")
+        service.catalogue.refresh()
+        service.retention.sweep()
+        assert api.submit(tiny_client.encrypt(tiny_image), tiny_plan.identity, key_id).status_code == 404
+        result = api("GET", f"/v1/jobs/{job}/result")
+        assert result.status_code == 200, result.text
+        assert np.asarray(tiny_client.decrypt(result.content, request=encrypted)).shape == (10,)
 
 
 def test_a_disk_that_takes_no_more_is_told_and_passes(
