@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fheinfer.errors import ArtifactError, InputError, PlanError
+from fheinfer.errors import ArtifactError, InputError, NotFoundError, PlanError
 from fheinfer.service.catalogue import Catalogue
 from fheinfer.service.folders import Folders, check_result
 from fheinfer.service.store import DAY, JobRow, Store
@@ -77,10 +77,12 @@ class Retention:
             self.delete_files(job.id)
         self._delete_unknown(UNKNOWN)
         for account, key_id in self.uploads.stale(time.time() - self.keep_uploads):
-            self.uploads.abandon(account, key_id)
+            with suppress(NotFoundError):  # their owner has deleted them meanwhile
+                self.uploads.abandon(account, key_id)
         unused = [(row.account, row.key_id) for row in self.store.unused_key_sets(now - self.keep_keys)]
         for account, key_id in unused:
-            self.uploads.delete(account, key_id)
+            with suppress(NotFoundError):
+                self.uploads.delete(account, key_id)
         self.catalogue.expire()
         return unused
 
@@ -102,5 +104,6 @@ class Retention:
         before, known = time.time() - age, {job.id for job in self.store.all_jobs()}
         with storage_errors(self.data / JOBS):
             for path in (self.data / JOBS).glob("*"):
-                if path.name not in known and path.stat().st_mtime <= before:
-                    shutil.rmtree(path, ignore_errors=True)
+                with suppress(FileNotFoundError):  # its job was refused meanwhile
+                    if path.name not in known and path.stat().st_mtime <= before:
+                        shutil.rmtree(path, ignore_errors=True)

@@ -6,10 +6,13 @@ import errno
 import io
 import json
 import logging
+import os
 import re
-import sys
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,9 +25,11 @@ from fheinfer import errors
 from fheinfer.compiler.plan import Plan
 from fheinfer.errors import FheinferError, ServiceError
 from fheinfer.service.http import logs, problems
+from fheinfer.service.http import service as module
 from fheinfer.service.http.service import Service, Settings, running
 from fheinfer.service.protocol import Problem, ServerInfo
 from tests.service.conftest import Api, ThreadWorkers
+from tests.service.running import wait_for
 
 
 def test_live_and_ready_until_it_stops(http: httpx.Client, service: Service) -> None:
@@ -52,6 +57,20 @@ def test_the_handshake_is_open(http: httpx.Client, service: Service) -> None:
 def test_a_second_service_on_the_same_data_is_refused(service: Service, settings: Settings) -> None:
     with pytest.raises(ServiceError, match="another service runs on"), running(settings, ThreadWorkers):
         pass
+
+
+def test_results_go_when_their_time_is_over_even_where_the_models_are_gone(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIDY_SECONDS", 0.05)
+    models = Path(shutil.copytree(settings.models, tmp_path / "models"))
+    with running(replace(settings, models=models), ThreadWorkers) as service:
+        shutil.rmtree(models)
+        for name in ("1" * 32, "2" * 32):  # the second one after the first was seen to go
+            folder = service.folders.job(name)
+            folder.mkdir(parents=True)
+            os.utime(folder, (1, 1))
+            wait_for(lambda folder=folder: not folder.exists())  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -186,7 +205,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What is logged, as the service writes it."""
     root, written = logging.getLogger(), io.StringIO()
     monkeypatch.setattr(root, "handlers", list(root.handlers))
-    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=written))  # pytest sets that of `sys` anew for the test
     level = root.level
     logs.configure()
     yield written
@@ -195,15 +214,43 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 def test_logs_are_json_and_hold_nothing_secret(log: io.StringIO, busy: Api, service: Service) -> None:
-    busy("GET", "/v1/keys/nothing?token=" + busy.token, headers={"X-Forwarded-For": "192.0.2.77"})
+    wrong = busy("GET", "/v1/keys/nothing?token=" + busy.token, headers={"X-Forwarded-For": "192.0.2.77"})
     logging.getLogger("fheinfer.other").warning("from the standard library")
     text = log.getvalue()
     lines = [json.loads(line) for line in text.splitlines()]
     requests = [line for line in lines if line["event"] == "request"]
     account = service.store.key_sets()[0]
+    assert (requests[-1]["request"], requests[-1]["status"]) == (wrong.headers["X-Request-Id"], 400)
     assert {"request", "account", "method", "route", "status", "seconds", "timestamp", "level"} <= requests[0].keys()
     assert {line["account"] for line in requests} == {account.account}
     assert {line["route"] for line in requests} >= {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/keys/{key_id}"}
     assert "from the standard library" in [line["event"] for line in lines]
     for secret in (busy.token, account.key_id, "192.0.2.77", "testclient", "alice"):
         assert secret not in text, secret
+
+
+def test_errors_of_files_are_logged_without_ids(
+    log: io.StringIO, busy: Api, service: Service, tiny_keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row "sizes, times, names, key ids in the clear": files are named by them, and errors name files."""
+
+    def full(*arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    [keys] = service.store.key_sets()
+    raw = (tiny_keys / "server" / "manifest.json").read_bytes()
+    assert busy("DELETE", f"/v1/keys/{keys.key_id}").status_code == 204
+    with monkeypatch.context() as patched:
+        patched.setattr("fheinfer.storage.os.fsync", full)
+        assert busy("PUT", f"/v1/keys/{keys.key_id}", content=raw).status_code == 507
+    logging.getLogger("fheinfer.other").warning("of %s/x and %s", keys.key_id, busy.token)
+    try:
+        raise ValueError(keys.key_id)
+    except ValueError:
+        logging.getLogger("fheinfer.other").exception("failed")
+    text = log.getvalue()
+    assert "the disk is full while writing uploads/.../.../manifest.json" in text
+    assert "of .../x and ..." in text
+    assert "ValueError: ..." in text
+    assert keys.key_id not in text
+    assert busy.token not in text

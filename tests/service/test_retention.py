@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ def test_what_is_cancelled_or_unknown_goes(retention: Retention, anna: str) -> N
     for folder in (young, aged):
         folder.mkdir()
     os.utime(aged, (1_000_000, 1_000_000))
+    gone = retention.folders.job("d" * 32)
+    gone.symlink_to("nowhere")  # listed, and not there any more when it is looked at
     retention.sweep()
+    gone.unlink()
     assert folders(retention) == {young.name}  # its job may be accepted in this moment
     retention.recover()
     assert folders(retention) == set()
@@ -109,6 +113,19 @@ def test_keys_that_no_job_used_go(retention: Retention, anna: str, clock: Clock,
     assert retention.sweep() == [(anna, KEY_ID)]
     assert usable(tmp_path, anna) == {}
     assert retention.uploads.statuses(anna) == []
+
+
+def test_what_its_owner_deletes_meanwhile_does_not_end_a_sweep(
+    retention: Retention, anna: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobodys = [(anna, "0" * 32)]
+    monkeypatch.setattr(retention.uploads, "stale", lambda before: nobodys)
+    [row] = retention.store.key_sets()
+    clock.now += 11 * DAY
+    rows = [replace(row, key_id="1" * 32), row]
+    monkeypatch.setattr(retention.store, "unused_key_sets", lambda before: rows)
+    retention.sweep()
+    assert retention.store.key_sets() == []
 
 
 def test_uploads_that_nobody_goes_on_with_go(retention: Retention, anna: str, keys: Keys, tmp_path: Path) -> None:

@@ -174,12 +174,17 @@ class Service:
 
     def _tidy(self) -> None:
         while not self._ended.wait(TIDY_SECONDS):
-            try:
-                self._refresh()
-                for _, key_id in self.retention.sweep():
-                    self.workers.forget(key_id)
-            except FheinferError as error:
-                _log.error("cannot tidy up", kind=type(error).__name__, message=str(error))
+            for work in (self._refresh, self._sweep):  # without models, too, results go when their time is over
+                try:
+                    work()
+                except FheinferError as error:
+                    _log.error("cannot tidy up", kind=type(error).__name__, message=str(error))
+                except Exception:  # a bug, which must not end the thread
+                    _log.exception("cannot tidy up")
+
+    def _sweep(self) -> None:
+        for _, key_id in self.retention.sweep():
+            self.workers.forget(key_id)
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         jobs = self.store.counts()
