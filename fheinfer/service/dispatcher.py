@@ -147,7 +147,7 @@ class Dispatcher:
             try:
                 self._requeue_due()
                 job = self._store.take_job(slot, self._workers.loaded(slot))
-            except FheinferError as error:
+            except Exception as error:  # whatever it is, it must not end the thread
                 LOG.error("no job can be taken: %s", error)
                 job = None
             if job is not None:
@@ -241,7 +241,7 @@ class Dispatcher:
             try:
                 change()
                 return
-            except FheinferError as error:
+            except Exception as error:
                 LOG.error("cannot write down what became of a job: %s", error)
                 with self._changed:
                     if self._changed.wait_for(lambda: self._stopping, timeout=_PERIOD):

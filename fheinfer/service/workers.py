@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 import psutil
 
-from fheinfer.errors import UsageError, WorkerLostError
+from fheinfer.errors import NotEnoughMemoryError, UsageError, WorkerLostError
 from fheinfer.evaluating import EvaluatingProcess, Event
 from fheinfer.machine import usable_threads
 from fheinfer.process import StoppedError
@@ -131,6 +131,7 @@ class LocalWorkers:
 
     Raises:
         UsageError: less than one worker.
+        NotEnoughMemoryError: the system starts no process.
     """
 
     def __init__(self, workers: int, *, threads: int | None = None, memory: int | None = None) -> None:
@@ -242,10 +243,16 @@ class LocalWorkers:
                     self._end(place)
 
     def _begin(self) -> EvaluatingProcess:
-        process = EvaluatingProcess(threads=self._threads, share=self._share, stderr=subprocess.PIPE)
-        with suppress(OSError):  # it ended at once, or the system has no such limits
+        try:
+            process = EvaluatingProcess(threads=self._threads, share=self._share, stderr=subprocess.PIPE)
+        except OSError as error:
+            raise NotEnoughMemoryError(
+                f"no worker can be started ({error.strerror or error}); free memory, processes or temporary files"
+            ) from error
+        with suppress(OSError):  # it ended at once, or the system has no such file
             Path(f"/proc/{process.pid}/oom_score_adj").write_text(str(OOM_SCORE))
-            if self._share is not None:
+        if self._share is not None:
+            with suppress(OSError):
                 most = self._share + DATA_MARGIN + STACK * usable_threads()
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (most, most))
         Thread(target=_log, args=(process.stderr,), name="fheinfer-log", daemon=True).start()

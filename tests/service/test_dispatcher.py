@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -366,6 +367,29 @@ def test_a_job_that_was_cancelled_before_its_worker_had_it_is_cancelled_there(
     assert workers.cancelled == [(0, job)]
     assert service.row(job).state == "cancelled"
     wait_for(lambda: not service.folders.job(job).exists())
+
+
+def test_a_store_that_fails_in_any_way_ends_no_thread(
+    service: Service, person: Person, run: Running, unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with an error that nobody thought of, neither: jobs would be accepted, and none done."""
+    failing = {"take_job": 2, "finish_job": 1}
+    for name in failing:
+        work = getattr(service.store, name)
+
+        def fail(*arguments: Any, name: str = name, work: Any = work) -> Any:
+            failing[name] -= 1
+            if failing[name] >= 0:
+                raise sqlite3.OperationalError("locking protocol")
+            return work(*arguments)
+
+        monkeypatch.setattr(service.store, name, fail)
+    monkeypatch.setattr(module, "_PERIOD", 0.01)
+    job = service.submit(person, 1)
+    workers = Scripted(write)
+    run(service, workers)
+    wait_for(lambda: finished(service, [job]))
+    assert (service.row(job).state, workers.ran) == ("done", [job])
 
 
 def test_errors_tell_a_client_no_folder_of_the_service(tmp_path: Path) -> None:

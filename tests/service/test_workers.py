@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -133,7 +134,7 @@ def test_a_worker_that_hangs_is_ended(two: LocalWorkers, task: Task) -> None:
 
     with pytest.raises(WorkerLostError, match=r"did nothing for 1 s"):
         two.run(0, task, at_step(2, hang))
-    assert 0.9 < time.monotonic() - stopped[0] < 10
+    assert 0.9 < time.monotonic() - stopped[0] < 50  # its patience would be a minute
     assert not psutil.pid_exists(pid)
     two.run(0, task, ignore)
 
@@ -218,10 +219,10 @@ def test_a_worker_is_limited_and_gets_no_token(
         pid = process(workers).pid
         assert b"fi_of" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
-        assert 1 << 30 < resource.prlimit(pid, resource.RLIMIT_DATA)[0] < 3 << 30
+        assert limited(workers)
         with caplog.at_level(logging.WARNING, logger="fheinfer.service.workers"):
             process(workers)._send({"do": "nonsense"})
-            process(workers)._process.wait(10)
+            process(workers)._process.wait(60)
             wait_for(lambda: "KeyError: 'nonsense'" in caplog.text)
         workers.run(0, task, ignore)
     finally:
@@ -230,6 +231,44 @@ def test_a_worker_is_limited_and_gets_no_token(
         workers.run(0, task, ignore)
     with pytest.raises(UsageError, match="0 workers"):
         LocalWorkers(0)
+
+
+def limited(workers: LocalWorkers) -> bool:
+    return 1 << 30 < resource.prlimit(process(workers).pid, resource.RLIMIT_DATA)[0] < 3 << 30
+
+
+def test_a_worker_is_limited_where_the_system_takes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose /proc is read-only."""
+
+    def refuse(path: Path, text: str) -> int:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    workers = LocalWorkers(1, threads=1, memory=1 << 30)
+    try:
+        assert limited(workers)
+    finally:
+        workers.close(0)
+
+
+def test_a_worker_that_cannot_be_started_is_told_and_tried_again(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without processes or memory left does not make the jobs fail that wait, one after another."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    workers = LocalWorkers(1, threads=1)
+    try:
+        process(workers).kill()
+        process(workers)._process.wait()
+        with monkeypatch.context() as patched:
+            patched.setattr("fheinfer.evaluating.subprocess.Popen", refuse)
+            with pytest.raises(NotEnoughMemoryError, match=r"no worker can be started \(Resource temporarily"):
+                workers.run(0, task, ignore)
+        workers.run(0, task, ignore)
+        assert task.output.exists()
+    finally:
+        workers.close(0)
 
 
 def test_closing_lets_a_task_write_a_checkpoint_from_which_it_goes_on(task: Task, person: Person) -> None:
@@ -266,17 +305,18 @@ def test_closing_lets_a_task_write_a_checkpoint_from_which_it_goes_on(task: Task
 def test_closing_ends_a_task_that_does_not_stop_in_time(task: Task) -> None:
     workers = LocalWorkers(1, threads=2)
     closing: list[threading.Thread] = []
+    began: list[float] = []
 
     def close() -> None:
+        began.append(time.monotonic())
         os.kill(process(workers).pid, signal.SIGSTOP)
         closing.append(threading.Thread(target=workers.close, args=(0.2,)))
         closing[0].start()
 
-    began = time.monotonic()
     with pytest.raises(StoppedError):
         workers.run(0, task, at_step(0, close))
     closing[0].join()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began[0] < 50
     assert workers.memory() == 0
 
 

@@ -76,7 +76,7 @@ class OwnService:
             while True:
                 if self._closing.wait(PAUSE):
                     return
-                with suppress(BackendError):
+                with suppress(BackendError, OSError):
                     self._process, _ = self._start(port)
                     break
             if self._closing.is_set():  # between the two lines above
