@@ -17,7 +17,7 @@ from fheinfer.service.rows import JobRow, read_accounts, read_jobs
 BURST = 2
 """Jobs of one account that a worker takes in a row where it has the keys in memory."""
 MAX_KEPT_JOBS = 1000
-"""Jobs of an account, those included whose results are still kept."""
+"""Jobs of an account, those included whose results are still kept; and how many that were cancelled."""
 
 
 class Queue(Tables):
@@ -54,6 +54,11 @@ class Queue(Tables):
                 "INSERT INTO jobs (id, account, plan, key_id, request, state, attempts, created, seconds) "
                 "VALUES (?, ?, ?, ?, ?, 'queued', 0, ?, ?)",
                 (job_id, account, plan, key_id, request, now, seconds),
+            )
+            sql.execute(
+                "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE account = ? AND state = 'cancelled' "
+                "ORDER BY seq DESC LIMIT -1 OFFSET ?)",
+                (account, MAX_KEPT_JOBS),
             )
             return read_jobs(sql, "id = ?", job_id)[0], True
 

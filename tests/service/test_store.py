@@ -236,6 +236,23 @@ def test_jobs_of_an_account_are_limited(store: Store, manifest: Manifest, monkey
     submit(store, anna, manifest, 6)
 
 
+def test_cancelled_jobs_are_remembered_up_to_a_number(
+    store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that submits and cancels does not make the list of its jobs, nor the database, longer and longer."""
+    monkeypatch.setattr(queue, "MAX_KEPT_JOBS", 3)
+    anna, bob = with_keys(store, manifest), with_keys(store, manifest, "bob")
+    others = submit(store, bob, manifest, 99)
+    store.cancel_job(bob, others.id)
+    jobs = [submit(store, anna, manifest, 0)]
+    for number in range(1, 9):
+        jobs.append(submit(store, anna, manifest, number))
+        store.cancel_job(anna, jobs[-1].id)
+    last = submit(store, anna, manifest, 9)
+    assert [job.id for job in store.jobs(anna)] == [job.id for job in (jobs[0], *jobs[-3:], last)]
+    assert [job.id for job in store.jobs(bob)] == [others.id]
+
+
 def test_deleted_keys_cancel_what_waits_for_them(store: Store, manifest: Manifest) -> None:
     anna = with_keys(store, manifest)
     running, waiting = submit(store, anna, manifest, 1), submit(store, anna, manifest, 2)
