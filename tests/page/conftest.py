@@ -140,7 +140,7 @@ def browser(stranger: TestClient) -> TestClient:
     return stranger
 
 
-def until(browser: TestClient, run: Any, *states: str, seconds: float = 20.0) -> Any:
+def until(browser: TestClient, run: Any, *states: str, seconds: float = 60.0) -> Any:
     """The run when it is in one of these states."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

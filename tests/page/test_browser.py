@@ -149,12 +149,10 @@ def test_a_server_that_goes_away_in_the_middle(act: Scenario, models: Path, tmp_
         text=True,
         check=True,
     ).stdout.strip()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve = ("serve", "--models", models, *data, "--port", port)
+    serve = ("serve", "--models", models, *data, "--port")
     with ExitStack() as stack:
-        process, _ = stack.enter_context(started(*serve, cwd=tmp_path))
+        process, service = stack.enter_context(started(*serve, 0, cwd=tmp_path))
+        port = int(service.rpartition(":")[2])
         proxy = stack.enter_context(Proxy(port, cut_at=b"/events"))
         _, url = stack.enter_context(
             started("app", "--no-browser", "--server", proxy.url, cwd=tmp_path, FHEINFER_TOKEN=token)
@@ -163,7 +161,7 @@ def test_a_server_that_goes_away_in_the_middle(act: Scenario, models: Path, tmp_
         def back() -> None:
             process.kill()
             process.wait()
-            stack.enter_context(started(*serve, cwd=tmp_path))
+            stack.enter_context(started(*serve, port, cwd=tmp_path))
             proxy.open()
 
         act("serverGone", url, bring_the_server_back=back)
@@ -181,7 +179,7 @@ def test_its_own_service_ends_with_it_and_comes_back_where_it_dies(models: Path,
 
 
 def _awaited(what: Callable[[], object]) -> psutil.Process:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         with suppress(psutil.NoSuchProcess):
             if found := what():

@@ -25,6 +25,7 @@ import fheinfer
 from fheinfer.compiler.plan import Plan
 from fheinfer.service.http import serving as module
 from tests.service.conftest import PATIENCE, Api, Serving, serve
+from tests.service.running import wait_for
 
 Run = Callable[..., Any]
 
@@ -114,29 +115,42 @@ def test_kill_9_loses_no_accepted_job_and_does_none_twice(
 
 SLOW_STOP = """
 import time
+from pathlib import Path
 from fheinfer.service.dispatcher import Dispatcher
 stop = Dispatcher.stop
-Dispatcher.stop = lambda self, grace: (time.sleep({seconds}), stop(self, grace))
+
+def slow(self, grace):
+    while not Path({go!r}).exists():
+        time.sleep(0.05)
+    stop(self, grace)
+
+Dispatcher.stop = slow
 from fheinfer.cli.main import main
 main()
 """
-"""A service whose jobs take so long to stop."""
+"""A service whose jobs take until a file is there to stop."""
+
+
+def stopping(service: Serving) -> bool:
+    return httpx.get(f"{service.url}/readyz", timeout=PATIENCE).status_code == 503
 
 
 def test_it_says_that_it_stops_while_jobs_write_checkpoints(models: Path, tmp_path: Path) -> None:
-    with serve(tmp_path / "data", "--models", models, python=SLOW_STOP.format(seconds=2)) as service:
-        assert httpx.get(f"{service.url}/readyz").status_code == 200
+    go = tmp_path / "go"
+    with serve(tmp_path / "data", "--models", models, python=SLOW_STOP.format(go=str(go))) as service:
+        assert not stopping(service)
         service.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert httpx.get(f"{service.url}/readyz").status_code == 503
-        assert httpx.get(f"{service.url}/livez").status_code == 200
+        wait_for(lambda: stopping(service))
+        assert httpx.get(f"{service.url}/livez", timeout=PATIENCE).status_code == 200
+        go.touch()
         assert service.process.wait(PATIENCE) == 0
 
 
 def test_a_second_signal_ends_it_at_once(models: Path, tmp_path: Path) -> None:
-    with serve(tmp_path / "data", "--models", models, python=SLOW_STOP.format(seconds=600)) as service:
+    never = SLOW_STOP.format(go=str(tmp_path / "never"))
+    with serve(tmp_path / "data", "--models", models, python=never) as service:
         service.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        wait_for(lambda: stopping(service))
         assert service.process.poll() is None
         assert service.end(signal.SIGTERM) == 128 + signal.SIGTERM
 
@@ -163,7 +177,7 @@ def test_workers_end_with_the_service(
         for child in workers:
             assert not child.environ().keys() & {"FHEINFER_TOKEN", "FHEINFER_PASSPHRASE"}
         service.end(signal.SIGKILL)
-        assert not psutil.wait_procs(workers, timeout=10)[1]
+        assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
 
 
 def test_an_upload_goes_on_after_kill_9(models: Path, tmp_path: Path, tiny_keys: Path) -> None:
@@ -326,9 +340,7 @@ def test_a_client_that_goes_away_leaves_nothing(serving: Serving, tiny_keys: Pat
         head = f"PUT /v1/keys/{key_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serving.token}\r\n"
         client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw[:100])
         time.sleep(0.5)
-    deadline = time.monotonic() + PATIENCE
-    while not [line for line in serving.logged if line.get("status") == 499] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: [line for line in serving.logged if line.get("status") == 499])
     gone = [line for line in serving.logged if line.get("status") == 499]
     assert [line["route"] for line in gone] == ["/v1/keys/{key_id}"]
     assert {line["event"] for line in serving.logged} == {"request"}
