@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fheinfer.errors import InputError, UsageError
+from fheinfer.service.http import problems
 from fheinfer.service.http.app import create_app
 from fheinfer.service.http.service import Service
 
@@ -127,6 +128,15 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._look.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP request gets a problem document, as all others do."""
+        answer = problems.answer(UsageError("this is no HTTP request that can be read"))
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        head = h11.Response(status_code=answer.status_code, headers=headers, reason=b"Bad Request")
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _waiting_since(self, before: object) -> None:
         """Closes where the request that was the last one before still is, and was answered then."""
