@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from threading import Lock, Timer
+from threading import Event, Lock, Thread
 from typing import Any, Literal, TypeVar
 from weakref import WeakSet
 
@@ -221,19 +221,19 @@ class Connection:
     @contextmanager
     def _in_time(self) -> Iterator[None]:
         """Cuts all connections after `ANSWER_SECONDS`: a head may have no end, and httpx waits for every next byte."""
-        timer = Timer(ANSWER_SECONDS, self._cut)
-        timer.daemon = True
-        timer.start()
+        over = Event()
+        Thread(target=self._cut_unless, args=(over,), name="fheinfer-in-time", daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            over.set()
 
-    def _cut(self) -> None:
-        with self._lock:
-            for found in self._sockets:
-                with suppress(OSError):
-                    found.shutdown(socket.SHUT_RDWR)
+    def _cut_unless(self, over: Event) -> None:
+        while not over.wait(ANSWER_SECONDS):
+            with self._lock:
+                for found in self._sockets:
+                    with suppress(OSError):
+                        found.shutdown(socket.SHUT_RDWR)
 
     def _read(self, response: httpx.Response, limit: int) -> bytes:
         body, began = bytearray(), time.monotonic()
