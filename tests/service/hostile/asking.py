@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -100,3 +102,32 @@ def check(answer: Answer | None, asked: object, secrets: Sequence[str] = ()) -> 
     good = problem is not None and problem.status == answer.status and problem.kind in KINDS and not given_away
     if not good or (answer.status >= 500 and answer.status not in ON_PURPOSE):
         raise AssertionError(f"{answer.status} {text[:500]} to {str(asked)[:1000]}")
+
+
+def over_the_wire(address: tuple[str, int], asked: Request) -> Answer | None:
+    """The same to a real service, over a connection of its own; None where it gives no answer."""
+    head = f"{asked.method} {asked.target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode("utf-8", "replace")
+    for name, value in asked.headers:
+        head += name.encode() + b": " + (value if isinstance(value, bytes) else value.encode()) + b"\r\n"
+    data = b""
+    with socket.create_connection(address, timeout=60) as peer, suppress(ConnectionError):
+        with suppress(OSError):  # refused before all of it was read
+            for piece in (head + b"\r\n", *asked.pieces):
+                peer.sendall(piece)
+            if _waits(asked):
+                peer.shutdown(socket.SHUT_WR)
+        while not asked.gone and (more := peer.recv(1 << 16)):
+            data += more
+    head, separator, body = data.partition(b"\r\n\r\n")
+    if not separator or asked.method == "HEAD":  # which has no document to look at
+        return None
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return Answer(int(status.split()[1]), headers, body)
+
+
+def _waits(asked: Request) -> bool:
+    """Whether a server has to wait for more of a request than is sent."""
+    sent, lengths = sum(map(len, asked.pieces)), [value for name, value in asked.headers if name == "content-length"]
+    decimal = [length for length in lengths if isinstance(length, str) and length.isdecimal()]
+    return any(len(length) > 15 or int(length) > sent for length in decimal)

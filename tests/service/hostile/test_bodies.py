@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
+from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.manifest import MAX_BYTES
 from fheinfer.service.http.service import Service
-from tests.service.conftest import Api
-from tests.service.hostile.asking import Request, ask, check, request
+from tests.service.conftest import Api, serve
+from tests.service.hostile.asking import Request, ask, check, over_the_wire, request
 from tests.service.hostile.bodies import OTHER_IDS, Target, attacks
+from tests.service.hostile.conftest import make_target
 
 COUNT = 10_000
 AT_ONCE = 8
@@ -100,3 +104,45 @@ def test_parts_of_files_are_not_offered(api: Api, target: Target, parts: str) ->
     whole = api("GET", f"/v1/plans/{target.plan}/client.json")
     answer = api("GET", f"/v1/plans/{target.plan}/client.json", headers={"Range": parts})
     assert (answer.status_code, answer.content) == (200, whole.content)
+
+
+NO_LIMITS = """
+from fheinfer.service.http.limits import Buckets
+Buckets.take = lambda self, key: None
+from fheinfer.cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_hostile_requests_over_the_wire(
+    models: Path, tmp_path: Path, tiny_plan: Plan, tiny_keys: Path, tiny_client: Any, tiny_image: Any, other_keys: Path
+) -> None:
+    """The same against a real process, whose memory and workers stay as they are."""
+    with serve(tmp_path / "data", "--models", models, "--threads", 1, python=NO_LIMITS) as service:
+        api = service.api()
+        target = make_target(api, tiny_plan, tiny_keys, tiny_client.encrypt(tiny_image), other_keys)
+        host, port = service.url.removeprefix("http://").split(":")
+        process = psutil.Process(service.process.pid)
+        workers = {child.pid for child in process.children()}
+        all_of_them, lock, sizes = attacks(target, 2, COUNT), threading.Lock(), []
+
+        def send(count: int) -> int:
+            answered = 0
+            for _ in range(count):
+                with lock:
+                    _, asked = next(all_of_them)
+                answer = over_the_wire((host, int(port)), asked)
+                check(answer, asked, (str(tmp_path), target.token))
+                answered += answer is not None
+            return answered
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for count in (WARM, COUNT - WARM):
+                assert sum(pool.map(send, [count // AT_ONCE] * AT_ONCE)) > count // 2
+                sizes.append(process.memory_info().rss)
+        assert sizes[1] - sizes[0] < GROWTH, sizes
+        assert {child.pid for child in process.children()} == workers
+        assert api.submit(target.encrypted, target.plan, target.key_id).status_code == 200
+        assert service.process.poll() is None
+        assert "Traceback" not in "".join(service.log)
