@@ -25,6 +25,10 @@ from fheinfer.storage import Buffer, read_small, shown
 
 MAX_CIPHERTEXTS = 4096
 """Ciphertexts that one container may hold."""
+BLOCK = "block.ct"
+"""The checkpoint that a run goes on from, in the folder of its checkpoints."""
+MAX_BLOCK = 512 << 20
+"""Bytes of the values that are alive after an activation; where there are more, the run goes on from an earlier one."""
 _COUNT = struct.Struct("<II")
 _LENGTH = struct.Struct("<Q")
 

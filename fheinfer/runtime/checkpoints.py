@@ -9,16 +9,12 @@ from pathlib import Path
 from fheinfer import _core
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.artifact import MAX_METADATA, Artifact, write
-from fheinfer.crypto.ciphertexts import Ciphertexts, body_bound, open_ciphertexts
+from fheinfer.crypto.ciphertexts import BLOCK, MAX_BLOCK, Ciphertexts, body_bound, open_ciphertexts
 from fheinfer.crypto.params import ciphertext_bytes
 from fheinfer.errors import FheinferError
 from fheinfer.process import StoppedError
 from fheinfer.runtime.executor import StepDone, StepObserver, Value
 from fheinfer.storage import storage_errors
-
-BLOCK = "block.ct"
-MAX_BLOCK = 512 << 20
-"""Bytes of the values that are alive after an activation; where there are more, the run goes on from an earlier one."""
 
 
 class Pace:

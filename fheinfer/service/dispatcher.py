@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Thread
 
+from fheinfer.crypto.ciphertexts import BLOCK
 from fheinfer.errors import BackendError, FheinferError, ResourceError, WorkerLostError
 from fheinfer.evaluating import Event
 from fheinfer.service.folders import Folders, check_result
@@ -21,8 +22,6 @@ TRIES = 3
 """Times that a job is begun at most where its worker is lost, or has too little memory or disk."""
 RETRY_SECONDS = 5.0
 """Until a job is tried again for which there was too little memory or disk."""
-BLOCK = "block.ct"
-"""A job's checkpoint, in its folder."""
 _PERIOD = 1.0
 """Seconds between two looks at the store: a job that nobody told of, or a disk that was full."""
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fheinfer.crypto.ciphertexts import BLOCK
 from fheinfer.errors import FheinferError, StorageError
 from fheinfer.evaluating import Event
 from fheinfer.optional import needs
-from fheinfer.runtime.checkpoints import BLOCK
 from fheinfer.service.workers import LocalWorkers, StoppedError, Task
 from fheinfer.storage import PRIVATE_FOLDER, atomic_write, make_folder, require_disk
 

@@ -21,14 +21,13 @@ from typing import Any
 from fheinfer.compiler.plan import FILE_NAME as PLAN_FILE
 from fheinfer.compiler.plan import load as load_plan
 from fheinfer.crypto.artifact import MAX_METADATA
-from fheinfer.crypto.ciphertexts import read_ciphertexts
+from fheinfer.crypto.ciphertexts import BLOCK, MAX_BLOCK, read_ciphertexts
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.manifest import FILE_NAME as MANIFEST
 from fheinfer.crypto.manifest import MAX_BYTES as MAX_MANIFEST
 from fheinfer.crypto.manifest import PUBLIC, Manifest
 from fheinfer.errors import BackendError, FheinferError, KeyStoreError, MismatchError, WorkerLostError
 from fheinfer.evaluating import Event, typed
-from fheinfer.runtime.checkpoints import BLOCK, MAX_BLOCK
 from fheinfer.service.ray_cluster import connect, last_line, places, processors, require_version
 from fheinfer.service.ray_node import NodeWorker
 from fheinfer.service.workers import StoppedError, Task
