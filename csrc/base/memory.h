@@ -8,7 +8,7 @@ namespace fheinfer {
 // one bootstrap at N = 2^16, a sixth of its time. This makes the process keep what it freed. For a process that
 // evaluates and does little else. Does nothing where the C library is not glibc.
 void keep_freed_memory();
-// Once: what loading has freed goes back to the system, where the C library can.
+// What was freed until now goes back to the system, where the C library can: after loading, and where a limit says so.
 void give_back_memory();
 
 }  // namespace fheinfer

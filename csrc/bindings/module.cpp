@@ -251,6 +251,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "C++ core of fheinfer: linear maps, evaluators, OpenFHE context and keys.";
     fheinfer::register_errors();
     m.def("keep_freed_memory", &fheinfer::keep_freed_memory);
+    m.def("give_back_memory", &fheinfer::give_back_memory, py::call_guard<py::gil_scoped_release>());
     bind_evaluators(m);
     bind_keys(m);
     bind_linear_map(m);
