@@ -211,7 +211,9 @@ class EvaluatingProcess:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # printed by a library, or cut short by a kill
+                continue  # cut short by a kill
+            if not isinstance(event, dict) or "event" not in event:
+                continue  # printed by a library
             if event["event"] == "error":
                 self.busy = False
                 raise typed(event)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -478,3 +479,11 @@ def test_files_and_folders_may_be_named_by_strings(
     session = fheinfer.Server().session(plan, f"{tmp_path}/keys/server")
     assert client.decrypt(session.evaluate(client.encrypt(tiny_image))).shape == (10,)
     assert fheinfer.infer(f"{tmp_path}/plan", tiny_image, keys=f"{tmp_path}/keys").shape == (10,)
+
+
+def test_what_a_library_prints_is_no_event() -> None:
+    """JSON that is no event made a TypeError of it, and the job failed."""
+    process: Any = object.__new__(evaluating.EvaluatingProcess)
+    process.on_event = lambda event: None
+    process._process = SimpleNamespace(stdout=["3\n", "[1]\n", '{"a": 1}\n', '{"eve', '{"event": "load"}\n'])
+    assert list(process._events()) == [{"event": "load"}]

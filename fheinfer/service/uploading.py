@@ -29,6 +29,8 @@ def upload(connection: Connection, folder: Path, manifest: Manifest, on_event: C
     try:
         _upload(connection, path, folder, manifest, on_event)
     except (CorruptArtifactError, MismatchError):  # a manifest that arrived damaged makes every file seem so
+        if _complete(connection, path):  # then it did not, and jobs may wait for those keys
+            raise
         connection.request(lambda answer: None, "DELETE", path, also=(404,))
         _upload(connection, path, folder, manifest, on_event)
 
@@ -51,6 +53,13 @@ def _upload(
         for received in _send(connection, folder, path, there[name]):
             done[name] = received
             on_event({"event": "upload", "done": sum(done.values()), "total": sum(sizes.values())})
+
+
+def _complete(connection: Connection, path: str) -> bool:
+    try:
+        return connection.json(KeyStatus, "GET", path).complete
+    except NotFoundError:
+        return False
 
 
 def _files(status: KeyStatus) -> dict[str, KeyFile]:

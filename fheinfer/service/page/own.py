@@ -51,7 +51,7 @@ class OwnService:
         make_folder(data, PRIVATE_FOLDER)
         self.token = self._token()
         self._closing = threading.Event()
-        self._process, self.url = self._start(0)
+        self.url = self._start(0)
         self._watcher = threading.Thread(target=self._watch, name="fheinfer-own-service", daemon=True)
         self._watcher.start()
 
@@ -77,12 +77,13 @@ class OwnService:
                 if self._closing.wait(PAUSE):
                     return
                 with suppress(BackendError, OSError):
-                    self._process, _ = self._start(port)
+                    self._start(port)
                     break
             if self._closing.is_set():  # between the two lines above
                 self._process.terminate()
 
-    def _start(self, port: int) -> tuple[subprocess.Popen[str], str]:
+    def _start(self, port: int) -> str:
+        """Starts the service and returns its address, once it has one."""
         command = [sys.executable, "-c", _PROGRAM, str(os.getpid())]
         with self._log.open("w") as log:
             process = subprocess.Popen(
@@ -94,12 +95,13 @@ class OwnService:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for this process, which ends the service after its own work
             )
+        self._process = process  # at once: whoever ends this meanwhile ends that
         url = (process.stdout.readline() if process.stdout else "").strip()
         if not url.startswith("http://127.0.0.1:"):
             process.kill()
             process.wait()
             raise BackendError(f"the service did not start ({_last_words(self._log.read_text())}); see {self._log}")
-        return process, url
+        return url
 
     def _token(self) -> str:
         """A new one, which is in the memory of this process alone."""
