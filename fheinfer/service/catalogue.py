@@ -73,7 +73,7 @@ class Catalogue:
         Such a model stays what it was. A plan that was replaced stays usable for `keep_plans` seconds.
 
         Raises:
-            InputError: there is no such folder.
+            InputError: there is no such folder, or it is that of one model.
             StorageError: the disk is full or fails.
         """
         make_folder(self._plans)
@@ -140,17 +140,23 @@ class Catalogue:
         return path
 
     def _names(self) -> list[str]:
+        """Folders that should each be a model."""
         try:
-            found = sorted(path.name for path in self._models.iterdir() if (path / CLIENT_FILE).is_file())
+            alone = (self._models / CLIENT_FILE).is_file()
+            found = sorted(path.name for path in self._models.iterdir() if os.path.isdir(path))  # noqa: PTH112 - Path's raises
         except OSError as error:
             raise InputError(
                 f"{shown(self._models)}: {error.strerror}; name the folder that has a folder for each model, as "
                 "`fheinfer compile MODEL -o FOLDER/NAME` writes it"
             ) from None
-        return [name for name in found if re.fullmatch(MODEL_NAME, name)]
+        if alone:
+            raise InputError(f"{shown(self._models)} is the folder of one model; name the folder that it is in")
+        return [name for name in found if not name.startswith(".")]
 
     def _take(self, name: str) -> ModelInfo:
         folder = self._models / name
+        if not re.fullmatch(MODEL_NAME, name):
+            raise InputError(f"{shown(folder)}: no name of a model; rename it to letters, digits, dots, - and _ (64)")
         spec = _spec(folder)
         if not (self._plans / spec.plan).is_dir():
             self._copy(folder, spec)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,8 +59,8 @@ def other_plan(tiny_model: Model) -> Plan:
 
 def test_a_model_is_described_by_its_client_json(catalogue: Catalogue, models: Path, tiny_plan: Plan) -> None:
     (models / "tiny" / "about.json").write_text(json.dumps({"accuracy": 0.5, "description": "of noise"}))
-    (models / "no model").mkdir()
     (models / ".hidden").mkdir()
+    (models / "README").write_text("no folder")
     assert catalogue.refresh() == {}
     assert [info.name for info in catalogue.models()] == ["tiny"]
     info, spec = catalogue.model("tiny"), tiny_plan.client
@@ -167,6 +170,33 @@ def test_what_does_not_belong_together_is_refused_and_the_old_model_stays(
 def test_a_missing_folder_of_models_says_what_to_do(tmp_path: Path, store: Store) -> None:
     with pytest.raises(InputError, match="fheinfer compile"):
         Catalogue(tmp_path / "none", tmp_path / "data", store).refresh()
+
+
+def test_folders_that_are_no_model_are_told_and_the_others_served(
+    catalogue: Catalogue, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models / "tiny", models / "My Model")
+    shutil.copytree(models / "tiny", models / "shut")
+    (models / "empty").mkdir()
+    really = os.open
+
+    def refuse(path: Any, *more: Any) -> int:
+        if Path(path).parent.name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(path, *more)
+
+    monkeypatch.setattr("fheinfer.storage.os.open", refuse)
+    wrong = {name: str(error) for name, error in catalogue.refresh().items()}
+    assert sorted(wrong) == ["My Model", "empty", "shut"]
+    assert "rename it" in wrong["My Model"]
+    assert "no client.json" in wrong["empty"]
+    assert "ermission" in wrong["shut"]
+    assert [info.name for info in catalogue.models()] == ["tiny"]
+
+
+def test_the_folder_of_one_model_is_no_folder_of_models(models: Path, tmp_path: Path, store: Store) -> None:
+    with pytest.raises(InputError, match="name the folder that it is in"):
+        Catalogue(models / "tiny", tmp_path / "data", store).refresh()
 
 
 def test_a_full_disk_leaves_nothing_of_a_copy(

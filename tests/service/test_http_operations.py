@@ -73,6 +73,17 @@ def test_results_go_when_their_time_is_over_even_where_the_models_are_gone(
             wait_for(lambda folder=folder: not folder.exists())  # type: ignore[misc]
 
 
+def test_models_that_nobody_can_use_are_told_at_the_start(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    for changed, name, says in (
+        (replace(settings, memory=1000), "tiny", "raise --memory"),
+        (replace(settings, models=tmp_path / "none"), "*", "fheinfer compile"),
+    ):
+        with structlog.testing.capture_logs() as said, running(changed, ThreadWorkers) as service:
+            service._refresh()  # which says nothing again
+        assert [(line["model"], says in line["message"]) for line in said] == [(name, True)]
+
+
 @pytest.fixture
 def busy(api: Api, tiny_plan: Plan, tiny_keys: Path, tiny_client: fheinfer.Client, tiny_image: Any) -> Api:
     """An API that was used for a job."""

@@ -105,7 +105,7 @@ class Service:
         """Recovers what the last run left, reads the models, then takes jobs.
 
         Raises:
-            InputError: no folder of models.
+            InputError: no folder of models, or that of one model.
             StorageError: the disk is full or fails.
         """
         self.retention.recover()
@@ -167,9 +167,20 @@ class Service:
 
     def _refresh(self) -> None:
         wrong = {name: str(error) for name, error in self.catalogue.refresh().items()}
+        limit, found = self.settings.memory, self.catalogue.models()
+        for info in found:
+            least = min(info.memory.values())
+            if limit is not None and least > limit:
+                wrong.setdefault(
+                    info.name, f"takes {least} bytes, and a worker has {limit}: no job of it is taken; raise --memory"
+                )
+        if not found:
+            wrong["*"] = (
+                f"{shown(self.settings.models)} holds no model; `fheinfer compile MODEL -o FOLDER/NAME` makes one"
+            )
         for name, message in wrong.items():
             if self._wrong.get(name) != message:
-                _log.warning("model not taken", model=name, message=message)
+                _log.warning("model not served", model=name, message=message)
         self._wrong = wrong
 
     def _tidy(self) -> None:
