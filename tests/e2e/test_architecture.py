@@ -6,6 +6,7 @@ import ast
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ LATE = "fheinfer.optional"
 """The helper that imports what may be missing or is slow to load, by name."""
 
 
-def imports(path: Path, *, nested: bool) -> Iterator[str]:
+@cache
+def imports(path: Path, *, nested: bool) -> tuple[str, ...]:
     """Modules imported by a file: all of them, or without `nested` those that loading it loads."""
     package = ".".join(("fheinfer", *path.relative_to(PACKAGE).parts[:-1]))
 
@@ -93,7 +95,7 @@ def imports(path: Path, *, nested: bool) -> Iterator[str]:
             else:
                 yield from walk(child)
 
-    yield from walk(ast.parse(path.read_text()))
+    return tuple(walk(ast.parse(path.read_text())))
 
 
 def imported_by_name(node: ast.AST) -> str:
