@@ -99,7 +99,7 @@ def run(
         job = {"name": name, "backend": backend, "log_n": log_n, "repeats": repeats, "network": network}
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
-            [sys.executable, "-m", "fheinfer.evaluation.bench", json.dumps(job)],
+            [sys.executable, "-P", "-m", "fheinfer.evaluation.bench", json.dumps(job)],
             env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
             text=True,

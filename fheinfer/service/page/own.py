@@ -23,7 +23,10 @@ GRACE = 10.0
 PAUSE = 1.0
 """Seconds until it is started again."""
 LOG = "service.log"
-"""Beside its folder: what it said since it was started last."""
+"""Beside its folder: what it said, over its starts; what was before the last `LOG_BYTES` is in `service.log.old`."""
+LOG_BYTES = 4 << 20
+_PYTHON = [sys.executable, "-P"]
+"""It imports nothing from the current folder, which may be anybody's, or sources without the compiled core."""
 _PROGRAM = (
     "import sys; from fheinfer.process import die_with_parent; die_with_parent(int(sys.argv.pop(1))); "
     "from fheinfer.cli.entry import main; main()"
@@ -84,8 +87,11 @@ class OwnService:
 
     def _start(self, port: int) -> str:
         """Starts the service and returns its address, once it has one."""
-        command = [sys.executable, "-c", _PROGRAM, str(os.getpid())]
-        with self._log.open("w") as log:
+        command = [*_PYTHON, "-c", _PROGRAM, str(os.getpid())]
+        if self._log.exists() and self._log.stat().st_size > LOG_BYTES:
+            self._log.replace(self._log.with_suffix(".log.old"))
+        with self._log.open("ab") as log:
+            began = log.tell()
             process = subprocess.Popen(
                 [*command, "serve", *self._models, *self._data, "--port", str(port)],
                 stdin=subprocess.DEVNULL,
@@ -100,12 +106,13 @@ class OwnService:
         if not url.startswith("http://127.0.0.1:"):
             process.kill()
             process.wait()
-            raise BackendError(f"the service did not start ({_last_words(self._log.read_text())}); see {self._log}")
+            said = self._log.read_bytes()[began:].decode(errors="replace")
+            raise BackendError(f"the service did not start ({_last_words(said)}); see {self._log}")
         return url
 
     def _token(self) -> str:
         """A new one, which is in the memory of this process alone."""
-        command = [sys.executable, "-m", "fheinfer", "serve", "token", "add", CLIENT, *self._data]
+        command = [*_PYTHON, "-m", "fheinfer", "serve", "token", "add", CLIENT, *self._data]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment())
         if done.returncode:
             raise BackendError(f"no token of the service ({_last_words(done.stderr)})")
