@@ -42,6 +42,8 @@ def test_a_bucket_empties_and_fills() -> None:
         bucket.take("a")
     with pytest.raises(LimitError):
         bucket.take("a")
+    now[0] += 0.2
+    bucket.take("a", 10.0)  # at least as many a second
 
 
 def test_a_bucket_remembers_so_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +91,16 @@ def test_submits_of_an_account_are_limited(limited: Service, tiny_plan: Plan) ->
     with TestClient(create_app(limited)) as http:
         one = Api(http, limited.store.add_token("alice"))
         assert one.submit(b"x", tiny_plan.identity, "0" * 32).status_code == 429
+
+
+def test_as_many_jobs_as_the_workers_do_are_taken(settings: Settings, tiny_plan: Plan) -> None:
+    seconds = min(needs.seconds for needs in tiny_plan.client.keys.values())
+    few = replace(settings, submits=Rate(0.001, 1))
+    with running(few, ThreadWorkers) as limited, TestClient(create_app(limited)) as http:
+        one = Api(http, limited.store.add_token("alice"))
+        assert one.submit(b"x", tiny_plan.identity, "0" * 32).status_code == 404  # no such keys
+        time.sleep(seconds + 0.05)
+        assert one.submit(b"x", tiny_plan.identity, "0" * 32).status_code == 404
 
 
 def test_jobs_of_an_account_are_limited(

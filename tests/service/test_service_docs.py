@@ -43,6 +43,6 @@ def test_limits_are_those_of_the_code() -> None:
     assert "go on for up to two jobs in a row" in (ROOT / "docs" / "how-to" / "scaling.md").read_text()
     requests, submits, refused = module.REQUESTS, module.SUBMITS, module.REFUSED
     assert f"{requests.burst} at once, then {requests.per_second} per second" in TEXT
-    assert f"{submits.burst} at once, then one per second" in TEXT
+    assert f"{submits.burst} at once, then one per second, or as many as all workers" in TEXT
     assert (submits.per_second, refused.per_second) == (1, 0.2)
     assert f"Wrong tokens: {refused.burst} from an address at once, then one in five seconds" in TEXT

@@ -54,8 +54,9 @@ def admit(service: Service, account: Account, plan: str, key_id: str) -> Admissi
         StorageError: no room for input and result.
     """
     service.check_ready()
-    service.submits.take(account.id)
     spec = service.catalogue.spec(plan)
+    quickest = min(needs.seconds for needs in spec.keys.values())
+    service.submits.take(account.id, service.workers.slots / max(quickest, 1e-3))  # what workers do, they may be given
     manifest = Manifest.load(service.keys.usable(account.id, key_id, spec) / FILE_NAME)
     needs, limit = spec.keys[manifest.policy], service.settings.memory
     if limit is not None and needs.peak_memory > limit:

@@ -37,21 +37,24 @@ class Buckets:
         self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
         self._lock = Lock()
 
-    def take(self, key: Hashable) -> None:
+    def take(self, key: Hashable, per_second: float = 0.0) -> None:
         """Takes one.
+
+        Args:
+            per_second: that there are at least, whatever the rate says.
 
         Raises:
             RateError: none is left; it says when there is one.
         """
-        now = self._clock()
+        now, per_second = self._clock(), max(self._rate.per_second, per_second)
         with self._lock:
             level, before = self._levels.pop(key, (self._rate.burst, now))
-            level = min(self._rate.burst, level + (now - before) * self._rate.per_second)
+            level = min(self._rate.burst, level + (now - before) * per_second)
             self._levels[key] = (max(0.0, level - 1) if level >= 1 else level, now)
             if len(self._levels) > MOST_KEYS:
                 self._levels.popitem(last=False)
         if level < 1:
-            seconds = (1 - level) / self._rate.per_second
+            seconds = (1 - level) / per_second
             raise RateError(f"too many {self._what}; wait {max(1, round(seconds))} s", seconds)
 
 
