@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,10 +294,15 @@ def _in_clear(job: Job, report: Report, image: str, x: F64) -> None:
 def _by_service(
     model: RemoteModel, report: Report, inputs: Mapping[str, F64], failures: Mapping[str, str], *, many: bool
 ) -> None:
-    """Answers of a service, rounded to what tells the class: more digits could tell of the key."""
+    """Answers of a service, rounded to what tells the class: more digits could tell of the key.
+
+    Those that are there are written and shown, too, where some failed or something ended it early.
+    """
+    from fheinfer.cli.display import err
     from fheinfer.cli.remote import evaluated
     from fheinfer.cli.results import Taken, require_arrays
     from fheinfer.client import decimals_of, rounded
+    from fheinfer.data.files import printable
     from fheinfer.machine import peak_memory
 
     if report.output is not None:
@@ -309,7 +314,14 @@ def _by_service(
     }
     taken = Taken(done.seconds, {"client": peak_memory()}, done.sizes)
     if many or len(inputs) > 1:
-        _deliver_many(model.spec, report, outputs, done.each, {}, failures, taken)
+        for name, error in done.failures.items():
+            err.print(f"{printable(name)}: {error}")
+        failed = {**failures, **{name: str(error) for name, error in done.failures.items()}}
+        if len(outputs) < len(inputs):
+            err.print(f"{len(outputs)} of {len(inputs)} inputs have an answer; in arrays the others are NaN")
+        _deliver_many(model.spec, report, outputs, done.each, {}, failed, taken, tuple(inputs))
+        if done.error is not None:
+            raise done.error
     else:
         [name] = inputs
         _deliver(model.spec, report, name, outputs[name], _Plain(None, inputs), taken, decimals[name])
@@ -368,8 +380,14 @@ def _deliver_many(
     plain: Mapping[str, Outputs],
     failures: Mapping[str, str],
     taken: Taken,
+    names: Sequence[str] = (),
 ) -> None:
-    """As `_deliver`, of many inputs. `each`: seconds of evaluation of those that were evaluated now."""
+    """As `_deliver`, of many inputs.
+
+    Args:
+        each: seconds of evaluation of those that were evaluated now.
+        names: of all inputs, where some have no outputs: their rows of an array are NaN, so that it keeps its order.
+    """
     import numpy as np
 
     from fheinfer.cli import results
@@ -379,7 +397,9 @@ def _deliver_many(
     if report.csv is not None:
         _write_csv(report.csv, rows)
     if report.output is not None:
-        stacked = {one.name: np.stack([y[one.name] for y in outputs.values()]) for one in specs}
+        missing = {name: np.full_like(y, np.nan) for name, y in next(iter(outputs.values())).items()}
+        rows_of = [outputs.get(name, missing) for name in names or outputs]
+        stacked = {one.name: np.stack([y[one.name] for y in rows_of]) for one in specs}
         results.write_arrays(report.output, stacked)
     mean = taken.seconds["evaluate"] / max(1, len(each))
     results.report_images(rows, specs, failures, taken, mean, report.json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fheinfer.cli import choices, unlock
 from fheinfer.cli.display import err
 from fheinfer.cli.progress import Amount, Meter
-from fheinfer.errors import CorruptArtifactError, InputError
+from fheinfer.errors import CorruptArtifactError, FheinferError, InputError
 from fheinfer.service.remote import Remote, RemoteModel
 from fheinfer.storage import read_small, shown
 
@@ -65,22 +65,37 @@ def _token(file: Path | None) -> str | None:
 
 @dataclass
 class Answers:
-    """Outputs of every input by name, seconds of evaluation of each, and what all took: seconds by phase, bytes."""
+    """Outputs of inputs by name, seconds of evaluation of each, and what all took: seconds by phase, bytes.
+
+    failures  of inputs whose job failed, by name
+    error     that ended it before all inputs were done
+    """
 
     outputs: dict[str, dict[str, F64]] = field(default_factory=dict)
     each: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, FheinferError] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 def evaluated(model: RemoteModel, inputs: Mapping[str, F64]) -> Answers:
-    """All inputs evaluated by the service, under bars. Raises what `RemoteModel.evaluate` does."""
+    """All inputs evaluated by the service, under bars; where something ends that early, those that were done.
+
+    Raises what `RemoteModel.evaluate` does, where no input was done.
+    """
     done, began = Answers(), time.perf_counter()
     with RemoteView(len(inputs)) as view:
-        for one in model.evaluate(inputs, view):
-            done.outputs[one.name], done.sizes = one.outputs, one.sizes
-            if one.job.started is not None and one.job.finished is not None:
-                done.each[one.name] = one.job.finished - one.job.started
+        try:
+            for one in model.evaluate(inputs, view, done.failures.__setitem__):
+                done.outputs[one.name], done.sizes = one.outputs, one.sizes
+                if one.job.started is not None and one.job.finished is not None:
+                    done.each[one.name] = one.job.finished - one.job.started
+        except (FheinferError, KeyboardInterrupt) as error:
+            done.error = error
+    reasons = [reason for reason in (done.error, *done.failures.values()) if reason is not None]
+    if not done.outputs and reasons:
+        raise reasons[0]
     ready = view.keys_at or began
     done.seconds = {"keys": ready - began, "answers": time.perf_counter() - ready, "evaluate": sum(done.each.values())}
     return done

@@ -137,6 +137,7 @@ class Connection:
         limit: int = JSON_BYTES,
         also: Collection[int] = (),
         patience: float | None = None,
+        at_limit: bool = True,
     ) -> T:
         """What `parse` makes of the answer. Requests are repeated where the connection breaks or the service is busy.
 
@@ -145,6 +146,7 @@ class Connection:
             limit: bytes of the answer.
             also: statuses that are no error, beside those of success.
             patience: seconds to repeat it for.
+            at_limit: whether it is repeated, too, where this client asks for too much.
 
         Raises:
             UnreachableError: no answer within `patience`, or none of such a service.
@@ -161,7 +163,8 @@ class Connection:
                 return found
             except BrokenError as broken:
                 wait = max(broken.pause, random.uniform(pause / 2, pause))
-                if time.monotonic() - began + wait > most:
+                limited = isinstance(broken.reason, LimitError) and not at_limit
+                if limited or time.monotonic() - began + wait > most:
                     raise broken.reason from None
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -18,8 +18,10 @@ from fheinfer.errors import (
     ArtifactError,
     BackendError,
     FheinferError,
+    InputError,
     JobError,
     KeyStoreError,
+    LimitError,
     NotFoundError,
     RangeError,
     UntrustedServerError,
@@ -34,6 +36,7 @@ from fheinfer.service.protocol import (
     ModelInfo,
 )
 from fheinfer.service.remote_keys import RemoteKeys
+from fheinfer.storage import shown
 
 F64 = NDArray[np.float64]
 AHEAD = 4
@@ -115,9 +118,12 @@ class RemoteModel:
             ServiceError: see `connection.Connection.request`; LimitError where too many jobs wait.
             KeyStoreError, NotFoundError: it lacks these keys (any more).
         """
+        return self._submit(encrypted)
+
+    def _submit(self, encrypted: bytes, **options: Any) -> JobInfo:
         key_id, request = key_id_of(encrypted), request_id(encrypted)
         params: dict[str, str | int] = {"plan": self.spec.plan, "key": key_id}
-        job = self._connection.json(JobInfo, "POST", f"{PREFIX}/jobs", params=params, content=encrypted)
+        job = self._connection.json(JobInfo, "POST", f"{PREFIX}/jobs", params=params, content=encrypted, **options)
         if (job.plan, job.key_id, job.request) != (self.spec.plan, key_id, request):
             raise UntrustedServerError(f"{self._connection.url} took another request than was sent; tell its owner")
         return job
@@ -161,34 +167,57 @@ class RemoteModel:
             raise self._refused() from None
 
     def evaluate(
-        self, inputs: Mapping[str, NDArray[np.floating]], on_event: Callable[[Event], None] = ignore
+        self,
+        inputs: Mapping[str, NDArray[np.floating]],
+        on_event: Callable[[Event], None] = ignore,
+        on_failure: Callable[[str, FheinferError], None] | None = None,
     ) -> Iterator[Evaluated]:
         """Keys, then every input: encrypted, sent, followed, fetched and decrypted. In their order; a few wait at once.
 
         Jobs leave the service when their result is here, or when something fails or stops this.
 
+        Args:
+            on_failure: told of an input whose job failed, and why; the others go on. By default its error is raised.
+
         Raises:
             InputError, RangeError: an input that the network does not take; before anything is sent.
             FheinferError: see the other methods; a job that failed raises what its worker raised.
         """
-        for x in inputs.values():
-            self.spec.pack(x)
+        for name, x in inputs.items():
+            self._require_fit(name if len(inputs) > 1 else None, x)
         self.prepare(on_event)
         waiting: deque[_Sent] = deque()
         try:
             for name, x in inputs.items():
                 if len(waiting) == AHEAD:
-                    yield self._finished(waiting, on_event)
+                    yield from self._finished(waiting, on_event, on_failure)
                 if self.keys.used_up(len(waiting)):
                     while waiting:
-                        yield self._finished(waiting, on_event)
+                        yield from self._finished(waiting, on_event, on_failure)
                     self.prepare(on_event)
-                waiting.append(self._sent(name, x, on_event))
+                on_event({"event": "encrypt"})
+                encrypted, new = self.encrypt(x), None
+                while new is None:
+                    try:
+                        new = self._sent(name, x, encrypted, on_event, at_limit=not waiting)
+                    except LimitError:  # one that is finished makes room sooner than a pause does
+                        if not waiting:
+                            raise
+                        yield from self._finished(waiting, on_event, on_failure)
+                waiting.append(new)
             while waiting:
-                yield self._finished(waiting, on_event)
+                yield from self._finished(waiting, on_event, on_failure)
         finally:
             for sent in waiting:
                 self._drop(sent.job.id)
+
+    def _require_fit(self, name: str | None, x: NDArray[np.floating]) -> None:
+        try:
+            self.spec.pack(x)
+        except (InputError, RangeError) as error:
+            if name is None:
+                raise
+            raise type(error)(f"input {shown(name)}: {error}") from None
 
     def outputs(self, x: NDArray[np.floating], on_event: Callable[[Event], None] = ignore) -> dict[str, F64]:
         """Outputs by name of one normalised input, without a last softmax. Raises what `evaluate` does."""
@@ -217,24 +246,36 @@ class RemoteModel:
         path = f"{PREFIX}/jobs/{job_id}"
         self._connection.request(lambda answer: None, "DELETE", path, also=(404,), patience=patience)
 
-    def _sent(self, name: str, x: NDArray[np.floating], on_event: Callable[[Event], None]) -> _Sent:
-        """Encrypts and sends an input; once more where the service has lost the keys meanwhile."""
-        on_event({"event": "encrypt"})
-        encrypted = self.encrypt(x)
+    def _sent(
+        self, name: str, x: NDArray[np.floating], encrypted: bytes, on_event: Callable[[Event], None], at_limit: bool
+    ) -> _Sent:
+        """Sends an encrypted input; encrypted once more where the service has lost the keys meanwhile.
+
+        Args:
+            at_limit: whether to wait where too many jobs wait; otherwise a LimitError says so at once.
+        """
         try:
-            return _Sent(name, encrypted, self.submit(encrypted))
+            return _Sent(name, encrypted, self._submit(encrypted, at_limit=at_limit))
         except (KeyStoreError, NotFoundError):
             self.prepare(on_event)
         encrypted = self.encrypt(x)
-        return _Sent(name, encrypted, self.submit(encrypted))
+        return _Sent(name, encrypted, self._submit(encrypted, at_limit=at_limit))
 
-    def _finished(self, waiting: deque[_Sent], on_event: Callable[[Event], None]) -> Evaluated:
-        """The first of those that wait, when it is done."""
+    def _finished(
+        self,
+        waiting: deque[_Sent],
+        on_event: Callable[[Event], None],
+        on_failure: Callable[[str, FheinferError], None] | None,
+    ) -> Iterator[Evaluated]:
+        """The first of those that wait, when it is done; nothing where it failed and `on_failure` was told."""
         sent = waiting.popleft()
         try:
             job = self.follow(sent.job.id, on_event)
             if job.state != "done":
-                raise self.failure(job)
+                if on_failure is None:
+                    raise self.failure(job)
+                on_failure(sent.name, self.failure(job))
+                return
             on_event({"event": "result"})
             answer = self._fetch(job.id)
         finally:
@@ -242,7 +283,7 @@ class RemoteModel:
         result = self._checked(answer, sent.job.id, sent.encrypted)
         on_event({"event": "decrypt"})
         outputs = self.decrypt(result, sent.encrypted)
-        return Evaluated(sent.name, outputs, job, {"input": len(sent.encrypted), "result": len(result)})
+        yield Evaluated(sent.name, outputs, job, {"input": len(sent.encrypted), "result": len(result)})
 
     def _drop(self, job_id: str) -> None:
         """Deletes a job at the service if that is easy; it is deleted there after a while, too."""

@@ -272,6 +272,23 @@ def test_a_bad_input_costs_nothing(remote: Make, fake: FakeService) -> None:
     assert fake.keys == {}
 
 
+def test_a_limit_of_jobs_is_no_reason_to_sleep(remote: Make, fake: FakeService, plan_folder: Path) -> None:
+    """A service that lets one job wait gets one after another, and none of its pauses are slept."""
+
+    def one_job(request: httpx.Request, true: httpx.Response) -> httpx.Response:
+        if (request.method, request.url.path) == ("POST", "/v1/jobs") and len(fake.jobs) > 1:
+            del fake.jobs[true.json()["id"]]
+            refused = problem(429, "LimitError", "too many jobs wait")
+            refused.headers["retry-after"] = "30"
+            return refused
+        return true
+
+    fake.answer = one_job
+    found = remote(patience=20).infer(vectors(5))
+    assert np.abs(found - np.stack([clear(plan_folder, x) for x in vectors(5)])).max() < NEAR
+    assert fake.jobs == {}
+
+
 def test_a_plan_under_another_set_gets_keys_of_its_own(
     remote: Make, fake: FakeService, tiny_plan_folder: Path, tiny_image: Any
 ) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from fheinfer.service.protocol import Problem
 from fheinfer.service.remote import Remote
 from tests.conftest import Result
 from tests.service.fake import TOKEN, URL, FakeService
@@ -186,6 +188,78 @@ def test_what_is_said_on_the_way(command: Command, monkeypatch: pytest.MonkeyPat
         assert what in done.err, what
     done = command(*INFER, "-i", "many.npy")
     assert "inputs: 33 %, 1 of 3" in done.err
+
+
+def submitted(fake: FakeService, number: int, then: Callable[[Any], Any]) -> None:
+    """Does `then` with the answer to the submission of that number, counted from 1."""
+    count = 0
+
+    def answer(request: httpx.Request, true: httpx.Response) -> httpx.Response:
+        nonlocal count
+        if (request.method, request.url.path) == ("POST", "/v1/jobs"):
+            count += 1
+            if count == number:
+                return then(true)  # type: ignore[no-any-return]
+        return true
+
+    fake.answer = answer
+
+
+def test_a_job_that_fails_ends_no_others(command: Command, fake: FakeService) -> None:
+    def fail(true: httpx.Response) -> httpx.Response:
+        job = fake.jobs[true.json()["id"]]
+        error = Problem(title="refused", status=503, detail="the worker was lost", kind="WorkerLostError")
+        fake.jobs[job.id] = job.model_copy(update={"state": "failed", "error": error})
+        return true
+
+    submitted(fake, 2, fail)
+    done = command(*INFER, "-i", "many.npy", "--json", "--csv", "out.csv", "-o", "out.npy")
+    found = parsed(done)
+    assert [row["image"] for row in found["images"]] == ["many.npy:0", "many.npy:2"]
+    assert found["failures"] == {"many.npy:1": f"{URL}: the worker was lost"}
+    assert f"many.npy:1: {URL}: the worker was lost" in done.err
+    rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == ["many.npy:0", "many.npy:2"]
+    assert np.isnan(np.load("out.npy")).all(axis=1).tolist() == [False, True, False]
+    submitted(fake, 1, fail)
+    alone = command(*INFER, "-i", "one.npy")
+    assert (alone.code, alone.err.splitlines()[-1]) == (9, f"error: {URL}: the worker was lost")
+
+
+@pytest.mark.parametrize(("error", "code"), [(httpx.ConnectError("gone"), 10), (KeyboardInterrupt(), 130)])
+def test_what_arrived_is_kept(
+    command: Command, fake: FakeService, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    """The service goes away, or somebody stops it, when one result of six is here."""
+    np.save("many.npy", vectors(6))
+    remote = functools.partial(Remote, transport=fake.transport, patience=0.2)
+    monkeypatch.setattr("fheinfer.cli.remote.Remote", remote)
+
+    def fail(true: httpx.Response) -> httpx.Response:
+        def gone(request: httpx.Request, true: httpx.Response) -> httpx.Response:
+            raise error
+
+        fake.answer = gone
+        raise error
+
+    submitted(fake, 5, fail)
+    done = command(*INFER, "-i", "many.npy", "--csv", "out.csv", "-o", "out.npy")
+    assert done.code == code
+    assert "1 of 6 inputs have an answer" in done.err
+    assert "many.npy:0" in done.out
+    [row] = csv.DictReader(Path("out.csv").read_text().splitlines())
+    assert row["image"] == "many.npy:0"
+    assert np.isnan(np.load("out.npy")).all(axis=1).tolist() == [False] + [True] * 5
+
+
+def test_a_bad_input_is_named(command: Command, fake: FakeService) -> None:
+    values = vectors(3)
+    values[1, 2] = np.nan
+    np.save("bad.npy", values)
+    done = command(*INFER, "-i", "bad.npy")
+    assert done.code == 3
+    assert "input bad.npy:1: " in done.err
+    assert fake.keys == {}
 
 
 def test_ctrl_c_says_what_goes_on(
