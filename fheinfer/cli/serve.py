@@ -172,16 +172,17 @@ def add(
     ] = None,
 ) -> None:
     """Make a token and print it. It is shown once: the service keeps a hash of it."""
-    with _store(data) as store:
+    with _store(data, make=True) as store:
         typer.echo(store.add_token(name, operator=operator, days=days, max_jobs=max_jobs, max_key_bytes=max_key_bytes))
 
 
 @token_app.command("list")
 def list_(data: DataOption = DATA, as_json: JsonOption = False) -> None:
-    """List tokens: whose they are and how long they are valid, not the tokens themselves."""
+    """List tokens: whose they are, how long they are valid, and what their accounts have; not the tokens themselves."""
     from datetime import UTC, datetime
 
     from fheinfer.cli.display import print_json, table
+    from fheinfer.cli.progress import size
 
     with _store(data) as store:
         found = store.tokens()
@@ -192,29 +193,53 @@ def list_(data: DataOption = DATA, as_json: JsonOption = False) -> None:
     def day(seconds: float | None) -> str:
         return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
-    rows = [[row.name, day(row.created), day(row.expires), day(row.revoked)] for row in found]
-    table("tokens (UTC)", ["name", "created", "expires", "revoked"], rows)
+    rows = [
+        [
+            row.name + " (operator)" * row.operator,
+            row.id,
+            *(day(time) for time in (row.created, row.expires, row.revoked)),
+            f"{size(row.key_bytes)} of {size(row.max_key_bytes)}",
+            row.jobs,
+            row.max_jobs,
+        ]
+        for row in found
+    ]
+    columns = ["name", "token", "created", "expires", "revoked", "keys", "jobs", "unfinished at most"]
+    table("tokens (UTC), and what their accounts have", columns, rows, left=2)
 
 
 @token_app.command("revoke")
 def revoke(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose tokens.")],
     data: DataOption = DATA,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only this one, as `token list` names it.", show_default="all of the name"),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete keys and jobs of the name, too: a running service does so soon.")
+    ] = False,
 ) -> None:
-    """Revoke all tokens of a name at once, while a service runs, too. Keys and jobs stay until their time is over."""
+    """Revoke tokens of a name at once, while a service runs, too. Keys and jobs stay until their time is over."""
     from fheinfer.cli.display import err
 
+    if token and delete:
+        raise UsageError("--delete takes the keys and jobs that all tokens of a name share; leave out --token, or it")
     with _store(data) as store:
-        count = store.revoke(name)
-    err.print(f"revoked {count} token{'s' * (count != 1)} of {name}")
+        count = store.revoke(name, token, delete=delete)
+    gone = "; the service deletes its keys and jobs within a minute, or of its next start" if delete else ""
+    err.print(f"revoked {count} token{'s' * (count != 1)} of {name}{gone}")
 
 
 @contextmanager
-def _store(data: Path) -> Iterator[Store]:
+def _store(data: Path, *, make: bool = False) -> Iterator[Store]:
     from fheinfer.service.store import FILE_NAME, Store
-    from fheinfer.storage import PRIVATE_FOLDER, make_folder
+    from fheinfer.storage import PRIVATE_FOLDER, make_folder, shown
 
-    make_folder(data, PRIVATE_FOLDER)
+    if make:
+        make_folder(data, PRIVATE_FOLDER)
+    elif not (data / FILE_NAME).is_file():
+        raise UsageError(f"no service keeps its data in {shown(data)}; name its folder with --data")
     store = Store(data / FILE_NAME)
     try:
         yield store

@@ -16,6 +16,7 @@ MAX_KEY_BYTES = 8 << 30
 MAX_JOBS = 50
 """Jobs of a new account that may wait or run at once."""
 DAY = 24 * 3600.0
+_TOKEN_ID = "substr(lower(hex(sha256)), 1, 8)"
 
 
 class Accounts(Tables):
@@ -78,23 +79,40 @@ class Accounts(Tables):
         """All tokens, by account and age."""
         with self._transaction() as sql:
             rows = sql.execute(
-                "SELECT account, name, created, expires, revoked FROM tokens JOIN accounts ON id = account "
-                "ORDER BY name, created"
+                f"SELECT {_TOKEN_ID}, account, name, operator, created, expires, revoked, "
+                "(SELECT ifnull(sum(bytes), 0) FROM key_sets WHERE key_sets.account = accounts.id), max_key_bytes, "
+                "(SELECT count(*) FROM jobs WHERE jobs.account = accounts.id AND state != 'cancelled'), max_jobs "
+                "FROM tokens JOIN accounts ON accounts.id = account ORDER BY name, created"
             )
-            return [TokenRow(*row) for row in rows]
+            return [TokenRow(token, owner, name, bool(boss), *rest) for token, owner, name, boss, *rest in rows]
 
-    def revoke(self, name: str) -> int:
-        """Revokes all valid tokens of an account and says how many.
+    def revoke(self, name: str, token: str | None = None, *, delete: bool = False) -> int:
+        """Revokes all valid tokens of an account, or the one with that id, and says how many.
+
+        Args:
+            delete: also cancel its jobs, and let what they and its keys have on the disk be over its time: the service
+                deletes it at its next look (`Retention.sweep`).
 
         Raises:
-            NotFoundError: no account of that name.
+            NotFoundError: no account of that name, or no such token of it.
         """
         with self._transaction() as sql:
             found = read_accounts(sql, "name = ?", name)
             if not found:
                 raise NotFoundError("no account of that name; `fheinfer serve token list` has them all")
+            account, now = found[0].id, self.now()
+            which, values = f"account = ? AND {_TOKEN_ID} = ifnull(?, {_TOKEN_ID})", (account, token)
+            if token and not sql.execute(f"SELECT 1 FROM tokens WHERE {which}", values).fetchone():
+                raise NotFoundError(f"{name} has no such token; `fheinfer serve token list` has the ids of all")
+            if delete:
+                sql.execute("UPDATE key_sets SET used = 0 WHERE account = ?", (account,))
+                sql.execute(
+                    "UPDATE jobs SET finished = 0, state = CASE WHEN state IN ('queued', 'running') THEN 'cancelled' "
+                    "ELSE state END WHERE account = ?",
+                    (account,),
+                )
             return sql.execute(
-                "UPDATE tokens SET revoked = ? WHERE account = ? AND revoked IS NULL", (self.now(), found[0].id)
+                f"UPDATE tokens SET revoked = ? WHERE {which} AND revoked IS NULL", (now, *values)
             ).rowcount
 
 

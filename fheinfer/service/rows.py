@@ -24,13 +24,23 @@ class Account:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A token, without the token. Times are seconds since 1970; `revoked` is None of one that was not revoked."""
+    """A token, without the token, and its account: `id` is the start of its SHA-256, and names it where it is revoked.
 
+    Times are seconds since 1970; `revoked` is None of one that was not revoked. `key_bytes` and `jobs` are what the
+    account has now, of `max_key_bytes` and, while they wait or run, `max_jobs`.
+    """
+
+    id: str
     account: str
     name: str
+    operator: bool
     created: float
     expires: float
     revoked: float | None
+    key_bytes: int
+    max_key_bytes: int
+    jobs: int
+    max_jobs: int
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,24 @@ def test_keys_that_no_job_used_go(retention: Retention, anna: str, clock: Clock,
     assert retention.uploads.statuses(anna) == []
 
 
+def test_an_account_goes_with_its_keys_and_jobs(retention: Retention, anna: str, tmp_path: Path) -> None:
+    done, runs, waits = (submit(retention, anna, number) for number in range(3))
+    retention.store.take_job(0, ())
+    retention.store.finish_job(done.id, "1" * 64, 1)
+    taken = retention.store.take_job(0, ())
+    assert taken is not None
+    assert taken.id == runs.id
+    [row] = retention.store.tokens()
+    assert (row.jobs, row.key_bytes) == (3, retention.store.key_bytes(anna))
+    assert retention.store.revoke("anna", delete=True) == 1
+    assert retention.sweep() == [(anna, KEY_ID)]
+    assert not retention.store.finish_job(runs.id, "1" * 64, 1)  # which its worker did not know
+    assert (folders(retention), usable(tmp_path, anna)) == (set(), {})
+    [row] = retention.store.tokens()
+    assert (row.jobs, row.key_bytes, row.revoked is None) == (0, 0, False)
+    assert waits.id not in retention.store.positions()
+
+
 def test_what_its_owner_deletes_meanwhile_does_not_end_a_sweep(
     retention: Retention, anna: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

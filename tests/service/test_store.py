@@ -83,7 +83,13 @@ def test_tokens_open_their_account_until_they_expire_or_are_revoked(store: Store
     clock.now += 2 * DAY
     assert store.account_of(second) is None
     assert store.account_of(first) == anna
-    assert store.revoke("anna") == 2
+    one, other_one = store.tokens()[:2]
+    assert store.revoke("anna", other_one.id) == 1
+    assert [row.revoked is None for row in store.tokens()] == [True, False, True]
+    for name, token in (("bob", one.id), ("anna", "")):
+        with pytest.raises(NotFoundError, match="no such token"):
+            store.revoke(name, token or "00000000")
+    assert store.revoke("anna") == 1
     assert store.account_of(first) is None
     assert store.account_of(other) == bob
     assert [(row.name, row.revoked is None) for row in store.tokens()] == [("anna", False)] * 2 + [("bob", True)]
