@@ -99,6 +99,15 @@ def infer(
     keys: KeysOption = None,
     server: ServerOption = None,
     token_file: TokenOption = None,
+    rotations: Annotated[
+        str | None,
+        typer.Option(
+            "--rotations",
+            metavar="minimal|fast|auto",
+            help="With --server: which rotation keys to make for it; other ones are replaced.",
+            show_default="auto: the fastest that it has the memory for",
+        ),
+    ] = None,
     accept_plan: Annotated[
         bool,
         typer.Option("--accept-plan", help="Take the plan that the server has now, where it was another one before."),
@@ -130,12 +139,12 @@ def infer(
         refuse("the server evaluates, and says what its models are", **named, **local)
         from fheinfer.cli.remote import connect, opened
 
-        with connect(server, token_file, keys) as remote:
+        with connect(server, token_file, keys, rotations=rotations or "auto") as remote:
             found = opened(remote, model, accept_plan, passphrase_file)
             report = Report(None, csv_file, output, as_json)
             _by_service(found, report, *_inputs(found.spec, image, images, source, depth), many=bool(images))
         return
-    refuse("it is of a --server", token_file=token_file, accept_plan=accept_plan)
+    refuse("it is of a --server", token_file=token_file, accept_plan=accept_plan, rotations=rotations)
     if plain:
         require("torch", "--plain")
     slots = backend == "slots"

@@ -275,4 +275,6 @@ def _policy(info: ModelInfo) -> KeyPolicy:
     """The kind of keys that `RemoteModel.prepare` makes for a model."""
     from fheinfer.crypto.key_policy import Prediction, choose
 
-    return choose({key: Prediction(info.seconds[key], info.memory[key]) for key in info.seconds}, "auto", None)
+    return choose(
+        {key: Prediction(info.seconds[key], info.memory[key]) for key in info.seconds}, "auto", info.worker_memory
+    )

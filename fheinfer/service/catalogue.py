@@ -60,9 +60,19 @@ class Catalogue:
 
     Args:
         keep_plans: seconds that a plan stays usable after its name came to mean another one, or none.
+        worker_memory: bytes that clients are told a worker may take.
     """
 
-    def __init__(self, models: Path, data: Path, store: Store, *, keep_plans: float = KEEP_PLANS) -> None:
+    def __init__(
+        self,
+        models: Path,
+        data: Path,
+        store: Store,
+        *,
+        keep_plans: float = KEEP_PLANS,
+        worker_memory: int | None = None,
+    ) -> None:
+        self._worker_memory = worker_memory
         self._models, self._plans, self._store, self._keep = models, data / PLANS, store, keep_plans
         self._infos: dict[str, ModelInfo] = {}
         self._specs: dict[str, ClientSpec] = {}
@@ -179,6 +189,7 @@ class Catalogue:
             accuracy=about.accuracy,
             description=about.description,
             split=spec.before is not None,
+            worker_memory=self._worker_memory,
         )
 
     def _copy(self, folder: Path, spec: ClientSpec) -> None:

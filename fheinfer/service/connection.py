@@ -257,15 +257,18 @@ class Connection:
             return
         if 300 <= status < 400:
             raise UnreachableError(f"{self.url} sends elsewhere, which is not followed; give the service's own address")
+        final = False
         try:
             error = self.error(Problem.model_validate_json(self._read(response, LINE_BYTES)))
+            final = status == 503
         except ValidationError:
             kind = _TYPES.get(status, UnreachableError)
             error = kind(f"{self.url}: status {status} without a reason; is this the service?")
         if status == 401 and not self._token:
             error = TokenError(f"{self.url} wants a token; name its file by --token-file, or set {VARIABLE}")
         pause = _seconds(response.headers.get("retry-after"))
-        if status in _AGAIN and not (status == 429 and pause is None):
+        final = pause is None and (final or status == 429)  # it would say how long to wait; a proxy does not
+        if status in _AGAIN and not final:
             raise BrokenError(error, pause or 0.0)
         raise error
 

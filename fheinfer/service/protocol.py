@@ -67,6 +67,7 @@ class ModelInfo(Message):
     seconds, key_bytes, memory    of an evaluation, by key policy, on the reference machine (docs/benchmarks)
     accuracy    a fraction, where the service's owner states one
     split       whether the first layers are computed by the client
+    worker_memory   bytes that a worker of this service may take for a job; None where nobody limits them
     """
 
     name: ModelName
@@ -83,6 +84,7 @@ class ModelInfo(Message):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     description: Annotated[str, Field(max_length=2000)] = ""
     split: bool = False
+    worker_memory: Count | None = None
 
     @model_validator(mode="after")
     def _same_policies(self) -> ModelInfo:

@@ -44,6 +44,8 @@ class Remote:
         keys: folder for keys and what is pinned, one folder in it for each service.
         passphrase: seals secret keys that are made, and opens those that are there.
         renew_after: results that are decrypted before keys are replaced by new ones (SECURITY.md says why).
+        rotations: kind of keys that are made: minimal, fast, or by default the fastest that the service's workers have
+            the memory for. Keys of another kind are replaced.
         transport: instead of the network, for tests.
         verify: True, or a context that has other authorities; certificates are always checked.
         name: of the service's folder in `keys`, for one whose address changes; by default the address names it.
@@ -62,6 +64,7 @@ class Remote:
         keys: Path | str = "keys/servers",
         passphrase: str | bytes | None = None,
         renew_after: int = 1000,
+        rotations: str = "auto",
         transport: httpx.BaseTransport | None = None,
         verify: ssl.SSLContext | Literal[True] = True,
         name: str | None = None,
@@ -71,7 +74,7 @@ class Remote:
             raise UsageError(f"new keys after {renew_after} results; choose 1 or more")
         self._connection = Connection(url, token, transport=transport, verify=verify, patience=patience)
         self._folder = Path(keys) / (name or self._connection.name)
-        self._passphrase, self._renew_after = passphrase, renew_after
+        self._passphrase, self._renew_after, self._rotations = passphrase, renew_after, rotations
         self._opened: dict[str, RemoteModel] = {}
 
     def __enter__(self) -> Self:
@@ -141,7 +144,9 @@ class Remote:
         if known is None or known.info.plan != info.plan:
             spec = self._spec(name, info, accept_plan)
             folder = self._model_folder(name)
-            keys = RemoteKeys(self._connection, spec, folder, self._passphrase, self._renew_after)
+            keys = RemoteKeys(
+                self._connection, spec, folder, self._passphrase, self._renew_after, self._rotations, info.worker_memory
+            )
             known = RemoteModel(self._connection, key, info, spec, keys)
             self._opened[name] = known
         return known

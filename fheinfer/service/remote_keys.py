@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from fheinfer.client import Client
 from fheinfer.crypto.client_spec import ClientSpec
-from fheinfer.crypto.key_policy import choose
+from fheinfer.crypto.key_policy import KeyPolicy, choose
 from fheinfer.crypto.key_writer import SERVER_FOLDER
 from fheinfer.crypto.keygen import add_keys, keygen
 from fheinfer.crypto.manifest import Manifest
-from fheinfer.errors import KeyStoreError, UsageError
+from fheinfer.errors import KeyStoreError, NotEnoughMemoryError, UsageError
 from fheinfer.evaluating import Event
 from fheinfer.service.connection import Connection
 from fheinfer.service.protocol import FINAL, PREFIX, JobInfo
@@ -33,9 +33,12 @@ class RemoteKeys:
         folder: ModelFolder,
         passphrase: str | bytes | None,
         renew_after: int,
+        rotations: str = "auto",
+        worker_memory: int | None = None,
     ) -> None:
         self.folder, self.passphrase = folder, passphrase
         self._connection, self._spec, self._renew_after = connection, spec, renew_after
+        self._rotations, self._worker_memory = rotations, worker_memory
         self._clients: dict[str, Client] = {}
         self._present = ""
 
@@ -71,7 +74,8 @@ class RemoteKeys:
 
         Raises:
             KeyStoreError, ArtifactError: a secret that does not open, or damaged keys.
-            NotEnoughMemoryError, StorageError: see `keygen`.
+            NotEnoughMemoryError: no worker of the service has the memory; or see `keygen`.
+            StorageError: see `keygen`.
             ServiceError: see `uploading.upload`.
         """
         with self.folder.making_keys():
@@ -90,15 +94,34 @@ class RemoteKeys:
 
         folder, spec, there = self.folder, self._spec, self.folder.manifest()
         if there is not None:
-            serve = there.identity == spec.identity and there.policy in spec.keys
+            serve = there.identity == spec.identity and there.policy in spec.keys and self._suits(there.policy)
             self._open(there.key_id)  # with a passphrase that is known here, new keys can be opened, too
             if serve and folder.results(there.key_id) < self._renew_after:
                 return add_keys(spec, folder.keys, passphrase=self.passphrase, progress=tell)
+        policy = self._policy()
+        if there is not None:
             folder.begin(there.key_id)
-        policy = choose(spec.keys, "auto", None)  # by what the service may have, not by this machine's memory
         made = keygen(spec, folder.keys, policy=policy, force=True, passphrase=self.passphrase, progress=tell)
         folder.remove_replaced()
         return made
+
+    def _suits(self, policy: KeyPolicy) -> bool:
+        """Whether keys of that kind are what was asked for, and workers of the service have the memory for them."""
+        most = self._worker_memory
+        return self._rotations in ("auto", policy) and (most is None or self._spec.keys[policy].peak_memory <= most)
+
+    def _policy(self) -> KeyPolicy:
+        """The kind of keys to make: by the memory of the service's workers, not by this machine's."""
+        keys, most = self._spec.keys, self._worker_memory
+        policy = choose(keys, self._rotations, most)
+        if most is not None and keys[policy].peak_memory > most:
+            fits = any(needs.peak_memory <= most for needs in keys.values())
+            advice = "make others by --rotations auto" if fits else "ask its owner for workers with more"
+            raise NotEnoughMemoryError(
+                f"{self._connection.url}: a worker there has {most / 1e6:.0f} MB, and {self._spec.model} takes "
+                f"{keys[policy].peak_memory / 1e6:.0f} MB with {policy} keys; {advice}"
+            )
+        return policy
 
     def _open(self, key_id: str) -> None:
         """Opens keys that are there now, with their secret."""

@@ -63,6 +63,7 @@ class FakeService:
         self.keys: dict[str, FakeKeys] = {}
         self.jobs: dict[str, JobInfo] = {}
         self.results: dict[str, bytes] = {}
+        self.worker_memory: int | None = None
         self.transport = httpx.MockTransport(self._handle)
 
     def serve(self, name: str, folder: Path) -> None:
@@ -103,6 +104,7 @@ class FakeService:
             seconds={policy: needs.seconds for policy, needs in policies.items()},
             key_bytes={policy: needs.key_bytes for policy, needs in policies.items()},
             memory={policy: needs.peak_memory for policy, needs in policies.items()},
+            worker_memory=self.worker_memory,
         )
 
     def _keys(self, request: httpx.Request, rest: list[str]) -> httpx.Response:

@@ -180,6 +180,7 @@ def test_a_limit_of_memory_refuses_what_no_worker_can_do(
         TestClient(create_app(service)) as http,
     ):
         api = Api(http, service.store.add_token("alice"))
+        assert api("GET", "/v1/models").json()[0]["worker_memory"] == 1 << 20
         key_id = api.upload(tiny_keys / "server")
         refused = api.submit(tiny_client.encrypt(tiny_image), tiny_plan.identity, key_id)
     assert (refused.status_code, refused.json()["kind"]) == (503, "NotEnoughMemoryError")

@@ -15,7 +15,8 @@ import pytest
 
 import fheinfer
 from fheinfer.crypto.client_spec import ClientSpec
-from fheinfer.errors import KeyStoreError, UsageError
+from fheinfer.crypto.manifest import Manifest
+from fheinfer.errors import KeyStoreError, NotEnoughMemoryError, UsageError
 from fheinfer.service.remembered import locked
 from fheinfer.service.remote import RemoteModel
 from tests.conftest import TINY
@@ -287,6 +288,36 @@ def test_a_limit_of_jobs_is_no_reason_to_sleep(remote: Make, fake: FakeService, 
     found = remote(patience=20).infer(vectors(5))
     assert np.abs(found - np.stack([clear(plan_folder, x) for x in vectors(5)])).max() < NEAR
     assert fake.jobs == {}
+
+
+def test_keys_are_of_a_kind_that_the_workers_have_the_memory_for(
+    remote: Make, fake: FakeService, tiny_plan_folder: Path
+) -> None:
+    def policy() -> str:
+        [found] = fake.keys.values()
+        return Manifest.model_validate_json(found.manifest).policy
+
+    fake.models = {"tiny": tiny_plan_folder}
+    fake.folders = {ClientSpec.load(tiny_plan_folder).plan: tiny_plan_folder}
+    needs = {kind: need.peak_memory for kind, need in ClientSpec.load(tiny_plan_folder).keys.items()}
+    assert needs["minimal"] < needs["fast"]
+    fake.worker_memory = needs["minimal"] - 1
+    with pytest.raises(NotEnoughMemoryError, match=r"a worker there has .* MB .* ask its owner"):
+        remote().open().prepare()
+    assert fake.keys == {}
+    fake.worker_memory = needs["minimal"]
+    with pytest.raises(NotEnoughMemoryError, match="with fast keys; make others by --rotations auto"):
+        remote(rotations="fast").open().prepare()
+    remote().open().prepare()
+    assert policy() == "minimal"
+    fake.worker_memory = None
+    remote().open().prepare()
+    assert policy() == "minimal"  # those that are there do
+    remote(rotations="fast").open().prepare()
+    assert policy() == "fast"
+    fake.worker_memory = needs["minimal"]
+    remote().open().prepare()
+    assert policy() == "minimal"
 
 
 def test_a_plan_under_another_set_gets_keys_of_its_own(

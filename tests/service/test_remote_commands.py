@@ -113,7 +113,7 @@ def test_options_that_would_change_nothing(command: Command, fake: FakeService, 
     assert fake.seen == []
 
 
-@pytest.mark.parametrize("option", [("--token-file", "token"), ("--accept-plan",)])
+@pytest.mark.parametrize("option", [("--token-file", "token"), ("--accept-plan",), ("--rotations", "fast")])
 def test_options_of_a_server_need_one(command: Command, option: tuple[str, ...]) -> None:
     done = command("infer", "-i", "one.npy", *option)
     assert done.code == 2

@@ -570,13 +570,20 @@ def test_errors_keep_their_type(remote: Make, fake: FakeService) -> None:
 
 
 def test_a_busy_service_is_waited_for(remote: Make, fake: FakeService) -> None:
+    stopping = problem(503, "ServiceError", "stopping")
+    stopping.headers["retry-after"] = "0"
     busy = [
         httpx.Response(503, headers={"retry-after": "0"}, content=b"{}"),
-        problem(503, "ServiceError", "stopping"),
+        stopping,
         httpx.Response(502, content=b"<html>bad gateway"),
     ]
     fake.answer = lambda request, true: busy.pop() if busy and "models" in request.url.path else true
     assert len(remote().models()) == 1
+    fake.answer = on("/models", lambda true: problem(503, "NotEnoughMemoryError", "no worker has the memory"))
+    fake.seen.clear()
+    with pytest.raises(errors.NotEnoughMemoryError, match="no worker"):  # waiting, of which it says nothing, is no help
+        remote().models()
+    assert fake.seen.count("GET /v1/models") == 1
     late = problem(429, "LimitError", "too many requests")
     late.headers["retry-after"] = "3600"
     fake.answer = on("/models", lambda true: late)

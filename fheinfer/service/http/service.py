@@ -74,7 +74,9 @@ class Service:
         data = settings.data
         self.settings, self.store, self.workers = settings, store, workers
         self.folders = Folders(data)
-        self.catalogue = Catalogue(settings.models, data, store, keep_plans=settings.keep_plans)
+        self.catalogue = Catalogue(
+            settings.models, data, store, keep_plans=settings.keep_plans, worker_memory=settings.memory
+        )
         self.keys = KeyUploads(data, store)
         self.changes = Changes()
         self.dispatcher = Dispatcher(store, workers, self.folders, self._changed)
