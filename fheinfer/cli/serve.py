@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,14 +132,21 @@ def _workers(ray: str | None, workers: int | None, threads: int | None, memory: 
 
 def _shipped(data: Path) -> Path:
     """A folder with the model that comes with fheinfer, compiled if that was never done here."""
+    from fheinfer.cli.display import spinner
+    from fheinfer.model.model import load
     from fheinfer.storage import PRIVATE_FOLDER, atomic_write, make_folder
 
-    plan = choices.plan_folder(None, DEFAULT_SET)
+    with spinner("compiling the model that comes with fheinfer") if sys.stderr.isatty() else nullcontext():
+        plan = choices.plan_folder(None, DEFAULT_SET)
     folder = data / "models"
     make_folder(data, PRIVATE_FOLDER)
     make_folder(folder / DEFAULT_SET)
     for file in plan.iterdir():  # a copy: the cache drops plans that were not used for long
         atomic_write(folder / DEFAULT_SET / file.name, [file.read_bytes()])
+    card = load(choices.model_file(None, choices.parameters(DEFAULT_SET))).provenance
+    images, percent = next((name, said) for name, said in card.items() if name.endswith(" test images"))
+    about = {"accuracy": round(float(percent.split()[0]) / 100, 6), "description": images}
+    atomic_write(folder / DEFAULT_SET / "about.json", [json.dumps(about).encode()])
     return folder
 
 

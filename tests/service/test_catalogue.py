@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fheinfer
+from fheinfer.cli import choices, serve
 from fheinfer.compiler.plan import Plan
 from fheinfer.crypto.manifest import Manifest
 from fheinfer.errors import CorruptArtifactError, InputError, MismatchError, NotFoundError, StorageError
@@ -71,6 +72,16 @@ def test_a_model_is_described_by_its_client_json(catalogue: Catalogue, models: P
     copy = catalogue.folder(info.plan)
     assert fheinfer.load_plan(copy).identity == info.plan
     assert catalogue.file(info.plan, "client.json").read_bytes() == (models / "tiny" / "client.json").read_bytes()
+
+
+def test_the_model_that_comes_with_it_has_its_accuracy(
+    tmp_path: Path, tiny_plan_folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "plan_folder", lambda *_: tiny_plan_folder)  # what is told of it is the real model's
+    catalogue = Catalogue(serve._shipped(tmp_path / "data"), tmp_path / "data", store)
+    assert catalogue.refresh() == {}
+    info = catalogue.model("turbo")
+    assert (info.accuracy, info.description) == (0.908, "accuracy on 5,000 test images")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "x" * 5000, "", ".", "nothing"])
