@@ -60,6 +60,7 @@ def app(
     from fheinfer.service.page.serving import listen, serve
     from fheinfer.service.remote import Remote
 
+    in_clear = InClear(model)
     options: Any = {"passphrase": read_passphrase(passphrase_file), "patience": PATIENCE}
     with ExitStack() as stack:
         listening = stack.enter_context(listen(port))
@@ -70,7 +71,7 @@ def app(
             remote = stack.enter_context(Remote(own.url, own.token, **options))
         else:
             remote = stack.enter_context(connect(server, token_file, **options))
-        page = LocalPage(remote, server, InClear(model))
+        page = LocalPage(remote, server, in_clear)
         serve(page, listening, lambda address: _announce(address, browser))
 
 

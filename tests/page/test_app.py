@@ -143,6 +143,26 @@ def test_a_model_is_described(browser: TestClient, model: PlayedModel) -> None:
     assert takes == {"image": True, "shape": [3, 8, 8], "classes": list(model.spec.outputs[0].classes), "compare": True}
 
 
+def test_a_model_of_another_name_is_nothing_to_compare_with(
+    browser: TestClient, model: PlayedModel, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "spec", model.spec.model_copy(update={"model": "another"}))
+    assert not browser.get("/api/models/tiny").json()["compare"]
+    run = until(browser, start(browser, image, compare="1").json(), "done")
+    assert run["error"] is None
+    assert "plain" not in run["answers"][0]["bars"][0]
+    assert "no model of another is here" in run["note"]
+
+
+def test_a_comparison_that_fails_leaves_the_answer(
+    browser: TestClient, model: PlayedModel, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fheinfer.service.page.clear.plain_values", lambda model, x: 1 / 0)
+    run = until(browser, start(browser, image, compare="1").json(), "done")
+    assert run["answers"]
+    assert run["note"] == "PyTorch failed (ZeroDivisionError)"
+
+
 def test_an_unknown_model_is_said_to_be_unknown(browser: TestClient, image: bytes) -> None:
     answer = browser.post("/api/runs", params={"model": "other"}, content=image)
     assert (answer.status_code, answer.json()["kind"]) == (404, "NotFoundError")

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 import fheinfer
+from fheinfer.errors import WeightsError
 from tests.page.proxy import Proxy
 
 HERE = Path(__file__).parent
@@ -196,3 +197,5 @@ def test_a_taken_port_and_options_that_change_nothing_are_refused(command: Calla
         assert (result.code, "choose another --port" in result.err) == (2, True)
     result = command("app", "--server", "http://127.0.0.1:1", "--models", tmp_path)
     assert (result.code, "--models changes nothing here" in result.err) == (2, True)
+    result = command("app", "--server", "http://127.0.0.1:1", "--model", tmp_path / "nosuch.safetensors")
+    assert (result.code, "nosuch.safetensors" in result.err) == (WeightsError.exit_code, True)

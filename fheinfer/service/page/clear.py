@@ -23,14 +23,19 @@ class InClear:
 
     Args:
         file: that model; without one, those that came with fheinfer.
+
+    Raises:
+        FheinferError: the file is not there, or no model.
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+        self._given = None if file is None else load(file)
 
     def has(self, spec: ClientSpec) -> bool:
         """Whether there is something to compare with: PyTorch, and a model."""
-        return have("torch") and self._model(spec) is not None
+        return have("torch") and (
+            self._shipped(spec) is not None if self._given is None else self._given.name == spec.model
+        )
 
     def outputs(self, spec: ClientSpec, x: F64) -> dict[str, F64]:
         """Every output by name, as `Client.outputs`.
@@ -39,15 +44,13 @@ class InClear:
             UsageError: there is no such model, or no PyTorch.
             FheinferError: the file is no model.
         """
-        file = self._model(spec)
-        model = None if file is None else load(file)
+        file = self._shipped(spec) if self._given is None else None
+        model = self._given if file is None else load(file)
         if model is None or model.name != spec.model:
             raise UsageError(f"no model of {spec.model} is here to compare with; name its file with --model")
         return plain_values(model, x)
 
-    def _model(self, spec: ClientSpec) -> Path | None:
-        if self._file is not None:
-            return self._file
+    def _shipped(self, spec: ClientSpec) -> Path | None:
         with suppress(WeightsError):
             if Path(spec.model).name == spec.model:  # the service says this name
                 return default_model(spec.model)

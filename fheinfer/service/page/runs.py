@@ -133,7 +133,12 @@ class Runs:
             outputs = model.decrypt(result, encrypted)
             run.answers = answers(outputs, model.spec, None)
         if plain is not None:
-            run.answers = answers(outputs, model.spec, plain.result())
+            try:
+                run.answers = answers(outputs, model.spec, plain.result())
+            except Exception as error:  # of PyTorch or a model file: the answer is there all the same
+                run.note = (
+                    str(error) if isinstance(error, FheinferError) else f"PyTorch failed ({type(error).__name__})"
+                )
 
     def _patiently(self, run: Run, work: Callable[[], T]) -> T:
         """Does what may be done again, until the service answers.

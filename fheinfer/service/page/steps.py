@@ -57,6 +57,7 @@ class Run:
     x        the same normalised, as it is encrypted
     compare  whether the network is computed in clear, too
     error    why it failed; while it waits for the service, why that does not answer
+    note     why there is nothing in clear to compare the answer with, where that was asked for
     sample   bytes from the middle of the encrypted input, whose size is `sent`
     """
 
@@ -70,6 +71,7 @@ class Run:
     state: Literal["running", "waiting", "done", "failed", "stopped"] = "running"
     steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in STEPS})
     error: FheinferError | None = None
+    note: str | None = None
     answers: list[Shown] | None = None
     sample: bytes = b""
     sent: int = 0
@@ -166,6 +168,7 @@ class Run:
             "state": self.state,
             "steps": steps,
             "error": None if self.error is None else shown_error(self.error),
+            "note": self.note,
             "answers": self.answers,
             "sent": {"bytes": self.sent, "hex": self.sample[:HEX].hex(" ")} if self.sent else None,
             "width": width,

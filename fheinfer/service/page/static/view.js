@@ -1,6 +1,6 @@
 // Draws a run: its steps, its answer, what the server saw. Text is only ever set as text.
 
-import { percent, problem, seconds, size, stepName, stepNote } from "./words.js";
+import { percent, problem, seconds, sentence, size, stepName, stepNote } from "./words.js";
 
 export const at = (id) => document.getElementById(id);
 
@@ -88,7 +88,7 @@ function stepRow() {
 }
 
 export function showAnswers(box, run) {
-  const key = JSON.stringify([run.id, run.answers, run.compare, run.state]);
+  const key = JSON.stringify([run.id, run.answers, run.compare, run.state, run.note]);
   if (box.dataset.key === key) return;
   box.dataset.key = key;
   if (!run.answers) {
@@ -138,6 +138,7 @@ function scoreRow(bar, clear) {
 function remark(answer, run, clear) {
   const others = answer.others ? `${answer.others} other classes are less likely. ` : "";
   if (clear) return `${others}${answer.agrees ? "Both say the same." : "The two differ."} Only this machine knows either answer.`;
+  if (run.note) return `${others}Nothing in clear to compare it with: ${sentence(run.note)} Only this machine knows this answer.`;
   return `${others}${run.compare && run.state === "running" ? "PyTorch is still computing. " : ""}Only this machine knows this answer.`;
 }
 
