@@ -44,12 +44,16 @@ def app(
             "--model", metavar="FILE", help="Model to compare with.", show_default="the shipped one of the same name"
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", metavar="DIR", help="Folder of the keys for a --server.", show_default="keys/servers"),
+    ] = None,
     token_file: TokenOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
     """Open a page to drop an image on: encrypted here, computed by a service, decrypted here."""
     if server is None:
-        refuse("it is of a --server", token_file=token_file)
+        refuse("it is of a --server", token_file=token_file, keys=keys)
     else:
         refuse("--server has a service that is there already", models=models, data=data)
     require("uvicorn", "`fheinfer app`")
@@ -70,7 +74,7 @@ def app(
             options |= {"keys": folder / "keys", "name": "own"}  # its port is another one every time
             remote = stack.enter_context(Remote(own.url, own.token, **options))
         else:
-            remote = stack.enter_context(connect(server, token_file, **options))
+            remote = stack.enter_context(connect(server, token_file, keys, **options))
         page = LocalPage(remote, server, in_clear)
         serve(page, listening, lambda address: _announce(address, browser))
 
@@ -80,7 +84,8 @@ def _own_service(folder: Path, models: Path | None) -> OwnService:
     from fheinfer.service.page.own import OwnService
 
     with spinner("starting the service") as tell:
-        tell("a model is compiled the first time")
+        if models is None and not (folder / "service" / "models").exists():
+            tell("its model is compiled the first time")
         return OwnService(folder / "service", models)
 
 

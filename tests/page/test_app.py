@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 from fheinfer.data.images import load_image
 from fheinfer.errors import BackendError
 from fheinfer.service.page import app, runs
-from tests.page.conftest import JOB, PlayedModel, until
+from fheinfer.service.page.clear import InClear
+from fheinfer.service.remote import Remote
+from tests.page.conftest import JOB, PlayedModel, PlayedRemote, until
 
 
 def start(browser: TestClient, body: bytes | Iterator[bytes] = b"", **query: str) -> Any:
@@ -135,12 +137,23 @@ def test_a_network_that_takes_no_image_says_what_to_do(
     assert (takes["image"], takes["shape"]) == (False, [30])
     answer = start(browser, image).json()
     assert answer["kind"] == "InputError"
-    assert "fheinfer infer --server" in answer["message"]
+    assert takes["command"] == "fheinfer infer --plan MODELS/tiny --input FILE"
+    assert takes["command"] in answer["message"]
+
+
+def test_a_network_of_a_server_is_asked_there_on_the_command_line(model: PlayedModel) -> None:
+    page = app.LocalPage(cast(Remote, PlayedRemote(model)), "https://fhe.example.org", InClear())
+    assert page._command("tiny") == "fheinfer infer --server https://fhe.example.org --model tiny --input FILE"
 
 
 def test_a_model_is_described(browser: TestClient, model: PlayedModel) -> None:
     takes = browser.get("/api/models/tiny").json()
-    assert takes == {"image": True, "shape": [3, 8, 8], "classes": list(model.spec.outputs[0].classes), "compare": True}
+    assert takes == {
+        "image": True,
+        "shape": [3, 8, 8],
+        "classes": list(model.spec.outputs[0].classes),
+        "compare": True,
+    } | {"command": "fheinfer infer --plan MODELS/tiny --input FILE"}
 
 
 def test_a_model_of_another_name_is_nothing_to_compare_with(

@@ -156,7 +156,7 @@ def test_a_server_that_goes_away_in_the_middle(act: Scenario, models: Path, tmp_
         port = int(service.rpartition(":")[2])
         proxy = stack.enter_context(Proxy(port, cut_at=b"/events"))
         _, url = stack.enter_context(
-            started("app", "--no-browser", "--server", proxy.url, cwd=tmp_path, FHEINFER_TOKEN=token)
+            started("app", "--no-browser", "--server", proxy.url, "--keys", "mine", cwd=tmp_path, FHEINFER_TOKEN=token)
         )
 
         def back() -> None:
@@ -166,6 +166,8 @@ def test_a_server_that_goes_away_in_the_middle(act: Scenario, models: Path, tmp_
             proxy.open()
 
         act("serverGone", url, bring_the_server_back=back)
+    assert list((tmp_path / "mine").iterdir())
+    assert not (tmp_path / "keys").exists()
 
 
 def test_its_own_service_ends_with_it_and_comes_back_where_it_dies(models: Path, tmp_path: Path) -> None:
@@ -197,5 +199,7 @@ def test_a_taken_port_and_options_that_change_nothing_are_refused(command: Calla
         assert (result.code, "choose another --port" in result.err) == (2, True)
     result = command("app", "--server", "http://127.0.0.1:1", "--models", tmp_path)
     assert (result.code, "--models changes nothing here" in result.err) == (2, True)
+    result = command("app", "--keys", tmp_path)
+    assert (result.code, "--keys changes nothing here" in result.err) == (2, True)
     result = command("app", "--server", "http://127.0.0.1:1", "--model", tmp_path / "nosuch.safetensors")
     assert (result.code, "nosuch.safetensors" in result.err) == (WeightsError.exit_code, True)

@@ -87,9 +87,10 @@ class LocalPage:
 
     async def model(self, request: Request) -> Response:
         """What a model takes."""
-        spec = (await run_in_threadpool(self._open, request.path_params["name"])).spec
+        name = request.path_params["name"]
+        spec = (await run_in_threadpool(self._open, name)).spec
         can = await run_in_threadpool(self._clear.has, spec)
-        takes = {"image": _takes_image(spec), "shape": list(spec.input_shape)}
+        takes = {"image": _takes_image(spec), "shape": list(spec.input_shape), "command": self._command(name)}
         return JSONResponse(takes | {"classes": list(spec.outputs[0].classes), "compare": can})
 
     async def example(self, request: Request) -> Response:
@@ -150,12 +151,17 @@ class LocalPage:
         """The model of that name; of a service of its own whatever plan is there now, by this fheinfer."""
         return self._remote.open(name, accept_plan=self._url is None)
 
+    def _command(self, model: str) -> str:
+        """What asks a model on the command line: nobody has the token of a service that this process has started."""
+        where = f"--plan MODELS/{model}" if self._url is None else f"--server {self._url} --model {model}"
+        return f"fheinfer infer {where} --input FILE"
+
     def _start(self, model: str, name: str, body: bytes, compare: bool) -> Run:
         spec = self._open(model).spec
         if not _takes_image(spec):
             raise InputError(
                 f"{spec.model} takes a tensor of shape {spec.input_shape}, and this page has images alone; "
-                "use `fheinfer infer --server URL --input FILE`"
+                f"use `{self._command(model)}`"
             )
         found = decode(io.BytesIO(body), name, spec.image_size, spec.input_shape[0], None)
         return self.runs.start(model, name, found.pixels, normalise(found.pixels, spec.mean, spec.std), compare=compare)

@@ -94,7 +94,7 @@ async function takeExample(name) {
 }
 
 function start(query, body) {
-  const all = { ...query, model: at("model").value, compare: at("compare").checked ? "1" : "0" };
+  const all = { ...query, model: at("model").value, compare: at("compare").checked && !at("comparison").hidden ? "1" : "0" };
   return ask(`/api/runs?${new URLSearchParams(all)}`, { method: "POST", body });
 }
 

@@ -74,7 +74,7 @@ export function about(model, takes) {
   const says = model.description ? [sentence(model.description)] : [];
   if (!takes.image) {
     says.push(`It takes ${takes.shape.join(" × ")} numbers and no image, and this page has images alone.`);
-    return [...says, "Ask it on the command line: `fheinfer infer --server URL --input FILE`."].join(" ");
+    return [...says, `Ask it on the command line: \`${takes.command}\`.`].join(" ");
   }
   const numbered = takes.classes.every((name, index) => name === String(index));
   if (takes.classes.length && numbered) says.push(`Tells ${takes.classes.length} classes apart.`);
