@@ -254,7 +254,12 @@ def list_(
         policy = _policy(info)
         shape = "x".join(map(str, info.input_shape))
         accuracy = "-" if info.accuracy is None else f"{100 * info.accuracy:.1f} %"
-        taken = f"{info.seconds[policy]:.1f}", size(info.key_bytes[policy]), size(info.input_bytes)
+        seconds = info.seconds[policy]
+        taken = (
+            f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}",
+            size(info.key_bytes[policy]),
+            size(info.input_bytes),
+        )
         rows.append([info.name, info.model, info.set, shape, accuracy, *taken, info.plan[:8], info.description])
     columns = [
         "name",
@@ -268,7 +273,7 @@ def list_(
         "plan",
         "description",
     ]
-    table(f"models of {remote.url}", columns, rows, left=3)
+    table(f"models of {remote.url}, seconds on the reference machine", columns, rows, left=3)
 
 
 def _policy(info: ModelInfo) -> KeyPolicy:

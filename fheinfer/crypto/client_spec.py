@@ -180,7 +180,7 @@ class ClientSpec(Frozen):
         """
         if len(self.input_shape) != 3:
             what = f"{self.input_shape[0]} numbers" if len(self.input_shape) == 1 else f"a tensor {self.input_shape}"
-            raise InputError(f"{self.model} takes {what}, not an image")
+            raise InputError(f"{self.model} takes {what}, not an image; give arrays, by `--input FILE.npy`")
         return self.input_shape[1], self.input_shape[2]
 
     @property

@@ -234,7 +234,7 @@ def test_outputs_are_slots_times_the_scale_of_the_file(spec: ClientSpec) -> None
 
 def test_a_vector_is_no_image() -> None:
     spec = fheinfer.compile(zoo.placeholder(zoo.network("checkerboard")), "insecure-tiny", activation="relu:13").client
-    with pytest.raises(InputError, match="checkerboard takes 2 numbers, not an image"):
+    with pytest.raises(InputError, match="checkerboard takes 2 numbers, not an image; give arrays, by `--input"):
         _ = spec.image_size
     (slots,) = spec.pack(np.array([1.0, -0.5]))
     assert slots.shape == (2,)

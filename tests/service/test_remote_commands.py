@@ -172,7 +172,9 @@ def test_models(command: Command, fake: FakeService, tiny_plan_folder: Path) -> 
     ]
     shown = command("model", "list", "--server", URL, "--token-file", "token")
     assert shown.code == 0, shown.err
-    for what in ("first", "resnet8-tiny", "3x8x8", found[0]["plan"][:8]):
+    assert "seconds on the reference machine" in shown.out
+    seconds = f"{min(found[1]['seconds'].values()):.3g}"
+    for what in ("first", "resnet8-tiny", "3x8x8", found[0]["plan"][:8], seconds):
         assert what in shown.out
     unnamed = command(*INFER, "-i", "one.npy")
     assert (unnamed.code, "name one of first, tiny" in unnamed.err) == (2, True)
