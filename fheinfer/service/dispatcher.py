@@ -62,6 +62,8 @@ class Dispatcher:
 
     Args:
         on_change: told of the id of every job whose state or progress changed, from any of the threads.
+        measure: told of the seconds that a job was "waiting" for its start, of those of the "evaluation" of one that is
+            done, and of the seconds after which a worker was "lost".
         retry_seconds: until a job is tried again for which there was too little memory or disk.
     """
 
@@ -71,11 +73,12 @@ class Dispatcher:
         workers: Workers,
         folders: Folders,
         on_change: Callable[[str], None] = lambda job_id: None,
+        measure: Callable[[str, float], None] = lambda what, seconds: None,
         *,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._store, self._workers, self._folders, self._on_change = store, workers, folders, on_change
-        self._retry_seconds = retry_seconds
+        self._measure, self._retry_seconds = measure, retry_seconds
         self._running: dict[str, tuple[int, Follower]] = {}
         self._later: dict[str, float] = {}  # jobs that wait for memory or disk, and until when
         self._cancelled: set[str] = set()
@@ -167,18 +170,23 @@ class Dispatcher:
 
     def _do(self, slot: int, job: JobRow) -> None:
         """One attempt at a job, and what becomes of it."""
-        follower = Follower(job.seconds)
+        follower, began = Follower(job.seconds), time.monotonic()
+        if job.attempts == 1 and job.started is not None:
+            self._measure("waiting", max(0.0, job.started - job.created))
         with self._changed:
             self._running[job.id] = slot, follower
         self._tell(job.id)
         record: Callable[[], object]
         try:
             result, size = self._attempt(slot, job, follower)
+            self._measure("evaluation", time.monotonic() - began)
             (self._folders.job(job.id) / BLOCK).unlink(missing_ok=True)
             record = lambda: self._store.finish_job(job.id, result, size)  # noqa: E731
         except StoppedError:
             record = lambda: self._store.requeue_job(job.id, counted=False)  # noqa: E731
         except (WorkerLostError, ResourceError) as error:
+            if isinstance(error, WorkerLostError):
+                self._measure("lost", time.monotonic() - began)
             record = self._again(job, error)
         except FheinferError as error:
             record = self._failure(job, error)

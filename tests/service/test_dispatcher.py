@@ -190,12 +190,14 @@ def test_a_job_whose_worker_is_lost_is_done_again(
 
     jobs = [service.submit(person, number) for number in range(3)]
     workers = Local(2, also)
-    run(service, workers)
+    measured: list[str] = []
+    run(service, workers, measure=lambda what, seconds: measured.append(what))
     wait_for(lambda: finished(service, jobs))
     for job in jobs:
         service.check(job)
     assert [service.row(job).attempts for job in jobs] == [1 + (job in lost) for job in jobs]
     assert len(lost) == 1
+    assert sorted(measured) == ["evaluation"] * 3 + ["lost"] + ["waiting"] * 3
 
 
 def test_a_job_that_always_ends_its_worker_fails_while_others_go_on(

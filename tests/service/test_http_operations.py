@@ -102,11 +102,24 @@ def test_metrics_have_figures_and_no_names(busy: Api, service: Service, tiny_key
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert figures["fheinfer_jobs_done"] == "1.0"
     assert figures["fheinfer_key_sets"] == "1.0"
+    assert figures["fheinfer_job_waiting_seconds_count"] == figures["fheinfer_job_evaluation_seconds_count"] == "1.0"
+    assert float(figures["fheinfer_job_evaluation_seconds_sum"]) > 0
+    assert figures["fheinfer_workers_lost_total"] == "0.0"
     assert figures['fheinfer_requests_total{method="POST",route="/v1/jobs",status="202"}'] == "1.0"
     assert figures['fheinfer_requests_total{method="other",route="/v1/jobs",status="405"}'] == "3.0"
     assert figures['fheinfer_requests_total{method="GET",route="-",status="404"}'] == "3.0"
     ids = [row.account for row in service.store.key_sets()] + [row.key_id for row in service.store.key_sets()]
     assert not [name for name in ("alice", "tiny", "boss", "BREW", "nothing", busy.token, *ids) if name in text]
+
+
+def test_every_figure_has_its_line_in_the_page_and_lost_workers_count(service: Service) -> None:
+    service.metrics.job("lost", 1.0)
+    text = service.metrics.text().decode()
+    assert "fheinfer_workers_lost_total 1.0" in text
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "service.md").read_text()
+    names = [name for name in re.findall(r"^# TYPE (\w+)", text, re.M) if not name.endswith("_created")]
+    assert len(names) == 15
+    assert not [name for name in names if f"`{name}`" not in page]
 
 
 def test_the_description_is_whole(http: httpx.Client) -> None:

@@ -79,7 +79,8 @@ class Service:
         )
         self.keys = KeyUploads(data, store)
         self.changes = Changes()
-        self.dispatcher = Dispatcher(store, workers, self.folders, self._changed)
+        self.metrics = Metrics(self._gauges)
+        self.dispatcher = Dispatcher(store, workers, self.folders, self._changed, self.metrics.job)
         self.signer = Signer(data / SIGNING_KEY)
         self.info = ServerInfo(version=_version(), signing_key=self.signer.public)
         self.requests = Buckets(settings.requests, "requests")
@@ -87,7 +88,6 @@ class Service:
         self.refused = Buckets(settings.refused, "wrong tokens from this address")
         self.uploads = Slots(settings.uploads, 64, "bodies")
         self.streams = Slots(settings.streams, 400, "event streams")
-        self.metrics = Metrics(self._gauges)
         self.retention = Retention(
             data,
             store,
