@@ -113,6 +113,7 @@ class RemoteView:
         self._title = ""
         self.keys_at: float | None = None
         self._layers_at: float | None = None
+        self._away = False
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +124,9 @@ class RemoteView:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Takes an event; those it does not know are ignored."""
+        if event["event"] == "away" and not self._away:
+            (err if self._meter is None else self._meter).print("no answer from the service, trying again")
+        self._away = event["event"] == "away"
         match event["event"]:
             case "keygen":
                 self._show("making keys", "percent", event["fraction"], 1)

@@ -37,12 +37,16 @@ LINE_BYTES = 1 << 16
 """Bytes of an answer in JSON, and of a line of events."""
 FIRST_PATIENCE, PATIENCE = 2.0, 60.0
 """Seconds that a request is repeated for, before the service has ever answered, and afterwards."""
+AWAY = 1.0
+"""Seconds without an answer after which that is told."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 ANSWER_SECONDS = 600.0
 """Of a single answer, however slowly it comes."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _AGAIN = frozenset((408, 429, 502, 503, 504))
+_CUT = (httpx.RemoteProtocolError, httpx.ReadError)
+"""What a server that expects TLS does to a request without."""
 _TYPES: dict[int, type[FheinferError]] = {
     401: TokenError,
     403: TokenError,
@@ -138,6 +142,7 @@ class Connection:
         also: Collection[int] = (),
         patience: float | None = None,
         at_limit: bool = True,
+        on_away: Callable[[FheinferError], None] = lambda reason: None,
     ) -> T:
         """What `parse` makes of the answer. Requests are repeated where the connection breaks or the service is busy.
 
@@ -147,6 +152,7 @@ class Connection:
             also: statuses that are no error, beside those of success.
             patience: seconds to repeat it for.
             at_limit: whether it is repeated, too, where this client asks for too much.
+            on_away: told why there is no answer, before each repetition after `AWAY` seconds.
 
         Raises:
             UnreachableError: no answer within `patience`, or none of such a service.
@@ -166,6 +172,8 @@ class Connection:
                 limited = isinstance(broken.reason, LimitError) and not at_limit
                 if limited or time.monotonic() - began + wait > most:
                     raise broken.reason from None
+                if time.monotonic() - began >= AWAY and not isinstance(broken.reason, LimitError):
+                    on_away(broken.reason)
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -257,17 +265,24 @@ class Connection:
             return
         if 300 <= status < 400:
             raise UnreachableError(f"{self.url} sends elsewhere, which is not followed; give the service's own address")
-        final = False
+        problem = False
         try:
             error = self.error(Problem.model_validate_json(self._read(response, LINE_BYTES)))
-            final = status == 503
+            problem = True
         except ValidationError:
             kind = _TYPES.get(status, UnreachableError)
             error = kind(f"{self.url}: status {status} without a reason; is this the service?")
         if status == 401 and not self._token:
             error = TokenError(f"{self.url} wants a token; name its file by --token-file, or set {VARIABLE}")
+        elif status == 401 and problem:
+            error = TokenError(
+                f"{self.url} refuses this token: it is wrong, expired or revoked, or another service's; name the right "
+                f"one's file by --token-file, or set {VARIABLE}"
+            )
         pause = _seconds(response.headers.get("retry-after"))
-        final = pause is None and (final or status == 429)  # it would say how long to wait; a proxy does not
+        final = pause is None and (
+            status == 429 or (status == 503 and problem)
+        )  # it would say how long to wait; a proxy does not
         if status in _AGAIN and not final:
             raise BrokenError(error, pause or 0.0)
         raise error
@@ -279,13 +294,20 @@ class Connection:
             yield
         except httpx.TransportError as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+            while cause is not None and not isinstance(cause, ssl.SSLError):
                 cause = cause.__cause__ or cause.__context__
-            if cause is not None:
-                reason = f"its certificate is refused ({cause.verify_message}); check the address"
-            else:
+            if isinstance(cause, ssl.SSLCertVerificationError):
                 reason = (
-                    f"no answer ({str(error) or type(error).__name__}); check the address, and that the service is up"
+                    f"its certificate is refused ({cause.verify_message}); check the address, or name the file of the "
+                    "authority that signed it, or of the certificate where it signs itself, by SSL_CERT_FILE"
+                )
+            elif cause is not None and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+                reason = "it speaks no TLS; write http:// if it is a service on this very machine"
+            else:
+                tls = ", and https:// if it has TLS" if isinstance(error, _CUT) and self.url.startswith("http:") else ""
+                reason = (
+                    f"no answer ({str(error) or type(error).__name__}); check the address{tls}, and that the service "
+                    "is up"
                 )
             raise BrokenError(UnreachableError(self._says(reason))) from None
         except (ValueError, httpx.HTTPError):

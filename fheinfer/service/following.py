@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
+from fheinfer.errors import FheinferError
 from fheinfer.service.connection import BrokenError, Connection
 from fheinfer.service.protocol import FINAL, PREFIX, JobInfo
 
@@ -15,8 +16,15 @@ PERIOD = 1.0
 """Seconds between two questions."""
 
 
-def follow(connection: Connection, job_id: str, on_info: Callable[[JobInfo], None]) -> JobInfo:
+def follow(
+    connection: Connection,
+    job_id: str,
+    on_info: Callable[[JobInfo], None],
+    on_away: Callable[[FheinferError], None] = lambda reason: None,
+) -> JobInfo:
     """The job when it is done, failed or cancelled; `on_info` is told of every change on the way.
+
+    `on_away` is told where the service does not answer (`Connection.request`).
 
     Raises:
         UnreachableError: the service went away for longer than `connection.PATIENCE`.
@@ -40,7 +48,7 @@ def follow(connection: Connection, job_id: str, on_info: Callable[[JobInfo], Non
                     on_info(info)
                     if info.state in FINAL:
                         return info
-        info = connection.request(lambda answer: parse(answer.body), "GET", path)
+        info = connection.request(lambda answer: parse(answer.body), "GET", path, on_away=on_away)
         on_info(info)
         if info.state in FINAL:
             return info

@@ -139,7 +139,12 @@ class Remote:
         if not re.fullmatch(MODEL_NAME, name):
             raise UsageError(f"{shown(name)}: no name of a model; `fheinfer model list --server {self.url}` lists them")
         key = self.info.signing_key
-        info = self._connection.json(ModelInfo, "GET", f"{PREFIX}/models/{name}")
+        try:
+            info = self._connection.json(ModelInfo, "GET", f"{PREFIX}/models/{name}")
+        except NotFoundError:
+            raise NotFoundError(
+                f"{self.url} has no model {shown(name)}; `fheinfer model list --server {self.url}` lists those it has"
+            ) from None
         known = self._opened.get(name)
         if known is None or known.info.plan != info.plan:
             spec = self._spec(name, info, accept_plan)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from fheinfer.client import Client
 from fheinfer.crypto.client_spec import ClientSpec
 from fheinfer.crypto.key_policy import KeyPolicy, choose
-from fheinfer.crypto.key_writer import SERVER_FOLDER
+from fheinfer.crypto.key_writer import SECRET_FILE, SECRET_FOLDER, SERVER_FOLDER
 from fheinfer.crypto.keygen import add_keys, keygen
 from fheinfer.crypto.manifest import Manifest
+from fheinfer.crypto.passphrase import VARIABLE
 from fheinfer.errors import KeyStoreError, NotEnoughMemoryError, UsageError
 from fheinfer.evaluating import Event
 from fheinfer.service.connection import Connection
@@ -130,10 +131,10 @@ class RemoteKeys:
             same = manifest is not None and manifest.identity == self._spec.identity
             client = Client(self.folder.keys, self._spec if same else None, passphrase=self.passphrase)
             if not client.can_decrypt:
-                raise KeyStoreError(
-                    f"{shown(self.folder.keys)}: the secret key is gone, or has a passphrase, which was not given; "
-                    "give it, or delete that folder to make new keys"
-                )
+                there = (self.folder.keys / SECRET_FOLDER / SECRET_FILE).exists()
+                reason = "the secret key is gone; put it back, or delete that folder to make new keys"
+                sealed = f"the secret key has a passphrase; name its file by --passphrase-file, or set {VARIABLE}"
+                raise KeyStoreError(f"{shown(self.folder.keys)}: {sealed if there else reason}")
             self._clients[key_id] = client
 
     def _delete(self, replaced: str) -> None:

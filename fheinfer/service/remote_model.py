@@ -36,6 +36,7 @@ from fheinfer.service.protocol import (
     ModelInfo,
 )
 from fheinfer.service.remote_keys import RemoteKeys
+from fheinfer.service.uploading import away
 from fheinfer.storage import shown
 
 F64 = NDArray[np.float64]
@@ -76,6 +77,7 @@ class RemoteModel:
         {"event": "step", "job": "...", "index": 3, "total": 30, "seconds_left": 4.5}   steps that are done
         {"event": "result"}
         {"event": "decrypt"}
+        {"event": "away", "reason": "..."}                                        no answer; it is asked again
 
     info    of the model, as the service says
     spec    of its plan, as it was pinned
@@ -138,7 +140,7 @@ class RemoteModel:
                 left = {"index": job.step, "total": job.steps, "seconds_left": job.seconds_left}
                 on_event({"event": "step", "job": job.id, **left})
 
-        return follow(self._connection, job_id, tell)
+        return follow(self._connection, job_id, tell, away(on_event))
 
     def result(self, job_id: str, encrypted: bytes) -> bytes:
         """The encrypted result of a job that is done, with a receipt that was checked. Its job is deleted first.
@@ -254,12 +256,13 @@ class RemoteModel:
         Args:
             at_limit: whether to wait where too many jobs wait; otherwise a LimitError says so at once.
         """
+        options: dict[str, Any] = {"at_limit": at_limit, "on_away": away(on_event)}
         try:
-            return _Sent(name, encrypted, self._submit(encrypted, at_limit=at_limit))
+            return _Sent(name, encrypted, self._submit(encrypted, **options))
         except (KeyStoreError, NotFoundError):
             self.prepare(on_event)
         encrypted = self.encrypt(x)
-        return _Sent(name, encrypted, self._submit(encrypted, at_limit=at_limit))
+        return _Sent(name, encrypted, self._submit(encrypted, **options))
 
     def _finished(
         self,
@@ -277,7 +280,7 @@ class RemoteModel:
                 on_failure(sent.name, self.failure(job))
                 return
             on_event({"event": "result"})
-            answer = self._fetch(job.id)
+            answer = self._fetch(job.id, on_event)
         finally:
             self._drop(sent.job.id)
         result = self._checked(answer, sent.job.id, sent.encrypted)
@@ -290,14 +293,14 @@ class RemoteModel:
         with suppress(FheinferError):
             self._delete(job_id, patience=0.0)
 
-    def _fetch(self, job_id: str) -> Answer | None:
+    def _fetch(self, job_id: str, on_event: Callable[[Event], None] = ignore) -> Answer | None:
         """The answer with the result of a job, whole and unchecked; None of one that is too long to be a result."""
         if job_id in self._fetched:
             raise JobError("the result of this job was fetched already; encrypt and send the input again")
         limit = self.spec.output_bytes + HEADER_BYTES + MAX_METADATA
         try:
             path = f"{PREFIX}/jobs/{job_id}/result"
-            answer = self._connection.request(lambda answer: answer, "GET", path, limit=limit)
+            answer = self._connection.request(lambda answer: answer, "GET", path, limit=limit, on_away=away(on_event))
         except TooLongError:
             answer = None
         self._fetched.add(job_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fheinfer.crypto.manifest import FILE_NAME, MAX_BYTES, Manifest
-from fheinfer.errors import CorruptArtifactError, MismatchError, NotFoundError, UnreachableError
+from fheinfer.errors import CorruptArtifactError, FheinferError, MismatchError, NotFoundError, UnreachableError
 from fheinfer.evaluating import Event
 from fheinfer.service.connection import Answer, Connection
 from fheinfer.service.protocol import CHUNK_BYTES, PREFIX, KeyFile, KeyStatus, Problem
@@ -50,7 +50,7 @@ def _upload(
         raise MismatchError(f"{connection.url}: it takes other keys than it was told of; try again later")
     done = {name: there[name].received for name in sizes}
     for name in sizes:
-        for received in _send(connection, folder, path, there[name]):
+        for received in _send(connection, folder, path, there[name], away(on_event)):
             done[name] = received
             on_event({"event": "upload", "done": sum(done.values()), "total": sum(sizes.values())})
 
@@ -70,7 +70,9 @@ def _same(there: Mapping[str, KeyFile], sizes: Mapping[str, int]) -> bool:
     return all(name in there and there[name].bytes == size for name, size in sizes.items())
 
 
-def _send(connection: Connection, folder: Path, path: str, file: KeyFile) -> Iterator[int]:
+def _send(
+    connection: Connection, folder: Path, path: str, file: KeyFile, on_away: Callable[[FheinferError], None]
+) -> Iterator[int]:
     """Sends the rest of a file, from its start where it arrived damaged: bytes that are there after each chunk."""
     received, damaged, stuck = file.received, 0, 0
     fd, _ = open_regular(folder / file.name, "a key")
@@ -78,7 +80,7 @@ def _send(connection: Connection, folder: Path, path: str, file: KeyFile) -> Ite
         while received < file.bytes:
             chunk = os.pread(fd, min(CHUNK_BYTES, file.bytes - received), received)
             try:
-                now = _chunk(connection, f"{path}/files/{file.name}", received, chunk)
+                now = _chunk(connection, f"{path}/files/{file.name}", received, chunk, on_away)
             except CorruptArtifactError:
                 damaged += 1
                 if damaged == TRIES:
@@ -93,7 +95,14 @@ def _send(connection: Connection, folder: Path, path: str, file: KeyFile) -> Ite
         os.close(fd)
 
 
-def _chunk(connection: Connection, path: str, offset: int, chunk: bytes) -> int:
+def away(on_event: Callable[[Event], None]) -> Callable[[FheinferError], None]:
+    """Tells `on_event` that the service does not answer, and why."""
+    return lambda reason: on_event({"event": "away", "reason": str(reason)})
+
+
+def _chunk(
+    connection: Connection, path: str, offset: int, chunk: bytes, on_away: Callable[[FheinferError], None]
+) -> int:
     """Bytes of the file that the service has after this chunk; other ones than it should where it has others."""
 
     def received(answer: Answer) -> int:
@@ -104,4 +113,6 @@ def _chunk(connection: Connection, path: str, offset: int, chunk: bytes) -> int:
             raise connection.error(problem)
         return problem.received
 
-    return connection.request(received, "PUT", path, params={"offset": offset}, content=chunk, also=(409,))
+    return connection.request(
+        received, "PUT", path, params={"offset": offset}, content=chunk, also=(409,), on_away=on_away
+    )

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import fheinfer
 from fheinfer.compiler.plan import Plan
+from fheinfer.errors import UnreachableError
 from fheinfer.service.http import serving as module
 from tests.service.conftest import PATIENCE, Api, Serving, serve
 from tests.service.running import wait_for
@@ -301,7 +302,13 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_tls_by_files(models: Path, tmp_path: Path) -> None:
+def test_a_service_without_tls_says_so(serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fheinfer.service.connection.FIRST_PATIENCE", 0.1)
+    with pytest.raises(UnreachableError, match="it speaks no TLS; write http://"):
+        fheinfer.Remote(serving.url.replace("http", "https"), keys=tmp_path).models()
+
+
+def test_tls_by_files(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cert, key = certificate(tmp_path)
     options = ("--models", models, "--tls-cert", cert, "--tls-key", key)
     with serve(tmp_path / "data", *options) as service:
@@ -311,6 +318,10 @@ def test_tls_by_files(models: Path, tmp_path: Path) -> None:
         assert httpx.get(f"{url}/livez", verify=trusted).json() == {"live": True}
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/livez")
+        monkeypatch.setattr("fheinfer.service.connection.FIRST_PATIENCE", 0.1)
+        for wrong, says in ((url, "SSL_CERT_FILE"), (service.url.replace("https", "http"), "https:// if it has TLS")):
+            with pytest.raises(UnreachableError, match=says):
+                fheinfer.Remote(wrong, keys=tmp_path).models()
         assert service.end() == 0
 
 

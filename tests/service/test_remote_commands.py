@@ -158,7 +158,9 @@ def test_a_passphrase(command: Command, monkeypatch: pytest.MonkeyPatch) -> None
     Path("passphrase").write_text("open\n")
     given = (*INFER, "-i", "one.npy", "--passphrase-file")
     assert command(*given, "passphrase").code == 0
-    assert command(*INFER, "-i", "one.npy").code == 5
+    closed = command(*INFER, "-i", "one.npy")
+    assert closed.code == 5
+    assert "has a passphrase; name its file by --passphrase-file, or set FHEINFER_PASSPHRASE" in closed.err
     monkeypatch.setenv("FHEINFER_PASSPHRASE", "open")
     assert command(*INFER, "-i", "one.npy").code == 0
 
@@ -176,6 +178,8 @@ def test_models(command: Command, fake: FakeService, tiny_plan_folder: Path) -> 
     seconds = f"{min(found[1]['seconds'].values()):.3g}"
     for what in ("first", "resnet8-tiny", "3x8x8", found[0]["plan"][:8], seconds):
         assert what in shown.out
+    unknown = command(*INFER, "-i", "one.npy", "--model", "tinny")
+    assert f"no model tinny; `fheinfer model list --server {URL}`" in unknown.err
     unnamed = command(*INFER, "-i", "one.npy")
     assert (unnamed.code, "name one of first, tiny" in unnamed.err) == (2, True)
 
@@ -262,6 +266,25 @@ def test_a_bad_input_is_named(command: Command, fake: FakeService) -> None:
     assert done.code == 3
     assert "input bad.npy:1: " in done.err
     assert fake.keys == {}
+
+
+def test_a_service_that_is_away_is_said_to_be(
+    command: Command, fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fheinfer.service.connection.AWAY", 0.0)
+    away = 0
+
+    def answer(request: httpx.Request, true: httpx.Response) -> httpx.Response:
+        nonlocal away
+        if request.method == "POST" and away < 3:
+            away += 1
+            raise httpx.ConnectError("gone")
+        return true
+
+    fake.answer = answer
+    done = command(*INFER, "-i", "one.npy")
+    assert done.code == 0
+    assert done.err.count("no answer from the service, trying again\n") == 1
 
 
 def test_ctrl_c_says_what_goes_on(

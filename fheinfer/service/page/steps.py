@@ -117,6 +117,8 @@ class Run:
         if self.stopping.is_set():
             raise Stopped
         kind = event["event"]
+        if kind == "away":
+            return
         self.resume()
         if kind == "keygen":
             self._progress("keys", event["fraction"], doing="make")
