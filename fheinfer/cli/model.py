@@ -276,6 +276,40 @@ def list_(
     table(f"models of {remote.url}, seconds on the reference machine", columns, rows, left=3)
 
 
+@model_app.command()
+def keys(
+    server: Annotated[str, typer.Option("--server", metavar="URL", help="The service: https://HOST[:PORT].")],
+    delete: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--delete", metavar="KEY_ID", help="Delete these keys there, and jobs that wait for them; repeat."
+        ),
+    ] = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what a service keeps of this client: evaluation keys, and jobs under them. Keys here are left alone."""
+    from datetime import datetime
+
+    from fheinfer.cli.display import print_json, size, table
+    from fheinfer.cli.remote import connect
+
+    with connect(server, token_file) as remote:
+        for key_id in delete or ():
+            remote.delete_keys(key_id)
+        found, jobs = remote.keys(), remote.jobs()
+    if as_json:
+        fields = {"keys": found, "jobs": jobs}
+        print_json({name: [one.model_dump(mode="json") for one in many] for name, many in fields.items()})
+        return
+    rows = []
+    for one in found:
+        used = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
+        count = sum(job.key_id == one.key_id for job in jobs)
+        rows.append([one.key_id, size(one.received), "yes" if one.complete else "no", used, str(count)])
+    table(f"keys at {remote.url}", ["key id", "bytes", "complete", "last used", "jobs"], rows)
+
+
 def _policy(info: ModelInfo) -> KeyPolicy:
     """The kind of keys that `RemoteModel.prepare` makes for a model."""
     from fheinfer.crypto.key_policy import Prediction, choose

@@ -26,7 +26,7 @@ from fheinfer.crypto.client_spec import FILE_NAME, ClientSpec
 from fheinfer.errors import MismatchError, NotFoundError, UntrustedServerError, UsageError
 from fheinfer.evaluating import Event, ignore
 from fheinfer.service.connection import PATIENCE, Answer, Connection
-from fheinfer.service.protocol import MODEL_NAME, PREFIX, PROTOCOL, ModelInfo, ServerInfo
+from fheinfer.service.protocol import KEY_ID, MODEL_NAME, PREFIX, PROTOCOL, JobInfo, KeyStatus, ModelInfo, ServerInfo
 from fheinfer.service.remembered import ModelFolder, pin
 from fheinfer.service.remote_keys import RemoteKeys
 from fheinfer.service.remote_model import RemoteModel
@@ -121,6 +121,30 @@ class Remote:
         """
         _ = self.info  # who answers is asked first
         return tuple(self._connection.json(list[ModelInfo], "GET", f"{PREFIX}/models"))
+
+    def keys(self) -> tuple[KeyStatus, ...]:
+        """The evaluation keys that the service keeps of this client, without their files. Raises what `models` does."""
+        _ = self.info
+        return tuple(self._connection.json(list[KeyStatus], "GET", f"{PREFIX}/keys"))
+
+    def jobs(self) -> tuple[JobInfo, ...]:
+        """The jobs that the service keeps of this client. Raises what `models` does."""
+        _ = self.info
+        return tuple(self._connection.json(list[JobInfo], "GET", f"{PREFIX}/jobs"))
+
+    def delete_keys(self, key_id: str) -> None:
+        """Deletes keys at the service, and the jobs that wait for them. Those that are here stay, and are uploaded
+        again when they are used again.
+
+        Raises:
+            UsageError: no key id.
+            NotFoundError: the service has no such keys of this client.
+            ServiceError: see `models`.
+        """
+        if not re.fullmatch(KEY_ID, key_id):
+            raise UsageError(f"{shown(key_id)}: no key id; `fheinfer model keys --server {self.url}` lists them")
+        _ = self.info
+        self._connection.request(lambda answer: None, "DELETE", f"{PREFIX}/keys/{key_id}")
 
     def open(self, model: str | None = None, *, accept_plan: bool = False) -> RemoteModel:
         """A model of the service. Its plan is pinned the first time.

@@ -108,6 +108,8 @@ class FakeService:
         )
 
     def _keys(self, request: httpx.Request, rest: list[str]) -> httpx.Response:
+        if not rest:
+            return _json([found.status(key_id).model_copy(update={"files": []}) for key_id, found in self.keys.items()])
         key_id = rest[0]
         if request.method == "DELETE":
             return httpx.Response(204 if self.keys.pop(key_id, None) else 404)

@@ -184,6 +184,21 @@ def test_models(command: Command, fake: FakeService, tiny_plan_folder: Path) -> 
     assert (unnamed.code, "name one of first, tiny" in unnamed.err) == (2, True)
 
 
+def test_keys_at_the_service(command: Command, fake: FakeService) -> None:
+    given = ("model", "keys", "--server", URL)
+    assert parsed(command(*given, "--json")) == {"keys": [], "jobs": []}
+    assert command(*INFER, "-i", "one.npy").code == 0
+    [key_id] = fake.keys
+    assert [(key["key_id"], key["complete"]) for key in parsed(command(*given, "--json"))["keys"]] == [(key_id, True)]
+    assert key_id in command(*given).out
+    assert command(*given, "--delete", "nonsense").code == 2
+    assert parsed(command(*given, "--delete", key_id, "--json"))["keys"] == []
+    assert fake.keys == {}
+    assert command(*given, "--delete", key_id).code == 10
+    assert command(*INFER, "-i", "one.npy").code == 0  # those that are here are uploaded again
+    assert list(fake.keys) == [key_id]
+
+
 def test_what_is_said_on_the_way(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines where there is no terminal: keys, upload and evaluation, each under its name."""
     for name in ("FIRST", "EVERY"):
