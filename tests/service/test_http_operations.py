@@ -35,6 +35,7 @@ from tests.service.running import wait_for
 def test_live_and_ready_until_it_stops(http: httpx.Client, service: Service) -> None:
     assert http.get("/livez").json() == {"live": True}
     assert http.get("/readyz").json() == {"ready": True}
+    assert http.head("/livez").status_code == http.head("/readyz").status_code == 200
     service.stop()
     assert http.get("/livez").status_code == 200
     stopped = http.get("/readyz")

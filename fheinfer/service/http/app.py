@@ -58,10 +58,12 @@ def _name(route: APIRoute) -> str:
 
 
 def _add_open(app: FastAPI, service: Service) -> None:
+    @app.head("/livez", include_in_schema=False)
     @app.get("/livez", summary="Whether the process answers")
     def livez() -> dict[str, bool]:
         return {"live": True}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether it takes jobs; 503 while it stops")
     def readyz() -> dict[str, bool]:
         service.check_ready()
