@@ -61,6 +61,10 @@ class Server:
         loaded = load_plan(plan) if isinstance(plan, Path) else plan
         return self._plans.setdefault(loaded.identity, loaded)
 
+    def discard(self, identity: str) -> None:
+        """Forgets the plan of that identity, where there is one; sessions that have it go on."""
+        self._plans.pop(identity, None)
+
     def session(
         self, plan: Plan | Path | str, keys: Path | str | KeySet | ServerKeys, *, progress: LoadProgress = quiet
     ) -> Session:

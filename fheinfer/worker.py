@@ -49,6 +49,8 @@ from fheinfer.server import Server, Session
 from fheinfer.storage import atomic_write
 
 Command = dict[str, Any]
+KEPT_PLANS = 32
+"""That stay in memory: the least recently used goes first, and is read again when it is needed."""
 
 
 class Job:
@@ -167,9 +169,13 @@ class Worker:
 
     def _plan(self, folder: Path) -> Plan:
         """The plan in a folder, which is read again where its file is another one than last time."""
-        state = _state(folder / PLAN_FILE)
-        if folder not in self._plans or self._plans[folder][0] != state:
-            self._plans[folder] = state, self._server.add(folder)
+        state, known = _state(folder / PLAN_FILE), self._plans.pop(folder, None)
+        if known is not None and known[0] != state:
+            self._server.discard(known[1].identity)
+            known = None
+        self._plans[folder] = known or (state, self._server.add(folder))  # the last one is the last used
+        if len(self._plans) > KEPT_PLANS:
+            self._server.discard(self._plans.pop(next(iter(self._plans)))[1].identity)
         return self._plans[folder][1]
 
     def _run(self, job: Job, session: Session) -> None:

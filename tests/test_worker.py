@@ -213,6 +213,28 @@ def test_a_plan_file_that_changed_is_read_again(job: Command, tiny_plan_folder: 
     assert [event["kind"] for event in of(events, "error")] == ["CorruptArtifactError"]
 
 
+def test_plans_that_were_not_used_for_long_leave_memory(
+    job: Command, tiny_plan: Plan, tiny_plan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fheinfer.worker.KEPT_PLANS", 2)
+    places = [str(shutil.copytree(tiny_plan_folder, tmp_path / name)) for name in "abc"]
+    dropped: list[str] = []
+    really = fheinfer.Server.discard
+
+    def discard(server: fheinfer.Server, identity: str) -> None:
+        really(server, identity)
+        assert identity not in server.plans
+        dropped.append(identity)
+
+    monkeypatch.setattr(fheinfer.Server, "discard", discard)
+    out = io.StringIO()
+    worker = Worker(out)
+    worker.run(json.dumps({**job, "plan": places[number]}) for number in (0, 1, 0, 2, 1))
+    assert [path.name for path in worker._plans] == ["c", "b"]  # b was read twice
+    assert dropped == [tiny_plan.identity] * 2
+    assert len(of([json.loads(line) for line in out.getvalue().splitlines()], "end")) == 5
+
+
 def test_memory_that_runs_out_is_an_event(job: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise MemoryError
