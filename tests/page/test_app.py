@@ -16,6 +16,7 @@ from fheinfer.data.images import load_image
 from fheinfer.errors import BackendError
 from fheinfer.service.page import app, runs
 from fheinfer.service.page.clear import InClear
+from fheinfer.service.page.steps import Run
 from fheinfer.service.remote import Remote
 from tests.page.conftest import JOB, PlayedModel, PlayedRemote, until
 
@@ -272,3 +273,13 @@ def test_the_history_is_bounded_and_can_be_cleared(
     going = start(browser, image, name="d.png").json()
     assert browser.request("DELETE", "/api/runs").status_code == 204
     assert [run["id"] for run in browser.get("/api/runs").json()] == [going["id"]]
+
+
+def test_a_service_that_does_not_answer_is_not_said_to_be_back() -> None:
+    run = Run(1, "tiny", "x.png", np.zeros((2, 2, 3), np.uint8), np.zeros((3, 2, 2)), compare=False)
+    run.wait(BackendError("no answer"))
+    states = []
+    for event in ({"event": "away", "reason": "no answer"}, {"event": "queued", "job": JOB, "position": 1}):
+        run.follow(event)
+        states.append(run.state)
+    assert states == ["waiting", "running"]
