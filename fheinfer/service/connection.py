@@ -281,8 +281,8 @@ class Connection:
             )
         pause = _seconds(response.headers.get("retry-after"))
         final = pause is None and (
-            status == 429 or (status == 503 and problem)
-        )  # it would say how long to wait; a proxy does not
+            status == 429 or isinstance(error, errors.NotEnoughMemoryError)
+        )  # waiting is no help
         if status in _AGAIN and not final:
             raise BrokenError(error, pause or 0.0)
         raise error
