@@ -239,11 +239,14 @@ def summed(result: Load, answers: list[Answer], peak: int) -> Load:
 
 
 def overhead(service: Service, folder: Path, plan: Path, args: argparse.Namespace, model: Model) -> dict[str, Any]:
-    """Seconds of a request, from submission to verified result, beside those of the same evaluation on its own."""
+    """Seconds of a request, from submission to verified result, beside those of the same evaluation on its own.
+
+    "overhead" is their difference, which is noisy on a busy machine; "around" is what it takes while no worker has it.
+    """
     remote = fi.Remote(service.url, service.token("alone"), keys=folder / "alone").open("network")
     remote.prepare()
     remote.outputs(inputs(model, 1)[0])
-    whole, alone = [], []
+    whole, alone, around = [], [], []
     with EvaluatingProcess() as process:
         process.load(plan, remote.folder.keys / SERVER_FOLDER)
         for index, x in enumerate(inputs(model, args.overhead + 1)):
@@ -252,10 +255,13 @@ def overhead(service: Service, folder: Path, plan: Path, args: argparse.Namespac
             atomic_write(file, [encrypted])
             seconds = process.evaluate([file], [folder / "result.ct"])
             began = time.perf_counter()
-            remote.result(remote.follow(remote.submit(encrypted).id).id, encrypted)
+            job = remote.follow(remote.submit(encrypted).id)
+            remote.result(job.id, encrypted)
+            took = time.perf_counter() - began
             if index:  # the first one warms both
-                whole.append(time.perf_counter() - began)
+                whole.append(took)
                 alone.append(sum(seconds))
+                around.append(took - (job.finished or 0) + (job.started or 0))
         process.finish()
     each = [w - a for w, a in zip(whole, alone, strict=True)]
     return {
@@ -263,6 +269,7 @@ def overhead(service: Service, folder: Path, plan: Path, args: argparse.Namespac
         "service": statistics.median(whole),
         "evaluate": statistics.median(alone),
         "overhead": statistics.median(each),
+        "around": statistics.median(around),
         "each": each,
         "load": os.getloadavg()[0],
     }
