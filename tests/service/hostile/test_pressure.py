@@ -147,14 +147,14 @@ def test_200_connections_at_once(serving: Serving) -> None:
         with ThreadPoolExecutor(8) as pool:
             statuses = list(pool.map(lambda _: api("GET", "/v1/models").status_code, range(50)))
         assert set(statuses) == {200}
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         assert psutil.Process(serving.process.pid).memory_info().rss - before < 64 << 20
         refused = api("PUT", f"/v1/keys/{'0' * 32}", content=b"{}")  # the account has all the bodies it may send
         assert (refused.status_code, refused.json()["kind"]) == (429, "LimitError")
     finally:
         for peer in peers:
             peer.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while api("PUT", f"/v1/keys/{'0' * 32}", content=b"{}").status_code == 429:
         assert time.monotonic() < deadline, "bodies that broke off are counted for ever"
         time.sleep(0.05)
