@@ -28,6 +28,7 @@ TOKEN = "fi_" + "A" * 43
 SECONDS = 30.0
 """That a call may take where nothing is waited for longer than a second."""
 BYTES = 48 << 20
+PATIENCE = 0.2
 CHUNK = b"x" * (1 << 16)
 OK = b"HTTP/1.1 200 OK\r\n"
 Behaviour = Callable[[socket.socket], None]
@@ -109,8 +110,7 @@ def evil(behave: Behaviour, honest: bool = True) -> Iterator[str]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_TIMEOUT", httpx.Timeout(0.5))
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.7)
-    monkeypatch.setattr(connection, "FIRST_PATIENCE", 0.2)
-    monkeypatch.setattr(connection, "PATIENCE", 0.2)
+    monkeypatch.setattr(connection, "FIRST_PATIENCE", PATIENCE)
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(following, "PERIOD", 0.02)
 
@@ -179,7 +179,11 @@ ANSWERS: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("behaviour", ANSWERS)
 def test_an_answer_that_is_none(behaviour: str, tmp_path: Path) -> None:
-    with evil(ANSWERS[behaviour]) as url, bounded(), fheinfer.Remote(url, TOKEN, keys=tmp_path) as remote:
+    with (
+        evil(ANSWERS[behaviour]) as url,
+        bounded(),
+        fheinfer.Remote(url, TOKEN, keys=tmp_path, patience=PATIENCE) as remote,
+    ):
         with pytest.raises(FheinferError) as caught:
             remote.models()
         assert "\n" not in str(caught.value)
@@ -218,7 +222,7 @@ def test_events_that_are_none(behaviour: str) -> None:
             answer(b"null")(peer)
 
     with evil(behave) as url, bounded():
-        asked = Connection(url, TOKEN)
+        asked = Connection(url, TOKEN, patience=PATIENCE)
         stopped = time.monotonic() + SECONDS / 12
 
         def told(info: object) -> None:
