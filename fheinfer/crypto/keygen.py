@@ -27,6 +27,7 @@ from fheinfer.crypto.manifest import (
     Manifest,
     PlanEntry,
     describe,
+    evaluation_keys,
     rotation_file,
     rotations_of,
 )
@@ -192,12 +193,8 @@ def missing_keys(spec: ClientSpec, manifest: Manifest) -> list[str]:
 
 def _names(spec: ClientSpec, rotations: Iterable[tuple[int, int]]) -> list[str]:
     """File names of the keys of a plan with these rotation keys, in the order in which they are made."""
-    names = [PUBLIC, RELINEARISATION]
-    if spec.key_backend.needs_conjugation(spec.params, bootstraps=spec.bootstraps):
-        names.append(CONJUGATION)
-    if spec.bootstraps:
-        names += [TO_SPARSE, TO_DENSE]
-    return names + [rotation_file(*key) for key in sorted(set(rotations), key=lambda key: (key[1], key[0]))]
+    ordered = sorted(set(rotations), key=lambda key: (key[1], key[0]))
+    return [PUBLIC, *evaluation_keys(spec), *(rotation_file(*key) for key in ordered)]
 
 
 def needed_memory(params: ParameterSet, backend_name: str) -> int:

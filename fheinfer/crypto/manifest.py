@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fheinfer.crypto.artifact import Kind
 from fheinfer.crypto.backends import backend
-from fheinfer.crypto.client_spec import ParameterLiteral, require_secure
+from fheinfer.crypto.client_spec import ClientSpec, ParameterLiteral, require_secure
 from fheinfer.crypto.client_tensors import Hash
 from fheinfer.crypto.key_policy import KeyPolicy, Rotations, Selection, select
 from fheinfer.crypto.params import key_identity
@@ -43,6 +43,14 @@ _FILE_NAME = r"^([a-z_]{1,32}|rotation_[0-9]{1,6}_[0-9]{1,3})\.key$"
 def rotation_file(rotation: int, limbs: int) -> str:
     """File name of a rotation key; rotations are in [0, N/2)."""
     return f"rotation_{rotation}_{limbs}.key"
+
+
+def evaluation_keys(spec: ClientSpec) -> list[str]:
+    """File names of the keys that a plan needs beside rotation keys, in the order in which they are made."""
+    names = [RELINEARISATION]
+    if spec.key_backend.needs_conjugation(spec.params, bootstraps=spec.bootstraps):
+        names.append(CONJUGATION)
+    return names + ([TO_SPARSE, TO_DENSE] if spec.bootstraps else [])
 
 
 def describe(name: str) -> tuple[Kind, dict[str, int]] | None:

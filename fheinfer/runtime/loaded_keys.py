@@ -12,7 +12,14 @@ from fheinfer import _core
 from fheinfer.compiler.plan import Plan, base_memory
 from fheinfer.crypto.key_policy import core_policy
 from fheinfer.crypto.keystore import ServerKeys
-from fheinfer.crypto.manifest import CONJUGATION, RELINEARISATION, TO_DENSE, TO_SPARSE, rotations_of
+from fheinfer.crypto.manifest import (
+    CONJUGATION,
+    RELINEARISATION,
+    TO_DENSE,
+    TO_SPARSE,
+    evaluation_keys,
+    rotations_of,
+)
 from fheinfer.errors import MismatchError, NotEnoughMemoryError
 from fheinfer.machine import available_memory, require_memory
 from fheinfer.runtime.constants import ConstantCache
@@ -99,12 +106,7 @@ def key_files(plan: Plan, keys: ServerKeys) -> list[str]:
             f"these are {keys.manifest.policy} keys and {plan.model} was compiled for {', '.join(plan.keys)} ones: "
             "make keys of their own in another folder with `fheinfer keygen`, or compile it with a higher memory limit"
         )
-    others = [RELINEARISATION]
-    if plan.backend.needs_conjugation(plan.params, bootstraps=plan.client.bootstraps):
-        others.append(CONJUGATION)
-    if plan.client.bootstraps:
-        others += [TO_SPARSE, TO_DENSE]
-    return keys.manifest.keys_for(plan.keys[keys.manifest.policy].rotations, others)
+    return keys.manifest.keys_for(plan.keys[keys.manifest.policy].rotations, evaluation_keys(plan.client))
 
 
 def shared_by(plan: Plan, keys: ServerKeys) -> str:

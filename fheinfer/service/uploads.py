@@ -20,16 +20,7 @@ from pathlib import Path
 
 from fheinfer.crypto import artifact
 from fheinfer.crypto.client_spec import ClientSpec
-from fheinfer.crypto.manifest import (
-    CONJUGATION,
-    FILE_NAME,
-    MAX_BYTES,
-    RELINEARISATION,
-    TO_DENSE,
-    TO_SPARSE,
-    Manifest,
-    describe,
-)
+from fheinfer.crypto.manifest import FILE_NAME, MAX_BYTES, Manifest, describe, evaluation_keys
 from fheinfer.errors import ArtifactError, CorruptArtifactError, KeyStoreError, MismatchError, NotFoundError, PlanError
 from fheinfer.service.protocol import KEY_ID, KeyFile, KeyStatus
 from fheinfer.service.rows import KeySetRow
@@ -172,10 +163,7 @@ class KeyUploads:
             )
         if manifest.policy not in spec.keys:
             raise MismatchError(f"{spec.model} takes no {manifest.policy} keys; it takes {', '.join(spec.keys)} ones")
-        others = [RELINEARISATION, *([TO_SPARSE, TO_DENSE] if spec.bootstraps else [])]
-        if spec.key_backend.needs_conjugation(spec.params, bootstraps=spec.bootstraps):
-            others.append(CONJUGATION)
-        manifest.keys_for(spec.keys[manifest.policy].rotations, others)
+        manifest.keys_for(spec.keys[manifest.policy].rotations, evaluation_keys(spec))
         return folder
 
     def delete(self, account: str, key_id: str) -> list[JobRow]:
