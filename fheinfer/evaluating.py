@@ -236,7 +236,7 @@ class EvaluatingProcess:
 
 
 def environment() -> dict[str, str]:
-    """The evaluating process imports this very package, wherever it was found."""
+    """For a process that imports this very package, wherever it was found: this one's environment, less `WITHHELD`."""
     here = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     paths = f"{here}{os.pathsep}{path}" if path else here

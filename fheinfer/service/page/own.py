@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fheinfer.crypto.passphrase import VARIABLE as PASSPHRASE
 from fheinfer.data.files import one_line
 from fheinfer.errors import BackendError
+from fheinfer.evaluating import environment
 from fheinfer.storage import PRIVATE_FOLDER, make_folder
 
 CLIENT = "page"
@@ -98,7 +98,7 @@ class OwnService:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,  # Ctrl-C is for this process, which ends the service after its own work
             )
         self._process = process  # at once: whoever ends this meanwhile ends that
@@ -113,7 +113,7 @@ class OwnService:
     def _token(self) -> str:
         """A new one, which is in the memory of this process alone."""
         command = [*_PYTHON, "-m", "fheinfer", "serve", "token", "add", CLIENT, *self._data]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment())
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment())
         if done.returncode:
             raise BackendError(f"no token of the service ({_last_words(done.stderr)})")
         return done.stdout.strip()
@@ -122,11 +122,3 @@ class OwnService:
 def _last_words(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return one_line(lines[-1].removeprefix("error: "), 300) if lines else "it said nothing"
-
-
-def _environment() -> dict[str, str]:
-    """The service imports this very package, wherever it was found, and gets no passphrase and no token."""
-    here = str(Path(__file__).resolve().parents[3])
-    path = os.environ.get("PYTHONPATH")
-    others = {name: value for name, value in os.environ.items() if name not in (PASSPHRASE, "FHEINFER_TOKEN")}
-    return {**others, "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}
