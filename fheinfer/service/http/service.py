@@ -144,8 +144,10 @@ class Service:
             NotFoundError: it has none of that id.
             StorageError: the disk fails.
         """
-        for job in self.keys.delete(account, key_id):
+        jobs = self.keys.delete(account, key_id)
+        for job in jobs:
             self.retention.delete_files(job.id)
+        if jobs:
             self.changes.tell()
         self.workers.forget(key_id)
 
